@@ -1,0 +1,107 @@
+"""Baselines: what is subtracted from credit. (signals, credit) -> b, broadcastable to [T, N, ...].
+
+A baseline leaves the gradient's mean alone if b_t is independent of a_t given the history: it may see s_t, earlier
+steps and other trajectories, never the action it judges. The variance-optimal ones need per-trajectory gradients
+and live in `pgjax.gradients`.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array
+from jax.tree_util import Partial
+from jax.typing import ArrayLike
+
+from pgjax.statistics import batch_sum, require_batch
+from pgjax.types import Credit, Signals
+
+Baseline = Callable[[Signals, Array], Array]
+
+
+def constant(signals: Signals, credit: Array, value: ArrayLike = 0.0) -> Array:
+    """The same number everywhere: b_t = c. Unbiased for any c chosen before the batch was drawn."""
+    return jnp.broadcast_to(jnp.asarray(value, credit.dtype), credit.shape)
+
+
+def same_batch_mean(signals: Signals, credit: Array) -> Array:
+    """The batch's own mean, b_t = (1/N) Σ_n Ψ_{n,t}, with finished trajectories counted as their padding says.
+
+    **Biased**: the mean contains the trajectory it judges and shrinks the expected gradient by exactly (1 − 1/N).
+    `leave_one_out` is the unbiased form.
+
+    >>> from pgjax import make_signals
+    >>> same_batch_mean(make_signals([[1.0, 3.0]]), jnp.array([[1.0, 3.0]]))
+    Array([[2., 2.]], dtype=float32)
+    """
+    require_batch(credit, "baseline same_batch_mean", at_least=1)
+    return jnp.broadcast_to(batch_sum(credit) / _trajectories(signals), credit.shape)
+
+
+def leave_one_out(signals: Signals, credit: Array) -> Array:
+    """The mean of all *other* trajectories at the same step: b_{n,t} = (Σ_k Ψ_{k,t} − Ψ_{n,t}) / (N − 1).
+
+    Unbiased. A finished trajectory counts as its padding says: 0 under reward-to-go, R under the total return.
+
+    Raises:
+      ValueError: with fewer than two trajectories.
+    Kool et al. 2019. https://openreview.net/forum?id=r1lgTGL5DE
+
+    >>> from pgjax import make_signals
+    >>> leave_one_out(make_signals([[1.0, 3.0]]), jnp.array([[1.0, 3.0]]))
+    Array([[3., 1.]], dtype=float32)
+    """
+    require_batch(credit, "baseline leave_one_out", at_least=2)
+    return (batch_sum(credit) - credit) / jnp.maximum(_trajectories(signals) - 1.0, 1.0)
+
+
+def time_step(signals: Signals, credit: Array) -> Array:
+    """The mean of the other trajectories *still running* at t, an estimate of E[Ψ_t | alive at t]. Unbiased.
+
+    Where no other trajectory is left, b_t = 0.
+
+    Raises:
+      ValueError: with fewer than two trajectories.
+    """
+    require_batch(credit, "baseline time_step", at_least=2)
+    alive = jnp.broadcast_to(signals.mask, credit.shape)
+    others = batch_sum(alive) - alive
+    return (batch_sum(alive * credit) - alive * credit) / jnp.maximum(others, 1.0)
+
+
+def _trajectories(signals: Signals) -> Array:
+    """How many trajectories the batch holds, [1, 1, ...]: those whose first step was executed."""
+    return jnp.maximum(batch_sum(signals.mask[:1]), 1.0)
+
+
+def state_value(signals: Signals, credit: Array) -> Array:
+    """The critic's V(s_t). Unbiased for any V that was not fitted to this batch."""
+    return signals.value
+
+
+def baselined(credit: Credit, baseline: Baseline) -> Partial:
+    """Credit minus a baseline, itself a credit: Ψ_t − b_t on executed steps."""
+    return Partial(_baselined, Partial(credit), Partial(baseline))
+
+
+def _baselined(credit: Credit, baseline: Baseline, signals: Signals) -> Array:
+    psi = credit(signals)
+    return psi - baseline(signals, psi)
+
+
+def standardised(credit: Credit, strength: ArrayLike = 1.0) -> Partial:
+    """Credit to mean 0 and standard deviation 1 over the batch's executed steps.
+
+        Ψ ← (1 − s)·Ψ + s·(Ψ − mean)/(std + 1e-8),   s = strength in {0, 1}
+
+    **Biased** in direction (the batch divides by its own spread); common, never silent. The strength is a number, so
+    that on and off can stand in one vmapped sweep.
+    """
+    return Partial(_standardised, Partial(credit), strength)
+
+
+def _standardised(credit: Credit, strength: ArrayLike, signals: Signals) -> Array:
+    psi = credit(signals)
+    steps = jnp.maximum(jnp.sum(signals.mask), 1.0)
+    mean = jnp.sum(signals.mask * psi) / steps
+    std = jnp.sqrt(jnp.sum(signals.mask * (psi - mean) ** 2) / steps)
+    return jnp.where(strength > 0, (psi - mean) / (std + 1e-8), psi)

@@ -1,0 +1,179 @@
+"""Action distributions as immutable pytrees: sample, log_prob, entropy, kl, mode, to_environment.
+
+`sample` returns an action in the policy's own coordinates (what a rollout records and `log_prob` takes);
+`to_environment` turns it into what the environment receives. They differ only for continuous actions, where clipping
+or squashing must not touch the recorded action, or its log-probability would no longer be exact.
+"""
+
+import math
+from typing import NamedTuple, Protocol, Self
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+class Distribution(Protocol):
+    """What a policy returns. Batched over any leading axes."""
+
+    def sample(self, key: Array) -> Array:
+        """Draw an action, in the policy's coordinates."""
+        ...
+
+    def mode(self) -> Array:
+        """The most likely action (greedy)."""
+        ...
+
+    def log_prob(self, action: Array) -> Array:
+        """Log-probability (density, for continuous actions) of an action as `sample` returns it."""
+        ...
+
+    def entropy(self) -> Array:
+        """Entropy in nats."""
+        ...
+
+    def kl(self, other: Self) -> Array:
+        """KL(self ‖ other) in nats."""
+        ...
+
+    def to_environment(self, action: Array) -> Array:
+        """What the environment receives for an action."""
+        ...
+
+
+class Categorical(NamedTuple):
+    """A choice among n actions, p_i ∝ exp(logits_i).
+
+    >>> d = Categorical(jnp.log(jnp.array([0.25, 0.75])))
+    >>> float(jnp.round(jnp.exp(d.log_prob(jnp.array(1))), 3)), int(d.mode())
+    (0.75, 1)
+    """
+
+    logits: Array  # [..., n]
+
+    @property
+    def log_probs(self) -> Array:
+        """Normalised log-probabilities of all actions, [..., n]."""
+        return jax.nn.log_softmax(self.logits)
+
+    def sample(self, key: Array) -> Array:
+        """Draw an action index, int32 [...]."""
+        return jax.random.categorical(key, self.logits).astype(jnp.int32)
+
+    def mode(self) -> Array:
+        """The most likely action index."""
+        return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
+
+    def log_prob(self, action: Array) -> Array:
+        """Log-probability of an action index."""
+        # A sum against a one-hot row is what the backward pass of a gather would be, without its scatter.
+        one_hot = jax.nn.one_hot(action, self.logits.shape[-1], dtype=bool)
+        return jnp.sum(jnp.where(one_hot, self.log_probs, 0.0), axis=-1)
+
+    def entropy(self) -> Array:
+        """−Σ p log p."""
+        log_p = self.log_probs
+        return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+    def kl(self, other: Self) -> Array:
+        """Σ p (log p − log q)."""
+        return jnp.sum(jnp.exp(self.log_probs) * (self.log_probs - other.log_probs), axis=-1)
+
+    def to_environment(self, action: Array) -> Array:
+        """The index itself."""
+        return action
+
+
+class Gaussian(NamedTuple):
+    """Independent normals scaled to the action box; the environment receives the action clipped to it.
+
+        a = centre + half_width · u,   u ~ N(mean, exp(log_std)²)
+
+    Actions are recorded in units of u, where [−1, 1] spans the box: log_prob is the density of u, and ratios between
+    policies are those of a.
+    """
+
+    mean: Array  # [..., d], in units of u
+    log_std: Array  # [..., d]
+    low: Array  # [..., d], the box
+    high: Array
+
+    def sample(self, key: Array) -> Array:
+        """Draw u."""
+        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
+
+    def mode(self) -> Array:
+        """The mean."""
+        return self.mean
+
+    def log_prob(self, action: Array) -> Array:
+        """Density of u, summed over the action's dimensions."""
+        z = (action - self.mean) * jnp.exp(-self.log_std)
+        return -jnp.sum(0.5 * z**2 + self.log_std + 0.5 * math.log(2 * math.pi), axis=-1)
+
+    def entropy(self) -> Array:
+        """Σ (log σ + ½ log 2πe)."""
+        return jnp.sum(self.log_std + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
+
+    def kl(self, other: Self) -> Array:
+        """Σ log(σ₂/σ₁) + (σ₁² + (μ₁ − μ₂)²)/(2σ₂²) − ½."""
+        variance_ratio = jnp.exp(2 * (self.log_std - other.log_std))
+        shift = (self.mean - other.mean) * jnp.exp(-other.log_std)
+        return jnp.sum(0.5 * (variance_ratio + shift**2 - 1) + other.log_std - self.log_std, axis=-1)
+
+    def to_environment(self, action: Array) -> Array:
+        """Scale to the box and clip."""
+        return jnp.clip(_to_box(action, self.low, self.high), self.low, self.high)
+
+
+class SquashedGaussian(NamedTuple):
+    """A tanh-squashed normal: actions never leave the box, and the density says so.
+
+        a = centre + half_width · tanh(u),   log π(a) = log N(u) − Σ log(1 − tanh² u)
+
+    Actions are recorded as u (tanh saturates in float32; u does not). The constant log half_width is left out, as for
+    `Gaussian`. `kl` is exact: KL is invariant under the squashing. `entropy` has no closed form; what is given is the
+    first-order estimate at the mean, H(N) + Σ log(1 − tanh² μ), the usual choice for a bonus.
+    """
+
+    mean: Array
+    log_std: Array
+    low: Array
+    high: Array
+
+    @property
+    def _base(self) -> Gaussian:
+        return Gaussian(*self)
+
+    def sample(self, key: Array) -> Array:
+        """Draw u, before squashing."""
+        return self._base.sample(key)
+
+    def mode(self) -> Array:
+        """The u whose squashed action is the median."""
+        return self.mean
+
+    def log_prob(self, action: Array) -> Array:
+        """Density of tanh(u) at u."""
+        return self._base.log_prob(action) - jnp.sum(_log_tanh_slope(action), axis=-1)
+
+    def entropy(self) -> Array:
+        """H(N) + Σ log(1 − tanh² μ): an estimate."""
+        return self._base.entropy() + jnp.sum(_log_tanh_slope(self.mean), axis=-1)
+
+    def kl(self, other: Self) -> Array:
+        """The KL of the normals underneath."""
+        return self._base.kl(Gaussian(*other))
+
+    def to_environment(self, action: Array) -> Array:
+        """Squash and scale to the box."""
+        return _to_box(jnp.tanh(action), self.low, self.high)
+
+
+def _to_box(unit: Array, low: Array, high: Array) -> Array:
+    return 0.5 * (high + low) + 0.5 * (high - low) * unit
+
+
+def _log_tanh_slope(u: Array) -> Array:
+    """log(1 − tanh² u), without cancellation for large |u|."""
+    return 2.0 * (math.log(2.0) - u - jax.nn.softplus(-2.0 * u))

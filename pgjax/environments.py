@@ -1,0 +1,93 @@
+"""gymnax in, `Environment` out: two pure functions with termination and truncation apart. Imports gymnax lazily."""
+
+import difflib
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from pgjax.types import Box, Discrete, Environment, SettingError
+
+# Episodes that end by themselves well before gymnax's own limit: after how many steps, at most.
+_SHORT_EPISODES: dict[str, Any] = {
+    "Catch-bsuite": lambda env, params: env.rows - 1,
+    "MemoryChain-bsuite": lambda env, params: params.memory_length + 1,
+    "UmbrellaChain-bsuite": lambda env, params: params.chain_length,
+    "SimpleBandit-bsuite": lambda env, params: 1,
+}
+
+
+def available() -> list[str]:
+    """Names that `make` knows, those registered with `gymnax.register` included."""
+    import gymnax
+
+    return list(gymnax.registered_envs)
+
+
+@functools.cache
+def make(name: str, **settings: Any) -> Environment:
+    """Make an environment by its gymnax name; `settings` go to the environment's constructor.
+
+    The same arguments give the same object, so that programs compiled for it are found again.
+
+    Raises:
+      SettingError: for an unknown name, with the closest known one.
+
+    >>> make("CartPole-v1").horizon
+    500
+    """
+    import gymnax
+
+    if name not in gymnax.registered_envs:
+        by_lower = {known.lower(): known for known in gymnax.registered_envs}
+        close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
+        raise SettingError("environment", name, f"is not known; the closest name is {by_lower[close[0]]}")
+    env, params = gymnax.make(name, **settings)
+    short = _SHORT_EPISODES.get(name)
+    horizon = min(int(params.max_steps_in_episode), short(env, params) if short else 1 << 30)
+    return from_gymnax(env, params, name=name, horizon=horizon)
+
+
+def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int | None = None) -> Environment:
+    """Wrap any object with gymnax 1.0's interface (`reset_env`, `step_env`, `is_truncated`, the spaces).
+
+    Args:
+      env: the environment object.
+      params: its parameters; numbers in it may be traced.
+      name: what to call it; default the object's own name.
+      horizon: steps after which every episode has ended; default `params.max_steps_in_episode`.
+    """
+
+    def strong(tree: Any) -> Any:  # weakly typed leaves would change type inside a scan
+        return jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.asarray(x).dtype), tree)
+
+    def reset(key: Array) -> tuple[Any, Any]:
+        return strong(env.reset_env(key, params))
+
+    def step(key: Array, state: Any, action: Array) -> tuple[Any, Any, Array, Array, Array]:
+        observation, state, reward, terminated, _ = env.step_env(key, state, action, params)
+        truncated = env.is_truncated(state, params)
+        observation, state = strong((observation, state))
+        return observation, state, jnp.float32(reward), jnp.bool_(terminated), jnp.bool_(truncated)
+
+    space = env.observation_space(params)
+    return Environment(
+        name=name or env.name,
+        reset=reset,
+        step=step,
+        observation=jax.eval_shape(reset, jax.random.key(0))[0],
+        num_categories=int(space.n) if hasattr(space, "n") else None,
+        action_space=_action_space(env.action_space(params)),
+        horizon=int(params.max_steps_in_episode) if horizon is None else horizon,
+    )
+
+
+def _action_space(space: Any) -> Discrete | Box:
+    if hasattr(space, "n"):
+        return Discrete(int(space.n))
+    shape = tuple(space.shape)
+    low, high = (np.broadcast_to(np.asarray(b, np.float32), shape) for b in (space.low, space.high))
+    return Box(tuple(low.ravel().tolist()), tuple(high.ravel().tolist()), shape)

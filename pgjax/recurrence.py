@@ -1,0 +1,38 @@
+"""The one linear recurrence: all arithmetic over time goes through it."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+
+def linear_recurrence(x: ArrayLike, decay: ArrayLike, *, reverse: bool = False) -> Array:
+    """Solve a first-order linear recurrence along axis 0.
+
+        forwards:  y_t = x_t + a_{t−1} · y_{t−1}        reverse:  y_t = x_t + a_t · y_{t+1}
+
+    In both directions a_t is what connects step t to step t+1, so a decay that is zero where an episode ends never
+    leaks from one episode to the next.
+
+    Args:
+      x: [T, ...].
+      decay: a, broadcastable to x.
+      reverse: whether to run from the last step to the first.
+
+    Returns:
+      y, [T, ...].
+
+    >>> linear_recurrence(jnp.ones(3), 0.5, reverse=True)
+    Array([1.75, 1.5 , 1.  ], dtype=float32)
+    """
+    x = jnp.asarray(x)
+    decay = jnp.broadcast_to(jnp.asarray(decay, x.dtype), x.shape)
+    if not reverse:
+        decay = jnp.concatenate([jnp.zeros_like(decay[:1]), decay[:-1]])
+
+    def step(y: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        x_t, a_t = inputs
+        y = x_t + a_t * y
+        return y, y
+
+    return jax.lax.scan(step, jnp.zeros_like(x[0]), (x, decay), reverse=reverse)[1]

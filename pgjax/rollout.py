@@ -1,0 +1,184 @@
+"""Rollouts: a policy and an environment in, `Transition` [T, N] out.
+
+Both modes are written for one environment and vmapped over a batch of keys, one per environment: each episode is a
+function of its own key alone, whatever else runs beside it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pgjax.distributions import Distribution
+from pgjax.types import Environment, Transition
+
+Policy = Callable[[Any], Distribution]
+"""observation -> distribution; `functools.partial(agent.policy, params["policy"])` makes one."""
+
+
+class EpisodeStatistics(NamedTuple):
+    """Sums over the episodes that ended in a rollout; undiscounted returns."""
+
+    episodes: Array
+    return_sum: Array
+    length_sum: Array
+
+    def means(self) -> dict[str, Array]:
+        """Mean return and length, NaN where no episode ended."""
+        nan_if_none = jnp.where(self.episodes > 0, self.episodes, jnp.nan)
+        return {
+            "return_mean": self.return_sum / nan_if_none,
+            "episodes": self.episodes,
+            "length_mean": self.length_sum / nan_if_none,
+        }
+
+
+class StreamState(NamedTuple):
+    """Environments in flight, [N, ...]: where the next streaming rollout goes on."""
+
+    state: Any
+    observation: Any
+    episode_return: Array
+    episode_length: Array
+
+
+def episodes(environment: Environment, policy: Policy, keys: Array, *, greedy: bool = False) -> Transition:
+    """Whole-episode mode: reset, run to the horizon, mask after the first end.
+
+    What follows an end is frozen at the final observation, with mask and reward 0. An episode still running at
+    `environment.horizon` is truncated there.
+
+    Args:
+      environment: what to act in.
+      policy: observation -> distribution.
+      keys: one per episode, [N].
+      greedy: take the mode instead of a sample.
+
+    Returns:
+      Transition [horizon, N, ...].
+    """
+
+    def episode(key: Array) -> Transition:
+        reset_key, steps_key = jax.random.split(key)
+        observation, state = environment.reset(reset_key)
+
+        def step(carry: tuple[Any, Any, Array], t: Array) -> tuple[tuple[Any, Any, Array], Transition]:
+            observation, state, alive = carry
+            row, new_state = _act(environment, policy, greedy, jax.random.fold_in(steps_key, t), observation, state)
+            row = row._replace(
+                reward=jnp.where(alive, row.reward, 0.0),
+                terminated=alive & row.terminated,
+                truncated=alive & (row.truncated | (~row.terminated & (t == environment.horizon - 1))),
+                next_observation=_where(alive, row.next_observation, observation),
+                mask=alive.astype(jnp.float32),
+            )
+            alive = alive & ~(row.terminated | row.truncated)
+            return (row.next_observation, _where(alive, new_state, state), alive), row
+
+        carry = (observation, state, jnp.bool_(True))
+        return jax.lax.scan(step, carry, jnp.arange(environment.horizon))[1]
+
+    return jax.vmap(episode, out_axes=1)(keys)
+
+
+def start_stream(environment: Environment, keys: Array) -> StreamState:
+    """Reset N environments, one key each, for streaming."""
+    observation, state = jax.vmap(environment.reset)(keys)
+    zeros = jnp.zeros(keys.shape, jnp.float32)
+    return StreamState(state, observation, zeros, zeros)
+
+
+def stream(
+    environment: Environment, policy: Policy, stream_state: StreamState, keys: Array, num_steps: int
+) -> tuple[StreamState, Transition, EpisodeStatistics]:
+    """Streaming mode: exactly `num_steps` steps of every environment, with auto-reset.
+
+    `next_observation` is the observation before a reset; the next row's observation the one after it. Statistics of
+    the episodes that ended are summed inside the scan.
+
+    Args:
+      environment: what to act in.
+      policy: observation -> distribution.
+      stream_state: from `start_stream` or the previous call.
+      keys: one per environment, [N].
+      num_steps: steps per environment.
+
+    Returns:
+      The new stream state, Transition [num_steps, N, ...], episode statistics.
+    """
+
+    def one(start: StreamState, key: Array) -> tuple[StreamState, Transition, EpisodeStatistics]:
+        def step(carry: tuple[StreamState, EpisodeStatistics], t: Array) -> tuple[Any, Transition]:
+            now, totals = carry
+            step_key = jax.random.fold_in(key, t)
+            row, state = _act(environment, policy, False, step_key, now.observation, now.state)
+            fresh_observation, fresh_state = environment.reset(jax.random.fold_in(step_key, 2))
+            done = row.terminated | row.truncated
+            returned, length = now.episode_return + row.reward, now.episode_length + 1.0
+            following = StreamState(
+                state=_where(done, fresh_state, state),
+                observation=_where(done, fresh_observation, row.next_observation),
+                episode_return=jnp.where(done, 0.0, returned),
+                episode_length=jnp.where(done, 0.0, length),
+            )
+            ended = EpisodeStatistics(done.astype(jnp.float32), jnp.where(done, returned, 0.0), done * length)
+            return (following, jax.tree.map(jnp.add, totals, ended)), row
+
+        nothing = EpisodeStatistics(*(jnp.zeros((), jnp.float32),) * 3)
+        (final, totals), rows = jax.lax.scan(step, (start, nothing), jnp.arange(num_steps))
+        return final, rows, totals
+
+    final, rows, totals = jax.vmap(one, out_axes=(0, 1, 0))(stream_state, keys)
+    return final, rows, jax.tree.map(jnp.sum, totals)
+
+
+def statistics(transition: Transition) -> EpisodeStatistics:
+    """Episode statistics of a whole-episode rollout."""
+    ended = transition.terminated | transition.truncated
+    return EpisodeStatistics(
+        jnp.sum(ended.astype(jnp.float32)), jnp.sum(transition.reward), jnp.sum(transition.mask)
+    )
+
+
+def keep_first(transition: Transition, steps: int) -> Transition:
+    """Mask whole episodes, in order, after the first that brings their sum to at least `steps` steps.
+
+    How one collects "a batch of 1000 steps" of whole episodes; the batch holds fewer if all N together do.
+    """
+    lengths = jnp.sum(transition.mask, axis=0)
+    kept = (jnp.cumsum(lengths) - lengths < steps)[None]
+    return transition._replace(
+        mask=transition.mask * kept,
+        reward=transition.reward * kept,
+        terminated=transition.terminated & kept,
+        truncated=transition.truncated & kept,
+    )
+
+
+def _act(
+    environment: Environment, policy: Policy, greedy: bool, key: Array, observation: Any, state: Any
+) -> tuple[Transition, Any]:
+    """One step of one environment: the row it records and the state it leads to."""
+    distribution = policy(observation)
+    # fold_in rather than split: a key that an environment does not use is then never computed.
+    action = distribution.mode() if greedy else distribution.sample(jax.random.fold_in(key, 0))
+    next_observation, state, reward, terminated, truncated = environment.step(
+        jax.random.fold_in(key, 1), state, distribution.to_environment(action)
+    )
+    row = Transition(
+        observation=observation,
+        action=action,
+        log_prob=distribution.log_prob(action),
+        reward=reward,
+        terminated=terminated,
+        truncated=truncated,
+        next_observation=next_observation,
+        mask=jnp.ones((), jnp.float32),
+    )
+    return row, state
+
+
+def _where(condition: Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
