@@ -8,15 +8,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from pgjax.losses import Batch, contributions
-from pgjax.types import Agent, Algorithm, Params
+from pgjax.types import Agent, Estimator, Params
 
 
-def trajectory_gradients(agent: Agent, algorithm: Algorithm, policy_params: Params, batch: Batch) -> Params:
+def trajectory_gradients(agent: Agent, estimator: Estimator, policy_params: Params, batch: Batch) -> Params:
     """The surrogate's gradient of every trajectory by itself, a pytree of [N, ...]; their mean is the estimate."""
 
     def surrogate(params: Params, trajectory: Batch) -> Array:
         alone = jax.tree.map(lambda x: x[:, None], trajectory)
-        return jnp.sum(contributions(agent, algorithm, params, alone)[0])
+        return jnp.sum(contributions(agent, estimator, params, alone)[0])
 
     return jax.vmap(jax.grad(surrogate), in_axes=(None, 1))(policy_params, batch)
 

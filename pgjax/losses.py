@@ -9,7 +9,7 @@ from jax.lax import stop_gradient
 from pgjax.distributions import Distribution
 from pgjax.returns import discounted_objective, make_signals
 from pgjax.statistics import BatchSize
-from pgjax.types import Agent, Algorithm, Config, Params, Signals, Transition
+from pgjax.types import Agent, Algorithm, Config, Estimator, Params, Signals, Transition
 
 
 class Batch(NamedTuple):
@@ -55,12 +55,12 @@ def log_ratio(distribution: Distribution, transition: Transition) -> Array:
 
 
 def contributions(
-    agent: Agent, algorithm: Algorithm, policy_params: Params, batch: Batch
+    agent: Agent, estimator: Estimator, policy_params: Params, batch: Batch
 ) -> tuple[Array, Distribution]:
     """What each step adds to the surrogate, [T, N], differentiable in `policy_params`; and the distribution."""
     distribution = agent.policy(policy_params, batch.transition.observation)
     x = log_ratio(distribution, batch.transition)
-    out = algorithm.estimator.contribution(batch.credit, batch.signals, distribution, x)
+    out = estimator.contribution(batch.credit, batch.signals, distribution, x)
     return jnp.where(batch.transition.mask > 0, out, 0.0), distribution
 
 
@@ -83,7 +83,7 @@ def loss(
       size: counts of the *whole* batch: losses of slices then add up to the whole one.
     """
     mask = batch.transition.mask
-    surrogate, distribution = contributions(agent, algorithm, params["policy"], batch)
+    surrogate, distribution = contributions(agent, algorithm.estimator, params["policy"], batch)
     entropy = distribution.entropy() * mask
     total = -size.mean(surrogate + algorithm.entropy_coefficient * entropy, config.mean)
     metrics = {"entropy": size.mean(entropy, "steps")}

@@ -116,7 +116,7 @@ def _whole_gradient(
     gradient, metrics = jax.grad(partial(loss, agent, algorithm, config), has_aux=True)(params, batch, size)
     if algorithm.control_variate is not None:
         ones = batch._replace(credit=jnp.ones_like(batch.credit))
-        each, scores = (trajectory_gradients(agent, algorithm, params["policy"], b) for b in (batch, ones))
+        each, scores = (trajectory_gradients(agent, algorithm.estimator, params["policy"], b) for b in (batch, ones))
         divisor = getattr(size, config.mean)
         correction = jax.tree.map(lambda x: x / divisor, algorithm.control_variate(each, scores))
         gradient["policy"] = jax.tree.map(jnp.add, gradient["policy"], correction)

@@ -1,0 +1,74 @@
+"""The numbers of an Algorithm by name: list, replace, check."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from pgjax.types import Algorithm, SettingError
+
+_RANGES: dict[str, tuple[float, float]] = {  # names not listed: any finite number
+    "learning_rate": (0.0, math.inf),
+    "discount": (0.0, 1.0),
+    "entropy_coefficient": (0.0, math.inf),
+    "value_coefficient": (0.0, math.inf),
+    "max_grad_norm": (0.0, math.inf),
+}
+_MAY_BE_INFINITE = {"max_grad_norm"}
+_POSITIVE = {"learning_rate", "max_grad_norm"}
+
+
+def hyperparameters(algorithm: Algorithm) -> dict[str, ArrayLike]:
+    """Every number of an algorithm by its shortest unambiguous name.
+
+    >>> from pgjax import reinforce
+    >>> sorted(hyperparameters(reinforce(learning_rate=0.01).algorithm))[:3]
+    ['discount', 'entropy_coefficient', 'learning_rate']
+    """
+    paths, leaves = _named_leaves(algorithm)
+    short = Counter(path[-1] for path in paths)
+    return {p[-1] if short[p[-1]] == 1 else ".".join(p): x for p, x in zip(paths, leaves, strict=True)}
+
+
+def with_hyperparameters(algorithm: Algorithm, values: Mapping[str, ArrayLike]) -> Algorithm:
+    """Replace numbers by name.
+
+    Raises:
+      SettingError: for a name the algorithm does not have, with those it has.
+
+    >>> from pgjax import reinforce
+    >>> hyperparameters(with_hyperparameters(reinforce().algorithm, {"discount": 0.9}))["discount"]
+    0.9
+    """
+    now = hyperparameters(algorithm)
+    for name, value in values.items():
+        if name not in now:
+            raise SettingError(name, value, f"is no hyperparameter here; there are {', '.join(sorted(now))}")
+    leaves = list((now | dict(values)).values())
+    return jax.tree.unflatten(jax.tree.structure(algorithm), leaves)
+
+
+def check_hyperparameters(algorithm: Algorithm) -> None:
+    """Refuse numbers that cannot work, before anything compiles.
+
+    Raises:
+      SettingError: naming the hyperparameter and its value.
+    """
+    for name, values in hyperparameters(algorithm).items():
+        low, high = _RANGES.get(name.split(".")[-1], (-math.inf, math.inf))
+        for value in np.ravel(np.asarray(values, np.float64)).tolist():
+            if math.isnan(value) or (math.isinf(value) and name not in _MAY_BE_INFINITE):
+                raise SettingError(name, value, "must be a finite number")
+            if name in _POSITIVE and value <= 0:
+                raise SettingError(name, value, "must be greater than 0")
+            if not low <= value <= high:
+                raise SettingError(name, value, f"must be at least {low:g}" if high == math.inf else "must lie in [0, 1]")
+
+
+def _named_leaves(algorithm: Algorithm) -> tuple[list[list[str]], list[ArrayLike]]:
+    leaves = jax.tree_util.tree_flatten_with_path(algorithm)[0]
+    paths = [[str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in p] for p, _ in leaves]
+    return paths, [x for _, x in leaves]

@@ -1,0 +1,43 @@
+"""How jax is started: a thread pool that cannot deadlock, and CPU cores as devices.
+
+jaxlib 0.10 can stop for ever at 0 % CPU: its thread pool has one thread per core, and on a machine of few cores (or
+with a pool shared by several virtual devices) every thread can end up waiting for work that only another could do.
+A pool of at least four threads, and twice the number of devices, has never been seen to. The size is read from the
+environment variable NPROC when the first array is made, so `import pgjax` sets it, unless it is already set.
+jaxlib 0.11 does not need it.
+"""
+
+import os
+
+import jax
+import jaxlib
+
+from pgjax.types import SettingError
+
+
+def avoid_deadlock(devices: int = 1) -> None:
+    """Give jaxlib 0.10 a thread pool of max(cores, 4, 2 × devices); a size the user has set stays."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    needed = max(4, 2 * devices)
+    ours = os.environ.get("PGJAX_SET_NPROC") == os.environ.get("NPROC")
+    if jaxlib.version.__version_info__ < (0, 11) and cores < needed and (ours or "NPROC" not in os.environ):
+        os.environ["NPROC"] = os.environ["PGJAX_SET_NPROC"] = str(needed)
+
+
+def use_cpu_devices(count: int | None = None) -> None:
+    """Make CPU cores appear as devices, so that sweeps spread over them. Call before the first array is made.
+
+    Args:
+      count: how many; default one per core. On a machine with a GPU this changes nothing but the CPU's own devices.
+
+    Raises:
+      SettingError: for a count below one, or if jax has already started with another number.
+    """
+    count = (os.cpu_count() or 1) if count is None else count
+    if count < 1:
+        raise SettingError("devices", count, "must be at least 1")
+    avoid_deadlock(count)
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError as error:
+        raise SettingError("devices", count, "comes too late: jax has already started") from error

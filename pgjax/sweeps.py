@@ -1,0 +1,213 @@
+"""Sweeps: seeds × any hyperparameters in one compiled call, spread over devices."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
+
+from pgjax.evaluation import evaluate
+from pgjax.hyperparameters import check_hyperparameters, with_hyperparameters
+from pgjax.training import run_updates
+from pgjax.types import Agent, Algorithm, Environment, Params, SettingError, Trainer, TrainState
+
+SEED_AXIS = "seed"
+
+
+class Runs(NamedTuple):
+    """Many training runs as one: settings × seeds, flattened to an axis of R runs, settings first.
+
+    Attributes:
+      seeds: the seed of each run, [R].
+      settings: name -> value of each run, [R].
+      algorithm: leaves [R].
+      state: leaves [R, ...].
+      mesh: the devices they are spread over.
+    """
+
+    seeds: np.ndarray
+    settings: dict[str, np.ndarray]
+    algorithm: Algorithm
+    state: TrainState
+    mesh: Mesh
+
+    def index(self, **wanted: float) -> int:
+        """The position of the run with this `seed` and these settings; what is left out may be anything.
+
+        Raises:
+          SettingError: if there is no such run.
+        """
+        columns = self.settings | {"seed": self.seeds}
+        match = np.ones(len(self.seeds), bool)
+        for name, value in wanted.items():
+            if name not in columns:
+                raise SettingError(name, value, f"was not swept; there are {', '.join(columns)}")
+            match &= np.isclose(columns[name], value, rtol=1e-5, atol=0)
+            if not match.any():
+                raise SettingError(name, value, f"is not among the runs; there are {np.unique(columns[name])}")
+        return int(np.argmax(match))
+
+    def pick(self, **wanted: float) -> TrainState:
+        """One run's state, e.g. `runs.pick(seed=3, learning_rate=0.01).params`."""
+        i = self.index(**wanted)
+        return jax.tree.map(lambda x: x[i], self.state)
+
+
+class SweepResult(NamedTuple):
+    """What a sweep leaves: the runs in their final state, and metrics by name, each [R, updates]."""
+
+    runs: Runs
+    metrics: dict[str, np.ndarray]
+
+
+def start(
+    trainer: Trainer,
+    algorithm: Algorithm,
+    *,
+    seeds: int | Sequence[int] = 1,
+    over: Mapping[str, Sequence[float]] | None = None,
+    devices: Sequence[Any] | None = None,
+) -> Runs:
+    """Initialise every run of a sweep.
+
+    Args:
+      trainer: what to run.
+      algorithm: the hyperparameters that are not swept.
+      seeds: how many (0, 1, …) or which.
+      over: hyperparameter name -> values; all combinations are run.
+      devices: where; default all. As many of them are used as divide the number of runs.
+
+    Raises:
+      SettingError: for no seeds, unknown names, empty or impossible values.
+    """
+    chosen = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
+    if not chosen:
+        raise SettingError("seeds", seeds, "must be at least 1")
+    over = dict(over or {})
+    for name, values in over.items():
+        if len(values) == 0:
+            raise SettingError(name, list(values), "has no values to sweep")
+    combinations = list(itertools.product(*over.values()))
+    settings = {name: np.repeat([c[i] for c in combinations], len(chosen)) for i, name in enumerate(over)}
+    count = len(combinations) * len(chosen)
+    swept = with_hyperparameters(algorithm, settings)
+    check_hyperparameters(swept)
+    stacked = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count,)), swept)
+    seed_of = np.tile(chosen, len(combinations))
+    mesh = seed_mesh(count, devices)
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seed_of, jnp.uint32))
+    return Runs(seed_of, settings, stacked, _start(trainer, mesh, stacked, keys), mesh)
+
+
+def advance(trainer: Trainer, runs: Runs, total_steps: ArrayLike, updates: int) -> tuple[Runs, dict[str, np.ndarray]]:
+    """Up to `updates` more updates of every run that has not yet taken `total_steps` environment steps.
+
+    The buffers of `runs.state` are handed over: use the returned Runs from here on.
+
+    Returns:
+      Runs, and metrics by name, [R, updates]; `active` is False where a run was already done.
+    """
+    state, metrics = _advance(trainer, updates, runs.mesh, runs.algorithm, runs.state, jnp.int32(total_steps))
+    return runs._replace(state=state), jax.tree.map(np.asarray, metrics)
+
+
+def chunks(
+    trainer: Trainer, runs: Runs, total_steps: int, updates: int = 10
+) -> Iterator[tuple[Runs, dict[str, np.ndarray]]]:
+    """Advance until every run has taken `total_steps`; yields after each compiled chunk, for the caller to report."""
+    if total_steps < 1:
+        raise SettingError("total_steps", total_steps, "must be at least 1")
+    while True:
+        runs, metrics = advance(trainer, runs, total_steps, updates)
+        yield runs, metrics
+        if np.all(metrics["env_steps"][:, -1] >= total_steps):
+            return
+
+
+def sweep(
+    trainer: Trainer,
+    algorithm: Algorithm,
+    *,
+    total_steps: int,
+    seeds: int | Sequence[int] = 1,
+    over: Mapping[str, Sequence[float]] | None = None,
+    devices: Sequence[Any] | None = None,
+    updates_per_chunk: int = 10,
+) -> SweepResult:
+    """Train all seeds × settings, each for `total_steps` environment steps, traced and compiled once.
+
+    Args:
+      trainer: what to run.
+      algorithm: hyperparameters that are not swept.
+      total_steps: environment steps per run; a run ends with the first update that reaches it.
+      seeds: how many, or which.
+      over: hyperparameter name -> values.
+      devices: where; default all.
+      updates_per_chunk: updates per compiled call.
+
+    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
+    >>> env = environments.make("Catch-bsuite")
+    >>> trainer = make_trainer(env, make_agent(env), Config(num_envs=4))
+    >>> result = sweep(trainer, reinforce().algorithm, total_steps=72, seeds=2, over={"learning_rate": [0.1, 0.01]})
+    >>> result.runs.settings["learning_rate"].tolist(), result.runs.seeds.tolist()
+    ([0.1, 0.1, 0.01, 0.01], [0, 1, 0, 1])
+    """
+    runs, pieces = start(trainer, algorithm, seeds=seeds, over=over, devices=devices), []
+    for runs, metrics in chunks(trainer, runs, total_steps, updates_per_chunk):  # noqa: B007
+        pieces.append(metrics)
+    joined = {name: np.concatenate([piece[name] for piece in pieces], axis=1) for name in pieces[0]}
+    last = int(joined["active"].any(axis=0).sum())
+    return SweepResult(runs, {name: values[:, :last] for name, values in joined.items()})
+
+
+def evaluate_runs(
+    environment: Environment, agent: Agent, runs: Runs, key: Array, *, episodes: int = 64, greedy: bool = False
+) -> np.ndarray:
+    """Evaluate every run's policy on the same evaluation episodes: undiscounted returns, [R, episodes]."""
+    returns = _evaluate(environment, agent, episodes, greedy, runs.mesh, runs.state.params, key)
+    return np.asarray(returns)
+
+
+def seed_mesh(runs: int, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh along the seed axis over as many of the devices as divide the number of runs."""
+    devices = jax.devices() if devices is None else list(devices)
+    count = max(n for n in range(1, len(devices) + 1) if runs % n == 0)
+    return Mesh(np.array(devices[:count]), (SEED_AXIS,))
+
+
+def _spread(f: Any, mesh: Mesh, *in_specs: Any) -> Any:
+    """Run f on each device's share of the runs; no communication."""
+    return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=P(SEED_AXIS), check_vma=False)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _start(trainer: Trainer, mesh: Mesh, algorithm: Algorithm, keys: Array) -> TrainState:
+    return _spread(jax.vmap(trainer.init), mesh, P(SEED_AXIS), P(SEED_AXIS))(algorithm, keys)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))
+def _advance(
+    trainer: Trainer, updates: int, mesh: Mesh, algorithm: Algorithm, state: TrainState, total_steps: Array
+) -> tuple[TrainState, dict[str, Array]]:
+    def one(algorithm: Algorithm, state: TrainState, total_steps: Array) -> tuple[TrainState, dict[str, Array]]:
+        return run_updates(trainer, algorithm, state, total_steps, updates)
+
+    every = jax.vmap(one, in_axes=(0, 0, None))
+    return _spread(every, mesh, P(SEED_AXIS), P(SEED_AXIS), P())(algorithm, state, total_steps)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _evaluate(
+    environment: Environment, agent: Agent, episodes: int, greedy: bool, mesh: Mesh, params: Params, key: Array
+) -> Array:
+    def one(params: Params, key: Array) -> Array:
+        return evaluate(environment, agent, params, key, episodes=episodes, greedy=greedy)
+
+    return _spread(jax.vmap(one, in_axes=(0, None)), mesh, P(SEED_AXIS), P())(params, key)
