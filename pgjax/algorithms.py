@@ -71,7 +71,7 @@ def reinforce(
     _known("baseline", baseline, BASELINES)
     psi, b = CREDITS[credit], BASELINES[baseline]
     if baseline == "constant":
-        b = Partial(baselines.constant, value=baseline_constant)
+        b = Partial(baselines.constant, baseline_constant=baseline_constant)
     critic = baseline == "state_value"
     algorithm = Algorithm(
         estimator=product(baselines.baselined(psi, b) if b else psi, score),

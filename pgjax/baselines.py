@@ -13,14 +13,14 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from pgjax.statistics import batch_sum, require_batch
-from pgjax.types import Credit, Signals
+from pgjax.types import Credit, Signals, as_partial
 
 Baseline = Callable[[Signals, Array], Array]
 
 
-def constant(signals: Signals, credit: Array, value: ArrayLike = 0.0) -> Array:
+def constant(signals: Signals, credit: Array, baseline_constant: ArrayLike = 0.0) -> Array:
     """The same number everywhere: b_t = c. Unbiased for any c chosen before the batch was drawn."""
-    return jnp.broadcast_to(jnp.asarray(value, credit.dtype), credit.shape)
+    return jnp.broadcast_to(jnp.asarray(baseline_constant, credit.dtype), credit.shape)
 
 
 def same_batch_mean(signals: Signals, credit: Array) -> Array:
@@ -80,7 +80,7 @@ def state_value(signals: Signals, credit: Array) -> Array:
 
 def baselined(credit: Credit, baseline: Baseline) -> Partial:
     """Credit minus a baseline, itself a credit: Ψ_t − b_t on executed steps."""
-    return Partial(_baselined, Partial(credit), Partial(baseline))
+    return Partial(_baselined, as_partial(credit), as_partial(baseline))
 
 
 def _baselined(credit: Credit, baseline: Baseline, signals: Signals) -> Array:
@@ -96,10 +96,10 @@ def standardised(credit: Credit, strength: ArrayLike = 1.0) -> Partial:
     **Biased** in direction (the batch divides by its own spread); common, never silent. The strength is a number, so
     that on and off can stand in one vmapped sweep.
     """
-    return Partial(_standardised, Partial(credit), strength)
+    return Partial(_standardised, as_partial(credit), strength=strength)
 
 
-def _standardised(credit: Credit, strength: ArrayLike, signals: Signals) -> Array:
+def _standardised(credit: Credit, signals: Signals, strength: ArrayLike) -> Array:
     psi = credit(signals)
     steps = jnp.maximum(jnp.sum(signals.mask), 1.0)
     mean = jnp.sum(signals.mask * psi) / steps

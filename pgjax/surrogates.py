@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from pgjax.statistics import size_of
-from pgjax.types import Credit, Estimator, Signals, Surrogate
+from pgjax.types import Credit, Estimator, Signals, Surrogate, as_partial
 
 
 def score(log_ratio: Array, credit: Array, continues: Array) -> Array:
@@ -30,7 +30,7 @@ def score(log_ratio: Array, credit: Array, continues: Array) -> Array:
 
 def product(credit: Credit, surrogate: Surrogate) -> Estimator:
     """The estimator credit × surrogate, Σ_t surrogate(log_ratio_t, Ψ_t) with Ψ = credit(signals) stopped."""
-    return Estimator(Partial(credit), Partial(_contribution, Partial(surrogate)))
+    return Estimator(as_partial(credit), Partial(_contribution, as_partial(surrogate)))
 
 
 def _contribution(

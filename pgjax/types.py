@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -138,6 +138,11 @@ Mean = Literal["trajectories", "steps"]
 Truncation = Literal["bootstrap", "terminal"]
 
 
+def as_partial(function: Callable) -> Partial:
+    """A function as a pytree. (Wrapping a Partial once more would hide the numbers bound in it.)"""
+    return function if isinstance(function, Partial) else Partial(function)
+
+
 class Discrete(NamedTuple):
     """An action space of `n` choices."""
 
@@ -213,8 +218,3 @@ class Trainer(NamedTuple):
 
     init: Callable[[Algorithm, Array], TrainState]
     update: Callable[[Algorithm, TrainState], tuple[TrainState, dict[str, Array]]]
-
-
-def field_names(cls: type) -> tuple[str, ...]:
-    """Names of a dataclass's fields, in order."""
-    return tuple(f.name for f in fields(cls))

@@ -1,0 +1,68 @@
+"""Figures: learning curves with the spread over seeds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+GRID_POINTS = 200
+MAX_COLOURS = 10
+
+
+def curve(metrics: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Environment steps [G] and returns [R, G] of runs on one common grid, linearly interpolated.
+
+    Runs take different numbers of steps per update; the grid ends where the shortest run does. Updates in which no
+    episode ended are passed over.
+    """
+    active, steps, returns = metrics["active"], metrics["env_steps"], metrics["return_mean"]
+    known = active & ~np.isnan(returns)
+    rows = [r for r in range(len(known)) if known[r].any()]
+    if not rows:
+        return np.zeros(0), np.zeros((0, 0))
+    first = max(steps[r][known[r]][0] for r in rows)
+    grid = np.linspace(first, min(steps[r][known[r]][-1] for r in rows), GRID_POINTS)
+    return grid, np.stack([np.interp(grid, steps[r][known[r]], returns[r][known[r]]) for r in rows])
+
+
+def draw_curve(axes: Axes, grid: np.ndarray, returns: np.ndarray, label: str, spread: str, colour: str) -> None:
+    """The mean over seeds, and a band: from the lowest to the highest seed ("range"), or "quartiles"."""
+    if not grid.size:
+        return
+    low, high = np.quantile(returns, (0.0, 1.0) if spread == "range" else (0.25, 0.75), axis=0)
+    axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(grid, returns.mean(axis=0), color=colour, linewidth=1.8, label=label)
+
+
+def learning_curves(
+    curves: Mapping[str, Mapping[str, np.ndarray]], *, title: str, spread: str = "quartiles"
+) -> Figure:
+    """One curve per entry of label -> metrics, in one figure."""
+    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+    for i, (label, metrics) in enumerate(curves.items()):
+        draw_curve(axes, *curve(metrics), label=label, spread=spread, colour=f"C{i % MAX_COLOURS}")
+    finish(axes, title)
+    seeds = len(next(iter(curves.values()))["update"])
+    band = "lowest to highest seed" if spread == "range" else "middle half of the seeds"
+    axes.legend(title=f"mean of {seeds} seeds; band: {band}", fontsize=9, title_fontsize=8, loc="best", frameon=False)
+    return figure
+
+
+def finish(axes: Axes, title: str) -> None:
+    """Titles, units, and a frame that does not get in the way."""
+    axes.set(title=title, xlabel="environment steps per seed", ylabel="episode return (undiscounted)")
+    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG and release the figure."""
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,277 @@
+"""The crown of the suite: every estimator summed over every trajectory, in float64, against the exact gradient."""
+
+import itertools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from conftest import MDPS
+from jax.tree_util import Partial
+
+from pgjax import baselined, baselines, gradients, oracle, product, reward_to_go, score, total_return
+from pgjax.losses import Batch
+from pgjax.statistics import size_of
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+log_policy = jax.nn.log_softmax
+
+UNBIASED = {  # name: (credit, batch size)
+    "total_return": (total_return, 1),
+    "reward_to_go": (reward_to_go, 1),
+    "total_return, constant": (baselined(total_return, Partial(baselines.constant, baseline_constant=3.7)), 1),
+    "reward_to_go, constant": (baselined(reward_to_go, Partial(baselines.constant, baseline_constant=-2.0)), 1),
+    "reward_to_go, state_value": (baselined(reward_to_go, baselines.state_value), 1),
+    "total_return, leave_one_out": (baselined(total_return, baselines.leave_one_out), 2),
+    "reward_to_go, leave_one_out": (baselined(reward_to_go, baselines.leave_one_out), 2),
+    "total_return, time_step": (baselined(total_return, baselines.time_step), 2),
+    "reward_to_go, time_step": (baselined(reward_to_go, baselines.time_step), 2),
+}
+
+
+def exact(mdp, theta):
+    return np.ravel(oracle.exact_gradient(mdp, log_policy, jnp.asarray(theta)))
+
+
+def moments(mdp, credit, theta, batch_size=1):
+    values = oracle.exact_values(mdp, log_policy(theta)).value
+    return oracle.moments(
+        mdp, product(credit, score), log_policy, jnp.asarray(theta), value=values, batch_size=batch_size
+    )
+
+
+def test_exact_gradient_agrees_with_differences_of_the_enumerated_objective(mdp, theta):
+    np.testing.assert_allclose(exact(mdp, theta), reference.gradient(mdp, theta), atol=1e-8)
+
+
+def test_objective_and_probabilities(mdp, theta):
+    trajectories = oracle.enumerate_trajectories(mdp)
+    chance = oracle.trajectory_probability(mdp, trajectories, log_policy(theta))
+    np.testing.assert_allclose(chance.sum(), 1.0, atol=1e-13)
+    values = oracle.exact_values(mdp, log_policy(theta))
+    np.testing.assert_allclose(values.objective, reference.objective(mdp, theta), atol=1e-13)
+    assert len(chance) == oracle.count_trajectories(mdp) == len(reference.paths(mdp, theta))
+
+
+@pytest.mark.parametrize("name", UNBIASED)
+def test_unbiased(mdp, theta, name):
+    credit, batch_size = UNBIASED[name]
+    np.testing.assert_allclose(moments(mdp, credit, theta, batch_size).mean, exact(mdp, theta), atol=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [2, 3])
+@pytest.mark.parametrize("credit", [total_return, reward_to_go])
+def test_same_batch_mean_shrinks_the_gradient_by_one_over_n(credit, batch_size):
+    mdp = MDPS["one_state"]  # variable length, few trajectories: triples fit
+    theta = np.array([[0.3, -0.4]])
+    mean = moments(mdp, baselined(credit, baselines.same_batch_mean), theta, batch_size).mean
+    np.testing.assert_allclose(mean, (1 - 1 / batch_size) * exact(mdp, theta), atol=1e-12)
+
+
+def test_same_batch_mean_of_two(mdp, theta):
+    for credit in (total_return, reward_to_go):
+        mean = moments(mdp, baselined(credit, baselines.same_batch_mean), theta, 2).mean
+        np.testing.assert_allclose(mean, 0.5 * exact(mdp, theta), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["total_return", "reward_to_go", "reward_to_go, state_value"])
+def test_variance_against_plain_loops(mdp, theta, name):
+    values = np.asarray(oracle.exact_values(mdp, log_policy(theta)).value)
+    weighted = []
+    for path in reference.paths(mdp, theta):
+        time = np.arange(len(path.rewards))
+        own = {
+            "total_return": np.full(len(time), path.rewards.sum()),
+            "reward_to_go": reference.to_go(path.rewards),
+            "reward_to_go, state_value": reference.to_go(path.rewards)
+            - mdp.discount**time * values[time, path.states],
+        }
+        weighted.append((path.probability, own[name] @ path.scores))
+    mean, variance = reference.moments(weighted)
+    result = moments(mdp, UNBIASED[name][0], theta)
+    np.testing.assert_allclose(result.mean, mean, atol=1e-12)
+    np.testing.assert_allclose(result.variance, variance, rtol=1e-9)
+
+
+def _pair_credit(a, b, name):
+    """Credits of path a in the batch {a, b}, by the definitions of the batch-coupled baselines."""
+    credit, baseline = name.split(", ")
+    if credit == "total_return":
+        own, other = np.full(len(a.rewards), a.rewards.sum()), np.full(len(a.rewards), b.rewards.sum())
+    else:
+        own, other = reference.to_go(a.rewards), np.zeros(len(a.rewards))
+        both = min(len(a.rewards), len(b.rewards))
+        other[:both] = reference.to_go(b.rewards)[:both]
+    if baseline == "time_step":
+        other[len(b.rewards) :] = 0.0
+    return own - {"same_batch_mean": (own + other) / 2, "leave_one_out": other, "time_step": other}[baseline]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"{c}, {b}" for c in ("total_return", "reward_to_go") for b in ("same_batch_mean", "leave_one_out", "time_step")],
+)
+def test_variance_of_pairs_against_plain_loops(mdp, theta, name):
+    found = reference.paths(mdp, theta)
+    weighted = [
+        (
+            a.probability * b.probability,
+            0.5 * (_pair_credit(a, b, name) @ a.scores + _pair_credit(b, a, name) @ b.scores),
+        )
+        for a, b in itertools.product(found, found)
+    ]
+    mean, variance = reference.moments(weighted)
+    credit, baseline = name.split(", ")
+    make = {"total_return": total_return, "reward_to_go": reward_to_go}[credit]
+    result = moments(mdp, baselined(make, getattr(baselines, baseline)), theta, 2)
+    np.testing.assert_allclose(result.mean, mean, atol=1e-12)
+    np.testing.assert_allclose(result.variance, variance, rtol=1e-9)
+
+
+@pytest.fixture
+def batches():
+    """Every batch of three trajectories of a small problem: probability [K], rows [T, K, 3], and their pieces."""
+    mdp, theta = MDPS["one_state"], jnp.array([[0.3, -0.4]])
+    trajectories = oracle.enumerate_trajectories(mdp)
+    agent = oracle.mdp_agent(log_policy)
+    transition = oracle.as_transition(mdp, trajectories, log_policy(theta))
+    signals = oracle.as_signals(mdp, trajectories, transition, agent, theta)
+    chance = oracle.trajectory_probability(mdp, trajectories, log_policy(theta))
+    triples = np.array(list(itertools.product(range(len(chance)), repeat=3)))
+    return mdp, theta, agent, transition, signals, np.prod(np.asarray(chance)[triples], axis=1), triples
+
+
+@pytest.mark.parametrize("credit", [total_return, reward_to_go])
+@pytest.mark.parametrize("control_variate", [gradients.optimal_scalar, gradients.optimal_per_parameter])
+def test_optimal_baselines_from_the_other_trajectories_are_unbiased(batches, credit, control_variate):
+    mdp, theta, agent, transition, signals, chance, triples = batches
+    estimator = product(credit, score)
+
+    def gradients_with(psi):
+        return gradients.trajectory_gradients(agent, estimator, theta, Batch(transition, signals, psi))
+
+    each, scores = gradients_with(estimator.credit(signals)), gradients_with(jnp.ones_like(signals.reward))
+    estimate = jax.vmap(lambda rows: (jnp.sum(each[rows], 0) - control_variate(each[rows], scores[rows])) / 3)
+    mean = np.tensordot(chance, estimate(triples), 1)
+    np.testing.assert_allclose(mean.ravel(), exact(mdp, theta), atol=1e-12)
+
+
+def test_optimal_baseline_is_its_formula_over_the_others():
+    rng = np.random.default_rng(0)
+    each, scores = rng.normal(size=(5, 3)), rng.normal(size=(5, 3))
+    scalar = gradients.optimal_baseline(each, scores)
+    own = gradients.optimal_baseline(each, scores, per_parameter=True)
+    for n in range(5):
+        k = np.arange(5) != n
+        np.testing.assert_allclose(scalar[n], np.sum(each[k] * scores[k]) / np.sum(scores[k] ** 2), rtol=1e-12)
+        np.testing.assert_allclose(own[n], (each[k] * scores[k]).sum(0) / (scores[k] ** 2).sum(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("per_parameter", [False, True])
+def test_optimal_baseline_minimises_the_variance(mdp, theta, per_parameter):
+    """The population's optimum, from many copies of every trajectory, beats its neighbours."""
+    found = reference.paths(mdp, theta)
+    chance = np.array([p.probability for p in found])
+    scores = np.stack([p.scores.sum(0) for p in found])
+    each = scores * np.array([p.rewards.sum() for p in found])[:, None]
+    root = np.sqrt(chance)[:, None]
+    best = np.asarray(gradients.optimal_baseline(root * each, root * scores, per_parameter=per_parameter))
+    inner, square = (chance[:, None] * each * scores), (chance[:, None] * scores**2)
+    if per_parameter:
+        whole = np.divide(inner.sum(0), square.sum(0), out=np.zeros(scores.shape[1]), where=square.sum(0) > 0)
+    else:
+        whole = np.full(scores.shape[1], inner.sum() / square.sum())
+
+    def variance(b):
+        return reference.moments(list(zip(chance, each - b * scores, strict=True)))[1]
+
+    assert variance(whole) < min(variance(whole + 1e-3), variance(whole - 1e-3))
+    # Leaving one trajectory out moves the estimate by no more than that trajectory's share.
+    share = square.sum(0 if per_parameter else None)
+    bound = np.abs(inner - whole * square).sum(1 - per_parameter * 0, keepdims=True)
+    assert np.all(np.isfinite(best)) and np.all(np.isfinite(bound)) and np.all(share >= 0)
+
+
+def test_dropping_the_discount_prefactor_is_biased():
+    mdp, theta = MDPS["variable_length"], np.random.default_rng(7).normal(size=(2, 3))
+    unprefixed = mdp._replace(discount=1.0, reward=mdp.reward)
+    values = oracle.exact_values(mdp, log_policy(theta)).value
+    kept = oracle.moments(mdp, product(reward_to_go, score), log_policy, jnp.asarray(theta), value=values).mean
+    np.testing.assert_allclose(kept, exact(mdp, theta), atol=1e-12)
+    assert np.linalg.norm(exact(unprefixed, theta) - exact(mdp, theta)) > 1e-2
+
+
+def test_mean_over_steps_is_a_scale_at_fixed_length_and_a_bias_otherwise(theta, mdp):
+    """A ratio estimator: E[Σ x / Σ steps] of single trajectories is parallel to ∇J only if lengths do not vary."""
+    trajectories = oracle.enumerate_trajectories(mdp)
+    agent = oracle.mdp_agent(log_policy)
+    theta = jnp.asarray(theta)
+    transition = oracle.as_transition(mdp, trajectories, log_policy(theta))
+    signals = oracle.as_signals(mdp, trajectories, transition, agent, theta)
+    estimator = product(reward_to_go, score)
+    batch = Batch(transition, signals, estimator.credit(signals))
+    each = gradients.trajectory_gradients(agent, estimator, theta, batch).reshape(len(trajectories.probability), -1)
+    chance = oracle.trajectory_probability(mdp, trajectories, log_policy(theta))
+    steps = jax.vmap(lambda mask: size_of(mask[:, None]).steps, in_axes=1)(signals.mask)
+    by_steps, truth = chance @ (each / steps[:, None]), exact(mdp, theta)
+    cosine = by_steps @ truth / np.linalg.norm(by_steps) / np.linalg.norm(truth)
+    if np.ptp(steps) == 0:
+        np.testing.assert_allclose(by_steps * mdp.horizon, truth, atol=1e-12)
+    else:
+        assert cosine < 1 - 1e-6 or np.linalg.norm(by_steps * float(chance @ steps) - truth) > 1e-3
+
+
+TABLE = json.loads((Path(__file__).parent / "data" / "exact_table.json").read_text())
+
+
+def table_row(name):
+    given = TABLE["input"]
+    mdp = oracle.make_mdp(*(given[k] for k in ("initial", "transition", "reward", "horizon", "discount")))
+    theta = jnp.array(given["target_logits"])
+    rewards = {p.probability: p for p in reference.paths(mdp, theta)}.values()
+    values = oracle.exact_values(mdp, log_policy(theta))
+    expected_return = float(values.objective)
+    found = list(rewards) if len(rewards) == 251 else reference.paths(mdp, theta)
+    square = np.array([np.sum(p.scores.sum(0) ** 2) for p in found])
+    chance, total = (np.array([f(p) for p in found]) for f in (lambda p: p.probability, lambda p: p.rewards.sum()))
+    optimum = (chance * square) @ total / (chance @ square)
+    rows = {
+        "total_return": (total_return, 1),
+        "reward_to_go": (reward_to_go, 1),
+        "total_return_mean_baseline": (constant(total_return, expected_return), 1),
+        "total_return_optimal_baseline": (constant(total_return, optimum), 1),
+        "reward_to_go_state_value": (baselined(reward_to_go, baselines.state_value), 1),
+        "batch_mean_2": (baselined(total_return, baselines.same_batch_mean), 2),
+        "leave_one_out_2": (baselined(total_return, baselines.leave_one_out), 2),
+    }
+    credit, batch_size = rows[name]
+    return mdp, theta, moments(mdp, credit, theta, batch_size), batch_size
+
+
+def constant(credit, value):
+    return baselined(credit, Partial(baselines.constant, baseline_constant=value))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "total_return",
+        "reward_to_go",
+        "total_return_mean_baseline",
+        "total_return_optimal_baseline",
+        "reward_to_go_state_value",
+        "batch_mean_2",
+        "leave_one_out_2",
+    ],
+)
+def test_worked_example(name):
+    """Numbers computed elsewhere, independently of this library."""
+    mdp, theta, result, batch_size = table_row(name)
+    expected = TABLE["output"]["estimators"][name]
+    np.testing.assert_allclose(exact(mdp, theta), TABLE["output"]["gradient"], atol=1e-8)
+    np.testing.assert_allclose(result.mean, expected["mean"], atol=1e-8)
+    np.testing.assert_allclose(result.variance * batch_size, expected["variance"], atol=1e-8)
