@@ -116,14 +116,15 @@ def exact_values(mdp: MDP, log_probs: Array) -> Values:
       log_probs: log π, [S, A] or [T, S, A].
     """
     pi = jnp.exp(_per_step(mdp, log_probs))
+    reward, transition = jnp.asarray(mdp.reward), jnp.asarray(mdp.transition)
 
     def backward(next_value: Array, pi_t: Array) -> tuple[Array, tuple[Array, Array]]:
-        q = mdp.reward + mdp.discount * (mdp.transition @ next_value)
+        q = reward + mdp.discount * (transition @ next_value)
         v = jnp.sum(pi_t * q, axis=-1)
         return v, (v, q)
 
     def forward(law: Array, pi_t: Array) -> tuple[Array, Array]:
-        return jnp.einsum("s,sa,sax->x", law, pi_t, mdp.transition), law
+        return jnp.einsum("s,sa,sax->x", law, pi_t, transition), law
 
     end = jnp.zeros(len(mdp.initial), pi.dtype)
     first, (value, action_value) = jax.lax.scan(backward, end, pi, reverse=True)
@@ -233,24 +234,27 @@ def batch_estimates(
     batch_size: int = 1,
 ) -> tuple[Array, Array]:
     """Every batch's probability [K] and gradient estimate [K, P], K = M^batch_size. Arguments as for `moments`."""
-    trajectories = enumerate_trajectories(mdp)
-    behaviour = jax.lax.stop_gradient(log_policy(params)) if behaviour is None else behaviour
-    agent = mdp_agent(log_policy)
-    transition = as_transition(mdp, trajectories, behaviour)
-    signals = as_signals(mdp, trajectories, transition, agent, params, value)
-    chance = trajectory_probability(mdp, trajectories, behaviour)
-    tuples = jnp.stack(jnp.meshgrid(*[jnp.arange(len(chance))] * batch_size, indexing="ij"), -1)
-    tuples = tuples.reshape(-1, batch_size)
-    flat, unravel = ravel_pytree(params)
+    trajectories, agent = enumerate_trajectories(mdp), mdp_agent(log_policy)
+    tuples = np.indices((len(trajectories.probability),) * batch_size).reshape(batch_size, -1).T
 
-    def surrogate(flat: Array, one: Array) -> Array:
-        rows, rows_signals = jax.tree.map(lambda x: x[:, one], (transition, signals))
-        credit = jax.lax.stop_gradient(estimator.credit(rows_signals))
-        batch = Batch(rows, rows_signals, credit)
-        return jnp.sum(contributions(agent, estimator, unravel(flat), batch)[0]) / batch_size
+    @jax.jit
+    def estimates(params: Params, behaviour: Array, value: Array | None) -> tuple[Array, Array]:
+        transition = as_transition(mdp, trajectories, behaviour)
+        signals = as_signals(mdp, trajectories, transition, agent, params, value)
+        flat, unravel = ravel_pytree(params)
 
-    estimates = jax.lax.map(lambda one: jax.grad(surrogate)(flat, one), tuples, batch_size=4096)
-    return jnp.prod(chance[tuples], axis=1), estimates
+        def surrogate(flat: Array, one: Array) -> Array:
+            rows, rows_signals = jax.tree.map(lambda x: x[:, one], (transition, signals))
+            credit = jax.lax.stop_gradient(estimator.credit(rows_signals))
+            batch = Batch(rows, rows_signals, credit)
+            return jnp.sum(contributions(agent, estimator, unravel(flat), batch)[0]) / batch_size
+
+        each = jax.lax.map(lambda one: jax.grad(surrogate)(flat, one), tuples, batch_size=min(4096, len(tuples)))
+        chance = trajectory_probability(mdp, trajectories, behaviour)
+        return jnp.prod(chance[tuples], axis=1), each
+
+    behaviour = log_policy(params) if behaviour is None else behaviour
+    return estimates(params, behaviour, value)
 
 
 def mdp_agent(log_policy: LogPolicy) -> Agent:

@@ -42,7 +42,9 @@ def make_signals(
     >>> make_signals([1.0, 2.0], terminated=[False, True]).continues
     Array([1., 0.], dtype=float32)
     """
-    reward = jnp.asarray(reward, jnp.result_type(float, reward))
+    reward = jnp.asarray(reward)
+    if not jnp.issubdtype(reward.dtype, jnp.floating):
+        reward = reward.astype(float)
 
     def array(x: ArrayLike | None, default: float) -> Array:
         return jnp.full_like(reward, default) if x is None else jnp.asarray(x, reward.dtype)

@@ -73,7 +73,7 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
         gradient, metrics, rollout_state, statistics, steps = gradient_of(
             agent, algorithm, config, state.params, collect, (keys, state.rollout_state)
         )
-        metrics = statistics.means() | metrics | {"gradient_norm": optax.global_norm(gradient)}
+        metrics = statistics.means() | metrics | {"gradient_norm": optax.tree.norm(gradient)}
         changes, optimizer_state = _optimizer(algorithm).update(gradient, state.optimizer_state, state.params)
         return TrainState(
             params=optax.apply_updates(state.params, changes),

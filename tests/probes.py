@@ -1,0 +1,52 @@
+"""Tiny environments whose right answer is known: what a method must learn before anything else is believed."""
+
+import jax
+import jax.numpy as jnp
+
+from pgjax.types import Box, Discrete, Environment
+
+
+def bandit(actions=2):
+    """One step; reward 1 for the last action."""
+    return _one_step("bandit", Discrete(actions), lambda o, a: jnp.float32(a == actions - 1))
+
+
+def contextual():
+    """One step; reward 1 if the action names the sign that the observation shows."""
+    return _one_step("contextual", Discrete(2), lambda o, a: jnp.float32(a == (o[0] > 0)))
+
+
+def target():
+    """One step, continuous; reward −(a − 0.5)²."""
+    return _one_step("target", Box((-1.0,), (1.0,), (1,)), lambda o, a: -jnp.sum((a - 0.5) ** 2))
+
+
+def delayed():
+    """Two steps; the first action decides the reward of the second."""
+
+    def step(key, state, action):
+        t, first = state
+        reward = jnp.where(t == 1, jnp.float32(first == 1), 0.0)
+        first = jnp.where(t == 0, action, first)
+        return jnp.array([t + 1.0]), (t + 1, first), reward, t == 1, jnp.bool_(False)
+
+    return Environment(
+        "delayed",
+        lambda key: (jnp.zeros(1), (jnp.int32(0), jnp.int32(0))),
+        step,
+        jax.ShapeDtypeStruct((1,), jnp.float32),
+        None,
+        Discrete(2),
+        2,
+    )
+
+
+def _one_step(name, space, reward):
+    def reset(key):
+        observation = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)[None]
+        return observation, observation
+
+    def step(key, state, action):
+        return state, state, reward(state, action), jnp.bool_(True), jnp.bool_(False)
+
+    return Environment(name, reset, step, jax.ShapeDtypeStruct((1,), jnp.float32), None, space, 1)

@@ -1,0 +1,189 @@
+"""Rollouts against gymnax stepped by hand, in both modes, on every environment."""
+
+from functools import partial
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pgjax import Categorical, environments, make_agent, rollout
+from pgjax.types import Box, Discrete, SettingError
+
+NAMES = [name for name in environments.available() if name not in ("MNISTBandit-bsuite", "Pong-misc")]
+# Left out: MNISTBandit downloads data; Pong lacks a wall and rewards winning with 0.
+
+
+def uniform(environment):
+    n = environment.action_space.n
+    return lambda observation: Categorical(jnp.zeros(n))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_environment_runs_in_both_modes(name):
+    environment = environments.make(name)
+    agent = make_agent(environment, hidden=(2,), critic=True)
+    params = agent.init(jax.random.key(0))
+    policy = partial(agent.policy, params["policy"])
+    keys = jax.random.split(jax.random.key(1), 3)
+
+    @jax.jit
+    def both(keys):
+        whole = rollout.episodes(environment._replace(horizon=min(environment.horizon, 4)), policy, keys)
+        start = rollout.start_stream(environment, keys)
+        return whole, rollout.stream(environment, policy, start, keys, 4)[1], agent.value(params["value"], start.observation)
+
+    whole, stream, value = both(keys)
+    for rows in (whole, stream):
+        assert rows.reward.dtype == rows.log_prob.dtype == jnp.float32
+        assert rows.terminated.dtype == rows.truncated.dtype == bool
+        assert rows.observation.shape == (len(rows.reward), 3, *environment.observation.shape)
+        assert all(np.isfinite(x).all() for x in (rows.reward, rows.log_prob))
+    assert value.shape == (3,)
+    assert (whole.terminated | whole.truncated).sum() == 3
+
+
+@pytest.mark.parametrize("name", ["Catch-bsuite", "DeepSea-bsuite", "MemoryChain-bsuite", "UmbrellaChain-bsuite"])
+def test_short_episodes_all_end_at_the_horizon_and_not_before_it(name):
+    environment = environments.make(name)
+    rows = rollout.episodes(environment, uniform(environment), jax.random.split(jax.random.key(0), 64))
+    ends = rows.terminated | (rows.truncated & (name == "DeepSea-bsuite"))  # its own limit is its last row
+    assert ends.any(axis=0).all(), "the horizon cuts episodes"
+    assert rows.mask.sum(axis=0).max() == environment.horizon
+
+
+def test_whole_episodes_equal_gymnax_stepped_by_hand():
+    name, key = "CartPole-v1", jax.random.key(3)
+    environment = environments.make(name)
+    rows = rollout.episodes(environment, uniform(environment), key[None])
+    env, params = gymnax.make(name)
+    reset_key, steps_key = jax.random.split(key)
+    observation, state = env.reset_env(reset_key, params)
+    for t in range(500):
+        np.testing.assert_allclose(rows.observation[t, 0], observation, rtol=1e-4, atol=1e-6)
+        step_key = jax.random.fold_in(jax.random.fold_in(steps_key, t), 1)
+        observation, state, reward, terminated, _ = env.step_env(step_key, state, rows.action[t, 0], params)
+        np.testing.assert_allclose(rows.next_observation[t, 0], observation, rtol=1e-4, atol=1e-6)
+        assert rows.reward[t, 0] == reward and rows.terminated[t, 0] == terminated and rows.mask[t, 0] == 1
+        if terminated:
+            break
+    assert rows.mask[: t + 1].sum() == rows.mask.sum() == t + 1
+    after = rows.observation[t + 1 :, 0]
+    np.testing.assert_array_equal(after, np.broadcast_to(rows.next_observation[t, 0], after.shape))  # frozen
+    assert not rows.reward[t + 1 :].any() and not (rows.terminated | rows.truncated)[t + 1 :].any()
+
+
+def test_streaming_equals_gymnaxs_own_auto_reset():
+    """Pendulum with a limit of 5: truncation, the reset after it, and the final observation before it."""
+    env, params = gymnax.make("Pendulum-v1")
+    params = params.replace(max_steps_in_episode=5)
+    environment = environments.from_gymnax(env, params)
+    agent = make_agent(environment, hidden=(4,))
+    policy = partial(agent.policy, agent.init(jax.random.key(0))["policy"])
+    key = jax.random.key(5)
+    start = rollout.start_stream(environment, key[None])
+    end, rows, statistics = rollout.stream(environment, policy, start, key[None], 12)
+    observation, state = env.reset(key, params)
+    for t in range(12):
+        step_key = jax.random.fold_in(key, t)
+        np.testing.assert_allclose(rows.observation[t, 0], observation, atol=1e-5)
+        action = policy(observation).to_environment(rows.action[t, 0])
+        # gymnax splits one key for its step and its reset: redo the reset with ours.
+        _, state, reward, terminated, truncated, info = env.step(step_key, state, action, params)
+        np.testing.assert_allclose(rows.next_observation[t, 0], info["final_observation"], atol=1e-4)
+        np.testing.assert_allclose(rows.reward[t, 0], reward, rtol=1e-4)
+        assert rows.truncated[t, 0] == truncated == (t % 5 == 4) and not terminated
+        observation = info["final_observation"]
+        if truncated:
+            observation, state = env.reset_env(jax.random.fold_in(step_key, 2), params)
+    assert statistics.episodes == 2 and statistics.length_sum == 10
+    np.testing.assert_allclose(statistics.return_sum, rows.reward[:10].sum(), rtol=1e-5)
+    np.testing.assert_allclose(end.episode_return, rows.reward[10:].sum(axis=0), rtol=1e-5)
+
+
+def test_streaming_goes_on_where_it_stopped():
+    environment = environments.make("CartPole-v1")
+    keys = jax.random.split(jax.random.key(0), 4)
+    policy = uniform(environment)
+    middle, first, _ = rollout.stream(environment, policy, rollout.start_stream(environment, keys), keys, 30)
+    _, second, _ = rollout.stream(environment, policy, middle, jax.random.split(jax.random.key(1), 4), 30)
+    done = (first.terminated | first.truncated)[-1]
+    goes_on = np.where(done[:, None], second.observation[0], first.next_observation[-1])
+    np.testing.assert_array_equal(second.observation[0], goes_on)
+
+
+def test_an_episode_depends_on_its_own_key_alone():
+    environment = environments.make("CartPole-v1")
+    keys = jax.random.split(jax.random.key(0), 8)
+    many, few = (rollout.episodes(environment, uniform(environment), k) for k in (keys, keys[2:4]))
+    np.testing.assert_array_equal(many.action[:, 2:4], few.action)
+    np.testing.assert_array_equal(many.mask[:, 2:4], few.mask)
+
+
+def test_an_episode_still_running_at_the_horizon_is_truncated_there():
+    environment = environments.make("CartPole-v1")._replace(horizon=5)
+    rows = rollout.episodes(environment, uniform(environment), jax.random.split(jax.random.key(0), 4))
+    assert rows.truncated[4].all() and not rows.truncated[:4].any() and not rows.terminated.any()
+
+
+def test_both_flags_may_be_set():
+    """CartPole that falls on its last permitted step reports both; the signals let termination win."""
+    env, params = gymnax.make("CartPole-v1")
+    keys = jax.random.split(jax.random.key(0), 64)
+    rows = rollout.episodes(environments.make("CartPole-v1"), uniform(environments.make("CartPole-v1")), keys)
+    length = int(rows.mask.sum(axis=0).min())
+    environment = environments.from_gymnax(env, params.replace(max_steps_in_episode=length))
+    rows = rollout.episodes(environment, uniform(environment), keys)
+    assert (rows.terminated & rows.truncated).any()
+
+
+def test_statistics_of_no_episode_are_not_zero():
+    nothing = rollout.EpisodeStatistics(*jnp.zeros(3)).means()
+    assert np.isnan(nothing["return_mean"]) and nothing["episodes"] == 0
+
+
+def test_keep_first_keeps_whole_episodes_up_to_the_number_of_steps():
+    environment = environments.make("CartPole-v1")
+    rows = rollout.episodes(environment, uniform(environment), jax.random.split(jax.random.key(0), 32))
+    kept = rollout.keep_first(rows, 100)
+    lengths, all_lengths = kept.mask.sum(axis=0), rows.mask.sum(axis=0)
+    count = int((lengths > 0).sum())
+    np.testing.assert_array_equal(lengths[:count], all_lengths[:count])
+    assert lengths.sum() >= 100 > all_lengths[: count - 1].sum() and not lengths[count:].any()
+    assert rollout.statistics(kept).episodes == count
+
+
+def test_greedy_takes_the_mode():
+    environment = environments.make("CartPole-v1")
+    keys = jax.random.split(jax.random.key(0), 4)
+    rows = rollout.episodes(environment, lambda o: Categorical(jnp.array([0.0, 0.1])), keys, greedy=True)
+    assert (rows.action == 1).all()
+
+
+def test_the_final_observation_is_kept_raw():
+    """Boolean, integer and image observations are stored as the environment gives them."""
+    assert environments.make("FrozenLake-misc").num_categories == 16
+    assert environments.make("FrozenLake-misc").observation.dtype == jnp.int32
+    assert environments.make("Breakout-MinAtar").observation.shape == (10, 10, 4)
+
+
+def test_spaces():
+    assert environments.make("CartPole-v1").action_space == Discrete(2)
+    assert environments.make("PointRobot-misc").action_space == Box((-0.1, -0.1), (0.1, 0.1), (2,)) or np.allclose(
+        environments.make("PointRobot-misc").action_space.bounds(), [[-0.1] * 2, [0.1] * 2]
+    )
+
+
+def test_the_same_name_gives_the_same_object():
+    assert environments.make("CartPole-v1") is environments.make("CartPole-v1")
+
+
+def test_unknown_environment_names_the_closest():
+    with pytest.raises(SettingError, match="'cartpole'.*CartPole-v1"):
+        environments.make("cartpole")
+
+
+def test_a_registered_environment_is_found():
+    gymnax.register("Tiny-CartPole", lambda: gymnax.environments.classic_control.cartpole.CartPole())
+    assert environments.make("Tiny-CartPole").horizon == 500

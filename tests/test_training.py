@@ -1,0 +1,319 @@
+"""Every method as a contract: traced once, mapped over seeds, swept, finite, and right on problems with known answers."""
+
+from dataclasses import replace
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import probes
+import pytest
+from jax.tree_util import Partial
+
+from pgjax import (
+    BASELINES,
+    CREDITS,
+    Config,
+    SettingError,
+    check_hyperparameters,
+    environments,
+    evaluate,
+    evaluate_runs,
+    hyperparameters,
+    make_agent,
+    make_trainer,
+    reinforce,
+    run_updates,
+    standardised,
+    sweep,
+    sweeps,
+    train,
+    with_hyperparameters,
+)
+from pgjax.schedules import linear_decay
+
+METHODS = [(credit, baseline) for credit in CREDITS for baseline in BASELINES]
+
+
+def setup(environment, num_envs=8, hidden=(8,), **arguments):
+    recipe = reinforce(**arguments)
+    agent = make_agent(environment, hidden=hidden, critic=recipe.config.critic)
+    return agent, recipe.algorithm, make_trainer(environment, agent, replace(recipe.config, num_envs=num_envs))
+
+
+@pytest.mark.parametrize(("credit", "baseline"), METHODS)
+def test_contract(credit, baseline):
+    """Traced once, mapped over seeds × settings, finite."""
+    environment = environments.make("Catch-bsuite")
+    _, algorithm, trainer = setup(environment, credit=credit, baseline=baseline)
+    chex.clear_trace_counter()
+    update = jax.jit(jax.vmap(chex.assert_max_traces(trainer.update, n=1)))
+    over = {"learning_rate": [0.01, 0.1], "discount": [0.9, 1.0]}
+    runs = sweeps.start(trainer, algorithm, seeds=2, over=over)
+    state = runs.state
+    for _ in range(3):
+        state, metrics = update(runs.algorithm, state)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.params, metrics)))
+    assert (state.env_steps == 3 * 8 * 9).all()
+
+
+def test_a_swept_run_equals_a_single_one():
+    _, algorithm, trainer = setup(environments.make("Catch-bsuite"))
+    over = {"learning_rate": [0.01, 0.1], "discount": [0.9, 1.0]}
+    swept = sweep(trainer, algorithm, total_steps=3 * 8 * 9, seeds=2, over=over).runs
+    alone = with_hyperparameters(algorithm, {"learning_rate": 0.1, "discount": 0.9})
+    single, _ = train(trainer, alone, jax.random.key(1), 3)
+    chosen = swept.pick(seed=1, learning_rate=0.1, discount=0.9)
+    chex.assert_trees_all_close(chosen.params, single.params, atol=1e-5)
+
+
+@pytest.mark.parametrize(("credit", "baseline"), METHODS)
+def test_probe(credit, baseline):
+    check_probe(probes.delayed, credit, baseline)
+
+
+@pytest.mark.parametrize("probe", [probes.bandit, probes.contextual, probes.target])
+def test_other_probes(probe):
+    check_probe(probe, "reward_to_go", "leave_one_out")
+
+
+def check_probe(probe, credit, baseline):
+    environment = probe()
+    agent, algorithm, trainer = setup(environment, 32, credit=credit, baseline=baseline, learning_rate=0.05)
+    state, _ = train(trainer, algorithm, jax.random.key(0), 150)
+    returns = evaluate(environment, agent, state.params, jax.random.key(1), greedy=True)
+    assert returns.mean() > (-0.05 if probe is probes.target else 0.99)
+
+
+def test_the_critic_learns_the_value():
+    environment = probes.contextual()
+    agent, algorithm, trainer = setup(environment, 64, baseline="state_value", learning_rate=0.02)
+    state, _ = train(trainer, algorithm, jax.random.key(0), 200)
+    np.testing.assert_allclose(agent.value(state.params["value"], jnp.array([[1.0], [-1.0]])), 1.0, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "baseline", "mean"),
+    [
+        ("CartPole-v1", "time_step", "trajectories"),
+        ("FrozenLake-misc", "leave_one_out", "steps"),
+        ("Pendulum-v1", "state_value", "trajectories"),
+    ],
+)
+def test_accumulation_equals_the_full_batch(name, baseline, mean):
+    environment = environments.make(name)
+    recipe = reinforce(baseline=baseline, learning_rate=1e-3)
+    agent = make_agent(environment, hidden=(8,), critic=recipe.config.critic)
+    states = []
+    for accumulate in (1, 4):
+        config = replace(recipe.config, num_envs=8, accumulate=accumulate, mean=mean)
+        states.append(train(make_trainer(environment, agent, config), recipe.algorithm, jax.random.key(0), 3))
+    (whole, whole_metrics), (sliced, sliced_metrics) = states
+    chex.assert_trees_all_close(whole.params, sliced.params, atol=2e-5)
+    chex.assert_trees_all_close(whole_metrics, sliced_metrics, rtol=2e-3, atol=1e-4)
+    assert whole.env_steps == sliced.env_steps
+
+
+def test_accumulation_needs_less_memory():
+    environment = environments.make("CartPole-v1")
+    recipe = reinforce()
+    agent = make_agent(environment)
+    bytes_needed = []
+    for accumulate in (1, 16):
+        config = replace(recipe.config, num_envs=256, accumulate=accumulate)
+        trainer = make_trainer(environment, agent, config)
+        state = jax.eval_shape(trainer.init, recipe.algorithm, jax.random.key(0))
+        compiled = jax.jit(trainer.update).lower(recipe.algorithm, state).compile()
+        bytes_needed.append(compiled.memory_analysis().temp_size_in_bytes)
+    assert bytes_needed[1] < bytes_needed[0] / 8
+
+
+def test_memory_does_not_grow_with_the_number_of_updates():
+    environment = environments.make("CartPole-v1")
+    _, algorithm, trainer = setup(environment)
+    state = jax.eval_shape(trainer.init, algorithm, jax.random.key(0))
+
+    def temporary(updates):
+        run = jax.jit(lambda a, s: run_updates(trainer, a, s, jnp.int32(1 << 30), updates))
+        return run.lower(algorithm, state).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(1000) < 1.05 * temporary(100)
+
+
+def test_streaming_updates_the_same_way():
+    environment = environments.make("Catch-bsuite")
+    recipe = reinforce()
+    config = replace(recipe.config, rollout="stream", num_envs=4, num_steps=18, mean="steps")
+    trainer = make_trainer(environment, make_agent(environment), config)
+    state, metrics = train(trainer, recipe.algorithm, jax.random.key(0), 3)
+    assert state.env_steps == 3 * 4 * 18
+    np.testing.assert_array_equal(metrics["episodes"], 8)
+    whole, _ = train(
+        make_trainer(environment, make_agent(environment), replace(config, accumulate=2)),
+        recipe.algorithm,
+        jax.random.key(0),
+        3,
+    )
+    chex.assert_trees_all_close(state.params, whole.params, atol=2e-5)
+    chex.assert_trees_all_close(state.rollout_state, whole.rollout_state, atol=1e-4)
+
+
+def test_the_same_key_gives_the_same_bits_in_any_chunks():
+    _, algorithm, trainer = setup(environments.make("CartPole-v1"))
+    states = []
+    for chunk in (1, 2, 6):
+        runs = sweeps.start(trainer, algorithm, seeds=2)
+        for _ in range(6 // chunk):
+            runs, _ = sweeps.advance(trainer, runs, 1 << 30, chunk)
+        states.append(runs.state.params)
+    chex.assert_trees_all_equal(*states)
+
+
+def test_a_run_stops_at_the_first_update_that_reaches_its_steps():
+    _, algorithm, trainer = setup(environments.make("CartPole-v1"))
+    result = sweep(trainer, algorithm, total_steps=600, seeds=4, updates_per_chunk=3)
+    steps, active = result.metrics["env_steps"], result.metrics["active"]
+    assert (steps[:, -1] >= 600).all()
+    for row, on in zip(steps, active, strict=True):
+        reached = int(np.argmax(row >= 600))
+        assert on[: reached + 1].all() and not on[reached + 1 :].any() and (row[reached:] == row[reached]).all()
+
+
+def test_spreading_over_devices_changes_nothing():
+    assert jax.device_count() == 2
+    _, algorithm, trainer = setup(environments.make("CartPole-v1"))
+    one, two = (
+        sweep(trainer, algorithm, total_steps=500, seeds=4, devices=jax.devices()[:n]).runs for n in (1, 2)
+    )
+    assert two.mesh.size == 2
+    chex.assert_trees_all_close(one.state.params, two.state.params, atol=1e-6)
+
+
+def test_three_seeds_on_two_devices_use_one():
+    assert sweeps.seed_mesh(3).size == 1 and sweeps.seed_mesh(4).size == 2
+
+
+def test_one_policy_is_taken_out_and_used():
+    environment = environments.make("Catch-bsuite")
+    agent, algorithm, trainer = setup(environment)
+    over = {"learning_rate": [0.1, 0.01, 0.001]}
+    runs = sweep(trainer, algorithm, total_steps=300, seeds=2, over=over).runs
+    everyone = evaluate_runs(environment, agent, runs, jax.random.key(9), episodes=16)
+    chosen = runs.pick(seed=1, learning_rate=0.01)
+    alone = evaluate(environment, agent, chosen.params, jax.random.key(9), episodes=16)
+    np.testing.assert_allclose(everyone[runs.index(seed=1, learning_rate=0.01)], alone)
+    with pytest.raises(SettingError, match="seed: 7"):
+        runs.pick(seed=7)
+    with pytest.raises(SettingError, match=r"momentum.*learning_rate, seed"):
+        runs.pick(momentum=1)
+
+
+def test_hyperparameters_by_name():
+    algorithm = reinforce(baseline="constant", baseline_constant=2.0).algorithm
+    algorithm = algorithm._replace(
+        optimizer=Partial(optax.adam, learning_rate=Partial(linear_decay, learning_rate=0.5, updates=10.0)),
+        estimator=algorithm.estimator._replace(credit=standardised(algorithm.estimator.credit)),
+    )
+    names = hyperparameters(algorithm)
+    assert {"learning_rate", "updates", "baseline_constant", "strength", "discount"} <= set(names)
+    assert hyperparameters(with_hyperparameters(algorithm, {"strength": 0.0}))["strength"] == 0.0
+    with pytest.raises(SettingError, match=r"lambda.*there are.*discount"):
+        with_hyperparameters(algorithm, {"lambda": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("learning_rate", -1.0), ("learning_rate", float("nan")), ("discount", 1.1), ("discount", -0.1)]
+    + [("entropy_coefficient", float("inf")), ("max_grad_norm", 0.0)],
+)
+def test_impossible_numbers_are_refused_also_inside_a_sweep(name, value):
+    algorithm = reinforce().algorithm
+    with pytest.raises(SettingError, match=f"{name}: {value}"):
+        check_hyperparameters(with_hyperparameters(algorithm, {name: value}))
+    _, algorithm, trainer = setup(environments.make("Catch-bsuite"))
+    with pytest.raises(SettingError, match=f"{name}: {value}"):
+        sweeps.start(trainer, algorithm, over={name: [0.5, value]})
+
+
+def test_any_optimiser_and_schedule():
+    environment = probes.bandit()
+    for optimizer in (
+        Partial(optax.sgd, learning_rate=1.0),
+        Partial(optax.rmsprop, learning_rate=0.05),
+        Partial(optax.adam, learning_rate=Partial(linear_decay, learning_rate=0.2, updates=100.0)),
+    ):
+        agent, algorithm, trainer = setup(environment, 32)
+        state, _ = train(trainer, algorithm._replace(optimizer=optimizer), jax.random.key(0), 100)
+        assert evaluate(environment, agent, state.params, jax.random.key(1), greedy=True).mean() == 1.0
+
+
+def test_decay_reaches_zero_and_stops_learning():
+    _, algorithm, trainer = setup(probes.bandit())
+    rate = Partial(linear_decay, learning_rate=0.2, updates=5.0)
+    algorithm = algorithm._replace(optimizer=Partial(optax.adam, learning_rate=rate))
+    (five, _), (fifty, _) = (train(trainer, algorithm, jax.random.key(0), n) for n in (5, 50))
+    chex.assert_trees_all_equal(five.params, fifty.params)
+
+
+def test_the_gradient_is_clipped_by_its_global_norm():
+    environment = environments.make("CartPole-v1")
+    _, algorithm, trainer = setup(environment)
+    algorithm = algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=1.0), max_grad_norm=1e-3)
+    state = trainer.init(algorithm, jax.random.key(0))
+    after, metrics = jax.jit(trainer.update)(algorithm, state)
+    moved = optax.tree.norm(jax.tree.map(jnp.subtract, after.params, state.params))
+    assert metrics["gradient_norm"] > 1
+    np.testing.assert_allclose(moved, 1e-3, rtol=1e-3)
+
+
+def test_training_ascends():
+    """Descent in place of ascent would drive the return down."""
+    _, algorithm, trainer = setup(probes.bandit(), 64, learning_rate=0.05)
+    _, metrics = train(trainer, algorithm, jax.random.key(0), 60)
+    assert metrics["return_mean"][-10:].mean() > metrics["return_mean"][:10].mean() + 0.2
+
+
+def test_evaluation_is_repeatable_and_undiscounted():
+    environment = environments.make("CartPole-v1")
+    agent = make_agent(environment)
+    params = agent.init(jax.random.key(0))
+    first, again = (evaluate(environment, agent, params, jax.random.key(5), episodes=8) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert (first == np.round(first)).all() and first.min() > 1  # lengths: one reward per step
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"num_envs": 0}, "num_envs"),
+        ({"num_envs": 6, "accumulate": 4}, "accumulate"),
+        ({"mean": "median"}, "mean"),
+        ({"rollout": "whole"}, "rollout"),
+        ({"batch_steps": 10, "rollout": "stream"}, "batch_steps"),
+        ({"num_steps": 2.5}, "num_steps"),
+    ],
+)
+def test_bad_config(change, field):
+    with pytest.raises(SettingError, match=f"^{field}: "):
+        replace(Config(), **change)
+
+
+def test_settings_that_contradict_each_other():
+    environment = environments.make("Catch-bsuite")
+    with pytest.raises(SettingError, match="critic"):
+        make_trainer(environment, make_agent(environment), Config(critic=True))
+    with pytest.raises(SettingError, match="batch_steps"):
+        make_trainer(environment, make_agent(environment), Config(num_envs=4, batch_steps=10, accumulate=2))
+    with pytest.raises(SettingError, match="gaussian.*CartPole"):
+        make_agent(environments.make("CartPole-v1"), policy="gaussian")
+    with pytest.raises(SettingError, match="cnn"):
+        make_agent(environments.make("CartPole-v1"), network="cnn")
+    with pytest.raises(SettingError, match="baseline: 'best'"):
+        reinforce(baseline="best")
+    _, algorithm, trainer = setup(environment)
+    for seeds in (0, []):
+        with pytest.raises(SettingError, match="seeds"):
+            sweeps.start(trainer, algorithm, seeds=seeds)
+    with pytest.raises(SettingError, match="total_steps"):
+        sweep(trainer, algorithm, total_steps=0)
