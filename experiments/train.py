@@ -7,7 +7,6 @@ seed to reach a return of 500 within a minute on two CPU cores. It leaves a run 
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -34,11 +33,12 @@ def main(settings: Settings) -> Path:
     runs = sweeps.start(setup.trainer, setup.algorithm, seeds=settings.seeds)
     pieces = []
     with files.MetricsFile(path) as file, progress_bar(settings.total_steps, quiet=settings.quiet) as bar:
-        for runs, metrics in sweeps.chunks(setup.trainer, runs, settings.total_steps, UPDATES_PER_CHUNK):  # noqa: B007
-            file.write(runs.seeds, metrics)
+        for now, metrics in sweeps.chunks(setup.trainer, runs, settings.total_steps, UPDATES_PER_CHUNK):
+            file.write(now.seeds, metrics)
             bar.update(metrics)
             pieces.append(metrics)
-    metrics = {name: np.concatenate([piece[name] for piece in pieces], axis=1) for name in pieces[0]}
+            runs = now
+    metrics = sweeps.join(pieces)
 
     returns = {
         name: evaluate_runs(

@@ -104,4 +104,4 @@ def _standardised(credit: Credit, signals: Signals, strength: ArrayLike) -> Arra
     steps = jnp.maximum(jnp.sum(signals.mask), 1.0)
     mean = jnp.sum(signals.mask * psi) / steps
     std = jnp.sqrt(jnp.sum(signals.mask * (psi - mean) ** 2) / steps)
-    return jnp.where(strength > 0, (psi - mean) / (std + 1e-8), psi)
+    return jnp.where(jnp.asarray(strength) > 0, (psi - mean) / (std + 1e-8), psi)

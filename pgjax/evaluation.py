@@ -12,7 +12,13 @@ from pgjax.types import Agent, Environment, Params
 
 @partial(jax.jit, static_argnames=("environment", "agent", "episodes", "greedy"))
 def evaluate(
-    environment: Environment, agent: Agent, params: Params, key: Array, *, episodes: int = 64, greedy: bool = False
+    environment: Environment,
+    agent: Agent,
+    params: Params,
+    key: Array,
+    *,
+    episodes: int = 64,
+    greedy: bool = False,
 ) -> Array:
     """Undiscounted returns of whole episodes, [episodes].
 

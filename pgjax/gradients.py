@@ -89,5 +89,5 @@ def _weighted_scores(baseline: Params, scores: Params) -> Params:
 
 def _per_trajectory_sum(tree: Params) -> Params:
     """Sum all leaves over all but axis 0, and broadcast [N] back to every leaf."""
-    total = sum(jnp.sum(x, axis=tuple(range(1, x.ndim))) for x in jax.tree.leaves(tree))
+    total = jax.vmap(lambda one: sum(jnp.sum(x) for x in jax.tree.leaves(one)))(tree)
     return jax.tree.map(lambda x: jnp.broadcast_to(total.reshape(-1, *[1] * (x.ndim - 1)), x.shape), tree)

@@ -65,7 +65,9 @@ def check_hyperparameters(algorithm: Algorithm) -> None:
             if name in _POSITIVE and value <= 0:
                 raise SettingError(name, value, "must be greater than 0")
             if not low <= value <= high:
-                raise SettingError(name, value, f"must be at least {low:g}" if high == math.inf else "must lie in [0, 1]")
+                raise SettingError(
+                    name, value, f"must be at least {low:g}" if high == math.inf else "must lie in [0, 1]"
+                )
 
 
 def _named_leaves(algorithm: Algorithm) -> tuple[list[list[str]], list[ArrayLike]]:

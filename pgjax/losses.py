@@ -20,9 +20,7 @@ class Batch(NamedTuple):
     credit: Array  # [T, N, ...], computed on the whole batch
 
 
-def signals_of(
-    agent: Agent, algorithm: Algorithm, config: Config, params: Params, transition: Transition
-) -> Signals:
+def signals_of(agent: Agent, algorithm: Algorithm, config: Config, params: Params, transition: Transition) -> Signals:
     """The signals of a batch at `params`, [T, N], stopped."""
 
     def value(observation: Any) -> Array | None:

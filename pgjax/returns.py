@@ -115,4 +115,3 @@ def reward_to_go(signals: Signals) -> Array:
     Array([[3., 2.]], dtype=float32)
     """
     return linear_recurrence(signals.reward, signals.discount * signals.continues, reverse=True)
-

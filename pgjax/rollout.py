@@ -137,9 +137,7 @@ def stream(
 def statistics(transition: Transition) -> EpisodeStatistics:
     """Episode statistics of a whole-episode rollout."""
     ended = transition.terminated | transition.truncated
-    return EpisodeStatistics(
-        jnp.sum(ended.astype(jnp.float32)), jnp.sum(transition.reward), jnp.sum(transition.mask)
-    )
+    return EpisodeStatistics(jnp.sum(ended.astype(jnp.float32)), jnp.sum(transition.reward), jnp.sum(transition.mask))
 
 
 def keep_first(transition: Transition, steps: int) -> Transition:

@@ -14,14 +14,24 @@ import jaxlib
 
 from pgjax.types import SettingError
 
+_OURS = "PGJAX_SET_NPROC"  # marks a size that was set here, in this process or a parent
+
 
 def avoid_deadlock(devices: int = 1) -> None:
-    """Give jaxlib 0.10 a thread pool of max(cores, 4, 2 × devices); a size the user has set stays."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Give jaxlib 0.10 a thread pool of at least max(4, 2 × devices); a size the user has set stays.
+
+    Raises:
+      SettingError: if the user's own NPROC would hang with this many devices.
+    """
+    if jaxlib.version.__version_info__ >= (0, 11):
+        return
     needed = max(4, 2 * devices)
-    ours = os.environ.get("PGJAX_SET_NPROC") == os.environ.get("NPROC")
-    if jaxlib.version.__version_info__ < (0, 11) and cores < needed and (ours or "NPROC" not in os.environ):
-        os.environ["NPROC"] = os.environ["PGJAX_SET_NPROC"] = str(needed)
+    given = os.environ.get("NPROC")
+    if given is not None and given != os.environ.get(_OURS):
+        if devices > 1 and int(given) < needed:
+            raise SettingError("NPROC", int(given), f"is too small for {devices} devices; unset it, or set {needed}")
+    elif _cores() < needed:
+        os.environ["NPROC"] = os.environ[_OURS] = str(needed)
 
 
 def use_cpu_devices(count: int | None = None) -> None:
@@ -33,7 +43,7 @@ def use_cpu_devices(count: int | None = None) -> None:
     Raises:
       SettingError: for a count below one, or if jax has already started with another number.
     """
-    count = (os.cpu_count() or 1) if count is None else count
+    count = _cores() if count is None else count
     if count < 1:
         raise SettingError("devices", count, "must be at least 1")
     avoid_deadlock(count)
@@ -41,3 +51,8 @@ def use_cpu_devices(count: int | None = None) -> None:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:
         raise SettingError("devices", count, "comes too late: jax has already started") from error
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

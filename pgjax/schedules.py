@@ -15,4 +15,5 @@ def linear_decay(count: ArrayLike, *, learning_rate: ArrayLike, updates: ArrayLi
     0.5
     """
     progress = jnp.clip(count / jnp.maximum(jnp.asarray(updates, jnp.float32), 1.0), 0.0, 1.0)
-    return learning_rate + progress * (final - learning_rate)
+    start, end = jnp.asarray(learning_rate), jnp.asarray(final)
+    return start + progress * (end - start)

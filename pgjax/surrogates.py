@@ -4,7 +4,6 @@
 estimate; its value means nothing.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
@@ -22,6 +21,7 @@ def score(log_ratio: Array, credit: Array, continues: Array) -> Array:
 
     Williams 1992. https://doi.org/10.1007/BF00992696
 
+    >>> import jax
     >>> jax.grad(lambda x: score(x, jnp.array([2.0]), jnp.ones(1)).sum())(jnp.array([0.7]))
     Array([2.], dtype=float32)
     """
@@ -58,10 +58,11 @@ def surrogate_loss(
     Returns:
       A scalar to minimise.
 
+    >>> import jax
     >>> jax.grad(surrogate_loss)(jnp.zeros((2, 1)), jnp.array([[3.0], [2.0]])).T
     Array([[-3., -2.]], dtype=float32)
     """
     log_prob, credit = jnp.asarray(log_prob), stop_gradient(jnp.asarray(credit))
-    mask = jnp.ones_like(log_prob) if mask is None else jnp.asarray(mask, log_prob.dtype)
-    safe_log_prob = jnp.where(mask > 0, log_prob, 0.0)
-    return -size_of(mask).mean(jnp.where(mask > 0, safe_log_prob * credit, 0.0), mean)
+    executed = jnp.ones_like(log_prob) if mask is None else jnp.asarray(mask, log_prob.dtype)
+    safe_log_prob = jnp.where(executed > 0, log_prob, 0.0)
+    return -size_of(executed).mean(jnp.where(executed > 0, safe_log_prob * credit, 0.0), mean)

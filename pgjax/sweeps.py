@@ -38,7 +38,7 @@ class Runs(NamedTuple):
     state: TrainState
     mesh: Mesh
 
-    def index(self, **wanted: float) -> int:
+    def find(self, **wanted: float) -> int:
         """The position of the run with this `seed` and these settings; what is left out may be anything.
 
         Raises:
@@ -56,7 +56,7 @@ class Runs(NamedTuple):
 
     def pick(self, **wanted: float) -> TrainState:
         """One run's state, e.g. `runs.pick(seed=3, learning_rate=0.01).params`."""
-        i = self.index(**wanted)
+        i = self.find(**wanted)
         return jax.tree.map(lambda x: x[i], self.state)
 
 
@@ -160,15 +160,27 @@ def sweep(
     ([0.1, 0.1, 0.01, 0.01], [0, 1, 0, 1])
     """
     runs, pieces = start(trainer, algorithm, seeds=seeds, over=over, devices=devices), []
-    for runs, metrics in chunks(trainer, runs, total_steps, updates_per_chunk):  # noqa: B007
+    for now, metrics in chunks(trainer, runs, total_steps, updates_per_chunk):
         pieces.append(metrics)
+        runs = now
+    return SweepResult(runs, join(pieces))
+
+
+def join(pieces: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Metrics of all chunks one after the other, [R, updates], without updates in which every run was done."""
     joined = {name: np.concatenate([piece[name] for piece in pieces], axis=1) for name in pieces[0]}
     last = int(joined["active"].any(axis=0).sum())
-    return SweepResult(runs, {name: values[:, :last] for name, values in joined.items()})
+    return {name: values[:, :last] for name, values in joined.items()}
 
 
 def evaluate_runs(
-    environment: Environment, agent: Agent, runs: Runs, key: Array, *, episodes: int = 64, greedy: bool = False
+    environment: Environment,
+    agent: Agent,
+    runs: Runs,
+    key: Array,
+    *,
+    episodes: int = 64,
+    greedy: bool = False,
 ) -> np.ndarray:
     """Evaluate every run's policy on the same evaluation episodes: undiscounted returns, [R, episodes]."""
     returns = _evaluate(environment, agent, episodes, greedy, runs.mesh, runs.state.params, key)
@@ -205,7 +217,13 @@ def _advance(
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _evaluate(
-    environment: Environment, agent: Agent, episodes: int, greedy: bool, mesh: Mesh, params: Params, key: Array
+    environment: Environment,
+    agent: Agent,
+    episodes: int,
+    greedy: bool,
+    mesh: Mesh,
+    params: Params,
+    key: Array,
 ) -> Array:
     def one(params: Params, key: Array) -> Array:
         return evaluate(environment, agent, params, key, episodes=episodes, greedy=greedy)

@@ -188,9 +188,7 @@ def run_updates(
 
 
 @partial(jax.jit, static_argnames=("trainer", "num_updates"))
-def train(
-    trainer: Trainer, algorithm: Algorithm, key: Array, num_updates: int
-) -> tuple[TrainState, Metrics]:
+def train(trainer: Trainer, algorithm: Algorithm, key: Array, num_updates: int) -> tuple[TrainState, Metrics]:
     """Train one policy from scratch for a fixed number of updates, in one compiled call.
 
     Returns:

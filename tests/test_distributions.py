@@ -22,7 +22,9 @@ def test_categorical_against_its_definition():
     action = jnp.array([0, 4, 2])
     np.testing.assert_allclose(d.log_prob(action), np.log(p[np.arange(3), action]), rtol=1e-5)
     np.testing.assert_allclose(d.entropy(), stats.entropy(p, axis=-1), rtol=1e-5)
-    np.testing.assert_allclose(d.kl(Categorical(d.logits[::-1])), stats.entropy(p, p[::-1], axis=-1), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        d.kl(Categorical(d.logits[::-1])), stats.entropy(p, p[::-1], axis=-1), rtol=1e-4, atol=1e-6
+    )
     np.testing.assert_array_equal(d.mode(), p.argmax(-1))
 
 

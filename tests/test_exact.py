@@ -23,8 +23,14 @@ log_policy = jax.nn.log_softmax
 UNBIASED = {  # name: (credit, batch size)
     "total_return": (total_return, 1),
     "reward_to_go": (reward_to_go, 1),
-    "total_return, constant": (baselined(total_return, Partial(baselines.constant, baseline_constant=3.7)), 1),
-    "reward_to_go, constant": (baselined(reward_to_go, Partial(baselines.constant, baseline_constant=-2.0)), 1),
+    "total_return, constant": (
+        baselined(total_return, Partial(baselines.constant, baseline_constant=3.7)),
+        1,
+    ),
+    "reward_to_go, constant": (
+        baselined(reward_to_go, Partial(baselines.constant, baseline_constant=-2.0)),
+        1,
+    ),
     "reward_to_go, state_value": (baselined(reward_to_go, baselines.state_value), 1),
     "total_return, leave_one_out": (baselined(total_return, baselines.leave_one_out), 2),
     "reward_to_go, leave_one_out": (baselined(reward_to_go, baselines.leave_one_out), 2),
@@ -87,8 +93,7 @@ def test_variance_against_plain_loops(mdp, theta, name):
         own = {
             "total_return": np.full(len(time), path.rewards.sum()),
             "reward_to_go": reference.to_go(path.rewards),
-            "reward_to_go, state_value": reference.to_go(path.rewards)
-            - mdp.discount**time * values[time, path.states],
+            "reward_to_go, state_value": reference.to_go(path.rewards) - mdp.discount**time * values[time, path.states],
         }
         weighted.append((path.probability, own[name] @ path.scores))
     mean, variance = reference.moments(weighted)
@@ -231,15 +236,19 @@ def worked_example():
     found = reference.paths(mdp, theta)
     chance, total = np.array([p.probability for p in found]), np.array([p.rewards.sum() for p in found])
     weight = chance * np.array([np.sum(p.scores.sum(0) ** 2) for p in found])
-    return mdp, theta, {
-        "total_return": (total_return, 1),
-        "reward_to_go": (reward_to_go, 1),
-        "total_return_mean_baseline": (constant(total_return, chance @ total), 1),
-        "total_return_optimal_baseline": (constant(total_return, weight @ total / weight.sum()), 1),
-        "reward_to_go_state_value": (baselined(reward_to_go, baselines.state_value), 1),
-        "batch_mean_2": (baselined(total_return, baselines.same_batch_mean), 2),
-        "leave_one_out_2": (baselined(total_return, baselines.leave_one_out), 2),
-    }
+    return (
+        mdp,
+        theta,
+        {
+            "total_return": (total_return, 1),
+            "reward_to_go": (reward_to_go, 1),
+            "total_return_mean_baseline": (constant(total_return, chance @ total), 1),
+            "total_return_optimal_baseline": (constant(total_return, weight @ total / weight.sum()), 1),
+            "reward_to_go_state_value": (baselined(reward_to_go, baselines.state_value), 1),
+            "batch_mean_2": (baselined(total_return, baselines.same_batch_mean), 2),
+            "leave_one_out_2": (baselined(total_return, baselines.leave_one_out), 2),
+        },
+    )
 
 
 def test_worked_example():

@@ -161,12 +161,16 @@ def test_surrogate_loss_has_minus_the_estimators_gradient(mean):
     estimator = product(reward_to_go, score)
 
     def objective(log_prob):
-        out = estimator.contribution(estimator.credit(signals), signals, None, log_prob - jax.lax.stop_gradient(log_prob))
+        out = estimator.contribution(
+            estimator.credit(signals), signals, None, log_prob - jax.lax.stop_gradient(log_prob)
+        )
         return jnp.sum(out * signals.mask) / (4 if mean == "trajectories" else length.sum())
 
     gradient = jax.grad(surrogate_loss)(log_prob, psi, signals.mask, mean)
     np.testing.assert_allclose(gradient, -jax.grad(objective)(log_prob), rtol=1e-5)
-    np.testing.assert_allclose(gradient, -psi * signals.mask / (4 if mean == "trajectories" else length.sum()), rtol=1e-5)
+    np.testing.assert_allclose(
+        gradient, -psi * signals.mask / (4 if mean == "trajectories" else length.sum()), rtol=1e-5
+    )
 
 
 def test_surrogate_loss_survives_infinities_on_padding():

@@ -32,7 +32,11 @@ def test_every_environment_runs_in_both_modes(name):
     def both(keys):
         whole = rollout.episodes(environment._replace(horizon=min(environment.horizon, 4)), policy, keys)
         start = rollout.start_stream(environment, keys)
-        return whole, rollout.stream(environment, policy, start, keys, 4)[1], agent.value(params["value"], start.observation)
+        return (
+            whole,
+            rollout.stream(environment, policy, start, keys, 4)[1],
+            agent.value(params["value"], start.observation),
+        )
 
     whole, stream, value = both(keys)
     for rows in (whole, stream):

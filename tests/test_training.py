@@ -1,4 +1,4 @@
-"""Every method as a contract: traced once, mapped over seeds, swept, finite, and right on problems with known answers."""
+"""Every method as a contract: traced once, mapped over seeds, swept, finite, right where the answer is known."""
 
 from dataclasses import replace
 
@@ -39,7 +39,11 @@ METHODS = [(credit, baseline) for credit in CREDITS for baseline in BASELINES]
 def setup(environment, num_envs=8, hidden=(8,), **arguments):
     recipe = reinforce(**arguments)
     agent = make_agent(environment, hidden=hidden, critic=recipe.config.critic)
-    return agent, recipe.algorithm, make_trainer(environment, agent, replace(recipe.config, num_envs=num_envs))
+    return (
+        agent,
+        recipe.algorithm,
+        make_trainer(environment, agent, replace(recipe.config, num_envs=num_envs)),
+    )
 
 
 @pytest.mark.parametrize(("credit", "baseline"), METHODS)
@@ -183,9 +187,7 @@ def test_a_run_stops_at_the_first_update_that_reaches_its_steps():
 def test_spreading_over_devices_changes_nothing():
     assert jax.device_count() == 2
     _, algorithm, trainer = setup(environments.make("CartPole-v1"))
-    one, two = (
-        sweep(trainer, algorithm, total_steps=500, seeds=4, devices=jax.devices()[:n]).runs for n in (1, 2)
-    )
+    one, two = (sweep(trainer, algorithm, total_steps=500, seeds=4, devices=jax.devices()[:n]).runs for n in (1, 2))
     assert two.mesh.size == 2
     chex.assert_trees_all_close(one.state.params, two.state.params, atol=1e-6)
 
@@ -202,7 +204,7 @@ def test_one_policy_is_taken_out_and_used():
     everyone = evaluate_runs(environment, agent, runs, jax.random.key(9), episodes=16)
     chosen = runs.pick(seed=1, learning_rate=0.01)
     alone = evaluate(environment, agent, chosen.params, jax.random.key(9), episodes=16)
-    np.testing.assert_allclose(everyone[runs.index(seed=1, learning_rate=0.01)], alone)
+    np.testing.assert_allclose(everyone[runs.find(seed=1, learning_rate=0.01)], alone)
     with pytest.raises(SettingError, match="seed: 7"):
         runs.pick(seed=7)
     with pytest.raises(SettingError, match=r"momentum.*learning_rate, seed"):
@@ -224,8 +226,14 @@ def test_hyperparameters_by_name():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("learning_rate", -1.0), ("learning_rate", float("nan")), ("discount", 1.1), ("discount", -0.1)]
-    + [("entropy_coefficient", float("inf")), ("max_grad_norm", 0.0)],
+    [
+        ("learning_rate", -1.0),
+        ("learning_rate", float("nan")),
+        ("discount", 1.1),
+        ("discount", -0.1),
+        ("entropy_coefficient", float("inf")),
+        ("max_grad_norm", 0.0),
+    ],
 )
 def test_impossible_numbers_are_refused_also_inside_a_sweep(name, value):
     algorithm = reinforce().algorithm

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 GRID_POINTS = 200
 MAX_COLOURS = 10
@@ -40,9 +41,7 @@ def draw_curve(axes: Axes, grid: np.ndarray, returns: np.ndarray, label: str, sp
     axes.plot(grid, returns.mean(axis=0), color=colour, linewidth=1.8, label=label)
 
 
-def learning_curves(
-    curves: Mapping[str, Mapping[str, np.ndarray]], *, title: str, spread: str = "quartiles"
-) -> Figure:
+def learning_curves(curves: Mapping[str, Mapping[str, np.ndarray]], *, title: str, spread: str = "quartiles") -> Figure:
     """One curve per entry of label -> metrics, in one figure."""
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     for i, (label, metrics) in enumerate(curves.items()):
@@ -57,7 +56,7 @@ def learning_curves(
 def finish(axes: Axes, title: str) -> None:
     """Titles, units, and a frame that does not get in the way."""
     axes.set(title=title, xlabel="environment steps per seed", ylabel="episode return (undiscounted)")
-    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
+import jax
 import numpy as np
 
 from pgjax.lab.setup import Settings, Setup, build, jax_devices
@@ -50,7 +51,11 @@ def new_run_directory(settings: Settings) -> Path:
 def write_config(path: Path, settings: Settings) -> None:
     """Every setting as resolved, and the versions the run depends on."""
     versions = {name: version(name) for name in ("pgjax", "jax", "jaxlib", "gymnax", "flax", "optax")}
-    record = {"settings": asdict(settings) | {"out": str(path)}, "versions": versions, "devices": jax_devices()}
+    record = {
+        "settings": asdict(settings) | {"out": str(path)},
+        "versions": versions,
+        "devices": jax_devices(),
+    }
     (path / "config.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
 
 
@@ -97,7 +102,7 @@ def save_params(path: Path, params: Params) -> None:
     """The trained parameters of all seeds (axis 0), with orbax, under `path`/params."""
     from orbax.checkpoint import v1 as ocp
 
-    ocp.save(path.absolute() / "params", params)
+    ocp.save(str(path.absolute() / "params"), jax.tree.map(np.asarray, params))
 
 
 def load_run(path: str | Path) -> tuple[Setup, Params]:
@@ -113,7 +118,7 @@ def load_run(path: str | Path) -> tuple[Setup, Params]:
     path = Path(path)
     try:
         settings = json.loads((path / "config.json").read_text())["settings"]
-        params = ocp.load(path.absolute() / "params")
+        params = ocp.load(str(path.absolute() / "params"))
     except (OSError, ValueError, KeyError) as error:
         raise SettingError("run", str(path), "is not the directory of a finished run") from error
     return build(Settings(**settings | {"hidden": tuple(settings["hidden"])})), params

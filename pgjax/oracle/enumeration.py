@@ -1,10 +1,5 @@
-"""Exact answers on small tabular problems: values, gradients, and the mean and covariance of any estimator.
+"""Every trajectory of a tabular problem, and the exact mean and covariance of any estimator over them."""
 
-Everything follows from two things: dynamic programming over the tables, and the list of all trajectories. Run it in
-float64 (`with jax.enable_x64(True):`) to see agreement to rounding.
-"""
-
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,29 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from jax.typing import ArrayLike
 
 from pgjax.distributions import Categorical
 from pgjax.losses import Batch, contributions, log_ratio
+from pgjax.oracle.mdp import MDP, LogPolicy, per_step
 from pgjax.returns import discounted_objective, make_signals
 from pgjax.types import Agent, Estimator, Params, SettingError, Signals, Transition
-
-LogPolicy = Callable[[Params], Array]
-"""params -> log π(a|s), [S, A] or, time-dependent, [T, S, A]; `jax.nn.log_softmax` is the tabular softmax policy."""
-
-
-class MDP(NamedTuple):
-    """A tabular problem with a horizon. Probability missing from a row of `transition` ends the episode.
-
-    An episode starts at t = 0, earns the reward of every step it executes, the ending one included, and ends with the
-    missing mass or after `horizon` steps; nothing follows.
-    """
-
-    initial: np.ndarray  # [S]
-    transition: np.ndarray  # [S, A, S]
-    reward: np.ndarray  # [S, A]
-    horizon: int
-    discount: float
 
 
 class Trajectories(NamedTuple):
@@ -44,15 +22,6 @@ class Trajectories(NamedTuple):
     action: np.ndarray
     mask: np.ndarray
     probability: np.ndarray
-
-
-class Values(NamedTuple):
-    """Exact values under a policy; sums of γ^{t'−t} r from t on."""
-
-    objective: Array  # J = E[V_0(s_0)]
-    value: Array  # V_t(s), [T + 1, S], the last row 0
-    action_value: Array  # Q_t(s, a), [T, S, A]
-    state_law: Array  # P(s_t = s, alive), [T, S]
 
 
 class Moments(NamedTuple):
@@ -65,76 +34,6 @@ class Moments(NamedTuple):
     def variance(self) -> Array:
         """Trace of the covariance."""
         return jnp.trace(self.covariance)
-
-
-def make_mdp(
-    initial: ArrayLike, transition: ArrayLike, reward: ArrayLike, horizon: int, discount: float = 1.0
-) -> MDP:
-    """Check the tables of an MDP and keep them in float64.
-
-    Raises:
-      SettingError: for wrong shapes, negative or non-finite numbers, rows that sum to more than one, a bad horizon or
-        discount; names the table and the entry.
-
-    >>> make_mdp([1.0], [[[0.5]]], [[1.0]], horizon=3).horizon
-    3
-    """
-    d0, P, r = (np.asarray(x, np.float64) for x in (initial, transition, reward))
-    for name, table, rank in (("initial", d0, 1), ("transition", P, 3), ("reward", r, 2)):
-        if table.ndim != rank:
-            raise SettingError(name, table.shape, f"is its shape; it must have {rank} axes")
-        if not np.all(np.isfinite(table)):
-            raise SettingError(name, float(table[~np.isfinite(table)][0]), "is not a finite number")
-    shape = (len(d0), r.shape[1])
-    if P.shape != (*shape, len(d0)):
-        raise SettingError("transition", P.shape, f"is its shape; initial and reward ask for {(*shape, len(d0))}")
-    if r.shape != shape:
-        raise SettingError("reward", r.shape, f"is its shape; initial asks for {len(d0)} rows")
-    for name, table in (("initial", d0), ("transition", P)):
-        if np.any(table < 0):
-            where = np.argwhere(table < 0)[0].tolist()
-            raise SettingError(f"{name}{where}", float(table[*where]), "is a negative probability")
-    if np.any(P.sum(-1) > 1 + 1e-9):
-        where = np.argwhere(P.sum(-1) > 1 + 1e-9)[0].tolist()
-        raise SettingError(f"transition{where}", float(P.sum(-1)[*where]), "is the row's sum; at most 1 is possible")
-    if abs(d0.sum() - 1) > 1e-9:
-        raise SettingError("initial", float(d0.sum()), "is its sum; it must be 1")
-    if int(horizon) != horizon or horizon < 1:
-        raise SettingError("horizon", horizon, "must be a whole number of at least 1")
-    if not 0 <= discount <= 1:
-        raise SettingError("discount", discount, "must lie in [0, 1]")
-    return MDP(d0, P, r, int(horizon), float(discount))
-
-
-def exact_values(mdp: MDP, log_probs: Array) -> Values:
-    """J, V_t, Q_t and state laws of a policy by dynamic programming; differentiable in `log_probs`.
-
-        Q_t(s,a) = r(s,a) + γ Σ_s' P(s'|s,a) V_{t+1}(s'),   V_t(s) = Σ_a π(a|s) Q_t(s,a)
-
-    Args:
-      mdp: the problem.
-      log_probs: log π, [S, A] or [T, S, A].
-    """
-    pi = jnp.exp(_per_step(mdp, log_probs))
-    reward, transition = jnp.asarray(mdp.reward), jnp.asarray(mdp.transition)
-
-    def backward(next_value: Array, pi_t: Array) -> tuple[Array, tuple[Array, Array]]:
-        q = reward + mdp.discount * (transition @ next_value)
-        v = jnp.sum(pi_t * q, axis=-1)
-        return v, (v, q)
-
-    def forward(law: Array, pi_t: Array) -> tuple[Array, Array]:
-        return jnp.einsum("s,sa,sax->x", law, pi_t, transition), law
-
-    end = jnp.zeros(len(mdp.initial), pi.dtype)
-    first, (value, action_value) = jax.lax.scan(backward, end, pi, reverse=True)
-    laws = jax.lax.scan(forward, jnp.asarray(mdp.initial, pi.dtype), pi)[1]
-    return Values(mdp.initial @ first, jnp.concatenate([value, end[None]]), action_value, laws)
-
-
-def exact_gradient(mdp: MDP, log_policy: LogPolicy, params: Params) -> Params:
-    """∇J of the discounted objective, by differentiating the dynamic programme."""
-    return jax.grad(lambda p: exact_values(mdp, log_policy(p)).objective)(params)
 
 
 def enumerate_trajectories(mdp: MDP, max_trajectories: int = 2_000_000) -> Trajectories:
@@ -186,7 +85,7 @@ def count_trajectories(mdp: MDP) -> float:
 
 def trajectory_probability(mdp: MDP, trajectories: Trajectories, log_probs: Array) -> Array:
     """P(τ) under a policy, [M]; sums to one."""
-    return trajectories.probability * jnp.exp(jnp.sum(_taken(mdp, trajectories, log_probs), axis=0))
+    return jnp.asarray(trajectories.probability) * jnp.exp(jnp.sum(_taken(mdp, trajectories, log_probs), axis=0))
 
 
 def moments(
@@ -307,12 +206,8 @@ def as_signals(
     return jax.lax.stop_gradient(discounted_objective(signals))
 
 
-def _per_step(mdp: MDP, log_probs: Array) -> Array:
-    return jnp.broadcast_to(log_probs, (mdp.horizon, *mdp.reward.shape))
-
-
 def _taken(mdp: MDP, trajectories: Trajectories, log_probs: Array) -> Array:
     """log π(a_t|s_t) along the trajectories, 0 on padding, [T, M]."""
     time = np.arange(mdp.horizon)[:, None]
-    chosen = _per_step(mdp, jnp.asarray(log_probs))[time, trajectories.state, trajectories.action]
+    chosen = per_step(mdp, jnp.asarray(log_probs))[time, trajectories.state, trajectories.action]
     return jnp.where(trajectories.mask > 0, chosen, 0.0)

@@ -1,0 +1,90 @@
+"""jaxlib 0.10 can hang for ever on few cores. A child trains under load; only the outside can end a hang: SIGKILL."""
+
+import os
+import subprocess
+import sys
+
+import jaxlib
+import pytest
+
+CHILD = """
+import os, sys
+from dataclasses import replace
+import pgjax
+if sys.argv[1] == "unprotected":
+    os.environ.pop("NPROC", None)
+    import jax
+    jax.config.update("jax_num_cpu_devices", 2)
+else:
+    pgjax.use_cpu_devices(2)
+from pgjax import environments, make_agent, make_trainer, reinforce, sweeps
+recipe, environment = reinforce(), environments.make("CartPole-v1")
+trainer = make_trainer(environment, make_agent(environment), replace(recipe.config, num_envs=8))
+runs = sweeps.start(trainer, recipe.algorithm, seeds=8)
+assert runs.mesh.size == 2
+for _ in range(5):
+    runs, _ = sweeps.advance(trainer, runs, 1 << 30, 4)
+print("trained")
+"""
+
+
+def train_in_a_child(mode, seconds):
+    """What a child that trains on two devices beside a busy process printed; None if it had to be killed."""
+    environment = {k: v for k, v in os.environ.items() if "NPROC" not in k}
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", CHILD, mode],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )  # on a time-out, subprocess.run kills with SIGKILL
+        return child.stdout.strip() or child.stderr
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        busy.kill()
+
+
+def test_training_does_not_hang_under_load():
+    assert train_in_a_child("protected", seconds=240) == "trained"
+
+
+@pytest.mark.slow
+def test_without_protection_it_would():
+    """What the protection is for: shows that the test above can fail where jaxlib hangs."""
+    if jaxlib.version.__version_info__ >= (0, 11) or (os.cpu_count() or 1) > 2:
+        pytest.skip("this jaxlib, or a machine of this many cores, does not hang")
+    assert train_in_a_child("unprotected", seconds=60) is None
+
+
+def pool_after(code, **variables):
+    environment = {k: v for k, v in os.environ.items() if "NPROC" not in k} | variables
+    program = f"import os, pgjax; {code}; print(os.environ.get('NPROC'))"
+    child = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    return child.stdout.strip() or child.stderr
+
+
+@pytest.mark.skipif(jaxlib.version.__version_info__ >= (0, 11), reason="jaxlib 0.11 needs no larger pool")
+@pytest.mark.skipif((os.cpu_count() or 1) > 3, reason="enough threads by default")
+def test_the_pool_is_enlarged_where_it_is_needed():
+    assert pool_after("pass") == "4"
+    assert pool_after("pgjax.use_cpu_devices(3)") == "6"
+
+
+def test_a_pool_the_user_has_set_stays():
+    assert pool_after("pgjax.use_cpu_devices(2)", NPROC="8") == "8"
+
+
+@pytest.mark.skipif(jaxlib.version.__version_info__ >= (0, 11), reason="jaxlib 0.11 needs no larger pool")
+def test_a_pool_the_user_has_set_too_small_for_the_devices_is_refused():
+    assert "NPROC: 2 " in pool_after("pgjax.use_cpu_devices(2)", NPROC="2")
+
+
+def test_too_late_is_said():
+    assert "devices: 5 comes too late" in pool_after("import jax; jax.devices(); pgjax.use_cpu_devices(5)")
+
+
+def test_too_few_is_said():
+    assert "devices: 0 must be at least 1" in pool_after("pgjax.use_cpu_devices(0)")

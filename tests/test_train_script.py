@@ -1,0 +1,146 @@
+"""The main job from the command line, as a user runs it."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from pgjax import evaluate
+from pgjax.lab import files
+from pgjax.lab.setup import Settings, build
+from pgjax.types import SettingError
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "train.py"
+SMALL = [
+    "--environment",
+    "Catch-bsuite",
+    "--seeds",
+    "2",
+    "--total-steps",
+    "900",
+    "--num-envs",
+    "8",
+    "--hidden",
+    "8",
+]
+
+
+def run(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which the same small run was made twice."""
+    folder = tmp_path_factory.mktemp("work")
+    return folder, run(*SMALL, cwd=folder), run(*SMALL, "--quiet", cwd=folder)
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    folder, first, _ = finished
+    assert first.returncode == 0, first.stderr
+    path = folder / "runs" / "Catch-bsuite-reinforce-1"
+    names = {p.name for p in path.iterdir()}
+    assert names == {"config.json", "metrics.csv", "evaluation.csv", "params", "learning_curve.png"}
+    settings = json.loads((path / "config.json").read_text())["settings"]
+    assert settings["environment"] == "Catch-bsuite" and settings["learning_rate"] == Settings().learning_rate
+    with (path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:5] == ["update", "env_steps", "seed", "return_mean", "episodes"]
+    assert [(r["update"], r["seed"]) for r in rows] == [(str(u), s) for u in range(1, 14) for s in "01"]
+    assert [int(r["env_steps"]) for r in rows] == [72 * int(r["update"]) for r in rows]
+    assert not any("time" in name or "second" in name for name in rows[0])
+    assert "greedy return" in first.stdout and "runs/Catch-bsuite-reinforce-1" in first.stdout
+
+
+def test_the_same_command_gives_the_same_metrics_in_a_new_directory(finished):
+    folder, _, second = finished
+    assert second.returncode == 0 and second.stdout == "", second.stderr
+    one, two = (folder / "runs" / f"Catch-bsuite-reinforce-{n}" / "metrics.csv" for n in (1, 2))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_the_trained_policy_is_read_back(finished):
+    folder, _, _ = finished
+    path = folder / "runs" / "Catch-bsuite-reinforce-1"
+    setup, params = files.load_run(path)
+    second = jax.tree.map(lambda x: x[1], params)
+    key = jax.random.key((1 << 31) + 1)
+    returns = evaluate(setup.environment, setup.agent, second, key, episodes=64, greedy=True)
+    with (path / "evaluation.csv").open() as file:
+        recorded = [float(row["greedy_return"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(returns.mean(), recorded[1], atol=1e-5)
+
+
+def test_a_directory_that_holds_a_run_is_not_overwritten(finished):
+    folder, _, _ = finished
+    path = folder / "runs" / "Catch-bsuite-reinforce-1"
+    before = (path / "metrics.csv").read_bytes()
+    again = run(*SMALL, "--out", path, cwd=folder)
+    assert again.returncode == 2 and again.stderr.startswith("error: out: ") and "already holds a run" in again.stderr
+    assert (path / "metrics.csv").read_bytes() == before
+
+
+BAD = {
+    "environment": {"environment": "CartPole"},
+    "algorithm": {"algorithm": "reinforced"},
+    "learning_rate": {"learning_rate": -1.0},
+    "discount": {"discount": 1.01},
+    "seeds": {"seeds": 0},
+    "total_steps": {"total_steps": 0},
+    "accumulate": {"num_envs": 30, "accumulate": 4},
+    "policy": {"environment": "Pendulum-v1", "policy": "categorical"},
+    "network": {"network": "cnn"},
+    "baseline": {"baseline": "optimum"},
+    "credit": {"credit": "all"},
+    "optimizer": {"optimizer": "adams"},
+    "num_envs": {"num_envs": 1, "baseline": "leave_one_out"},
+    "hidden": {"hidden": (0,)},
+    "entropy_coefficient": {"entropy_coefficient": -0.1},
+    "max_grad_norm": {"max_grad_norm": -1.0},
+    "eval_episodes": {"eval_episodes": 0},
+    "decay_updates": {"decay_updates": -1},
+    "devices": {"devices": -1},
+    "standardise": {"standardise": True, "baseline": "optimal"},
+}
+
+
+@pytest.mark.parametrize("field", BAD)
+def test_bad_settings_are_refused_before_anything_compiles(field):
+    with pytest.raises(SettingError, match=f"^{field}: ") as error:
+        build(Settings(**BAD[field]))
+    assert "\n" not in str(error.value)
+
+
+def test_bad_input_is_one_line_on_the_command_line(tmp_path):
+    result = run("--learning-rate", "nan", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == "error: learning_rate: nan must be a finite number\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_directory_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingError, match="^out: "):
+        files.new_run_directory(Settings(out=str(tmp_path / "file")))
+    with pytest.raises(SettingError, match="^out: .*cannot be written"):
+        files.new_run_directory(Settings(out=str(tmp_path / "file" / "below")))
+
+
+def test_of_two_runs_into_one_directory_the_second_is_refused(tmp_path):
+    settings = Settings(out=str(tmp_path / "run"))
+    files.new_run_directory(settings)
+    with pytest.raises(SettingError, match="^out: "):
+        files.new_run_directory(settings)
+
+
+def test_a_directory_without_a_run_is_not_loaded(tmp_path):
+    with pytest.raises(SettingError, match="^run: "):
+        files.load_run(tmp_path)
