@@ -79,7 +79,7 @@ def show(path: Path, settings: Settings, rows: list) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Settings, prog="train.py", description=" ".join(__doc__.split())))
+        main(tyro.cli(Settings, prog="train.py", description=" ".join((__doc__ or "").split())))
     except SettingError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 from pgjax.losses import Batch, contributions
@@ -89,5 +90,5 @@ def _weighted_scores(baseline: Params, scores: Params) -> Params:
 
 def _per_trajectory_sum(tree: Params) -> Params:
     """Sum all leaves over all but axis 0, and broadcast [N] back to every leaf."""
-    total = jax.vmap(lambda one: sum(jnp.sum(x) for x in jax.tree.leaves(one)))(tree)
+    total = jax.vmap(optax.tree.sum)(tree)
     return jax.tree.map(lambda x: jnp.broadcast_to(total.reshape(-1, *[1] * (x.ndim - 1)), x.shape), tree)
