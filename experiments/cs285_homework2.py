@@ -1,9 +1,10 @@
 """Do reward-to-go, standardisation and larger batches help? The grid of Berkeley CS285's homework 2 on CartPole-v1.
 
 Batches of 1000 and 4000 steps × {total return, reward-to-go} × {as it is, standardised}, 5 seeds, 100 updates: one
-compiled call per batch size, the four methods and all seeds being numbers in one sweep. Expect reward-to-go with
-standardisation to learn fastest, the total return alone to be slowest and least steady, and the larger batch to be
-steadier per update. About five minutes on two CPU cores.
+compiled call per batch size, the four methods and all seeds being numbers in one sweep. Expect the plain total return
+to be slowest, standardisation to help most, and the larger batch to be steadier. Expect reward-to-go to waver once
+every episode lasts 500 steps: standardised over all steps at once, it praises early actions and blames late ones
+whatever they were (a baseline per time step does not: see baselines.py). About four minutes on two CPU cores.
 
 As in the course, a batch is whole episodes, in order, until their steps add up to its size, and the gradient is the
 mean over those steps.
@@ -64,13 +65,13 @@ def main(options: Options) -> None:
             label = ("reward-to-go" if causal else "total return") + (", standardised" if standard else "")
             chosen = (result.runs.settings["causal"] == causal) & (result.runs.settings["strength"] == standard)
             curve = figures.curve({name: values[chosen] for name, values in result.metrics.items()})
-            figures.draw_curve(axes, *curve, label=label, spread="range", colour=f"C{i}")
+            figures.draw_curve(axes, *curve, label=label, spread="quartiles", colour=f"C{i}")
             last = curve[1][:, -20:].mean(axis=1)  # the last tenth of training
             rows.append((steps, label, seeds, last.mean(), last.min(), last.max()))
             print(f"batch {steps}, {label}: {last.mean():.1f} (seeds {last.min():.1f} to {last.max():.1f})", flush=True)
         figures.finish(axes, f"batches of {steps} steps")
         axes.legend(frameon=False, loc="lower right")
-    figure.suptitle(f"CartPole-v1, {updates} updates: mean of {seeds} seeds, band: lowest to highest seed")
+    figure.suptitle(f"CartPole-v1, {updates} updates: mean of {seeds} seeds, band: middle half of the seeds")
     columns = ("batch_steps", "method", "seeds", "last_tenth_mean", "lowest_seed", "highest_seed")
     options.write("cs285_homework2", figure, columns, rows)
 

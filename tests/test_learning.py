@@ -31,5 +31,5 @@ def test_catch():
 
 
 def test_pendulum_is_clearly_above_random():
-    recipe = reinforce(baseline="time_step", learning_rate=3e-3, discount=0.95)
-    assert greedy_return(environments.make("Pendulum-v1"), recipe, Config(num_envs=64), 2_000_000) > -700
+    recipe = reinforce(learning_rate=4e-3, baseline="time_step", discount=0.95)
+    assert greedy_return(environments.make("Pendulum-v1"), recipe, Config(num_envs=64), 4_000_000) > -400

@@ -90,6 +90,32 @@ def check_probe(probe, credit, baseline):
     assert returns.mean() > (-0.05 if probe is probes.target else 0.99)
 
 
+@pytest.mark.parametrize("credit", CREDITS)
+@pytest.mark.parametrize(
+    "baseline", ["same_batch_mean", "leave_one_out", "time_step", "optimal", "optimal_per_parameter"]
+)
+def test_a_constant_added_to_every_return_changes_no_update(credit, baseline):
+    environment = probes.contextual()
+
+    def shifted_step(key, state, action):
+        observation, state, reward, *ends = environment.step(key, state, action)
+        return observation, state, reward + 10.0, *ends
+
+    after = []
+    for one in (environment, environment._replace(step=shifted_step)):
+        _, algorithm, trainer = setup(one, 16, credit=credit, baseline=baseline)
+        algorithm = algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=0.1))
+        after.append(jax.jit(trainer.update)(algorithm, trainer.init(algorithm, jax.random.key(0)))[0].params)
+    chex.assert_trees_all_close(*after, atol=1e-5)
+
+
+def test_the_entropy_bonus_raises_entropy():
+    _, algorithm, trainer = setup(probes.bandit(), 32, learning_rate=0.02)
+    over = {"entropy_coefficient": [0.0, 3.0]}
+    entropy = sweep(trainer, algorithm, total_steps=32 * 100, over=over).metrics["entropy"][:, -1]
+    assert entropy[0] < 0.1 and entropy[1] > 0.6
+
+
 def test_the_critic_learns_the_value():
     environment = probes.contextual()
     agent, algorithm, trainer = setup(environment, 64, baseline="state_value", learning_rate=0.02)
@@ -280,6 +306,13 @@ def test_training_ascends():
     _, algorithm, trainer = setup(probes.bandit(), 64, learning_rate=0.05)
     _, metrics = train(trainer, algorithm, jax.random.key(0), 60)
     assert metrics["return_mean"][-10:].mean() > metrics["return_mean"][:10].mean() + 0.2
+
+
+def test_every_update_draws_new_episodes():
+    _, algorithm, trainer = setup(environments.make("CartPole-v1"))
+    frozen = algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=0.0))
+    _, metrics = train(trainer, frozen, jax.random.key(0), 4)
+    assert len(np.unique(metrics["return_mean"])) == 4
 
 
 def test_evaluation_is_repeatable_and_undiscounted():
