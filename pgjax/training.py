@@ -41,7 +41,7 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
     >>> env = environments.make("Catch-bsuite")
     >>> trainer = make_trainer(env, make_agent(env), Config(num_envs=4))
     >>> state = trainer.init(algorithms.reinforce().algorithm, jax.random.key(0))
-    >>> state, metrics = trainer.update(algorithms.reinforce().algorithm, state)
+    >>> state, metrics = jax.jit(trainer.update)(algorithms.reinforce().algorithm, state)
     >>> int(state.env_steps)
     36
     """

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from pgjax import Config, environments, evaluate_runs, make_agent, make_trainer, reinforce, sweep
+from pgjax import BASELINES, Config, environments, evaluate_runs, make_agent, make_trainer, reinforce, sweep
 
 pytestmark = pytest.mark.slow
 
@@ -16,8 +16,7 @@ def greedy_return(environment, recipe, config, total_steps, seeds=4):
 
 @pytest.mark.parametrize(
     "baseline",
-    ["none", "constant", "same_batch_mean", "leave_one_out", "time_step", "state_value"]
-    + ["optimal", "optimal_per_parameter"],
+    list(BASELINES),
 )
 def test_cartpole_with_each_baseline(baseline):
     recipe = reinforce(baseline=baseline, baseline_constant=100.0, learning_rate=2e-3)

@@ -33,7 +33,10 @@ from pgjax import (
 )
 from pgjax.schedules import linear_decay
 
-METHODS = [(credit, baseline) for credit in CREDITS for baseline in BASELINES]
+METHODS = [
+    *(("total_return", baseline) for baseline in ("none", "leave_one_out", "optimal")),
+    *(("reward_to_go", baseline) for baseline in BASELINES),
+]
 
 
 def setup(environment, num_envs=8, hidden=(8,), **arguments):
