@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import tyro
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from pgjax import environments, evaluate_runs, make_agent, make_trainer, reinforce, sweep, use_cpu_devices
 from pgjax.lab import figures
@@ -67,7 +68,7 @@ def steps_to_solve(metrics: dict[str, np.ndarray]) -> float:
     return float(grid[np.argmax(above)]) if above.any() else float("nan")
 
 
-def draw(titles: dict, curves: dict) -> plt.Figure:
+def draw(titles: dict, curves: dict) -> Figure:
     """A panel for each question."""
     figure, panels = plt.subplots(
         1, len(titles), figsize=(5 * len(titles), 4.6), sharey=True, squeeze=False, layout="constrained"

@@ -4,17 +4,36 @@ from pgjax import runtime
 
 runtime.avoid_deadlock()  # before anything makes an array
 
-from pgjax import algorithms, baselines, environments, gradients, oracle, rollout, sweeps
+from pgjax import algorithms, baselines, environments, gradients, importance, oracle, rollout, sweeps
+from pgjax.advantages import action_advantage, gae, td_error, vtrace
 from pgjax.algorithms import ALGORITHMS, BASELINES, CREDITS, Recipe, reinforce
 from pgjax.baselines import baselined, standardised
 from pgjax.distributions import Categorical, Gaussian, SquashedGaussian
+from pgjax.estimators import all_action, doubly_robust, product
 from pgjax.evaluation import evaluate
 from pgjax.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
 from pgjax.networks import make_agent
 from pgjax.recurrence import linear_recurrence
-from pgjax.returns import discounted_objective, make_signals, reward_to_go, total_return
+from pgjax.returns import (
+    discounted_objective,
+    discounted_reward,
+    make_signals,
+    off_policy_reward_to_go,
+    reward_to_go,
+    total_return,
+    weighted_per_decision,
+    weighted_trajectory,
+)
 from pgjax.runtime import use_cpu_devices
-from pgjax.surrogates import product, score, surrogate_loss
+from pgjax.surrogates import (
+    clipped_ratio,
+    prefix_product,
+    ratio,
+    score,
+    stopped_prefix,
+    surrogate_loss,
+    trajectory_weight,
+)
 from pgjax.sweeps import evaluate_runs, sweep
 from pgjax.training import make_trainer, run_updates, train
 from pgjax.types import (

@@ -8,9 +8,10 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from pgjax import baselines
+from pgjax.estimators import product
 from pgjax.gradients import optimal_per_parameter, optimal_scalar
 from pgjax.returns import reward_to_go, total_return
-from pgjax.surrogates import product, score
+from pgjax.surrogates import score
 from pgjax.types import Algorithm, Config, Credit, SettingError
 
 

@@ -12,6 +12,7 @@ from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from pgjax.returns import total_return
 from pgjax.statistics import batch_sum, require_batch
 from pgjax.types import Credit, Signals, as_partial
 
@@ -105,3 +106,20 @@ def _standardised(credit: Credit, signals: Signals, strength: ArrayLike) -> Arra
     mean = jnp.sum(signals.mask * psi) / steps
     std = jnp.sqrt(jnp.sum(signals.mask * (psi - mean) ** 2) / steps)
     return jnp.where(jnp.asarray(strength) > 0, (psi - mean) / (std + 1e-8), psi)
+
+
+def group_standardised(signals: Signals) -> Array:
+    """GRPO's credit without length: (R_n − mean) / (std + 1e-8) over the batch of trajectories, population std.
+
+    **Biased** in scale and direction: each batch divides by its own spread. Shao et al. 2024.
+    """
+    total = total_return(signals)
+    count = _trajectories(signals)
+    mean = batch_sum(total) / count
+    std = jnp.sqrt(batch_sum((total - mean) ** 2) / count)
+    return (total - mean) / (std + 1e-8)
+
+
+def per_time(signals: Signals, credit: Array, table: Array) -> Array:
+    """A given number for each time step, b_t = table[t], [T]; for whole episodes. Unbiased if fixed beforehand."""
+    return jnp.broadcast_to(table.reshape(-1, *[1] * (credit.ndim - 1)), credit.shape)

@@ -90,5 +90,5 @@ def _weighted_scores(baseline: Params, scores: Params) -> Params:
 
 def _per_trajectory_sum(tree: Params) -> Params:
     """Sum all leaves over all but axis 0, and broadcast [N] back to every leaf."""
-    total = jax.vmap(optax.tree.sum)(tree)
+    total = jnp.asarray(jax.vmap(optax.tree.sum)(tree))
     return jax.tree.map(lambda x: jnp.broadcast_to(total.reshape(-1, *[1] * (x.ndim - 1)), x.shape), tree)

@@ -6,7 +6,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 
-def linear_recurrence(x: ArrayLike, decay: ArrayLike, *, reverse: bool = False) -> Array:
+def linear_recurrence(x: ArrayLike, decay: ArrayLike, *, reverse: bool = False, bound: float | None = None) -> Array:
     """Solve a first-order linear recurrence along axis 0.
 
         forwards:  y_t = x_t + a_{t−1} · y_{t−1}        reverse:  y_t = x_t + a_t · y_{t+1}
@@ -18,6 +18,7 @@ def linear_recurrence(x: ArrayLike, decay: ArrayLike, *, reverse: bool = False) 
       x: [T, ...].
       decay: a, broadcastable to x.
       reverse: whether to run from the last step to the first.
+      bound: keep |y| at or below this; for decays that are themselves unbounded, such as importance ratios.
 
     Returns:
       y, [T, ...].
@@ -33,6 +34,7 @@ def linear_recurrence(x: ArrayLike, decay: ArrayLike, *, reverse: bool = False) 
     def step(y: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         x_t, a_t = inputs
         y = x_t + a_t * y
+        y = y if bound is None else jnp.clip(y, -bound, bound)
         return y, y
 
     return jax.lax.scan(step, jnp.zeros_like(x[0]), (x, decay), reverse=reverse)[1]

@@ -1,12 +1,15 @@
 """Credit: what each action gets. Functions of Signals, [T, ...] -> [T, ...], written once for every method."""
 
+import math
 from typing import Literal
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from pgjax.importance import max_log_weight, weight
 from pgjax.recurrence import linear_recurrence
+from pgjax.statistics import BATCH_AXIS, batch_sum, require_batch
 from pgjax.types import Signals
 
 
@@ -20,6 +23,8 @@ def make_signals(
     value: ArrayLike | None = None,
     next_value: ArrayLike | None = None,
     log_ratio: ArrayLike | None = None,
+    action_value: ArrayLike | None = None,
+    action: Array | None = None,
     truncation: Literal["bootstrap", "terminal"] = "bootstrap",
 ) -> Signals:
     """Collect the arrays credit is made of; what is left out counts as absent.
@@ -34,6 +39,8 @@ def make_signals(
       value: V(s_t).
       next_value: V(s_{t+1}), of the observation before any reset.
       log_ratio: log π_θ − log π_θ̄ of the taken actions.
+      action_value: Q̃(s_t, ·), [T, ..., A], for estimators that use it; needs `action`, the taken indices.
+      action: a_t.
       truncation: "bootstrap" or "terminal".
 
     Returns:
@@ -59,7 +66,15 @@ def make_signals(
         value=jnp.where(mask_ > 0, array(value, 0.0), 0.0),
         next_value=jnp.where(mask_ * (1.0 - value_ends) > 0, array(next_value, 0.0), 0.0),
         log_ratio=jnp.where(mask_ > 0, array(log_ratio, 0.0), 0.0),
+        action_value=None if action_value is None else jnp.where(mask_[..., None] > 0, jnp.asarray(action_value), 0.0),
+        taken_value=None if action_value is None else jnp.where(mask_ > 0, _taken(action_value, action), 0.0),
     )
+
+
+def _taken(action_value: ArrayLike, action: Array | None) -> Array:
+    if action is None:
+        raise ValueError("action_value needs action, the indices of the taken actions")
+    return jnp.take_along_axis(jnp.asarray(action_value), action[..., None], axis=-1).squeeze(-1)
 
 
 def discount_factor(signals: Signals) -> Array:
@@ -82,6 +97,8 @@ def discounted_objective(signals: Signals) -> Signals:
         value=factor * signals.value,
         next_value=factor * signals.discount * signals.next_value,
         discount=jnp.ones_like(signals.discount),
+        action_value=None if signals.action_value is None else factor[..., None] * signals.action_value,
+        taken_value=None if signals.taken_value is None else factor * signals.taken_value,
     )
 
 
@@ -115,3 +132,61 @@ def reward_to_go(signals: Signals) -> Array:
     Array([[3., 2.]], dtype=float32)
     """
     return linear_recurrence(signals.reward, signals.discount * signals.continues, reverse=True)
+
+
+def discounted_reward(signals: Signals) -> Array:
+    """The reward alone, γ^t r_t: credit for `prefix_product`, whose weights carry the past.
+
+    >>> discounted_reward(make_signals([[1.0], [2.0]], discount=0.5)).T
+    Array([[1., 1.]], dtype=float32)
+    """
+    return discount_factor(signals) * signals.reward
+
+
+def off_policy_reward_to_go(signals: Signals) -> Array:
+    """Reward-to-go of the target policy, future ratios kept: Q̂ᵒᶠᶠ_t = Σ_{t'≥t} γ^{t'−t} r_{t'} ρ_{t+1:t'}.
+
+    Carries ratios: a training loop recomputes it at every update of a batch. Whole episodes only.
+    Precup, Sutton & Singh 2000.
+
+    >>> off_policy_reward_to_go(make_signals([[1.0], [2.0]], log_ratio=jnp.log(jnp.array([[9.0], [0.5]])))).T
+    Array([[2., 2.]], dtype=float32)
+    """
+    following = jnp.concatenate([signals.log_ratio[1:], jnp.zeros_like(signals.log_ratio[:1])])
+    decay = signals.discount * signals.continues * weight(following)
+    bound = math.exp(max_log_weight(signals.reward.dtype))
+    return linear_recurrence(signals.reward, decay, reverse=True, bound=bound)
+
+
+def weighted_trajectory(signals: Signals) -> Array:
+    """Self-normalised trajectory weights: the gradient of Σ_n w_n R_n / Σ_n w_n, w_n = ρ_{1:T}, as credit for `score`.
+
+        Ψ_n = N · (w_n / Σ w) · (R_n − R̂),   R̂ = Σ w R / Σ w
+
+    Batch-coupled: bias O(1/N), consistent. At θ = θ̄ it is the total return minus the batch's mean.
+    """
+    total = total_return(signals)
+    log_w = jnp.broadcast_to(jnp.sum(signals.log_ratio, axis=0, keepdims=True), total.shape)
+    share = _normalised(log_w)
+    return batch_sum(jnp.ones_like(total)) * share * (total - batch_sum(share * total))
+
+
+def weighted_per_decision(signals: Signals) -> Array:
+    """Per-decision weights normalised over the batch at every step, as credit for `score`.
+
+        J̃ = Σ_t Σ_n w̃_{n,t} γ^t r_{n,t},   w̃_{n,t} = ρ_{1:t} / Σ_k ρ^k_{1:t}
+
+    A finished trajectory keeps its last weight and earns 0. Batch-coupled: bias O(1/N), consistent.
+    """
+    reward = discounted_reward(signals)
+    share = _normalised(jnp.cumsum(signals.log_ratio, axis=0))
+    surplus = share * (reward - batch_sum(share * reward))
+    to_go = linear_recurrence(surplus, 1.0, reverse=True)
+    return batch_sum(jnp.ones_like(reward)) * to_go
+
+
+def _normalised(log_w: Array) -> Array:
+    """w / Σ_n w over the batch axis, formed in log space."""
+    require_batch(log_w, "a self-normalised weight", at_least=1)
+    w = jnp.exp(log_w - jnp.max(log_w, axis=BATCH_AXIS, keepdims=True))
+    return w / batch_sum(w)

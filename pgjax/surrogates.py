@@ -7,11 +7,10 @@ estimate; its value means nothing.
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
-from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from pgjax.importance import log_prefix, log_whole, weight
 from pgjax.statistics import size_of
-from pgjax.types import Credit, Estimator, Signals, Surrogate, as_partial
 
 
 def score(log_ratio: Array, credit: Array, continues: Array) -> Array:
@@ -28,15 +27,64 @@ def score(log_ratio: Array, credit: Array, continues: Array) -> Array:
     return jnp.exp(log_ratio - stop_gradient(log_ratio)) * credit
 
 
-def product(credit: Credit, surrogate: Surrogate) -> Estimator:
-    """The estimator credit × surrogate, Σ_t surrogate(log_ratio_t, Ψ_t) with Ψ = credit(signals) stopped."""
-    return Estimator(as_partial(credit), Partial(_contribution, as_partial(surrogate)))
+def ratio(log_ratio: Array, credit: Array, continues: Array) -> Array:
+    """First order: past and future ratios dropped, ρ_t Ψ_t. Exact at θ = θ̄, O(‖θ − θ̄‖) bias elsewhere.
+
+    With off-policy reward-to-go as credit it is the suffix form (past ratios dropped).
+    Schulman et al. 2015, eq. 3; Degris et al. 2012.
+
+    >>> ratio(jnp.log(jnp.array([2.0])), jnp.array([3.0]), jnp.ones(1))
+    Array([6.], dtype=float32)
+    """
+    return weight(log_ratio) * credit
 
 
-def _contribution(
-    surrogate: Surrogate, credit: Array, signals: Signals, distribution: object, log_ratio: Array
-) -> Array:
-    return surrogate(log_ratio, credit, signals.continues)
+def prefix_product(log_ratio: Array, credit: Array, continues: Array) -> Array:
+    """Per-decision importance sampling: ρ_{1:t} Ψ_t, differentiated through every ratio.
+
+    With the discounted reward as credit, its mean over the behaviour policy is J(θ) and its gradient ∇J(θ) at every θ:
+    the double product. Never give it reward-to-go: each reward would be counted once for every step before it.
+    Precup, Sutton & Singh 2000.
+    """
+    return weight(log_prefix(log_ratio, continues)) * credit
+
+
+def stopped_prefix(log_ratio: Array, credit: Array, continues: Array, max_weight: ArrayLike = float("inf")) -> Array:
+    """Past ratios kept, but not differentiated: stop_gradient(min(ρ_{1:t}, c)) · score · Ψ_t.
+
+    With off-policy reward-to-go minus any baseline: per-decision importance sampling, exact. With reward-to-go: the
+    prefix form (future ratios dropped), exact at θ = θ̄ only.
+
+    Args:
+      log_ratio: [T, ...].
+      credit: Ψ.
+      continues: [T, ...].
+      max_weight: c; finite values truncate the weights, which bounds the variance and biases the estimate.
+    """
+    w = jnp.minimum(weight(log_prefix(log_ratio, continues)), max_weight)
+    return stop_gradient(w) * score(log_ratio, credit, continues)
+
+
+def trajectory_weight(log_ratio: Array, credit: Array, continues: Array, max_weight: ArrayLike = float("inf")) -> Array:
+    """Trajectory importance sampling: stop_gradient(min(ρ_{1:T}, c)) · score · Ψ_t; exact with any on-policy credit.
+
+    Whole episodes only. `max_weight` as in `stopped_prefix`.
+    """
+    w = jnp.minimum(weight(log_whole(log_ratio, continues)), max_weight)
+    return stop_gradient(w) * score(log_ratio, credit, continues)
+
+
+def clipped_ratio(log_ratio: Array, credit: Array, continues: Array, clip: ArrayLike = 0.2) -> Array:
+    """PPO's pessimistic ratio: min(ρ_t Ψ_t, clip(ρ_t, 1 − ε, 1 + ε) Ψ_t).
+
+    Gradient zero exactly where (Ψ > 0, ρ > 1 + ε) or (Ψ < 0, ρ < 1 − ε); ε = ∞ is `ratio`.
+    Schulman et al. 2017, eq. 7. https://arxiv.org/abs/1707.06347
+
+    >>> clipped_ratio(jnp.log(jnp.array([2.0, 2.0])), jnp.array([1.0, -1.0]), jnp.ones(2))
+    Array([ 1.2, -2. ], dtype=float32)
+    """
+    rho = weight(log_ratio)
+    return jnp.minimum(rho * credit, jnp.clip(rho, 1.0 - clip, 1.0 + clip) * credit)
 
 
 def surrogate_loss(

@@ -51,6 +51,8 @@ class Signals(NamedTuple):
     value: Array  # V(s_t); 0 without a critic
     next_value: Array  # V(s_{t+1}); 0 where the value ends
     log_ratio: Array  # log π_θ(a_t|s_t) − log π_θ̄(a_t|s_t)
+    action_value: Array | None = None  # Q̃(s_t, ·), [T, ..., A]
+    taken_value: Array | None = None  # Q̃(s_t, a_t)
 
 
 Credit = Callable[[Signals], Array]

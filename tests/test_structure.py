@@ -8,8 +8,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "pgjax"
 ORDER = [  # a module may import only from lines above its own
     {"types", "recurrence"},
-    {"statistics", "runtime", "hyperparameters", "schedules"},
-    {"returns", "baselines", "surrogates", "distributions", "environments"},
+    {"statistics", "runtime", "hyperparameters", "schedules", "importance"},
+    {"returns", "advantages", "surrogates", "distributions", "environments"},
+    {"baselines", "estimators"},
     {"networks", "rollout"},
     {"losses", "evaluation"},
     {"gradients", "oracle"},
@@ -55,7 +56,7 @@ def test_only_networks_imports_flax_and_nothing_of_the_core_imports_operation():
 
 
 def test_returns_and_surrogates_see_no_network_environment_or_optimiser():
-    for stem in ("returns", "baselines", "surrogates", "recurrence"):
+    for stem in ("returns", "advantages", "baselines", "surrogates", "estimators", "importance", "recurrence"):
         roots = {n.split(".")[0] for n in imported(PACKAGE / f"{stem}.py")}
         assert not roots & {"flax", "optax", "gymnax"}
 

@@ -1,5 +1,6 @@
 """Every trajectory of a tabular problem, and the exact mean and covariance of any estimator over them."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,8 @@ from pgjax.losses import Batch, contributions, log_ratio
 from pgjax.oracle.mdp import MDP, LogPolicy, per_step
 from pgjax.returns import discounted_objective, make_signals
 from pgjax.types import Agent, Estimator, Params, SettingError, Signals, Transition
+
+MAX_BATCHES = 20_000_000
 
 
 class Trajectories(NamedTuple):
@@ -88,72 +91,115 @@ def trajectory_probability(mdp: MDP, trajectories: Trajectories, log_probs: Arra
     return jnp.asarray(trajectories.probability) * jnp.exp(jnp.sum(_taken(mdp, trajectories, log_probs), axis=0))
 
 
-def moments(
-    mdp: MDP,
-    estimator: Estimator,
-    log_policy: LogPolicy,
-    params: Params,
-    *,
-    behaviour: Array | None = None,
-    value: Array | None = None,
-    batch_size: int = 1,
-) -> Moments:
-    """Exact mean and covariance of an estimator of ∇J, over all batches of `batch_size` independent trajectories.
+class Sampling(NamedTuple):
+    """What an estimator is given: who samples, and which critics it may use.
 
-        E[ĝ] = Σ_τ p_μ(τ) ĝ(τ),   the sum running over batch_size-tuples where the estimator couples the batch
+    Attributes:
+      behaviour: log π_θ̄, [S, A] or [T, S, A]; None for the policy itself.
+      value: V_t(s), [T + 1, S].
+      action_value: Q̃_t(s, a), [T, S, A].
+      batch_size: N.
+    """
+
+    behaviour: Array | None = None
+    value: Array | None = None
+    action_value: Array | None = None
+    batch_size: int = 1
+
+
+ON_POLICY = Sampling()
+
+
+def moments(
+    mdp: MDP, estimator: Estimator, log_policy: LogPolicy, params: Params, sampling: Sampling = ON_POLICY
+) -> Moments:
+    """Exact mean and covariance of an estimator of ∇J, over all batches of N independent trajectories.
+
+        E[ĝ] = Σ p_μ(τ_1) … p_μ(τ_N) ĝ(τ_1, …, τ_N),      ĝ = (1/N) Σ_n of its trajectories
 
     Args:
       mdp: the problem; the factor γ^t is kept (`discounted_objective`), so ∇J is that of E[Σ γ^t r_t].
       estimator: any estimator of the library.
       log_policy: params -> log π_θ.
       params: θ.
-      behaviour: log π_θ̄, [S, A] or [T, S, A], that samples; default the policy itself.
-      value: V_t(s), [T + 1, S], for estimators that use a critic.
-      batch_size: N.
+      sampling: behaviour policy, critics, N.
 
     Returns:
-      Moments of one batch's estimate, (1/N) Σ_n of its trajectories.
+      Moments in the flattened parameters.
+
+    Raises:
+      SettingError: for more than `MAX_BATCHES` batches; says how many there are.
     """
-    chance, estimates = batch_estimates(
-        mdp, estimator, log_policy, params, behaviour=behaviour, value=value, batch_size=batch_size
-    )
-    mean = chance @ estimates
-    centred = estimates - mean
-    return Moments(mean, (centred * chance[:, None]).T @ centred)
+    trajectories = enumerate_trajectories(mdp)
+    count = len(trajectories.probability) ** sampling.batch_size
+    if count > MAX_BATCHES:
+        raise SettingError("batch_size", sampling.batch_size, f"means {count:.1e} batches; at most {MAX_BATCHES:.0e}")
+    chunk = min(4096, count)
+    chunks = jnp.arange(-(-count // chunk))
+
+    @jax.jit
+    def run(params: Params, sampling: Sampling) -> Moments:
+        chance, estimate = _estimates(mdp, trajectories, estimator, log_policy, params, sampling)
+
+        def rows(c: Array) -> tuple[Array, Array]:
+            k = c * chunk + jnp.arange(chunk)
+            members = jnp.stack([k // len(chance) ** j % len(chance) for j in range(size)], axis=-1)
+            return jnp.where(k < count, jnp.prod(chance[members], axis=-1), 0.0), jax.vmap(estimate)(members)
+
+        def add_mean(total: Array, c: Array) -> tuple[Array, None]:
+            weight, each = rows(c)
+            return total + weight @ each, None
+
+        zero = jnp.zeros_like(ravel_pytree(params)[0])
+        mean = jax.lax.scan(add_mean, zero, chunks)[0]
+
+        def add_covariance(total: Array, c: Array) -> tuple[Array, None]:
+            weight, each = rows(c)
+            return total + ((each - mean) * weight[:, None]).T @ (each - mean), None
+
+        return Moments(mean, jax.lax.scan(add_covariance, jnp.outer(zero, zero), chunks)[0])
+
+    size = sampling.batch_size
+    return run(params, sampling._replace(batch_size=None))  # type: ignore[arg-type]  (a static number, kept outside)
 
 
-def batch_estimates(
+def trajectory_estimates(
+    mdp: MDP, estimator: Estimator, log_policy: LogPolicy, params: Params, sampling: Sampling = ON_POLICY
+) -> tuple[Array, Array]:
+    """Every trajectory's probability [M] and gradient estimate [M, P], for estimators that do not couple the batch."""
+    trajectories = enumerate_trajectories(mdp)
+
+    @jax.jit
+    def run(params: Params, sampling: Sampling) -> tuple[Array, Array]:
+        chance, estimate = _estimates(mdp, trajectories, estimator, log_policy, params, sampling)
+        return chance, jax.lax.map(estimate, jnp.arange(len(chance))[:, None], batch_size=min(4096, len(chance)))
+
+    return run(params, sampling._replace(batch_size=None))  # type: ignore[arg-type]
+
+
+def _estimates(
     mdp: MDP,
+    trajectories: Trajectories,
     estimator: Estimator,
     log_policy: LogPolicy,
     params: Params,
-    *,
-    behaviour: Array | None = None,
-    value: Array | None = None,
-    batch_size: int = 1,
-) -> tuple[Array, Array]:
-    """Every batch's probability [K] and gradient estimate [K, P], K = M^batch_size. Arguments as for `moments`."""
-    trajectories, agent = enumerate_trajectories(mdp), mdp_agent(log_policy)
-    tuples = np.indices((len(trajectories.probability),) * batch_size).reshape(batch_size, -1).T
+    sampling: Sampling,
+) -> tuple[Array, Callable[[Array], Array]]:
+    """Trajectory probabilities [M], and the estimate [P] of the batch with given members [N]."""
+    agent = mdp_agent(log_policy)
+    behaviour = jax.lax.stop_gradient(log_policy(params) if sampling.behaviour is None else sampling.behaviour)
+    transition = as_transition(mdp, trajectories, behaviour)
+    signals = as_signals(mdp, trajectories, transition, agent, params, sampling.value, sampling.action_value)
+    flat, unravel = ravel_pytree(params)
 
-    @jax.jit
-    def estimates(params: Params, behaviour: Array, value: Array | None) -> tuple[Array, Array]:
-        transition = as_transition(mdp, trajectories, behaviour)
-        signals = as_signals(mdp, trajectories, transition, agent, params, value)
-        flat, unravel = ravel_pytree(params)
+    def surrogate(flat: Array, members: Array) -> Array:
+        rows, rows_signals = jax.tree.map(lambda x: x[:, members], (transition, signals))
+        credit = jax.lax.stop_gradient(estimator.credit(rows_signals))
+        batch = Batch(rows, rows_signals, credit)
+        return jnp.sum(contributions(agent, estimator, unravel(flat), batch)[0]) / members.shape[0]
 
-        def surrogate(flat: Array, one: Array) -> Array:
-            rows, rows_signals = jax.tree.map(lambda x: x[:, one], (transition, signals))
-            credit = jax.lax.stop_gradient(estimator.credit(rows_signals))
-            batch = Batch(rows, rows_signals, credit)
-            return jnp.sum(contributions(agent, estimator, unravel(flat), batch)[0]) / batch_size
-
-        each = jax.lax.map(lambda one: jax.grad(surrogate)(flat, one), tuples, batch_size=min(4096, len(tuples)))
-        chance = trajectory_probability(mdp, trajectories, behaviour)
-        return jnp.prod(chance[tuples], axis=1), each
-
-    behaviour = log_policy(params) if behaviour is None else behaviour
-    return estimates(params, behaviour, value)
+    chance = trajectory_probability(mdp, trajectories, behaviour)
+    return chance, lambda members: jax.grad(surrogate)(flat, members)
 
 
 def mdp_agent(log_policy: LogPolicy) -> Agent:
@@ -191,6 +237,7 @@ def as_signals(
     agent: Agent,
     params: Params,
     value: Array | None = None,
+    action_value: Array | None = None,
 ) -> Signals:
     """Signals of the listed trajectories, with γ^t in front of every reward and value."""
     value = jnp.zeros((mdp.horizon + 1, len(mdp.initial))) if value is None else value
@@ -202,6 +249,8 @@ def as_signals(
         value=value[transition.observation],
         next_value=value[transition.next_observation],
         log_ratio=log_ratio(agent.policy(params, transition.observation), transition),
+        action_value=None if action_value is None else action_value[transition.observation],
+        action=transition.action,
     )
     return jax.lax.stop_gradient(discounted_objective(signals))
 

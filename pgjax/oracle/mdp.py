@@ -75,6 +75,20 @@ def make_mdp(initial: ArrayLike, transition: ArrayLike, reward: ArrayLike, horiz
     return MDP(d0, P, r, int(horizon), float(discount))
 
 
+def check_logits(mdp: MDP, name: str, logits: ArrayLike) -> np.ndarray:
+    """Logits of a tabular policy in float64, of the shape the MDP asks for.
+
+    Raises:
+      SettingError: for another shape or numbers that are not finite.
+    """
+    table = np.asarray(logits, np.float64)
+    if table.shape != mdp.reward.shape:
+        raise SettingError(name, table.shape, f"is its shape; reward asks for {mdp.reward.shape}")
+    if not np.all(np.isfinite(table)):
+        raise SettingError(name, float(table[~np.isfinite(table)][0]), "is not a finite number")
+    return table
+
+
 def exact_values(mdp: MDP, log_probs: Array) -> Values:
     """J, V_t, Q_t and state laws of a policy by dynamic programming; differentiable in `log_probs`.
 

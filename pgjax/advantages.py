@@ -1,0 +1,58 @@
+"""Credits that use a critic: temporal-difference error, GAE, V-trace, and exact advantages from Q̃."""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from pgjax.importance import weight
+from pgjax.recurrence import linear_recurrence
+from pgjax.types import Signals
+
+
+def td_error(signals: Signals) -> Array:
+    """One-step error δ_t = r_t + γ V(s_{t+1}) − V(s_t), with nothing after a termination."""
+    return signals.reward + signals.discount * signals.next_value - signals.value
+
+
+def gae(signals: Signals, lambda_: ArrayLike = 0.95) -> Array:
+    """Generalised advantage estimation: one-step errors, decaying geometrically into the past.
+
+        Â_t = δ_t + γ λ Â_{t+1}   within an episode
+
+    Args:
+      signals: with `value` and `next_value`; the chain is cut wherever an episode ends, by itself or by a time limit.
+      lambda_: 0 is the one-step error (least variance), 1 the return minus V (no bias from the critic).
+    Schulman et al. 2016, eq. 16. https://arxiv.org/abs/1506.02438
+
+    >>> from pgjax import make_signals
+    >>> gae(make_signals([1.0, 1.0], value=[0.5, 0.5], next_value=[0.5, 0.0]), lambda_=1.0)
+    Array([1.5, 0.5], dtype=float32)
+    """
+    return linear_recurrence(td_error(signals), lambda_ * signals.discount * signals.continues, reverse=True)
+
+
+def vtrace(signals: Signals, lambda_: ArrayLike = 1.0, max_rho: ArrayLike = 1.0, max_c: ArrayLike = 1.0) -> Array:
+    """V-trace advantage with truncated ratios; credit for `score`.
+
+        v_t = V(s_t) + Σ_{k≥t} γ^{k−t} (Π_{i<k} c_i) min(ρ̄, ρ_k) δ_k,      c_i = λ min(c̄, ρ_i)
+        Ψ_t = min(ρ̄, ρ_t) (r_t + γ v_{t+1} − V(s_t)),   v_{t+1} = V(final observation) where the episode stops
+
+    On-policy with both bars ≥ 1 and λ = 1 this is the return minus V. Carries ratios: recomputed at every update.
+    Espeholt et al. 2018. https://arxiv.org/abs/1802.01561
+    """
+    rho = weight(signals.log_ratio)
+    clipped = jnp.minimum(max_rho, rho)
+    decay = signals.discount * signals.continues * lambda_ * jnp.minimum(max_c, rho)
+    target = signals.value + linear_recurrence(clipped * td_error(signals), decay, reverse=True)
+    following = jnp.concatenate([target[1:], jnp.zeros_like(target[:1])])
+    # In a stream the last row goes on: nothing is known of v there but V itself.
+    continues = signals.continues.at[-1].set(0.0)
+    next_target = jnp.where(continues > 0, following, signals.next_value)
+    return clipped * (signals.reward + signals.discount * next_target - signals.value)
+
+
+def action_advantage(signals: Signals) -> Array:
+    """Q̃(s_t, a_t) − V(s_t), from `Signals.action_value` and `Signals.value`."""
+    if signals.taken_value is None:
+        raise ValueError("action_advantage needs signals with action_value, Q̃(s, ·)")
+    return signals.taken_value - signals.value

@@ -1,0 +1,64 @@
+"""Estimators: credit × surrogate, and the few that need the whole action distribution instead."""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.tree_util import Partial
+
+from pgjax.distributions import Categorical, Distribution
+from pgjax.importance import log_prefix, weight
+from pgjax.returns import discount_factor, discounted_reward
+from pgjax.types import Credit, Estimator, Signals, Surrogate, as_partial
+
+
+def product(credit: Credit, surrogate: Surrogate) -> Estimator:
+    """The estimator credit × surrogate: Σ_t surrogate(log_ratio_t, Ψ_t) with Ψ = credit(signals), stopped."""
+    return Estimator(as_partial(credit), Partial(_product, as_partial(surrogate)))
+
+
+def doubly_robust() -> Estimator:
+    """Per-decision importance sampling with any critic Q̃(s, a) as control variate.
+
+        J̃ = Σ_t γ^t [ ρ_{1:t−1} Σ_a π_θ(a|s_t) Q̃(s_t, a) + ρ_{1:t} (r_t − Q̃(s_t, a_t)) ]
+
+    differentiated through every ρ and π_θ. Its mean is J(θ) and its gradient ∇J(θ) for any Q̃ that was fitted to other
+    data; Q̃ = 0 is per-decision importance sampling. Needs `Signals.action_value` and a Categorical policy; whole
+    episodes only. The sum is the recursion of Jiang & Li 2016, unrolled. https://arxiv.org/abs/1511.03722
+    """
+    return Estimator(Partial(_values), Partial(_doubly_robust))
+
+
+def all_action() -> Estimator:
+    """Expected policy gradient: Σ_t Σ_a π_θ(a|s_t) Q̃(s_t, a), the sampled action not used.
+
+    As good as its Q̃: unbiased on-policy with the exact one. Needs `Signals.action_value` and a Categorical policy.
+    Sutton et al. 2000; Ciosek & Whiteson 2020. https://arxiv.org/abs/1801.03326
+    """
+    return Estimator(Partial(_values), Partial(_all_action))
+
+
+def _product(
+    surrogate: Surrogate, credit: Array, signals: Signals, distribution: Distribution, log_ratio: Array
+) -> Array:
+    return surrogate(log_ratio, credit, signals.continues)
+
+
+Values = tuple[Array, Array, Array]
+"""γ^t r_t [T, N], γ^t Q̃(s_t, ·) [T, N, A], γ^t Q̃(s_t, a_t) [T, N]."""
+
+
+def _values(signals: Signals) -> Values:
+    if signals.action_value is None or signals.taken_value is None:
+        raise ValueError("this estimator needs signals with action_value, Q̃(s, ·)")
+    factor = discount_factor(signals)
+    return discounted_reward(signals), factor[..., None] * signals.action_value, factor * signals.taken_value
+
+
+def _doubly_robust(values: Values, signals: Signals, distribution: Categorical, log_ratio: Array) -> Array:
+    reward, action_value, taken_value = values
+    prefix = log_prefix(log_ratio, signals.continues)
+    expected = jnp.sum(jnp.exp(distribution.log_probs) * action_value, axis=-1)
+    return weight(prefix - log_ratio) * expected + weight(prefix) * (reward - taken_value)
+
+
+def _all_action(values: Values, signals: Signals, distribution: Categorical, log_ratio: Array) -> Array:
+    return jnp.sum(jnp.exp(distribution.log_probs) * values[1], axis=-1)

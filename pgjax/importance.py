@@ -1,0 +1,88 @@
+"""Importance weights: products of ratios π_θ/π_θ̄ over time, formed in log space.
+
+    ρ_t = π_θ(a_t|s_t) / π_θ̄(a_t|s_t),      ρ_{1:t} = Π_{s≤t} ρ_s,      ρ_{1:T} over the whole episode
+
+A weight is bounded far out, at `max_log_weight`, so that losses and gradients stay finite whatever the policies are.
+Where the bound acts it is a bias, which `clamped_fraction` counts; below it weights are exact.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from pgjax.recurrence import linear_recurrence
+
+
+def max_log_weight(dtype: jnp.dtype) -> float:
+    """The bound on log ρ: 20 in float32 (weights of 4.9e8), 160 in float64: its fourth power does not overflow."""
+    return 20.0 if jnp.finfo(dtype).bits <= 32 else 160.0
+
+
+def weight(log_weight: ArrayLike) -> Array:
+    """exp, bounded: a weight from its logarithm.
+
+    >>> float(weight(0.0)), bool(jnp.isfinite(weight(1e4)))
+    (1.0, True)
+    """
+    log_weight = jnp.asarray(log_weight)
+    return jnp.exp(jnp.minimum(log_weight, max_log_weight(log_weight.dtype)))
+
+
+def log_prefix(log_ratio: Array, continues: Array) -> Array:
+    """log ρ_{1:t}, [T, ...]; restarts with each episode. On padding it keeps no memory of the episode before."""
+    return linear_recurrence(log_ratio, continues)
+
+
+def log_whole(log_ratio: Array, continues: Array) -> Array:
+    """log ρ_{1:T} of the episode that step t belongs to, at each of its steps, [T, ...]."""
+    past, future = (linear_recurrence(log_ratio, continues, reverse=reverse) for reverse in (False, True))
+    return past + future - log_ratio
+
+
+def mixture_log_prob(log_probs: Array, shares: ArrayLike, continues: Array) -> Array:
+    """The behaviour log-probability of trajectories pooled from several policies (balance heuristic).
+
+        log μ(a_t | history) = L_t − L_{t−1},   L_t = log Σ_j α_j Π_{s≤t} π_j(a_s|s_s)
+
+    A pool that draws each trajectory from policy j with share α_j is itself a behaviour policy, if one that remembers.
+    Used as such, it makes every estimator's weights p_θ / Σ_j α_j p_j, which a θ in the pool bounds by 1/α.
+
+    Args:
+      log_probs: log π_j(a_t|s_t) of every trajectory under every policy, [K, T, N].
+      shares: α, [K], adding up to one.
+      continues: [T, N].
+
+    Returns:
+      log μ, [T, N]: use it as `Transition.log_prob`.
+    Veach & Guibas 1995; Metelli et al. 2018. https://arxiv.org/abs/1809.06098
+    """
+    log_probs = jnp.asarray(log_probs)
+    log_shares = jnp.log(jnp.asarray(shares, log_probs.dtype)).reshape(-1, *[1] * (log_probs.ndim - 1))
+    to_time_first = jnp.moveaxis(log_probs, 0, -1)
+    prefixes = jnp.moveaxis(linear_recurrence(to_time_first, continues[..., None]), -1, 0)
+    after = _logsumexp(log_shares + prefixes)
+    before = _logsumexp(log_shares + prefixes - log_probs)
+    return after - before
+
+
+def _logsumexp(x: Array) -> Array:
+    top = jnp.max(x, axis=0)
+    return top + jnp.log(jnp.sum(jnp.exp(x - top), axis=0))
+
+
+def clamped_fraction(log_weight: Array, mask: Array) -> Array:
+    """Share of executed steps whose weight met the bound."""
+    beyond = (log_weight > max_log_weight(log_weight.dtype)) * mask
+    return jnp.sum(beyond) / jnp.maximum(jnp.sum(mask), 1.0)
+
+
+def effective_sample_size(log_weight: Array, axis: int = -1) -> Array:
+    """(Σ w)² / Σ w² over trajectories: how many equally weighted ones would be worth as much.
+
+    Kong 1992.
+
+    >>> effective_sample_size(jnp.log(jnp.array([1.0, 1.0, 1e-9]))).round()
+    Array(2., dtype=float32)
+    """
+    scaled = jnp.exp(log_weight - jnp.max(log_weight, axis=axis, keepdims=True))
+    return jnp.sum(scaled, axis=axis) ** 2 / jnp.sum(scaled**2, axis=axis)

@@ -1,0 +1,159 @@
+"""The exact table: every estimator's mean, bias and variance on one MDP, for a target and a behaviour policy."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.tree_util import Partial
+from jax.typing import ArrayLike
+
+from pgjax.advantages import action_advantage, gae, vtrace
+from pgjax.baselines import (
+    baselined,
+    constant,
+    group_standardised,
+    leave_one_out,
+    per_time,
+    same_batch_mean,
+    state_value,
+)
+from pgjax.estimators import all_action, doubly_robust, product
+from pgjax.oracle.enumeration import (
+    MAX_BATCHES,
+    Sampling,
+    enumerate_trajectories,
+    moments,
+    trajectory_estimates,
+)
+from pgjax.oracle.mdp import MDP, exact_gradient, exact_values
+from pgjax.returns import off_policy_reward_to_go, reward_to_go, total_return
+from pgjax.surrogates import clipped_ratio, ratio, score, stopped_prefix, trajectory_weight
+from pgjax.types import Estimator
+
+
+def exact_table(mdp: MDP, target_logits: ArrayLike, behaviour_logits: ArrayLike) -> dict[str, Any]:
+    """Trajectories, J, ∇J and, for every estimator, its exact mean, relative bias and variance.
+
+    Tabular softmax policies; γ^t in front of every reward. The first rows sample from the target, the others from the
+    behaviour policy. Rows ending in _2 take batches of two; their variance is twice the batch's, and they are None
+    where there are too many pairs to enumerate. Run it in float64.
+
+    Args:
+      mdp: the problem.
+      target_logits: θ, [S, A].
+      behaviour_logits: θ̄, [S, A].
+    """
+    theta, log_policy = jnp.asarray(target_logits, float), jax.nn.log_softmax
+    behaviour = log_policy(jnp.asarray(behaviour_logits, float))
+    values, past_values = exact_values(mdp, log_policy(theta)), exact_values(mdp, behaviour)
+    on_policy = Sampling(None, values.value, values.action_value)
+    off_policy = Sampling(behaviour, past_values.value, past_values.action_value)
+    gradient = jnp.ravel(exact_gradient(mdp, log_policy, theta))
+    found = len(enumerate_trajectories(mdp).probability)
+
+    def row(mean: Array, variance: Array) -> dict[str, Any]:
+        size = float(jnp.linalg.norm(gradient))
+        bias = float(jnp.linalg.norm(mean - gradient)) / size if size > 0 else None
+        return {"mean": np.asarray(mean).tolist(), "relative_bias": bias, "variance": float(variance)}
+
+    def rows(estimators: dict[str, Estimator], sampling: Sampling) -> dict[str, Any]:
+        results = {}
+        for name, estimator in estimators.items():
+            if found**sampling.batch_size > MAX_BATCHES:
+                results[name] = {"mean": None, "relative_bias": None, "variance": None}
+                continue
+            exact = moments(mdp, estimator, log_policy, theta, sampling)
+            results[name] = row(exact.mean, exact.variance * sampling.batch_size)
+        return results
+
+    optimum, optimum_row = _optimal_per_parameter(mdp, theta)
+    return {
+        "trajectories": found,
+        "objective": float(values.objective),
+        "gradient": np.asarray(gradient).tolist(),
+        "estimators": {
+            **rows(_total_return(float(values.objective), optimum), on_policy),
+            "total_return_optimal_baseline_per_parameter": row(*optimum_row),
+            **rows(_causal(mdp, theta), on_policy),
+            **rows(_pairs(), on_policy._replace(batch_size=2)),
+            **rows(_off_policy(), off_policy),
+        },
+    }
+
+
+def _total_return(expected_return: float, optimum: float) -> dict[str, Estimator]:
+    def total_minus(b: float) -> Estimator:
+        return product(baselined(total_return, Partial(constant, baseline_constant=b)), score)
+
+    return {
+        "total_return": product(total_return, score),
+        "total_return_mean_baseline": total_minus(expected_return),
+        "total_return_optimal_baseline": total_minus(optimum),
+    }
+
+
+def _causal(mdp: MDP, theta: Array) -> dict[str, Estimator]:
+    time_means = Partial(per_time, table=_mean_reward_to_go(mdp, theta))
+    return {
+        "reward_to_go": product(reward_to_go, score),
+        "reward_to_go_time_baseline": product(baselined(reward_to_go, time_means), score),
+        "reward_to_go_state_value": product(baselined(reward_to_go, state_value), score),
+        "exact_advantage": product(action_advantage, score),
+        "all_action": all_action(),
+        **{f"gae_{name}": product(Partial(gae, lambda_=float(name)), score) for name in ("0", "0.95", "1")},
+    }
+
+
+def _pairs() -> dict[str, Estimator]:
+    return {
+        "batch_mean_2": product(baselined(total_return, same_batch_mean), score),
+        "leave_one_out_2": product(baselined(total_return, leave_one_out), score),
+        "grpo_2": product(group_standardised, score),
+    }
+
+
+def _off_policy() -> dict[str, Estimator]:
+    return {
+        "stale": product(reward_to_go, score),
+        "trajectory_is": product(total_return, trajectory_weight),
+        "trajectory_is_causal": product(reward_to_go, trajectory_weight),
+        "per_decision_is": product(off_policy_reward_to_go, stopped_prefix),
+        "per_decision_is_state_value": product(baselined(off_policy_reward_to_go, state_value), stopped_prefix),
+        "prefix_is": product(reward_to_go, stopped_prefix),
+        "suffix_is": product(off_policy_reward_to_go, ratio),
+        "first_order": product(reward_to_go, ratio),
+        "first_order_state_value": product(baselined(reward_to_go, state_value), ratio),
+        "ppo_clip_0.2": product(baselined(reward_to_go, state_value), Partial(clipped_ratio, clip=0.2)),
+        "vtrace_1": product(vtrace, score),
+        "doubly_robust": doubly_robust(),
+    }
+
+
+def _mean_reward_to_go(mdp: MDP, theta: Array) -> Array:
+    """E[Q̂_t | alive at t] with γ^t in front, [T]."""
+    log_probs = jax.nn.log_softmax(theta)
+    values = exact_values(mdp, log_probs)
+    alive = jnp.sum(values.state_law, axis=-1)
+    total = jnp.sum(values.state_law * values.value[:-1], axis=-1)
+    return mdp.discount ** jnp.arange(mdp.horizon) * jnp.where(alive > 0, total / jnp.where(alive > 0, alive, 1.0), 0.0)
+
+
+def _optimal_per_parameter(mdp: MDP, theta: Array) -> tuple[float, tuple[Array, Array]]:
+    """The optimal scalar baseline of the total return; mean and variance with the optimal one for each parameter."""
+    chance, each = trajectory_estimates(mdp, product(total_return, score), jax.nn.log_softmax, theta)
+    ones = product(unit_credit, score)
+    _, scores = trajectory_estimates(mdp, ones, jax.nn.log_softmax, theta)
+    inner, square = chance @ (each * scores), chance @ scores**2
+    b = jnp.where(square > 0, inner / jnp.where(square > 0, square, 1.0), 0.0)
+    corrected = each - b * scores
+    mean = chance @ corrected
+    whole = float(jnp.sum(square))
+    optimum = float(jnp.sum(inner)) / whole if whole > 0 else 0.0
+    return optimum, (mean, chance @ jnp.sum((corrected - mean) ** 2, axis=-1))
+
+
+def unit_credit(signals: Any) -> Array:
+    """Credit 1 for every action: the estimate is then the score of the trajectory."""
+    return jnp.ones_like(signals.reward)
