@@ -55,9 +55,9 @@ class Runs(NamedTuple):
         return int(np.argmax(match))
 
     def pick(self, **wanted: float) -> TrainState:
-        """One run's state, e.g. `runs.pick(seed=3, learning_rate=0.01).params`."""
+        """One run's state, e.g. `runs.pick(seed=3, learning_rate=0.01).params`, taken off the mesh."""
         i = self.find(**wanted)
-        return jax.tree.map(lambda x: x[i], self.state)
+        return jax.tree.map(lambda x: jax.device_put(x[i], self.mesh.devices.flat[0]), self.state)
 
 
 class SweepResult(NamedTuple):

@@ -1,7 +1,8 @@
 """Exact answers on small tabular problems: values, gradients, and the mean and covariance of any estimator.
 
 Everything follows from two things: dynamic programming over the tables, and the list of all trajectories. Run it in
-float64 (`with jax.enable_x64(True):`) to see agreement to rounding.
+float64 to see agreement to rounding: `jax.config.update("jax_enable_x64", True)`, or `with jax.enable_x64(True):` around
+all of it (a function compiled in one mode must not be called in the other).
 """
 
 from pgjax.oracle.enumeration import (
@@ -17,5 +18,16 @@ from pgjax.oracle.enumeration import (
     trajectory_estimates,
     trajectory_probability,
 )
-from pgjax.oracle.mdp import MDP, LogPolicy, Values, check_logits, exact_gradient, exact_values, make_mdp
+from pgjax.oracle.mdp import (
+    MDP,
+    LogPolicy,
+    Values,
+    check_logits,
+    cross_term,
+    exact_fisher,
+    exact_gradient,
+    exact_hessian,
+    exact_values,
+    make_mdp,
+)
 from pgjax.oracle.table import exact_table

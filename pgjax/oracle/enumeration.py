@@ -32,11 +32,7 @@ class Moments(NamedTuple):
 
     mean: Array  # [P]
     covariance: Array  # [P, P]
-
-    @property
-    def variance(self) -> Array:
-        """Trace of the covariance."""
-        return jnp.trace(self.covariance)
+    variance: Array  # its trace
 
 
 def enumerate_trajectories(mdp: MDP, max_trajectories: int = 2_000_000) -> Trajectories:
@@ -157,7 +153,8 @@ def moments(
             weight, each = rows(c)
             return total + ((each - mean) * weight[:, None]).T @ (each - mean), None
 
-        return Moments(mean, jax.lax.scan(add_covariance, jnp.outer(zero, zero), chunks)[0])
+        covariance = jax.lax.scan(add_covariance, jnp.outer(zero, zero), chunks)[0]
+        return Moments(mean, covariance, jnp.trace(covariance))
 
     size = sampling.batch_size
     return run(params, sampling._replace(batch_size=None))  # type: ignore[arg-type]  (a static number, kept outside)

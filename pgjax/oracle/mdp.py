@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from pgjax.types import Params, SettingError
@@ -118,6 +119,41 @@ def exact_values(mdp: MDP, log_probs: Array) -> Values:
 def exact_gradient(mdp: MDP, log_policy: LogPolicy, params: Params) -> Params:
     """∇J of the discounted objective, by differentiating the dynamic programme."""
     return jax.grad(lambda p: exact_values(mdp, log_policy(p)).objective)(params)
+
+
+def exact_hessian(mdp: MDP, log_policy: LogPolicy, params: Params) -> Array:
+    """Hessian of J in the flattened parameters, [P, P]."""
+    flat, unravel = ravel_pytree(params)
+    return jax.hessian(lambda p: exact_values(mdp, log_policy(unravel(p))).objective)(flat)
+
+
+def exact_fisher(mdp: MDP, log_policy: LogPolicy, params: Params) -> Array:
+    """Fisher information of a trajectory, F = E[Σ_t score_t score_tᵀ], in the flattened parameters, [P, P]."""
+    weight, score, _ = _score_terms(mdp, log_policy, params)
+    return jnp.einsum("tsa,tsap,tsaq->pq", weight, score, score)
+
+
+def cross_term(mdp: MDP, log_policy: LogPolicy, params: Params) -> Array:
+    """H₁₂ = Σ_t γ^t E[score_t (∇Q_t)ᵀ], [P, P]: the part of the Hessian that dropping ratios loses.
+
+    To first order in d = θ − θ̄ the bias is −H₁₂ d without future ratios (prefix), −H₁₂ᵀ d without past ones (suffix),
+    and −(H₁₂ + H₁₂ᵀ) d without either (first order).
+    """
+    weight, score, slope = _score_terms(mdp, log_policy, params)
+    factor = mdp.discount ** jnp.arange(mdp.horizon)
+    return jnp.einsum("t,tsa,tsap,tsaq->pq", factor, weight, score, slope)
+
+
+def _score_terms(mdp: MDP, log_policy: LogPolicy, params: Params) -> tuple[Array, Array, Array]:
+    """P(s_t = s, a_t = a) [T, S, A], ∇log π and ∇Q_t, both [T, S, A, P]."""
+    flat, unravel = ravel_pytree(params)
+
+    def log_probs(p: Array) -> Array:
+        return per_step(mdp, log_policy(unravel(p)))
+
+    law = exact_values(mdp, log_probs(flat)).state_law
+    slope = jax.jacfwd(lambda p: exact_values(mdp, log_probs(p)).action_value)(flat)
+    return law[..., None] * jnp.exp(log_probs(flat)), jax.jacfwd(log_probs)(flat), slope
 
 
 def per_step(mdp: MDP, log_probs: Array) -> Array:

@@ -1,0 +1,39 @@
+"""The notebooks run from top to bottom: quickly on every run, in full behind the marker `slow`."""
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+def execute(path, folder, monkeypatch, quick):
+    monkeypatch.setenv("PGJAX_QUICK", "1" if quick else "0")
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=400, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+    return notebook
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_quick(path, tmp_path, monkeypatch):
+    execute(path, tmp_path, monkeypatch, quick=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_in_full_without_a_warning(path, tmp_path, monkeypatch):
+    notebook = execute(path, tmp_path, monkeypatch, quick=False)
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+    assert not [o for o in outputs if o.output_type == "stream" and o.name == "stderr"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_is_kept_executed_and_small(path):
+    notebook = nbformat.read(path, as_version=4)
+    counts = [c.execution_count for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
+    assert counts == list(range(1, len(counts) + 1)), "not executed in order from a fresh start"
+    assert path.stat().st_size < 500_000
+    assert str(Path.home()) not in path.read_text() and os.sep + "work" + os.sep not in path.read_text()
