@@ -4,9 +4,9 @@ from pgjax import runtime
 
 runtime.avoid_deadlock()  # before anything makes an array
 
-from pgjax import algorithms, baselines, environments, gradients, importance, oracle, rollout, sweeps
+from pgjax import algorithms, baselines, diagnostics, environments, gradients, importance, oracle, rollout, sweeps
 from pgjax.advantages import action_advantage, gae, td_error, vtrace
-from pgjax.algorithms import ALGORITHMS, BASELINES, CREDITS, Recipe, reinforce
+from pgjax.algorithms import ALGORITHMS, BASELINES, CREDITS, FORMS, Recipe, importance_sampling, reinforce
 from pgjax.baselines import baselined, standardised
 from pgjax.distributions import Categorical, Gaussian, SquashedGaussian
 from pgjax.estimators import all_action, doubly_robust, product

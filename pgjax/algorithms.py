@@ -1,6 +1,8 @@
 """Recipes: every method as a few lines over the same parts, and the table of all of them by name."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import optax
@@ -10,9 +12,15 @@ from jax.typing import ArrayLike
 from pgjax import baselines
 from pgjax.estimators import product
 from pgjax.gradients import optimal_per_parameter, optimal_scalar
-from pgjax.returns import reward_to_go, total_return
-from pgjax.surrogates import score
-from pgjax.types import Algorithm, Config, Credit, SettingError
+from pgjax.returns import (
+    off_policy_reward_to_go,
+    reward_to_go,
+    total_return,
+    weighted_per_decision,
+    weighted_trajectory,
+)
+from pgjax.surrogates import ratio, score, stopped_prefix, trajectory_weight
+from pgjax.types import Algorithm, Config, Credit, SettingError, Surrogate
 
 
 class Recipe(NamedTuple):
@@ -70,12 +78,9 @@ def reinforce(
     """
     _known("credit", credit, CREDITS)
     _known("baseline", baseline, BASELINES)
-    psi, b = CREDITS[credit], BASELINES[baseline]
-    if baseline == "constant":
-        b = Partial(baselines.constant, baseline_constant=baseline_constant)
     critic = baseline == "state_value"
     algorithm = Algorithm(
-        estimator=product(baselines.baselined(psi, b) if b else psi, score),
+        estimator=product(_with_baseline(CREDITS[credit], baseline, baseline_constant), score),
         optimizer=Partial(optax.adam, learning_rate=learning_rate),
         discount=discount,
         value_target=Partial(reward_to_go) if critic else None,
@@ -84,8 +89,76 @@ def reinforce(
     return Recipe(algorithm, Config(critic=critic))
 
 
-ALGORITHMS: dict[str, Callable[..., Recipe]] = {"reinforce": reinforce}
+FORMS: dict[str, tuple[Credit, Surrogate]] = {
+    "trajectory_is": (reward_to_go, trajectory_weight),
+    "per_decision_is": (off_policy_reward_to_go, stopped_prefix),
+    "prefix_is": (reward_to_go, stopped_prefix),
+    "suffix_is": (off_policy_reward_to_go, ratio),
+    "first_order": (reward_to_go, ratio),
+    "truncated_is": (off_policy_reward_to_go, Partial(stopped_prefix, max_weight=2.0)),
+    "weighted_is": (weighted_trajectory, score),
+    "weighted_per_decision_is": (weighted_per_decision, score),
+}
+"""The forms of importance sampling: which ratios stay, and what they multiply; the last two normalise."""
+
+
+def importance_sampling(
+    form: str,
+    baseline: str = "time_step",
+    *,
+    baseline_constant: ArrayLike = 0.0,
+    learning_rate: ArrayLike = 3e-3,
+    discount: ArrayLike = 1.0,
+    updates_per_batch: int = 4,
+) -> Recipe:
+    """Several updates on every batch, the old trajectories reweighted by one of the FORMS.
+
+    Args:
+      form: a name in FORMS.
+      baseline: a name in BASELINES that acts on credit; "none" for the self-normalised forms, which carry their own.
+      baseline_constant: the number that "constant" subtracts.
+      learning_rate: Adam's.
+      discount: γ.
+      updates_per_batch: gradient steps on each batch.
+
+    Raises:
+      SettingError: for unknown names, and a baseline that the form does not admit.
+
+    >>> importance_sampling("first_order").config.updates_per_batch
+    4
+    """
+    _known("form", form, FORMS)
+    credit, surrogate = FORMS[form]
+    if form.startswith("weighted"):
+        if baseline not in ("none", "time_step"):
+            raise SettingError("baseline", baseline, f"does not go with {form}, which normalises over the batch")
+        baseline = "none"
+    if baseline in _CONTROL_VARIATES:
+        raise SettingError("baseline", baseline, "is for one update per batch (algorithm reinforce)")
+    algorithm, config = reinforce(
+        baseline=baseline,
+        baseline_constant=baseline_constant,
+        learning_rate=learning_rate,
+        discount=discount,
+    )
+    psi = _with_baseline(credit, baseline, baseline_constant)
+    return Recipe(
+        algorithm._replace(estimator=product(psi, surrogate)), replace(config, updates_per_batch=updates_per_batch)
+    )
+
+
+ALGORITHMS: dict[str, Callable[..., Recipe]] = {
+    "reinforce": reinforce,
+    **{form: partial(importance_sampling, form) for form in FORMS},
+}
 """Every method by name."""
+
+
+def _with_baseline(credit: Credit, baseline: str, constant: ArrayLike) -> Credit:
+    b = BASELINES[baseline]
+    if baseline == "constant":
+        b = Partial(baselines.constant, baseline_constant=constant)
+    return baselines.baselined(credit, b) if b else credit
 
 
 def _known(field: str, name: str, table: dict) -> None:

@@ -20,11 +20,23 @@ class Batch(NamedTuple):
     credit: Array  # [T, N, ...], computed on the whole batch
 
 
-def signals_of(agent: Agent, algorithm: Algorithm, config: Config, params: Params, transition: Transition) -> Signals:
-    """The signals of a batch at `params`, [T, N], stopped."""
+def signals_of(
+    agent: Agent,
+    algorithm: Algorithm,
+    config: Config,
+    params: Params,
+    transition: Transition,
+    critic_params: Params | None = None,
+) -> Signals:
+    """The signals of a batch, [T, N], stopped.
+
+    Ratios are those of `params`; values those of `critic_params` (default the same), which over several updates of one
+    batch stay as they were before the critic had seen it.
+    """
+    critic_params = params["value"] if critic_params is None else critic_params
 
     def value(observation: Any) -> Array | None:
-        return agent.value(params["value"], observation) if agent.value else None
+        return agent.value(critic_params, observation) if agent.value else None
 
     signals = make_signals(
         transition.reward,

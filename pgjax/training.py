@@ -1,8 +1,7 @@
 """Training as a pair of pure functions, and the compiled loops around them. Knows no algorithm by name."""
 
-from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import optax
 from jax import Array
 
 from pgjax import rollout
+from pgjax.diagnostics import weight_statistics
 from pgjax.gradients import accumulated_gradient, trajectory_gradients
 from pgjax.losses import Batch, credit_of, loss, signals_of
 from pgjax.statistics import size_of
@@ -32,7 +32,8 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
     """Bind an environment, an agent and the static settings into a Trainer.
 
     One update collects a batch with the current policy, computes credit over the whole of it, and moves the
-    parameters once along the gradient. Hyperparameters arrive with the `algorithm` argument, never by closure.
+    parameters along the gradient, `updates_per_batch` times. Hyperparameters arrive with the `algorithm` argument,
+    never by closure.
 
     Raises:
       SettingError: where config and agent contradict each other.
@@ -67,24 +68,47 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
 
     def update(algorithm: Algorithm, state: TrainState) -> tuple[TrainState, Metrics]:
         key, rollout_key = jax.random.split(state.key)
-        keys = jax.random.split(rollout_key, config.num_envs)
+        start = jax.random.split(rollout_key, config.num_envs), state.rollout_state
         collect = partial(_collect, environment, agent, config, state.params)
+        if config.accumulate == 1:
+            collected = collect(start)
+            collect = lambda _: collected  # noqa: E731  (held, not simulated again)
         gradient_of = _whole_gradient if config.accumulate == 1 else _sliced_gradient
-        gradient, metrics, rollout_state, statistics, steps = gradient_of(
-            agent, algorithm, config, state.params, collect, (keys, state.rollout_state)
-        )
-        metrics = statistics.means() | metrics | {"gradient_norm": optax.tree.norm(gradient)}
-        changes, optimizer_state = _optimizer(algorithm).update(gradient, state.optimizer_state, state.params)
+        optimizer = _optimizer(algorithm)
+
+        def step(moving: tuple[Params, Any], _: None) -> tuple[tuple[Params, Any], Any]:
+            params, optimizer_state = moving
+            gradient, metrics, once = gradient_of(agent, algorithm, config, params, state.params, collect, start)
+            metrics["gradient_norm"] = optax.tree.norm(gradient)
+            changes, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+            return (optax.apply_updates(params, changes), optimizer_state), (metrics, once)
+
+        moving = state.params, state.optimizer_state
+        if config.updates_per_batch == 1:
+            (params, optimizer_state), (metrics, once) = step(moving, None)
+        else:
+            (params, optimizer_state), every = jax.lax.scan(step, moving, None, config.updates_per_batch)
+            metrics, once = jax.tree.map(lambda x: x[-1], every)
+        if config.updates_per_batch > 1 and config.accumulate == 1:
+            metrics |= weight_statistics(agent, config, params, collect(start)[1])
         return TrainState(
-            params=optax.apply_updates(state.params, changes),
+            params=params,
             optimizer_state=optimizer_state,
-            rollout_state=rollout_state,
+            rollout_state=once.rollout_state,
             key=key,
             update=state.update + 1,
-            env_steps=state.env_steps + steps.astype(jnp.int32),
-        ), metrics
+            env_steps=state.env_steps + once.steps.astype(jnp.int32),
+        ), once.statistics.means() | metrics
 
     return Trainer(init, update)
+
+
+class Once(NamedTuple):
+    """What a batch gives besides its gradient."""
+
+    rollout_state: Any
+    statistics: rollout.EpisodeStatistics
+    steps: Array
 
 
 def _optimizer(algorithm: Algorithm) -> optax.GradientTransformation:
@@ -106,11 +130,17 @@ def _collect(
 
 
 def _whole_gradient(
-    agent: Agent, algorithm: Algorithm, config: Config, params: Params, collect: Any, start: Any
-) -> tuple[Params, Metrics, Any, rollout.EpisodeStatistics, Array]:
+    agent: Agent,
+    algorithm: Algorithm,
+    config: Config,
+    params: Params,
+    behaviour: Params,
+    collect: Any,
+    start: Any,
+) -> tuple[Params, Metrics, Once]:
     """Collect the batch, hold it, differentiate it at once."""
     rollout_state, transition, statistics = collect(start)
-    signals = signals_of(agent, algorithm, config, params, transition)
+    signals = signals_of(agent, algorithm, config, params, transition, behaviour["value"])
     batch = Batch(transition, signals, credit_of(algorithm, config, signals))
     size = size_of(signals.mask)
     gradient, metrics = jax.grad(partial(loss, agent, algorithm, config), has_aux=True)(params, batch, size)
@@ -120,12 +150,18 @@ def _whole_gradient(
         divisor = getattr(size, config.mean)
         correction = jax.tree.map(lambda x: x / divisor, algorithm.control_variate(each, scores))
         gradient["policy"] = jax.tree.map(jnp.add, gradient["policy"], correction)
-    return gradient, metrics, rollout_state, statistics, size.steps
+    return gradient, metrics, Once(rollout_state, statistics, size.steps)
 
 
 def _sliced_gradient(
-    agent: Agent, algorithm: Algorithm, config: Config, params: Params, collect: Any, start: Any
-) -> tuple[Params, Metrics, Any, rollout.EpisodeStatistics, Array]:
+    agent: Agent,
+    algorithm: Algorithm,
+    config: Config,
+    params: Params,
+    behaviour: Params,
+    collect: Any,
+    start: Any,
+) -> tuple[Params, Metrics, Once]:
     """The same gradient with one slice's trajectories in memory at a time.
 
     Every slice is simulated twice, from the same keys and parameters: once for its signals (a few numbers per step,
@@ -138,7 +174,8 @@ def _sliced_gradient(
 
     def first_pass(one: Any) -> Any:
         rollout_state, transition, statistics = collect(one)
-        return rollout_state, signals_of(agent, algorithm, config, params, transition), statistics
+        signals = signals_of(agent, algorithm, config, params, transition, behaviour["value"])
+        return rollout_state, signals, statistics
 
     rollout_state, signals, statistics = jax.lax.map(first_pass, start)
     signals = jax.tree.map(lambda x: join(x, 1), signals)
@@ -154,7 +191,7 @@ def _sliced_gradient(
     slices = (start, *jax.tree.map(lambda x: cut(x, 1), (signals, credit)))
     gradient, metrics = accumulated_gradient(loss_of, params, slices, batch_of)
     totals = jax.tree.map(lambda x: jnp.sum(x, axis=0), statistics)
-    return gradient, metrics, jax.tree.map(lambda x: join(x, 0), rollout_state), totals, size.steps
+    return gradient, metrics, Once(jax.tree.map(lambda x: join(x, 0), rollout_state), totals, size.steps)
 
 
 def _cut(slices: int, x: Array, axis: int) -> Array:
@@ -199,6 +236,3 @@ def train(trainer: Trainer, algorithm: Algorithm, key: Array, num_updates: int) 
         return trainer.update(algorithm, state)
 
     return jax.lax.scan(step, trainer.init(algorithm, key), None, num_updates)
-
-
-__all__ = ["Iterator", "make_trainer", "run_updates", "train"]

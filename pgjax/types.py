@@ -99,6 +99,8 @@ class Config:
         and products of ratios need; "stream" runs `num_steps` steps with auto-reset, which actor-critics need.
       num_envs: trajectories (episodes) or parallel environments (stream) per update.
       num_steps: steps per environment and update in "stream"; not used in "episodes", where the horizon rules.
+      updates_per_batch: gradient steps on each batch; from the second on the policy is no longer the one that sampled
+        it, and what an estimator does about that is its business (`pgjax.importance`).
       accumulate: slices whose gradients are summed one after the other; memory falls by that factor.
       batch_steps: in "episodes", keep only the first episodes that together reach this many steps (0 keeps all).
       mean: "trajectories" divides by their number N (exact); "steps" by the number of executed steps (a ratio
@@ -112,6 +114,7 @@ class Config:
     rollout: Literal["episodes", "stream"] = "episodes"
     num_envs: int = 32
     num_steps: int = 128
+    updates_per_batch: int = 1
     accumulate: int = 1
     batch_steps: int = 0
     mean: Literal["trajectories", "steps"] = "trajectories"
@@ -125,7 +128,8 @@ class Config:
         for name, literal in choices.items():
             if getattr(self, name) not in get_args(literal):
                 raise SettingError(name, getattr(self, name), f"is none of {', '.join(get_args(literal))}")
-        for name, least in {"num_envs": 1, "num_steps": 1, "accumulate": 1, "batch_steps": 0}.items():
+        least_values = {"num_envs": 1, "num_steps": 1, "updates_per_batch": 1, "accumulate": 1, "batch_steps": 0}
+        for name, least in least_values.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise SettingError(name, value, f"must be a whole number of at least {least}")

@@ -13,7 +13,7 @@ ORDER = [  # a module may import only from lines above its own
     {"baselines", "estimators"},
     {"networks", "rollout"},
     {"losses", "evaluation"},
-    {"gradients", "oracle"},
+    {"gradients", "oracle", "diagnostics"},
     {"algorithms", "training"},
     {"sweeps"},
 ]

@@ -50,7 +50,7 @@ def test_a_run_leaves_what_it_promises(finished):
     names = {p.name for p in path.iterdir()}
     assert names == {"config.json", "metrics.csv", "evaluation.csv", "params", "learning_curve.png"}
     settings = json.loads((path / "config.json").read_text())["settings"]
-    assert settings["environment"] == "Catch-bsuite" and settings["learning_rate"] == Settings().learning_rate
+    assert settings["environment"] == "Catch-bsuite" and settings["learning_rate"] == 1e-2
     with (path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:5] == ["update", "env_steps", "seed", "return_mean", "episodes"]

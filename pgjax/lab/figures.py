@@ -13,13 +13,13 @@ GRID_POINTS = 200
 MAX_COLOURS = 10
 
 
-def curve(metrics: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Environment steps [G] and returns [R, G] of runs on one common grid, linearly interpolated.
+def curve(metrics: Mapping[str, np.ndarray], name: str = "return_mean") -> tuple[np.ndarray, np.ndarray]:
+    """Environment steps [G] and a metric [R, G] of runs on one common grid, linearly interpolated.
 
     Runs take different numbers of steps per update; the grid ends where the shortest run does. Updates in which no
     episode ended are passed over.
     """
-    active, steps, returns = metrics["active"], metrics["env_steps"], metrics["return_mean"]
+    active, steps, returns = metrics["active"], metrics["env_steps"], metrics[name]
     known = active & ~np.isnan(returns)
     rows = [r for r in range(len(known)) if known[r].any()]
     if not rows:
@@ -50,9 +50,9 @@ def learning_curves(curves: Mapping[str, Mapping[str, np.ndarray]], *, title: st
     return figure
 
 
-def finish(axes: Axes, title: str) -> None:
+def finish(axes: Axes, title: str, ylabel: str = "episode return (undiscounted)") -> None:
     """Titles, units, and a frame that does not get in the way."""
-    axes.set(title=title, xlabel="environment steps per seed", ylabel="episode return (undiscounted)")
+    axes.set(title=title, xlabel="environment steps per seed", ylabel=ylabel)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -11,7 +11,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from pgjax.lab.setup import Settings, Setup, build, jax_devices
+from pgjax.lab.setup import Settings, Setup, build, jax_devices, resolve
 from pgjax.types import Params, SettingError
 
 FIRST_COLUMNS = ("update", "env_steps", "seed", "return_mean", "episodes")
@@ -52,7 +52,7 @@ def write_config(path: Path, settings: Settings) -> None:
     """Every setting as resolved, and the versions the run depends on."""
     versions = {name: version(name) for name in ("pgjax", "jax", "jaxlib", "gymnax", "flax", "optax")}
     record = {
-        "settings": asdict(settings) | {"out": str(path)},
+        "settings": asdict(resolve(settings)) | {"out": str(path)},
         "versions": versions,
         "devices": jax_devices(),
     }

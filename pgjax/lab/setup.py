@@ -1,5 +1,6 @@
 """The settings of a training run, and what is built from them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any, Literal, NamedTuple
@@ -27,18 +28,19 @@ class Settings:
     environment: str = "CartPole-v1"
     """Name of a gymnax environment, such as CartPole-v1, Catch-bsuite, Pendulum-v1 or Breakout-MinAtar."""
     algorithm: str = "reinforce"
-    """Method: reinforce."""
+    """Method: reinforce, or several updates per batch by trajectory_is, per_decision_is, prefix_is, suffix_is,
+    first_order, truncated_is, weighted_is, weighted_per_decision_is."""
     seeds: int = 8
     """How many policies to train side by side, from seeds 0, 1, 2, …"""
     total_steps: int = 400_000
     """Environment steps per seed; training ends with the first update that reaches them."""
-    learning_rate: float = 1e-2
-    """Step size of the optimiser."""
+    learning_rate: float | None = None
+    """Step size of the optimiser; default the method's own."""
     discount: float = 1.0
     """Discount factor γ, from 0 to 1."""
-    credit: str = "reward_to_go"
-    """What each action gets: reward_to_go (causality) or total_return."""
-    baseline: str = "time_step"
+    credit: str | None = None
+    """What each action gets (reinforce): reward_to_go (causality, the default) or total_return."""
+    baseline: str | None = None
     """Subtracted: none, constant, same_batch_mean, leave_one_out, time_step, state_value, optimal[_per_parameter]."""
     baseline_constant: float = 0.0
     """The number that baseline "constant" subtracts."""
@@ -52,6 +54,8 @@ class Settings:
     """What follows a time limit: the critic's value, or nothing."""
     num_envs: int = 32
     """Episodes per update."""
+    updates_per_batch: int | None = None
+    """Gradient steps on each batch; default the method's own."""
     accumulate: int = 1
     """Compute the gradient in this many slices, one after the other, to save memory. Must divide num_envs."""
     batch_steps: int = 0
@@ -105,10 +109,11 @@ def build(settings: Settings) -> Setup:
     for name in ("decay_updates", "devices"):
         if getattr(settings, name) < 0:
             raise SettingError(name, getattr(settings, name), "must not be negative")
-    tables = {"algorithm": ALGORITHMS, "credit": CREDITS, "baseline": BASELINES, "optimizer": OPTIMIZERS}
+    settings = resolve(settings)
+    tables = {"credit": CREDITS, "baseline": BASELINES, "optimizer": OPTIMIZERS}
     for name, table in tables.items():
-        if getattr(settings, name) not in table:
-            raise SettingError(name, getattr(settings, name), f"is none of {', '.join(table)}")
+        if getattr(settings, name) is not None:
+            known(name, getattr(settings, name), table)
     recipe = _recipe(settings)
     check_hyperparameters(recipe.algorithm)
     environment = environments.make(settings.environment)
@@ -120,6 +125,33 @@ def build(settings: Settings) -> Setup:
         critic=recipe.config.critic,
     )
     return Setup(environment, agent, recipe.algorithm, make_trainer(environment, agent, recipe.config))
+
+
+def resolve(settings: Settings) -> Settings:
+    """Fill in what was left to the method.
+
+    Raises:
+      SettingError: for an unknown method, or a setting that it does not have.
+
+    >>> resolve(Settings(algorithm="first_order")).updates_per_batch
+    4
+    """
+    known("algorithm", settings.algorithm, ALGORITHMS)
+    own = signature(ALGORITHMS[settings.algorithm]).parameters
+    changes = {}
+    for name in ("learning_rate", "credit", "baseline", "updates_per_batch"):
+        value = getattr(settings, name)
+        if value is None and name in own:
+            changes[name] = own[name].default
+        elif value is not None and name not in own:
+            raise SettingError(name, value, f"is not a setting of algorithm {settings.algorithm}")
+    return replace(settings, **changes)
+
+
+def known(field: str, name: str, table: Mapping[str, Any]) -> None:
+    """Refuse a name that a table does not have, listing those it has."""
+    if name not in table:
+        raise SettingError(field, name, f"is none of {', '.join(table)}")
 
 
 def _recipe(settings: Settings) -> Recipe:
@@ -138,11 +170,12 @@ def _recipe(settings: Settings) -> Recipe:
         algorithm = algorithm._replace(estimator=estimator._replace(credit=standardised(estimator.credit)))
     shared = ("num_envs", "accumulate", "batch_steps", "mean", "truncation", "discounted_objective")
     config = replace(recipe.config, **{name: getattr(settings, name) for name in shared})
-    if settings.baseline in ("leave_one_out", "time_step", "optimal", "optimal_per_parameter") and config.num_envs < 2:
-        raise SettingError("num_envs", config.num_envs, f"is too few: baseline {settings.baseline} needs at least 2")
-    if settings.baseline.startswith("optimal") and config.accumulate > 1:
+    baseline = settings.baseline or "none"
+    if baseline in ("leave_one_out", "time_step", "optimal", "optimal_per_parameter") and config.num_envs < 2:
+        raise SettingError("num_envs", config.num_envs, f"is too few: baseline {baseline} needs at least 2")
+    if baseline.startswith("optimal") and config.accumulate > 1:
         raise SettingError("accumulate", config.accumulate, "cannot serve optimal baselines, which hold all gradients")
-    if settings.baseline.startswith("optimal") and settings.standardise:
+    if baseline.startswith("optimal") and settings.standardise:
         raise SettingError("standardise", True, "cannot be combined with a variance-optimal baseline")
     return Recipe(algorithm, config)
 

@@ -1,0 +1,104 @@
+"""Diagnostics against the exact covariance of small problems, and against their definitions."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from conftest import MDPS
+
+from pgjax import (
+    Config,
+    diagnostics,
+    environments,
+    make_agent,
+    off_policy_reward_to_go,
+    oracle,
+    product,
+    ratio,
+    reward_to_go,
+    rollout,
+    score,
+    stopped_prefix,
+)
+
+
+def sampled(mdp, estimator, theta, behaviour, count, seed=0):
+    """Gradients of `count` trajectories drawn from the behaviour policy, [count, P]."""
+    sampling = oracle.Sampling(behaviour=behaviour)
+    chance, each = oracle.trajectory_estimates(mdp, estimator, jax.nn.log_softmax, theta, sampling)
+    drawn = np.random.default_rng(seed).choice(len(chance), count, p=np.asarray(chance / chance.sum()))
+    return np.asarray(each)[drawn]
+
+
+def test_gradient_noise_against_the_oracle(x64):
+    mdp, theta = MDPS["variable_length"], jnp.asarray(np.random.default_rng(7).normal(size=(2, 3)))
+    behaviour, estimator = jax.nn.log_softmax(theta), product(reward_to_go, score)
+    exact = oracle.moments(mdp, estimator, jax.nn.log_softmax, theta)
+    signal = jnp.sum(exact.mean**2)
+    each = sampled(mdp, estimator, theta, behaviour, 200_000)
+    noise = diagnostics.gradient_noise(each)
+    np.testing.assert_allclose(noise.variance, exact.variance, rtol=0.02)
+    np.testing.assert_allclose(noise.signal, signal, rtol=0.05)
+    np.testing.assert_allclose(noise.critical_batch_size, exact.variance / signal, rtol=0.05)
+    np.testing.assert_allclose(noise.snr, signal / (exact.variance / 200_000), rtol=0.05)
+    groups = each.reshape(1000, 200, -1).mean(axis=1)
+    of_groups = diagnostics.gradient_noise(groups, trajectories=200_000)
+    np.testing.assert_allclose(of_groups.variance, exact.variance, rtol=0.15)
+    np.testing.assert_allclose(of_groups.signal, noise.signal, rtol=0.02)
+
+
+def test_the_signal_estimate_is_unbiased_and_may_be_negative():
+    noise = diagnostics.gradient_noise(jnp.array([[1.0], [-1.0]]))
+    assert noise.signal == -1.0 and np.isnan(noise.critical_batch_size)
+
+
+def test_the_bias_probe_finds_the_bias_within_its_error(x64):
+    mdp = MDPS["variable_length"]
+    theta, behaviour = (jnp.asarray(np.random.default_rng(s).normal(size=(2, 3))) for s in (1, 2))
+    behaviour = jax.nn.log_softmax(behaviour)
+    forms = product(reward_to_go, ratio), product(off_policy_reward_to_go, stopped_prefix)
+    approximate, exact = (sampled(mdp, f, theta, behaviour, 50_000) for f in forms)
+    bias, error = diagnostics.bias_probe(approximate, exact)
+    sampling = oracle.Sampling(behaviour=behaviour)
+    means = [oracle.moments(mdp, f, jax.nn.log_softmax, theta, sampling).mean for f in forms]
+    assert np.all(np.abs(bias - (means[0] - means[1])) < 4 * error) and np.linalg.norm(bias) > 3 * np.linalg.norm(error)
+
+
+def test_cosine():
+    tree = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    np.testing.assert_allclose(diagnostics.cosine(tree, tree), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(diagnostics.cosine(tree, {"a": jnp.array([-4.0]), "b": jnp.array([3.0])}), 0.0)
+
+
+def test_explained_variance():
+    target, mask = jnp.array([1.0, 2.0, 99.0]), jnp.array([1.0, 1.0, 0.0])
+    assert diagnostics.explained_variance(target, target, mask) == 1.0
+    assert diagnostics.explained_variance(target, jnp.zeros(3), mask) == 0.0
+    assert np.isnan(diagnostics.explained_variance(jnp.ones(3), target, mask))
+
+
+def test_effective_sample_size_per_step_keeps_the_last_weight():
+    x = jnp.log(jnp.array([[1.0, 3.0], [1.0, 1.0]]))
+    np.testing.assert_allclose(diagnostics.effective_sample_size_per_step(x), [16 / 10] * 2, rtol=1e-5)
+
+
+def test_monitors_are_quiet_when_all_is_well_and_loud_when_actions_are_wrong():
+    environment = environments.make("CartPole-v1")
+    agent = make_agent(environment)
+    params = agent.init(jax.random.key(0))
+    head = params["policy"]["net"]["params"]["Dense_2"]
+    head["kernel"] = 200.0 * head["kernel"]  # a policy that has a preference
+    rows = rollout.episodes(
+        environment, partial(agent.policy, params["policy"]), jax.random.split(jax.random.key(1), 256)
+    )
+    good = diagnostics.weight_statistics(agent, Config(), params, rows)
+    np.testing.assert_allclose(good["mean_weight"], 1.0, atol=1e-3)
+    np.testing.assert_allclose(good["effective_sample_size"], 1.0, atol=1e-3)
+    np.testing.assert_allclose(good["kl"], 0.0, atol=1e-5)
+    wrong = rows._replace(action=1 - rows.action)
+    bad = diagnostics.weight_statistics(agent, Config(), params, wrong)
+    assert bad["effective_sample_size"] < 0.9 and abs(bad["kl"]) > 1e-3
+    bias = [diagnostics.score_mean(agent, params, r)["net"]["params"]["Dense_2"]["bias"] for r in (rows, wrong)]
+    steps = float(rows.mask.sum())
+    assert np.abs(bias[0]).max() < 4 * 0.5 / np.sqrt(steps)
