@@ -31,3 +31,4 @@ from pgjax.oracle.mdp import (
     make_mdp,
 )
 from pgjax.oracle.table import exact_table
+from pgjax.oracle.tabular import Tabular, from_gymnax
