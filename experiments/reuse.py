@@ -53,7 +53,7 @@ def main(options: Options) -> None:
                 figures.draw_curve(panels[1, column], *sample, label=form, spread="quartiles", colour=f"C{i}")
         figures.finish(panels[0, column], f"{updates} updates per batch")
         figures.finish(panels[1, column], "", "effective sample size / batch")
-    panels[0, -1].legend(frameon=False, fontsize=8)
+    panels[0, 0].legend(frameon=False, fontsize=8)
     panels[1, 0].axis("off")
     figure.suptitle(f"Reusing batches of {EPISODES_PER_BATCH} episodes on CartPole-v1: {seeds} seeds, middle half")
     options.write("reuse", figure, COLUMNS, rows)

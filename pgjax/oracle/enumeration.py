@@ -1,6 +1,8 @@
 """Every trajectory of a tabular problem, and the exact mean and covariance of any estimator over them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,6 +18,7 @@ from pgjax.returns import discounted_objective, make_signals
 from pgjax.types import Agent, Estimator, Params, SettingError, Signals, Transition
 
 MAX_BATCHES = 20_000_000
+CHUNK = 4096  # batches in memory at a time
 
 
 class Trajectories(NamedTuple):
@@ -87,7 +90,11 @@ def trajectory_probability(mdp: MDP, trajectories: Trajectories, log_probs: Arra
     return jnp.asarray(trajectories.probability) * jnp.exp(jnp.sum(_taken(mdp, trajectories, log_probs), axis=0))
 
 
-class Sampling(NamedTuple):
+@partial(
+    jax.tree_util.register_dataclass, meta_fields=["batch_size"], data_fields=["behaviour", "value", "action_value"]
+)
+@dataclass(frozen=True)
+class Sampling:
     """What an estimator is given: who samples, and which critics it may use.
 
     Attributes:
@@ -130,48 +137,62 @@ def moments(
     count = len(trajectories.probability) ** sampling.batch_size
     if count > MAX_BATCHES:
         raise SettingError("batch_size", sampling.batch_size, f"means {count:.1e} batches; at most {MAX_BATCHES:.0e}")
-    chunk = min(4096, count)
+    return _moments(mdp, trajectories, estimator, log_policy, params, sampling)
+
+
+@partial(jax.jit, static_argnames="log_policy")
+def _moments(
+    mdp: MDP,
+    trajectories: Trajectories,
+    estimator: Estimator,
+    log_policy: LogPolicy,
+    params: Params,
+    sampling: Sampling,
+) -> Moments:
+    """Two passes over all batches, a chunk of them in memory at a time: the mean, then the covariance."""
+    chance, estimate = _estimates(mdp, trajectories, estimator, log_policy, params, sampling)
+    count = len(chance) ** sampling.batch_size
+    chunk = min(CHUNK, count)
     chunks = jnp.arange(-(-count // chunk))
 
-    @jax.jit
-    def run(params: Params, sampling: Sampling) -> Moments:
-        chance, estimate = _estimates(mdp, trajectories, estimator, log_policy, params, sampling)
+    def rows(c: Array) -> tuple[Array, Array]:
+        k = c * chunk + jnp.arange(chunk)
+        members = jnp.stack([k // len(chance) ** j % len(chance) for j in range(sampling.batch_size)], axis=-1)
+        return jnp.where(k < count, jnp.prod(chance[members], axis=-1), 0.0), jax.vmap(estimate)(members)
 
-        def rows(c: Array) -> tuple[Array, Array]:
-            k = c * chunk + jnp.arange(chunk)
-            members = jnp.stack([k // len(chance) ** j % len(chance) for j in range(size)], axis=-1)
-            return jnp.where(k < count, jnp.prod(chance[members], axis=-1), 0.0), jax.vmap(estimate)(members)
+    def add_mean(total: Array, c: Array) -> tuple[Array, None]:
+        weight, each = rows(c)
+        return total + weight @ each, None
 
-        def add_mean(total: Array, c: Array) -> tuple[Array, None]:
-            weight, each = rows(c)
-            return total + weight @ each, None
+    zero = jnp.zeros_like(ravel_pytree(params)[0])
+    mean = jax.lax.scan(add_mean, zero, chunks)[0]
 
-        zero = jnp.zeros_like(ravel_pytree(params)[0])
-        mean = jax.lax.scan(add_mean, zero, chunks)[0]
+    def add_covariance(total: Array, c: Array) -> tuple[Array, None]:
+        weight, each = rows(c)
+        return total + ((each - mean) * weight[:, None]).T @ (each - mean), None
 
-        def add_covariance(total: Array, c: Array) -> tuple[Array, None]:
-            weight, each = rows(c)
-            return total + ((each - mean) * weight[:, None]).T @ (each - mean), None
-
-        covariance = jax.lax.scan(add_covariance, jnp.outer(zero, zero), chunks)[0]
-        return Moments(mean, covariance, jnp.trace(covariance))
-
-    size = sampling.batch_size
-    return run(params, sampling._replace(batch_size=None))  # type: ignore[arg-type]  (a static number, kept outside)
+    covariance = jax.lax.scan(add_covariance, jnp.outer(zero, zero), chunks)[0]
+    return Moments(mean, covariance, jnp.trace(covariance))
 
 
 def trajectory_estimates(
     mdp: MDP, estimator: Estimator, log_policy: LogPolicy, params: Params, sampling: Sampling = ON_POLICY
 ) -> tuple[Array, Array]:
     """Every trajectory's probability [M] and gradient estimate [M, P], for estimators that do not couple the batch."""
-    trajectories = enumerate_trajectories(mdp)
+    return _trajectory_estimates(mdp, enumerate_trajectories(mdp), estimator, log_policy, params, sampling)
 
-    @jax.jit
-    def run(params: Params, sampling: Sampling) -> tuple[Array, Array]:
-        chance, estimate = _estimates(mdp, trajectories, estimator, log_policy, params, sampling)
-        return chance, jax.lax.map(estimate, jnp.arange(len(chance))[:, None], batch_size=min(4096, len(chance)))
 
-    return run(params, sampling._replace(batch_size=None))  # type: ignore[arg-type]
+@partial(jax.jit, static_argnames="log_policy")
+def _trajectory_estimates(
+    mdp: MDP,
+    trajectories: Trajectories,
+    estimator: Estimator,
+    log_policy: LogPolicy,
+    params: Params,
+    sampling: Sampling,
+) -> tuple[Array, Array]:
+    chance, estimate = _estimates(mdp, trajectories, estimator, log_policy, params, sampling)
+    return chance, jax.lax.map(estimate, jnp.arange(len(chance))[:, None], batch_size=min(CHUNK, len(chance)))
 
 
 def _estimates(
@@ -196,7 +217,7 @@ def _estimates(
         return jnp.sum(contributions(agent, estimator, unravel(flat), batch)[0]) / members.shape[0]
 
     chance = trajectory_probability(mdp, trajectories, behaviour)
-    return chance, lambda members: jax.grad(surrogate)(flat, members)
+    return chance, partial(jax.grad(surrogate), flat)
 
 
 def mdp_agent(log_policy: LogPolicy) -> Agent:
@@ -212,18 +233,19 @@ def mdp_agent(log_policy: LogPolicy) -> Agent:
 
 def as_transition(mdp: MDP, trajectories: Trajectories, behaviour: Array) -> Transition:
     """The listed trajectories as a whole-episode rollout under a behaviour policy, [T, M]."""
-    time = np.broadcast_to(np.arange(mdp.horizon)[:, None], trajectories.state.shape)
-    last = trajectories.mask - np.pad(trajectories.mask[1:], ((0, 1), (0, 0)))
-    following = np.pad(trajectories.state[1:], ((0, 1), (0, 0)))
+    state, action, mask = (jnp.asarray(x) for x in trajectories[:3])
+    time = jnp.broadcast_to(jnp.arange(mdp.horizon)[:, None], state.shape)
+    last = mask - jnp.pad(mask[1:], ((0, 1), (0, 0)))
+    following = jnp.pad(state[1:], ((0, 1), (0, 0)))
     return Transition(
-        observation=(jnp.asarray(time), jnp.asarray(trajectories.state)),
-        action=jnp.asarray(trajectories.action),
+        observation=(time, state),
+        action=action,
         log_prob=_taken(mdp, trajectories, behaviour),
-        reward=jnp.asarray(mdp.reward[trajectories.state, trajectories.action] * trajectories.mask),
-        terminated=jnp.asarray(last > 0),
+        reward=jnp.asarray(mdp.reward)[state, action] * mask,
+        terminated=last > 0,
         truncated=jnp.zeros(last.shape, bool),
-        next_observation=(jnp.asarray(time + 1), jnp.asarray(following)),
-        mask=jnp.asarray(trajectories.mask),
+        next_observation=(time + 1, following),
+        mask=mask,
     )
 
 
@@ -254,6 +276,6 @@ def as_signals(
 
 def _taken(mdp: MDP, trajectories: Trajectories, log_probs: Array) -> Array:
     """log π(a_t|s_t) along the trajectories, 0 on padding, [T, M]."""
-    time = np.arange(mdp.horizon)[:, None]
+    time = jnp.arange(mdp.horizon)[:, None]
     chosen = per_step(mdp, jnp.asarray(log_probs))[time, trajectories.state, trajectories.action]
     return jnp.where(trajectories.mask > 0, chosen, 0.0)

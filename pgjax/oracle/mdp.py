@@ -1,6 +1,8 @@
 """Tabular problems and their exact values, by dynamic programming."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,7 +18,12 @@ LogPolicy = Callable[[Params], Array]
 """params -> log π(a|s), [S, A] or, time-dependent, [T, S, A]; `jax.nn.log_softmax` is the tabular softmax policy."""
 
 
-class MDP(NamedTuple):
+_TABLES = ["initial", "transition", "reward", "discount"]
+
+
+@partial(jax.tree_util.register_dataclass, meta_fields=["horizon"], data_fields=_TABLES)
+@dataclass(frozen=True)
+class MDP:
     """A tabular problem with a horizon. Probability missing from a row of `transition` ends the episode.
 
     An episode starts at t = 0, earns the reward of every step it executes, the ending one included, and ends with the
@@ -90,6 +97,7 @@ def check_logits(mdp: MDP, name: str, logits: ArrayLike) -> np.ndarray:
     return table
 
 
+@jax.jit
 def exact_values(mdp: MDP, log_probs: Array) -> Values:
     """J, V_t, Q_t and state laws of a policy by dynamic programming; differentiable in `log_probs`.
 
@@ -116,23 +124,27 @@ def exact_values(mdp: MDP, log_probs: Array) -> Values:
     return Values(jnp.asarray(mdp.initial) @ first, jnp.concatenate([value, end[None]]), action_value, laws)
 
 
+@partial(jax.jit, static_argnames="log_policy")
 def exact_gradient(mdp: MDP, log_policy: LogPolicy, params: Params) -> Params:
     """∇J of the discounted objective, by differentiating the dynamic programme."""
     return jax.grad(lambda p: exact_values(mdp, log_policy(p)).objective)(params)
 
 
+@partial(jax.jit, static_argnames="log_policy")
 def exact_hessian(mdp: MDP, log_policy: LogPolicy, params: Params) -> Array:
     """Hessian of J in the flattened parameters, [P, P]."""
     flat, unravel = ravel_pytree(params)
     return jax.hessian(lambda p: exact_values(mdp, log_policy(unravel(p))).objective)(flat)
 
 
+@partial(jax.jit, static_argnames="log_policy")
 def exact_fisher(mdp: MDP, log_policy: LogPolicy, params: Params) -> Array:
     """Fisher information of a trajectory, F = E[Σ_t score_t score_tᵀ], in the flattened parameters, [P, P]."""
     weight, score, _ = _score_terms(mdp, log_policy, params)
     return jnp.einsum("tsa,tsap,tsaq->pq", weight, score, score)
 
 
+@partial(jax.jit, static_argnames="log_policy")
 def cross_term(mdp: MDP, log_policy: LogPolicy, params: Params) -> Array:
     """H₁₂ = Σ_t γ^t E[score_t (∇Q_t)ᵀ], [P, P]: the part of the Hessian that dropping ratios loses.
 

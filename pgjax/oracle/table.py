@@ -1,5 +1,6 @@
 """The exact table: every estimator's mean, bias and variance on one MDP, for a target and a behaviour policy."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -77,7 +78,7 @@ def exact_table(mdp: MDP, target_logits: ArrayLike, behaviour_logits: ArrayLike)
             **rows(_total_return(float(values.objective), optimum), on_policy),
             "total_return_optimal_baseline_per_parameter": row(*optimum_row),
             **rows(_causal(mdp, theta), on_policy),
-            **rows(_pairs(), on_policy._replace(batch_size=2)),
+            **rows(_pairs(), replace(on_policy, batch_size=2)),
             **rows(_off_policy(), off_policy),
         },
     }
