@@ -1,7 +1,7 @@
 """How far can a batch be reused, and with which ratios? Every form with 1, 4 and 16 updates per batch on CartPole-v1.
 
 Expect the forms of ratios to agree at one update (all ratios are 1) and to part at sixteen, where what is left of the
-effective sample, drawn below, tells them apart. About seven minutes on two CPU cores.
+effective sample, drawn below, tells them apart.
 """
 
 from dataclasses import replace
