@@ -39,7 +39,7 @@ def main(options: Options) -> None:
     rows = []
     for column, updates in enumerate(UPDATES[:2] if options.quick else UPDATES):
         for i, form in enumerate(forms):
-            recipe = importance_sampling(form, learning_rate=LEARNING_RATE, updates_per_batch=updates)
+            recipe = importance_sampling(form, learning_rate=LEARNING_RATE, epochs=updates)
             trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=EPISODES_PER_BATCH))
             result = sweep(trainer, recipe.algorithm, seeds=seeds, total_steps=total_steps)
             greedy = evaluate_runs(environment, agent, result.runs, jax.random.key(1 << 31), greedy=True).mean(axis=1)

@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from pgjax import baselines
-from pgjax.estimators import product
+from pgjax.estimators import all_action, doubly_robust, product
 from pgjax.gradients import optimal_per_parameter, optimal_scalar
 from pgjax.returns import (
     off_policy_reward_to_go,
@@ -20,7 +20,7 @@ from pgjax.returns import (
     weighted_trajectory,
 )
 from pgjax.surrogates import ratio, score, stopped_prefix, trajectory_weight
-from pgjax.types import Algorithm, Config, Credit, SettingError, Surrogate
+from pgjax.types import Algorithm, Config, Credit, Critic, Estimator, SettingError, Surrogate
 
 
 class Recipe(NamedTuple):
@@ -74,16 +74,16 @@ def reinforce(
     Williams 1992. https://doi.org/10.1007/BF00992696
 
     >>> reinforce(baseline="state_value").config.critic
-    True
+    'state'
     """
     _known("credit", credit, CREDITS)
     _known("baseline", baseline, BASELINES)
-    critic = baseline == "state_value"
+    critic: Critic = "state" if baseline == "state_value" else "none"
     algorithm = Algorithm(
         estimator=product(_with_baseline(CREDITS[credit], baseline, baseline_constant), score),
         optimizer=Partial(optax.adam, learning_rate=learning_rate),
         discount=discount,
-        value_target=Partial(reward_to_go) if critic else None,
+        value_target=Partial(reward_to_go) if critic == "state" else None,
         control_variate=_CONTROL_VARIATES.get(baseline),
     )
     return Recipe(algorithm, Config(critic=critic))
@@ -109,7 +109,7 @@ def importance_sampling(
     baseline_constant: ArrayLike = 0.0,
     learning_rate: ArrayLike = 3e-3,
     discount: ArrayLike = 1.0,
-    updates_per_batch: int = 4,
+    epochs: int = 4,
 ) -> Recipe:
     """Several updates on every batch, the old trajectories reweighted by one of the FORMS.
 
@@ -119,12 +119,12 @@ def importance_sampling(
       baseline_constant: the number that "constant" subtracts.
       learning_rate: Adam's.
       discount: γ.
-      updates_per_batch: gradient steps on each batch.
+      epochs: passes over each batch, a gradient step each.
 
     Raises:
       SettingError: for unknown names, and a baseline that the form does not admit.
 
-    >>> importance_sampling("first_order").config.updates_per_batch
+    >>> importance_sampling("first_order").config.epochs
     4
     """
     _known("form", form, FORMS)
@@ -142,16 +142,47 @@ def importance_sampling(
         discount=discount,
     )
     psi = _with_baseline(credit, baseline, baseline_constant)
-    return Recipe(
-        algorithm._replace(estimator=product(psi, surrogate)), replace(config, updates_per_batch=updates_per_batch)
-    )
+    return Recipe(algorithm._replace(estimator=product(psi, surrogate)), replace(config, epochs=epochs))
+
+
+def doubly_robust_is(
+    *, learning_rate: ArrayLike = 3e-3, discount: ArrayLike = 1.0, epochs: int = 4, value_coefficient: ArrayLike = 0.5
+) -> Recipe:
+    """Per-decision importance sampling with a learned Q(s, a) as control variate, several updates per batch.
+
+    The critic acts as it was before it saw the batch, so the first update is unbiased however bad it is.
+    `pgjax.estimators.doubly_robust` has the formula.
+    """
+    return _with_action_values(doubly_robust(), learning_rate, discount, epochs, value_coefficient)
+
+
+def all_action_gradient(
+    *, learning_rate: ArrayLike = 3e-3, discount: ArrayLike = 1.0, value_coefficient: ArrayLike = 0.5
+) -> Recipe:
+    """The policy gradient summed over actions, Σ_t Σ_a ∇π(a|s_t) Q(s_t, a), with a learned Q. As good as its critic."""
+    return _with_action_values(all_action(), learning_rate, discount, 1, value_coefficient)
 
 
 ALGORITHMS: dict[str, Callable[..., Recipe]] = {
     "reinforce": reinforce,
     **{form: partial(importance_sampling, form) for form in FORMS},
+    "doubly_robust": doubly_robust_is,
+    "all_action": all_action_gradient,
 }
 """Every method by name."""
+
+
+def _with_action_values(
+    estimator: Estimator, learning_rate: ArrayLike, discount: ArrayLike, epochs: int, value_coefficient: ArrayLike
+) -> Recipe:
+    algorithm = Algorithm(
+        estimator=estimator,
+        optimizer=Partial(optax.adam, learning_rate=learning_rate),
+        discount=discount,
+        value_target=Partial(reward_to_go),
+        value_coefficient=value_coefficient,
+    )
+    return Recipe(algorithm, Config(critic="action", epochs=epochs))
 
 
 def _with_baseline(credit: Credit, baseline: str, constant: ArrayLike) -> Credit:

@@ -1,15 +1,21 @@
 """What to watch: gradient noise, importance weights, critics; cheap enough to leave on."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
+from pgjax.estimators import product
 from pgjax.importance import clamped_fraction, effective_sample_size, log_prefix
-from pgjax.losses import log_ratio
-from pgjax.types import Agent, Config, Params, Transition
+from pgjax.losses import Batch, contributions, credit_of, log_ratio, ratios_of
+from pgjax.returns import make_signals, off_policy_reward_to_go, reward_to_go, total_return
+from pgjax.rollout import Policy, Visited, episodes
+from pgjax.surrogates import stopped_prefix
+from pgjax.types import Agent, Algorithm, Config, Discrete, Environment, Params, SettingError, Signals, Transition
 
 
 class GradientNoise(NamedTuple):
@@ -51,11 +57,11 @@ def cosine(one: Params, other: Params) -> Array:
     return jnp.asarray(inner / (optax.tree.norm(one) * optax.tree.norm(other)))
 
 
-def bias_probe(gradients: Array, exact: Array) -> tuple[Array, Array]:
+def bias_probe(gradients: Array, exact: ArrayLike) -> tuple[Array, Array]:
     """Bias of an approximate form on one batch: mean_n (g_n − g_n^exact) and its standard error, [P] each.
 
     Args:
-      gradients: the approximate form's gradient of each trajectory, [N, P].
+      gradients: the approximate form's gradient of each trajectory, [N, P], or along one direction, [N].
       exact: those of an exact form (per-decision importance sampling) on the same trajectories.
     """
     difference = gradients - exact
@@ -98,7 +104,7 @@ def weight_statistics(agent: Agent, config: Config, params: Params, transition: 
 
     In "episodes" w = ρ_{1:T} of each trajectory; in "stream" ρ_t of each step.
     """
-    x = log_ratio(agent.policy(params["policy"], transition.observation), transition)
+    x = log_ratio(agent.policy(params, transition.observation), transition)
     mask = transition.mask
     continues = mask * ~(transition.terminated | transition.truncated)
     whole = config.rollout == "episodes"
@@ -120,11 +126,135 @@ def score_mean(agent: Agent, params: Params, transition: Transition) -> Params:
     Far from zero (against 1/√steps) it shows actions, observations or masks that do not belong together.
     """
 
-    def mean_log_prob(policy_params: Params) -> Array:
-        log_prob = agent.policy(policy_params, transition.observation).log_prob(transition.action)
+    def mean_log_prob(policy: Params) -> Array:
+        log_prob = agent.policy(params | {"policy": policy}, transition.observation).log_prob(transition.action)
         return jnp.sum(jnp.where(transition.mask > 0, log_prob, 0.0)) / jnp.sum(transition.mask)
 
     return jax.grad(mean_log_prob)(params["policy"])
+
+
+def score_probe(agent: Agent, params: Params, transition: Transition, key: Array) -> Array:
+    """The mean score along one random direction, in standard errors: a t-statistic, for one forward pass.
+
+        z ~ N(0, I),   x_n = ⟨Σ_t ∇log π(a_{n,t}|s_{n,t}), z⟩,   mean(x) / (std(x)/√N)
+
+    Its square averages 1 over updates when actions, log-probabilities and masks belong together (a score has mean zero
+    under the policy that acted), and grows with the batch when they do not.
+
+    Args:
+      agent: whose policy.
+      params: those that sampled the batch.
+      transition: [T, N, ...], N ≥ 2.
+      key: draws the direction.
+    """
+
+    def log_probs(policy: Params) -> Array:
+        x = agent.policy(params | {"policy": policy}, transition.observation).log_prob(transition.action)
+        return jnp.sum(jnp.where(transition.mask > 0, x, 0.0), axis=0)
+
+    return _in_errors(*bias_probe(_along(log_probs, params["policy"], key), 0.0))
+
+
+def branched_action_values(
+    environment: Environment,
+    policy: Policy,
+    start: Visited,
+    keys: Array,
+    *,
+    discount: ArrayLike = 1.0,
+) -> tuple[Array, Array]:
+    """Q(s, ·) without a critic: every action tried from one visited state, by K continuations each.
+
+        Q̂(s, a) = (1/K) Σ_k [ r(s, a) + Σ_{t≥1} γ^t r_t ],   the policy acting from the second step on
+
+    The continuations of different actions share their keys. V̂(s) = Σ_a π(a|s) Q̂(s, a), and Q̂ − V̂ is an advantage that
+    owes nothing to a network.
+
+    Args:
+      environment: with discrete actions; a time limit inside its state goes on counting.
+      policy: observation -> distribution.
+      start: from `rollout.visit`.
+      keys: one for each continuation, [K].
+      discount: γ.
+
+    Returns:
+      Q̂(s, ·) and its standard errors, [A] each.
+
+    >>> from functools import partial
+    >>> from pgjax import environments, make_agent, rollout
+    >>> env = environments.make("Catch-bsuite")
+    >>> agent = make_agent(env)
+    >>> policy = partial(agent.policy, agent.init(jax.random.key(0)))
+    >>> start = rollout.visit(env, policy, jax.random.key(1), steps=8)  # the ball lands at the ninth
+    >>> branched_action_values(env, policy, start, jax.random.split(jax.random.key(2), 4))[0].shape
+    (3,)
+    """
+    if not isinstance(environment.action_space, Discrete):
+        raise SettingError("environment", environment.name, "has continuous actions; only discrete ones can be tried")
+
+    def one(action: Array, key: Array) -> Array:
+        step_key, rest_key = jax.random.split(key)
+        observation, state, reward, terminated, truncated = environment.step(step_key, start.state, action)
+        following = jax.tree.map(lambda x: jnp.asarray(x)[None], Visited(state, observation))
+        rows = episodes(environment, policy, rest_key[None], start=following)
+        signals = make_signals(
+            rows.reward, mask=rows.mask, terminated=rows.terminated, truncated=rows.truncated, discount=discount
+        )
+        return reward + jnp.where(terminated | truncated, 0.0, discount * total_return(signals)[0, 0])
+
+    actions = jnp.arange(environment.action_space.n)
+    returns = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(actions, keys)  # [A, K]
+    return jnp.mean(returns, axis=1), jnp.std(returns, axis=1, ddof=1) / jnp.sqrt(keys.shape[0])
+
+
+def monitor(
+    agent: Agent,
+    algorithm: Algorithm,
+    config: Config,
+    params: Params,
+    transition: Transition,
+    signals: Signals,
+    key: Array,
+) -> dict[str, Array]:
+    """What `Config.diagnostics` adds to the metrics at every update, beside the noise of the gradient.
+
+        bias_probe           estimator − per-decision importance sampling, along a random direction, in standard
+                             errors, at the parameters the updates have led to: what dropped ratios cost
+        explained_variance   of the critic that the batch was drawn with; only with one
+
+    Args:
+      agent: policy and critic.
+      algorithm: the estimator.
+      config: as in training.
+      params: after the updates.
+      transition: the batch, [T, N, ...].
+      signals: its signals at the parameters that sampled it.
+      key: draws the direction.
+    """
+    now = signals._replace(log_ratio=ratios_of(agent, params, transition))
+    exact = algorithm._replace(estimator=product(off_policy_reward_to_go, stopped_prefix))
+
+    def along(algorithm: Algorithm) -> Array:
+        batch = Batch(transition, now, credit_of(algorithm, config, now))
+
+        def surrogates(policy: Params) -> Array:
+            return jnp.sum(contributions(agent, algorithm.estimator, params | {"policy": policy}, batch)[0], axis=0)
+
+        return _along(surrogates, params["policy"], key)
+
+    metrics = {"bias_probe": _in_errors(*bias_probe(along(algorithm), along(exact)))}
+    if agent.value is not None:
+        metrics["explained_variance"] = explained_variance(reward_to_go(signals), signals.value, signals.mask)
+    return metrics
+
+
+def _in_errors(mean: Array, error: Array) -> Array:
+    return mean / jnp.where(error > 0, error, 1.0)  # 0 where nothing varies: a policy that has become deterministic
+
+
+def _along(function: Callable[[Params], Array], params: Params, key: Array) -> Array:
+    """Derivative of a vector function [N] along one random direction: all N inner products ⟨g_n, z⟩ at once."""
+    return jax.jvp(function, (params,), (optax.tree.random_like(key, params),))[1]
 
 
 def _squared_norm(tree: Params) -> Array:

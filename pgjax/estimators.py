@@ -30,10 +30,11 @@ def doubly_robust() -> Estimator:
 def all_action() -> Estimator:
     """Expected policy gradient: Σ_t Σ_a π_θ(a|s_t) Q̃(s_t, a), the sampled action not used.
 
-    As good as its Q̃: unbiased on-policy with the exact one. Needs `Signals.action_value` and a Categorical policy.
+    As good as its Q̃: unbiased on-policy with the exact one. γ^t stands in front if `discounted_objective` has put it
+    there. Needs `Signals.action_value` and a Categorical policy.
     Sutton et al. 2000; Ciosek & Whiteson 2020. https://arxiv.org/abs/1801.03326
     """
-    return Estimator(Partial(_values), Partial(_all_action))
+    return Estimator(Partial(_action_value), Partial(_all_action))
 
 
 def _product(
@@ -46,11 +47,16 @@ Values = tuple[Array, Array, Array]
 """γ^t r_t [T, N], γ^t Q̃(s_t, ·) [T, N, A], γ^t Q̃(s_t, a_t) [T, N]."""
 
 
-def _values(signals: Signals) -> Values:
-    if signals.action_value is None or signals.taken_value is None:
+def _action_value(signals: Signals) -> Array:
+    if signals.action_value is None:
         raise ValueError("this estimator needs signals with action_value, Q̃(s, ·)")
-    factor = discount_factor(signals)
-    return discounted_reward(signals), factor[..., None] * signals.action_value, factor * signals.taken_value
+    return signals.action_value
+
+
+def _values(signals: Signals) -> Values:
+    factor, q = discount_factor(signals), _action_value(signals)
+    taken: Array = signals.taken_value  # type: ignore[assignment]  (make_signals fills both or neither)
+    return discounted_reward(signals), factor[..., None] * q, factor * taken
 
 
 def _doubly_robust(values: Values, signals: Signals, distribution: Categorical, log_ratio: Array) -> Array:
@@ -60,5 +66,5 @@ def _doubly_robust(values: Values, signals: Signals, distribution: Categorical, 
     return weight(prefix - log_ratio) * expected + weight(prefix) * (reward - taken_value)
 
 
-def _all_action(values: Values, signals: Signals, distribution: Categorical, log_ratio: Array) -> Array:
-    return jnp.sum(jnp.exp(distribution.log_probs) * values[1], axis=-1)
+def _all_action(action_value: Array, signals: Signals, distribution: Categorical, log_ratio: Array) -> Array:
+    return jnp.sum(jnp.exp(distribution.log_probs) * action_value, axis=-1)

@@ -12,14 +12,17 @@ from pgjax.losses import Batch, contributions
 from pgjax.types import Agent, Estimator, Params
 
 
-def trajectory_gradients(agent: Agent, estimator: Estimator, policy_params: Params, batch: Batch) -> Params:
-    """The surrogate's gradient of every trajectory by itself, a pytree of [N, ...]; their mean is the estimate."""
+def trajectory_gradients(agent: Agent, estimator: Estimator, params: Params, batch: Batch) -> Params:
+    """The surrogate's gradient in `params["policy"]` of every trajectory by itself, a pytree of [N, ...].
 
-    def surrogate(params: Params, trajectory: Batch) -> Array:
+    Their mean is the estimate.
+    """
+
+    def surrogate(policy: Params, trajectory: Batch) -> Array:
         alone = jax.tree.map(lambda x: x[:, None], trajectory)
-        return jnp.sum(contributions(agent, estimator, params, alone)[0])
+        return jnp.sum(contributions(agent, estimator, params | {"policy": policy}, alone)[0])
 
-    return jax.vmap(jax.grad(surrogate), in_axes=(None, 1))(policy_params, batch)
+    return jax.vmap(jax.grad(surrogate), in_axes=(None, 1))(params["policy"], batch)
 
 
 def optimal_baseline(gradients: Params, scores: Params, *, per_parameter: bool = False) -> Params:

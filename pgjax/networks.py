@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pgjax.distributions import Categorical, Distribution, Gaussian, SquashedGaussian
-from pgjax.types import Agent, Box, Discrete, Environment, SettingError
+from pgjax.distributions import Categorical, Gaussian, SquashedGaussian
+from pgjax.types import Agent, Box, Critic, Discrete, Environment, SettingError
 
 PolicyKind = Literal["auto", "categorical", "gaussian", "squashed"]
 NetworkKind = Literal["auto", "mlp", "cnn"]
@@ -51,7 +51,7 @@ def make_agent(
     policy: PolicyKind = "auto",
     network: NetworkKind = "auto",
     hidden: Sequence[int] = (64, 64),
-    critic: bool = False,
+    critic: Critic = "none",
     initial_log_std: float = 0.0,
 ) -> Agent:
     """Build a policy, and a critic of its own if asked, that fit an environment's spaces.
@@ -62,7 +62,7 @@ def make_agent(
         ones; "auto" takes categorical or gaussian.
       network: "mlp" flattens the observation; "cnn" convolves images [height, width, channels]; "auto" looks at it.
       hidden: widths of the dense layers.
-      critic: whether to add V(s).
+      critic: "state" adds V(s), "action" Q(s, a) for discrete actions, each a network of its own.
       initial_log_std: log σ at the start, in units of half the action box.
 
     Raises:
@@ -70,27 +70,29 @@ def make_agent(
 
     >>> from pgjax import environments
     >>> agent = make_agent(environments.make("CartPole-v1"))
-    >>> agent.policy(agent.init(jax.random.key(0))["policy"], jnp.zeros(4)).logits.shape
+    >>> agent.policy(agent.init(jax.random.key(0)), jnp.zeros(4)).logits.shape
     (2,)
     """
-    _check(environment, policy, network, hidden)
+    _check(environment, policy, network, hidden, critic)
     cnn = network == "cnn" or (network == "auto" and len(environment.observation.shape) == 3)
     module: Callable[..., nn.Module] = CNN if cnn else MLP
     features, example = _features(environment, flatten=not cnn)
     space = environment.action_space
-    actor = module(tuple(hidden), space.n if isinstance(space, Discrete) else int(np.prod(space.shape)), 0.01)
-    value_net = module(tuple(hidden), 1, 1.0)
+    outputs = space.n if isinstance(space, Discrete) else int(np.prod(space.shape))
+    actor = module(tuple(hidden), outputs, 0.01)
+    value_net = module(tuple(hidden), outputs if critic == "action" else 1, 1.0)
 
     def init(key: Array) -> dict[str, Any]:
         policy_key, value_key = jax.random.split(key)
         params: dict[str, Any] = {"policy": {"net": actor.init(policy_key, example)}, "value": {}}
         if isinstance(space, Box):
             params["policy"]["log_std"] = jnp.full(space.shape, initial_log_std, jnp.float32)
-        if critic:
+        if critic != "none":
             params["value"] = value_net.init(value_key, example)
         return params
 
-    def act(params: Any, observation: Any) -> Distribution:
+    def act(params: Any, observation: Any) -> Any:
+        params = params["policy"]
         out: Any = actor.apply(params["net"], features(observation))
         if isinstance(space, Discrete):
             return Categorical(out)
@@ -99,10 +101,20 @@ def make_agent(
         return (SquashedGaussian if policy == "squashed" else Gaussian)(mean, log_std, low, high)
 
     def value(params: Any, observation: Any) -> Array:
-        out: Any = value_net.apply(params, features(observation))
+        out: Any = value_net.apply(params["value"], features(observation))
         return out.squeeze(-1)
 
-    return Agent(init, act, value if critic else None)
+    def action_value(params: Any, observation: Any) -> Array:
+        out: Any = value_net.apply(params["value"], features(observation))
+        return out
+
+    def mean_action_value(params: Any, observation: Any) -> Array:
+        probabilities = jnp.exp(act(params, observation).log_probs)
+        return jnp.sum(probabilities * action_value(params, observation), axis=-1)
+
+    if critic == "action":
+        return Agent(init, act, mean_action_value, action_value)
+    return Agent(init, act, value if critic == "state" else None)
 
 
 def _features(environment: Environment, flatten: bool) -> tuple[Callable[[Any], Array], Array]:
@@ -118,8 +130,9 @@ def _features(environment: Environment, flatten: bool) -> tuple[Callable[[Any], 
     return features, features(jnp.zeros(shape, environment.observation.dtype))
 
 
-def _check(environment: Environment, policy: str, network: str, hidden: Sequence[int]) -> None:
-    for field, value, kinds in (("policy", policy, PolicyKind), ("network", network, NetworkKind)):
+def _check(environment: Environment, policy: str, network: str, hidden: Sequence[int], critic: str) -> None:
+    kinds_of = (("policy", policy, PolicyKind), ("network", network, NetworkKind), ("critic", critic, Critic))
+    for field, value, kinds in kinds_of:
         if value not in get_args(kinds):
             raise SettingError(field, value, f"is none of {', '.join(get_args(kinds))}")
     discrete = isinstance(environment.action_space, Discrete)
@@ -127,6 +140,8 @@ def _check(environment: Environment, policy: str, network: str, hidden: Sequence
         raise SettingError("policy", policy, f"needs discrete actions; those of {environment.name} are continuous")
     if policy in ("gaussian", "squashed") and discrete:
         raise SettingError("policy", policy, f"needs continuous actions; those of {environment.name} are discrete")
+    if critic == "action" and not discrete:
+        raise SettingError("critic", critic, f"needs discrete actions; those of {environment.name} are continuous")
     if isinstance(environment.action_space, Box):
         low, high = environment.action_space.bounds()
         if not np.all(np.isfinite(low) & np.isfinite(high) & (low < high)):

@@ -15,7 +15,7 @@ from pgjax.distributions import Distribution
 from pgjax.types import Environment, Transition
 
 Policy = Callable[[Any], Distribution]
-"""observation -> distribution; `functools.partial(agent.policy, params["policy"])` makes one."""
+"""observation -> distribution; `functools.partial(agent.policy, params)` makes one."""
 
 
 class EpisodeStatistics(NamedTuple):
@@ -44,7 +44,16 @@ class StreamState(NamedTuple):
     episode_length: Array
 
 
-def episodes(environment: Environment, policy: Policy, keys: Array, *, greedy: bool = False) -> Transition:
+class Visited(NamedTuple):
+    """A place in an episode that rollouts can be branched from; arrays of one environment, or [N, ...]."""
+
+    state: Any
+    observation: Any
+
+
+def episodes(
+    environment: Environment, policy: Policy, keys: Array, *, start: Visited | None = None, greedy: bool = False
+) -> Transition:
     """Whole-episode mode: reset, run to the horizon, mask after the first end.
 
     What follows an end is frozen at the final observation, with mask and reward 0. An episode still running at
@@ -54,15 +63,16 @@ def episodes(environment: Environment, policy: Policy, keys: Array, *, greedy: b
       environment: what to act in.
       policy: observation -> distribution.
       keys: one per episode, [N].
+      start: where each episode goes on from, [N, ...]; default a reset.
       greedy: take the mode instead of a sample.
 
     Returns:
       Transition [horizon, N, ...].
     """
 
-    def episode(key: Array) -> Transition:
+    def episode(key: Array, start: Visited | None) -> Transition:
         reset_key, steps_key = jax.random.split(key)
-        observation, state = environment.reset(reset_key)
+        observation, state = environment.reset(reset_key) if start is None else (start.observation, start.state)
 
         def step(carry: tuple[Any, Any, Array], t: Array) -> tuple[tuple[Any, Any, Array], Transition]:
             observation, state, alive = carry
@@ -80,7 +90,30 @@ def episodes(environment: Environment, policy: Policy, keys: Array, *, greedy: b
         carry = (observation, state, jnp.bool_(True))
         return jax.lax.scan(step, carry, jnp.arange(environment.horizon))[1]
 
-    return jax.vmap(episode, out_axes=1)(keys)
+    return jax.vmap(episode, out_axes=1)(keys, start)
+
+
+def visit(environment: Environment, policy: Policy, key: Array, steps: Array) -> Visited:
+    """Where an episode stands after so many steps, for branching; where it ended, if it ended before.
+
+    Args:
+      environment: what to act in.
+      policy: observation -> distribution.
+      key: of the episode.
+      steps: how many, a scalar.
+    """
+
+    def step(carry: tuple[Visited, Array], t: Array) -> tuple[tuple[Visited, Array], None]:
+        now, alive = carry
+        row, state = _act(environment, policy, False, jax.random.fold_in(steps_key, t), now.observation, now.state)
+        alive = alive & (t < steps)
+        following = _where(alive, Visited(state, row.next_observation), now)
+        return (following, alive & ~(row.terminated | row.truncated)), None
+
+    reset_key, steps_key = jax.random.split(key)
+    observation, state = environment.reset(reset_key)
+    carry = Visited(state, observation), jnp.bool_(True)
+    return jax.lax.scan(step, carry, jnp.arange(environment.horizon))[0][0]
 
 
 def start_stream(environment: Environment, keys: Array) -> StreamState:

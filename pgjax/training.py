@@ -1,5 +1,6 @@
 """Training as a pair of pure functions, and the compiled loops around them. Knows no algorithm by name."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,11 +9,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from pgjax import rollout
-from pgjax.diagnostics import weight_statistics
+from pgjax import diagnostics, rollout
+from pgjax.dependence import depends_on
 from pgjax.gradients import accumulated_gradient, trajectory_gradients
-from pgjax.losses import Batch, credit_of, loss, signals_of
-from pgjax.statistics import size_of
+from pgjax.losses import Batch, credit_of, loss, ratios_of, target_of, values_of
+from pgjax.statistics import BatchSize, size_of
 from pgjax.types import (
     Agent,
     Algorithm,
@@ -20,6 +21,7 @@ from pgjax.types import (
     Environment,
     Params,
     SettingError,
+    Signals,
     Trainer,
     TrainState,
     Transition,
@@ -32,8 +34,8 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
     """Bind an environment, an agent and the static settings into a Trainer.
 
     One update collects a batch with the current policy, computes credit over the whole of it, and moves the
-    parameters along the gradient, `updates_per_batch` times. Hyperparameters arrive with the `algorithm` argument,
-    never by closure.
+    parameters along the gradient, `epochs` times. Credit that carries ratios is computed anew each time.
+    Hyperparameters arrive with the `algorithm` argument, never by closure.
 
     Raises:
       SettingError: where config and agent contradict each other.
@@ -46,8 +48,8 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
     >>> int(state.env_steps)
     36
     """
-    if config.critic != (agent.value is not None):
-        raise SettingError("critic", config.critic, "does not match the agent: make both with the same `critic`")
+    if config.critic != agent.critic:
+        raise SettingError("critic", config.critic, f"does not match the agent, whose critic is {agent.critic!r}")
     if config.batch_steps and config.accumulate > 1:
         raise SettingError("batch_steps", config.batch_steps, "cannot be combined with accumulate > 1")
 
@@ -70,45 +72,58 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
         key, rollout_key = jax.random.split(state.key)
         start = jax.random.split(rollout_key, config.num_envs), state.rollout_state
         collect = partial(_collect, environment, agent, config, state.params)
-        if config.accumulate == 1:
-            collected = collect(start)
-            collect = lambda _: collected  # noqa: E731  (held, not simulated again)
-        gradient_of = _whole_gradient if config.accumulate == 1 else _sliced_gradient
+        source = (_hold if config.accumulate == 1 else _simulate_again)(
+            agent, algorithm, config, state.params, collect, start
+        )
+        steps = jnp.sum(source.signals.mask)
+        carries_ratios = depends_on(partial(credit_of, algorithm, config), source.signals, "log_ratio")
+        credit, target = credit_of(algorithm, config, source.signals), target_of(algorithm, source.signals)
         optimizer = _optimizer(algorithm)
 
-        def step(moving: tuple[Params, Any], _: None) -> tuple[tuple[Params, Any], Any]:
+        def epoch(moving: tuple[Params, Any], _: None) -> tuple[tuple[Params, Any], Metrics]:
             params, optimizer_state = moving
-            gradient, metrics, once = gradient_of(agent, algorithm, config, params, state.params, collect, start)
+            psi = credit
+            if carries_ratios:
+                psi = credit_of(algorithm, config, source.signals._replace(log_ratio=source.ratios(params)))
+            gradient, metrics = source.gradient(params, psi, target)
             metrics["gradient_norm"] = optax.tree.norm(gradient)
             changes, optimizer_state = optimizer.update(gradient, optimizer_state, params)
-            return (optax.apply_updates(params, changes), optimizer_state), (metrics, once)
+            return (optax.apply_updates(params, changes), optimizer_state), metrics
 
         moving = state.params, state.optimizer_state
-        if config.updates_per_batch == 1:
-            (params, optimizer_state), (metrics, once) = step(moving, None)
+        if config.epochs == 1:
+            (params, optimizer_state), metrics = epoch(moving, None)
         else:
-            (params, optimizer_state), every = jax.lax.scan(step, moving, None, config.updates_per_batch)
-            metrics, once = jax.tree.map(lambda x: x[-1], every)
-        if config.updates_per_batch > 1 and config.accumulate == 1:
-            metrics |= weight_statistics(agent, config, params, collect(start)[1])
+            (params, optimizer_state), every = jax.lax.scan(epoch, moving, None, config.epochs)
+            metrics = jax.tree.map(lambda x: x[-1], every)
+        if source.transition is not None and (config.epochs > 1 or config.diagnostics):
+            probe_key = jax.random.fold_in(rollout_key, 1)
+            metrics |= diagnostics.weight_statistics(agent, config, params, source.transition)
+            metrics["score_mean"] = diagnostics.score_probe(agent, state.params, source.transition, probe_key)
+            if config.diagnostics:
+                rows = source.transition, source.signals
+                metrics |= diagnostics.monitor(agent, algorithm, config, params, *rows, probe_key)
         return TrainState(
             params=params,
             optimizer_state=optimizer_state,
-            rollout_state=once.rollout_state,
+            rollout_state=source.rollout_state,
             key=key,
             update=state.update + 1,
-            env_steps=state.env_steps + once.steps.astype(jnp.int32),
-        ), once.statistics.means() | metrics
+            env_steps=state.env_steps + steps.astype(jnp.int32),
+        ), source.statistics.means() | metrics
 
     return Trainer(init, update)
 
 
-class Once(NamedTuple):
-    """What a batch gives besides its gradient."""
+class Source(NamedTuple):
+    """A collected batch, held in memory or simulated again slice by slice: the same answers either way."""
 
     rollout_state: Any
     statistics: rollout.EpisodeStatistics
-    steps: Array
+    signals: Signals  # [T, N], at the parameters that collected it
+    transition: Transition | None  # where held
+    ratios: Callable[[Params], Array]  # params -> log ρ, [T, N]
+    gradient: Callable[[Params, Array, Array | None], tuple[Params, Metrics]]  # (params, credit, target)
 
 
 def _optimizer(algorithm: Algorithm) -> optax.GradientTransformation:
@@ -120,7 +135,7 @@ def _collect(
 ) -> tuple[Any, Transition, rollout.EpisodeStatistics]:
     """A batch, or the slice of it that `start` = (keys, rollout state) names: a pure function of both."""
     keys, rollout_state = start
-    policy = partial(agent.policy, params["policy"])
+    policy = partial(agent.policy, params)
     if config.rollout == "stream":
         return rollout.stream(environment, policy, rollout_state, keys, config.num_steps)
     transition = rollout.episodes(environment, policy, keys)
@@ -129,69 +144,87 @@ def _collect(
     return None, transition, rollout.statistics(transition)
 
 
-def _whole_gradient(
-    agent: Agent,
-    algorithm: Algorithm,
-    config: Config,
-    params: Params,
-    behaviour: Params,
-    collect: Any,
-    start: Any,
-) -> tuple[Params, Metrics, Once]:
+def _hold(agent: Agent, algorithm: Algorithm, config: Config, behaviour: Params, collect: Any, start: Any) -> Source:
     """Collect the batch, hold it, differentiate it at once."""
     rollout_state, transition, statistics = collect(start)
-    signals = signals_of(agent, algorithm, config, params, transition, behaviour["value"])
-    batch = Batch(transition, signals, credit_of(algorithm, config, signals))
+    signals = values_of(agent, algorithm, config, behaviour, transition)
     size = size_of(signals.mask)
-    gradient, metrics = jax.grad(partial(loss, agent, algorithm, config), has_aux=True)(params, batch, size)
-    if algorithm.control_variate is not None:
-        ones = batch._replace(credit=jnp.ones_like(batch.credit))
-        each, scores = (trajectory_gradients(agent, algorithm.estimator, params["policy"], b) for b in (batch, ones))
-        divisor = getattr(size, config.mean)
-        correction = jax.tree.map(lambda x: x / divisor, algorithm.control_variate(each, scores))
-        gradient["policy"] = jax.tree.map(jnp.add, gradient["policy"], correction)
-    return gradient, metrics, Once(rollout_state, statistics, size.steps)
+    loss_gradient = jax.grad(partial(loss, agent, algorithm, config), has_aux=True)
+
+    def gradient(params: Params, credit: Array, target: Array | None) -> tuple[Params, Metrics]:
+        batch = Batch(transition, signals, credit, target)
+        if config.diagnostics:
+            return _grouped_gradient(config, partial(loss_gradient, params), batch, size)
+        total, metrics = loss_gradient(params, batch, size)
+        if algorithm.control_variate is not None:
+            ones = batch._replace(credit=jnp.ones_like(credit))
+            each, scores = (trajectory_gradients(agent, algorithm.estimator, params, b) for b in (batch, ones))
+            divisor = getattr(size, config.mean)
+            correction = jax.tree.map(lambda x: x / divisor, algorithm.control_variate(each, scores))
+            total["policy"] = jax.tree.map(jnp.add, total["policy"], correction)
+        return total, metrics
+
+    return Source(
+        rollout_state, statistics, signals, transition, lambda params: ratios_of(agent, params, transition), gradient
+    )
 
 
-def _sliced_gradient(
-    agent: Agent,
-    algorithm: Algorithm,
-    config: Config,
-    params: Params,
-    behaviour: Params,
-    collect: Any,
-    start: Any,
-) -> tuple[Params, Metrics, Once]:
-    """The same gradient with one slice's trajectories in memory at a time.
+def _grouped_gradient(config: Config, gradient_of: Callable, batch: Batch, size: BatchSize) -> tuple[Params, Metrics]:
+    """The same gradient as a sum over groups of trajectories, for as much arithmetic; and how noisy it is."""
+    groups = jax.tree.map(lambda x: _cut(config.diagnostics, x, 1), batch)
+    each, metrics = jax.vmap(gradient_of, in_axes=(0, None))(groups, size)
+    total, metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), (each, metrics))
+    means = jax.tree.map(lambda x: config.diagnostics * x, each["policy"])
+    noise = diagnostics.gradient_noise(means, trajectories=config.num_envs)
+    return total, metrics | {
+        "gradient_variance": noise.variance,
+        "gradient_snr": noise.snr,
+        "critical_batch_size": noise.critical_batch_size,
+    }
 
-    Every slice is simulated twice, from the same keys and parameters: once for its signals (a few numbers per step,
-    all that credit needs of the whole batch), once more for its gradient.
+
+def _simulate_again(
+    agent: Agent, algorithm: Algorithm, config: Config, behaviour: Params, collect: Any, start: Any
+) -> Source:
+    """The same with one slice's trajectories in memory at a time.
+
+    Every slice is simulated from the same keys and parameters whenever it is needed: once for its signals (a few
+    numbers per step, all that credit needs of the whole batch), and again for its gradient.
     """
     if algorithm.control_variate is not None:
         raise SettingError("accumulate", config.accumulate, "cannot serve optimal baselines, which hold all gradients")
-    cut, join = partial(_cut, config.accumulate), _join
-    start = jax.tree.map(lambda x: cut(x, 0), start)
+    slices = jax.tree.map(lambda x: _cut(config.accumulate, x, 0), start)
 
     def first_pass(one: Any) -> Any:
         rollout_state, transition, statistics = collect(one)
-        signals = signals_of(agent, algorithm, config, params, transition, behaviour["value"])
-        return rollout_state, signals, statistics
+        return rollout_state, values_of(agent, algorithm, config, behaviour, transition), statistics
 
-    rollout_state, signals, statistics = jax.lax.map(first_pass, start)
-    signals = jax.tree.map(lambda x: join(x, 1), signals)
-    credit, size = credit_of(algorithm, config, signals), size_of(signals.mask)
+    rollout_state, signals, statistics = jax.lax.map(first_pass, slices)
+    signals = jax.tree.map(lambda x: _join(x, 1), signals)
+    size = size_of(signals.mask)
 
-    def batch_of(one: Any) -> Batch:
-        start, signals, credit = one
-        return Batch(collect(start)[1], signals, credit)
+    def ratios(params: Params) -> Array:
+        return _join(jax.lax.map(lambda one: ratios_of(agent, params, collect(one)[1]), slices), 1)
 
-    def loss_of(params: Params, batch: Batch) -> tuple[Array, Metrics]:
-        return loss(agent, algorithm, config, params, batch, size)
+    def gradient(params: Params, credit: Array, target: Array | None) -> tuple[Params, Metrics]:
+        def batch_of(one: Any) -> Batch:
+            start, *rest = one
+            return Batch(collect(start)[1], *rest)
 
-    slices = (start, *jax.tree.map(lambda x: cut(x, 1), (signals, credit)))
-    gradient, metrics = accumulated_gradient(loss_of, params, slices, batch_of)
-    totals = jax.tree.map(lambda x: jnp.sum(x, axis=0), statistics)
-    return gradient, metrics, Once(jax.tree.map(lambda x: join(x, 0), rollout_state), totals, size.steps)
+        def loss_of(params: Params, batch: Batch) -> tuple[Array, Metrics]:
+            return loss(agent, algorithm, config, params, batch, size)
+
+        parts = jax.tree.map(lambda x: _cut(config.accumulate, x, 1), (signals, credit, target))
+        return accumulated_gradient(loss_of, params, (slices, *parts), batch_of)
+
+    return Source(
+        jax.tree.map(lambda x: _join(x, 0), rollout_state),
+        jax.tree.map(lambda x: jnp.sum(x, axis=0), statistics),
+        signals,
+        None,
+        ratios,
+        gradient,
+    )
 
 
 def _cut(slices: int, x: Array, axis: int) -> Array:

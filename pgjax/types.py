@@ -99,8 +99,8 @@ class Config:
         and products of ratios need; "stream" runs `num_steps` steps with auto-reset, which actor-critics need.
       num_envs: trajectories (episodes) or parallel environments (stream) per update.
       num_steps: steps per environment and update in "stream"; not used in "episodes", where the horizon rules.
-      updates_per_batch: gradient steps on each batch; from the second on the policy is no longer the one that sampled
-        it, and what an estimator does about that is its business (`pgjax.importance`).
+      epochs: passes over each batch; from the second on the policy is no longer the one that sampled it, and what an
+        estimator does about that is its business (`pgjax.importance`).
       accumulate: slices whose gradients are summed one after the other; memory falls by that factor.
       batch_steps: in "episodes", keep only the first episodes that together reach this many steps (0 keeps all).
       mean: "trajectories" divides by their number N (exact); "steps" by the number of executed steps (a ratio
@@ -108,33 +108,39 @@ class Config:
       truncation: "bootstrap" lets V(final observation) follow a time limit; "terminal" lets nothing follow.
       discounted_objective: True keeps the factor γ^t in front of step t, the gradient of E[Σ γ^t r_t]; False drops
         it, as most libraries do (with γ < 1 that is the gradient of no function, Nota & Thomas 2020).
-      critic: whether a value network V(s) is trained.
+      critic: which values are learned: "none", "state" for V(s), "action" for Q(s, a) of discrete actions.
+      diagnostics: groups of trajectories whose gradients are compared at every update (`pgjax.diagnostics.monitor`):
+        gradient noise, critical batch size, probes of score and bias among the metrics. 0 is off.
     """
 
     rollout: Literal["episodes", "stream"] = "episodes"
     num_envs: int = 32
     num_steps: int = 128
-    updates_per_batch: int = 1
+    epochs: int = 1
     accumulate: int = 1
     batch_steps: int = 0
     mean: Literal["trajectories", "steps"] = "trajectories"
     truncation: Literal["bootstrap", "terminal"] = "bootstrap"
     discounted_objective: bool = False
-    critic: bool = False
+    critic: Literal["none", "state", "action"] = "none"
+    diagnostics: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything compiles."""
-        choices = {"rollout": Rollout, "mean": Mean, "truncation": Truncation}
+        choices = {"rollout": Rollout, "mean": Mean, "truncation": Truncation, "critic": Critic}
         for name, literal in choices.items():
             if getattr(self, name) not in get_args(literal):
                 raise SettingError(name, getattr(self, name), f"is none of {', '.join(get_args(literal))}")
-        least_values = {"num_envs": 1, "num_steps": 1, "updates_per_batch": 1, "accumulate": 1, "batch_steps": 0}
+        least_values = {"num_envs": 1, "num_steps": 1, "epochs": 1, "accumulate": 1, "batch_steps": 0, "diagnostics": 0}
         for name, least in least_values.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise SettingError(name, value, f"must be a whole number of at least {least}")
-        if self.num_envs % self.accumulate:
-            raise SettingError("accumulate", self.accumulate, f"does not divide num_envs {self.num_envs}")
+        for name in ("accumulate", "diagnostics"):
+            if getattr(self, name) and self.num_envs % getattr(self, name):
+                raise SettingError(name, getattr(self, name), f"does not divide num_envs {self.num_envs}")
+        if self.diagnostics == 1 or (self.diagnostics and self.accumulate > 1):
+            raise SettingError("diagnostics", self.diagnostics, "needs at least 2 groups, and accumulate 1")
         if self.batch_steps and self.rollout != "episodes":
             raise SettingError("batch_steps", self.batch_steps, 'needs rollout "episodes"')
 
@@ -142,6 +148,7 @@ class Config:
 Rollout = Literal["episodes", "stream"]
 Mean = Literal["trajectories", "steps"]
 Truncation = Literal["bootstrap", "terminal"]
+Critic = Literal["none", "state", "action"]
 
 
 def as_partial(function: Callable) -> Partial:
@@ -193,14 +200,22 @@ class Agent(NamedTuple):
     """A policy and an optional critic as pure functions of parameters; any network fits behind it.
 
     Attributes:
-      init: key -> {"policy": params, "value": params}.
-      policy: (params["policy"], observation [..., *shape]) -> distribution over actions.
-      value: (params["value"], observation) -> V, [...]; None without a critic.
+      init: key -> {"policy": params, "value": params}; all functions take this whole tree.
+      policy: (params, observation [..., *shape]) -> distribution over actions.
+      value: (params, observation) -> V(s), [...]; None without a critic.
+      action_value: (params, observation) -> Q(s, ·), [..., A]; None without an action-value critic, whose `value` is
+        the policy's mean of it.
     """
 
     init: Callable[[Array], Params]
     policy: Callable[[Params, Any], Any]
     value: Callable[[Params, Any], Array] | None = None
+    action_value: Callable[[Params, Any], Array] | None = None
+
+    @property
+    def critic(self) -> str:
+        """Which values it learns, as `Config.critic` calls it."""
+        return "action" if self.action_value else "state" if self.value else "none"
 
 
 class TrainState(NamedTuple):

@@ -1,17 +1,23 @@
 """Diagnostics against the exact covariance of small problems, and against their definitions."""
 
+from dataclasses import replace
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from conftest import MDPS
 
 from pgjax import (
     Config,
+    SettingError,
     diagnostics,
     environments,
+    importance_sampling,
     make_agent,
+    make_trainer,
     off_policy_reward_to_go,
     oracle,
     product,
@@ -20,7 +26,9 @@ from pgjax import (
     rollout,
     score,
     stopped_prefix,
+    train,
 )
+from pgjax.losses import values_of
 
 
 def sampled(mdp, estimator, theta, behaviour, count, seed=0):
@@ -65,6 +73,62 @@ def test_the_bias_probe_finds_the_bias_within_its_error(x64):
     assert np.all(np.abs(bias - (means[0] - means[1])) < 4 * error) and np.linalg.norm(bias) > 3 * np.linalg.norm(error)
 
 
+def test_branching_from_visited_states_against_the_oracle():
+    """Q without a critic on FrozenLake: inside its error of the exact Q_t, the time limit still counting."""
+    horizon = 12
+    environment = environments.make("FrozenLake-misc")._replace(horizon=horizon)
+    agent = make_agent(environment, hidden=(8,))
+    policy = partial(agent.policy, agent.init(jax.random.key(3)))
+    tables = oracle.from_gymnax("FrozenLake-misc")  # its own limit of 100 steps: twelve more from any state
+    log_probs = policy(tables.observations).log_probs
+    exact = oracle.exact_values(replace(tables.mdp, horizon=horizon + 1), log_probs).action_value[0]
+    branch = jax.jit(partial(diagnostics.branched_action_values, environment, policy))
+    visit = jax.jit(jax.vmap(partial(rollout.visit, environment, policy)))
+    places = visit(jax.random.split(jax.random.key(0), 64), jnp.arange(64) % 6)
+    number = {int(o): s for s, o in enumerate(np.asarray(tables.observations))}  # holes and the goal are not in it
+    of_state = {number[int(o)]: i for i, o in enumerate(places.observation) if int(o) in number}
+    assert len(of_state) > 4
+    for state, i in list(of_state.items())[:5]:
+        start = jax.tree.map(lambda x, i=i: x[i], places)
+        mean, error = branch(start, jax.random.split(jax.random.key(i), 4000))
+        assert np.all(np.abs(mean - exact[state]) < 4.5 * error + 1e-6) and error.max() < 0.02
+    with pytest.raises(SettingError, match="Pendulum.*continuous"):
+        pendulum = environments.make("Pendulum-v1")
+        diagnostics.branched_action_values(pendulum, policy, start, jax.random.split(jax.random.key(0), 2))
+
+
+def test_the_training_switch_gives_the_same_update_and_says_how_noisy_it_was():
+    environment = environments.make("CartPole-v1")
+    recipe = importance_sampling("first_order", epochs=3, learning_rate=1e-3)
+    agent = make_agent(environment, hidden=(8,))
+    runs = []
+    for groups in (0, 8):
+        config = replace(recipe.config, num_envs=64, diagnostics=groups)
+        runs.append(train(make_trainer(environment, agent, config), recipe.algorithm, jax.random.key(0), 20))
+    (plain, _), (watched, metrics) = runs
+    chex.assert_trees_all_close(plain.params, watched.params, atol=2e-4)
+    assert {"gradient_variance", "gradient_snr", "critical_batch_size", "score_mean", "bias_probe"} <= set(metrics)
+    assert np.all(np.isfinite(metrics["gradient_variance"])) and metrics["gradient_snr"].mean() > 1
+    assert 0.2 < np.mean(metrics["score_mean"] ** 2) < 3 and np.abs(metrics["bias_probe"]).max() > 0.1
+
+
+def test_the_score_probe_is_loud_when_actions_are_wrong_and_the_bias_probe_quiet_for_an_exact_form():
+    environment = environments.make("CartPole-v1")
+    agent = make_agent(environment, hidden=(8,))
+    params = agent.init(jax.random.key(0))
+    params["policy"]["net"]["params"]["Dense_1"]["bias"] += jnp.array([0.5, -0.5])  # a policy that has a preference
+    rows = rollout.episodes(environment, partial(agent.policy, params), jax.random.split(jax.random.key(1), 256))
+    keys = jax.random.split(jax.random.key(2), 64)
+    wrong = rows._replace(action=1 - rows.action)
+    good, bad = (jax.vmap(lambda key, r=r: diagnostics.score_probe(agent, params, r, key))(keys) for r in (rows, wrong))
+    assert np.mean(good**2) < 3 < 30 < np.mean(bad**2)
+    recipe = importance_sampling("per_decision_is", "none")
+    signals = values_of(agent, recipe.algorithm, recipe.config, params, rows)
+    moved = jax.tree.map(lambda x: x * 1.05, params)
+    probe = diagnostics.monitor(agent, recipe.algorithm, recipe.config, moved, rows, signals, keys[0])
+    np.testing.assert_allclose(probe["bias_probe"], 0.0, atol=1e-6)
+
+
 def test_cosine():
     tree = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
     np.testing.assert_allclose(diagnostics.cosine(tree, tree), 1.0, rtol=1e-6)
@@ -89,9 +153,7 @@ def test_monitors_are_quiet_when_all_is_well_and_loud_when_actions_are_wrong():
     params = agent.init(jax.random.key(0))
     head = params["policy"]["net"]["params"]["Dense_2"]
     head["kernel"] = 200.0 * head["kernel"]  # a policy that has a preference
-    rows = rollout.episodes(
-        environment, partial(agent.policy, params["policy"]), jax.random.split(jax.random.key(1), 256)
-    )
+    rows = rollout.episodes(environment, partial(agent.policy, params), jax.random.split(jax.random.key(1), 256))
     good = diagnostics.weight_statistics(agent, Config(), params, rows)
     np.testing.assert_allclose(good["mean_weight"], 1.0, atol=1e-3)
     np.testing.assert_allclose(good["effective_sample_size"], 1.0, atol=1e-3)

@@ -23,9 +23,9 @@ def uniform(environment):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_environment_runs_in_both_modes(name):
     environment = environments.make(name)
-    agent = make_agent(environment, hidden=(2,), critic=True)
+    agent = make_agent(environment, hidden=(2,), critic="state")
     params = agent.init(jax.random.key(0))
-    policy = partial(agent.policy, params["policy"])
+    policy = partial(agent.policy, params)
     keys = jax.random.split(jax.random.key(1), 3)
 
     @jax.jit
@@ -35,7 +35,7 @@ def test_every_environment_runs_in_both_modes(name):
         return (
             whole,
             rollout.stream(environment, policy, start, keys, 4)[1],
-            agent.value(params["value"], start.observation),
+            agent.value(params, start.observation),
         )
 
     whole, stream, value = both(keys)
@@ -84,7 +84,7 @@ def test_streaming_equals_gymnaxs_own_auto_reset():
     params = params.replace(max_steps_in_episode=5)
     environment = environments.from_gymnax(env, params)
     agent = make_agent(environment, hidden=(4,))
-    policy = partial(agent.policy, agent.init(jax.random.key(0))["policy"])
+    policy = partial(agent.policy, agent.init(jax.random.key(0)))
     key = jax.random.key(5)
     start = rollout.start_stream(environment, key[None])
     end, rows, statistics = rollout.stream(environment, policy, start, key[None], 12)

@@ -34,8 +34,8 @@ def agent_on(name, scale=30.0):
     """An agent with a preference, its parameters, and the environment."""
     environment = environments.make(name)
     agent = make_agent(environment, hidden=(8,))
-    params = agent.init(jax.random.key(3))["policy"]
-    params["net"]["params"]["Dense_1"]["kernel"] *= scale
+    params = agent.init(jax.random.key(3))
+    params["policy"]["net"]["params"]["Dense_1"]["kernel"] *= scale
     return environment, agent, params
 
 
@@ -81,7 +81,7 @@ def test_a_neural_policys_gradient_on_frozen_lake(credit, surrogate, far):
     exact = oracle.exact_gradient(tables.mdp, tables.log_policy(agent), params)
     noise = jax.random.normal(jax.random.key(8), (4,))
     before = jax.tree.map(lambda x: x, params)
-    before["net"]["params"]["Dense_1"]["bias"] += far * noise
+    before["policy"]["net"]["params"]["Dense_1"]["bias"] += far * noise
 
     @jax.jit
     def sample(keys):
@@ -93,7 +93,7 @@ def test_a_neural_policys_gradient_on_frozen_lake(credit, surrogate, far):
         return gradients.trajectory_gradients(agent, estimator, params, Batch(rows, signals, estimator.credit(signals)))
 
     each = sample(jax.random.split(jax.random.key(5), count))
-    deviations = jax.tree.map(lambda g, e: (g.mean(0) - e) / (g.std(0) / np.sqrt(count) + 1e-7), each, exact)
+    deviations = jax.tree.map(lambda g, e: (g.mean(0) - e) / (g.std(0) / np.sqrt(count) + 1e-7), each, exact["policy"])
     flat = np.concatenate([np.ravel(d) for d in jax.tree.leaves(deviations)])
     assert np.abs(flat).max() < 5 and np.mean(np.abs(flat) < 2) > 0.85
 

@@ -12,12 +12,14 @@ import pytest
 from jax.tree_util import Partial
 
 from pgjax import (
+    ALGORITHMS,
     BASELINES,
     CREDITS,
     FORMS,
     Config,
     SettingError,
     check_hyperparameters,
+    diagnostics,
     environments,
     evaluate,
     evaluate_runs,
@@ -67,12 +69,12 @@ def test_contract(credit, baseline):
     assert (state.env_steps == 3 * 8 * 9).all()
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_several_updates_per_batch(form):
+@pytest.mark.parametrize("name", [*FORMS, "doubly_robust"])
+def test_several_epochs(name):
     """Traced once, finite, monitored, and right on a problem with delayed reward."""
     environment = probes.delayed()
-    recipe = importance_sampling(form, learning_rate=0.03)
-    agent = make_agent(environment, hidden=(8,))
+    recipe = ALGORITHMS[name](learning_rate=0.03)
+    agent = make_agent(environment, hidden=(8,), critic=recipe.config.critic)
     trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=32))
     state, metrics = train(trainer, recipe.algorithm, jax.random.key(0), 60)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.params, metrics)))
@@ -83,15 +85,42 @@ def test_several_updates_per_batch(form):
     assert not metrics["clamped"].any()
 
 
+def test_all_action_learns_from_its_critic():
+    environment = probes.contextual()
+    recipe = ALGORITHMS["all_action"](learning_rate=0.03)
+    agent = make_agent(environment, hidden=(8,), critic="action")
+    trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=32))
+    state, _ = train(trainer, recipe.algorithm, jax.random.key(0), 150)
+    assert evaluate(environment, agent, state.params, jax.random.key(1), greedy=True).mean() == 1.0
+    values = agent.action_value(state.params, jnp.array([[1.0], [-1.0]]))
+    np.testing.assert_allclose(values[jnp.arange(2), jnp.array([1, 0])], 1.0, atol=0.15)  # the actions it takes
+
+
+def test_a_wrong_critic_moves_no_mean_of_the_doubly_robust_update():
+    """The first update's mean over many batches is that of per-decision importance sampling, whatever Q says."""
+    environment = probes.contextual()
+    updates = []
+    for name in ("doubly_robust", "per_decision_is"):
+        recipe = ALGORITHMS[name](epochs=1, **({} if name == "doubly_robust" else {"baseline": "none"}))
+        algorithm = recipe.algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=1.0))
+        agent = make_agent(environment, hidden=(8,), critic=recipe.config.critic)
+        trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=8192))
+        state = trainer.init(algorithm, jax.random.key(0))
+        policy = agent.init(jax.random.key(5))["policy"]
+        state = state._replace(params=state.params | {"policy": policy})
+        after = jax.jit(trainer.update)(algorithm, state)[0].params["policy"]
+        updates.append(jax.tree.map(jnp.subtract, after, policy))
+    assert diagnostics.cosine(*updates) > 0.99
+    np.testing.assert_allclose(*(optax.tree.norm(u) for u in updates), rtol=0.05)
+
+
 def test_one_update_of_every_form_is_reinforce():
     """On-policy all ratios are 1: prefix, first order, trajectory and per-decision are one estimator."""
     environment = environments.make("Catch-bsuite")
     agent = make_agent(environment, hidden=(8,))
     exact_at_once = ("trajectory_is", "per_decision_is", "first_order")
     after = []
-    for recipe in [reinforce(baseline="time_step")] + [
-        importance_sampling(f, updates_per_batch=1) for f in exact_at_once
-    ]:
+    for recipe in [reinforce(baseline="time_step")] + [importance_sampling(f, epochs=1) for f in exact_at_once]:
         algorithm = recipe.algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=0.1))
         trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=8))
         after.append(train(trainer, algorithm, jax.random.key(0), 1)[0].params)
@@ -100,7 +129,7 @@ def test_one_update_of_every_form_is_reinforce():
 
 def test_several_updates_with_accumulation_equal_the_full_batch():
     environment = environments.make("CartPole-v1")
-    recipe = importance_sampling("per_decision_is", updates_per_batch=3, learning_rate=1e-3)
+    recipe = importance_sampling("per_decision_is", epochs=3, learning_rate=1e-3)
     agent = make_agent(environment, hidden=(8,))
     params = [
         train(
@@ -172,7 +201,7 @@ def test_the_critic_learns_the_value():
     environment = probes.contextual()
     agent, algorithm, trainer = setup(environment, 64, baseline="state_value", learning_rate=0.02)
     state, _ = train(trainer, algorithm, jax.random.key(0), 200)
-    np.testing.assert_allclose(agent.value(state.params["value"], jnp.array([[1.0], [-1.0]])), 1.0, atol=0.1)
+    np.testing.assert_allclose(agent.value(state.params, jnp.array([[1.0], [-1.0]])), 1.0, atol=0.1)
 
 
 @pytest.mark.parametrize(
@@ -395,7 +424,7 @@ def test_bad_config(change, field):
 def test_settings_that_contradict_each_other():
     environment = environments.make("Catch-bsuite")
     with pytest.raises(SettingError, match="critic"):
-        make_trainer(environment, make_agent(environment), Config(critic=True))
+        make_trainer(environment, make_agent(environment), Config(critic="state"))
     with pytest.raises(SettingError, match="batch_steps"):
         make_trainer(environment, make_agent(environment), Config(num_envs=4, batch_steps=10, accumulate=2))
     with pytest.raises(SettingError, match="gaussian.*CartPole"):

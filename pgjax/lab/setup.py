@@ -29,7 +29,7 @@ class Settings:
     """Name of a gymnax environment, such as CartPole-v1, Catch-bsuite, Pendulum-v1 or Breakout-MinAtar."""
     algorithm: str = "reinforce"
     """Method: reinforce, or several updates per batch by trajectory_is, per_decision_is, prefix_is, suffix_is,
-    first_order, truncated_is, weighted_is, weighted_per_decision_is."""
+    first_order, truncated_is, weighted_is, weighted_per_decision_is, doubly_robust; or all_action."""
     seeds: int = 8
     """How many policies to train side by side, from seeds 0, 1, 2, …"""
     total_steps: int = 400_000
@@ -54,8 +54,8 @@ class Settings:
     """What follows a time limit: the critic's value, or nothing."""
     num_envs: int = 32
     """Episodes per update."""
-    updates_per_batch: int | None = None
-    """Gradient steps on each batch; default the method's own."""
+    epochs: int | None = None
+    """Passes over each batch, a gradient step each; default the method's own."""
     accumulate: int = 1
     """Compute the gradient in this many slices, one after the other, to save memory. Must divide num_envs."""
     batch_steps: int = 0
@@ -80,6 +80,8 @@ class Settings:
     """CPU cores to spread the seeds over (0: all)."""
     out: str = ""
     """Run directory; default runs/<environment>-<algorithm>-<number>."""
+    diagnostics: int = 0
+    """Groups of trajectories whose gradients are compared at every update: noise, critical batch, probes (0: off)."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -133,13 +135,13 @@ def resolve(settings: Settings) -> Settings:
     Raises:
       SettingError: for an unknown method, or a setting that it does not have.
 
-    >>> resolve(Settings(algorithm="first_order")).updates_per_batch
+    >>> resolve(Settings(algorithm="first_order")).epochs
     4
     """
     known("algorithm", settings.algorithm, ALGORITHMS)
     own = signature(ALGORITHMS[settings.algorithm]).parameters
     changes = {}
-    for name in ("learning_rate", "credit", "baseline", "updates_per_batch"):
+    for name in ("learning_rate", "credit", "baseline", "epochs"):
         value = getattr(settings, name)
         if value is None and name in own:
             changes[name] = own[name].default
@@ -168,13 +170,15 @@ def _recipe(settings: Settings) -> Recipe:
     )
     if settings.standardise:
         algorithm = algorithm._replace(estimator=estimator._replace(credit=standardised(estimator.credit)))
-    shared = ("num_envs", "accumulate", "batch_steps", "mean", "truncation", "discounted_objective")
+    shared = ("num_envs", "accumulate", "batch_steps", "mean", "truncation", "discounted_objective", "diagnostics")
     config = replace(recipe.config, **{name: getattr(settings, name) for name in shared})
     baseline = settings.baseline or "none"
     if baseline in ("leave_one_out", "time_step", "optimal", "optimal_per_parameter") and config.num_envs < 2:
         raise SettingError("num_envs", config.num_envs, f"is too few: baseline {baseline} needs at least 2")
     if baseline.startswith("optimal") and config.accumulate > 1:
         raise SettingError("accumulate", config.accumulate, "cannot serve optimal baselines, which hold all gradients")
+    if baseline.startswith("optimal") and config.diagnostics:
+        raise SettingError("diagnostics", config.diagnostics, "cannot be combined with a variance-optimal baseline")
     if baseline.startswith("optimal") and settings.standardise:
         raise SettingError("standardise", True, "cannot be combined with a variance-optimal baseline")
     return Recipe(algorithm, config)

@@ -23,7 +23,7 @@ class Tabular(NamedTuple):
     observations: Array  # [S, ...]
 
     def log_policy(self, agent: Agent) -> LogPolicy:
-        """A neural policy as the table log π(a|s), [S, A], a function of `params["policy"]`."""
+        """A neural policy as the table log π(a|s), [S, A], a function of the agent's params."""
 
         def table(params: Params) -> Array:
             return agent.policy(params, self.observations).log_probs
