@@ -1,7 +1,8 @@
-"""How far can a batch be reused, and with which ratios? Every form with 1, 4 and 16 updates per batch on CartPole-v1.
+"""How far can a batch be reused, with which ratios? Every form with 1, 4 and 16 passes over each batch, on CartPole-v1.
 
-Expect the forms of ratios to agree at one update (all ratios are 1) and to part at sixteen, where what is left of the
-effective sample, drawn below, tells them apart.
+Expect the forms to agree with one pass (all ratios are 1) and to part with sixteen, where the effective sample, drawn
+below, tells them apart. A run whose policy has collapsed takes few steps per batch; it is stopped after MAX_BATCHES and
+its curve goes on flat.
 """
 
 from dataclasses import replace
@@ -11,10 +12,10 @@ import tyro
 from matplotlib import pyplot as plt
 
 from pgjax import (
+    ALGORITHMS,
     FORMS,
     environments,
     evaluate_runs,
-    importance_sampling,
     make_agent,
     make_trainer,
     sweep,
@@ -23,38 +24,42 @@ from pgjax import (
 from pgjax.lab import figures
 from pgjax.lab.results import Options
 
-UPDATES = (1, 4, 16)
-EPISODES_PER_BATCH, LEARNING_RATE = 16, 2e-3
-COLUMNS = ("form", "updates_per_batch", "seeds", "total_steps", "greedy_mean", "greedy_worst_seed")
+EPOCHS = (1, 4, 16)
+EPISODES_PER_BATCH, LEARNING_RATE, MAX_BATCHES = 16, 2e-3, 160
+METHODS = (*FORMS, "doubly_robust")
+COLUMNS = ("form", "epochs", "seeds", "total_steps", "greedy_mean", "greedy_worst_seed")
 
 
 def main(options: Options) -> None:
-    """Train every form with every number of updates; one panel per number."""
+    """Train every form with every number of passes; one panel per number."""
     use_cpu_devices()
     environment = environments.make("CartPole-v1")
-    agent = make_agent(environment)
-    seeds, total_steps = (2, 4_000) if options.quick else (6, 200_000)
-    forms = ("trajectory_is", "first_order") if options.quick else tuple(FORMS)
-    figure, panels = plt.subplots(2, len(UPDATES), figsize=(15, 7.5), sharey="row", layout="constrained")
+    seeds, total_steps = (2, 4_000) if options.quick else (6, 150_000)
+    forms = ("trajectory_is", "first_order") if options.quick else METHODS
+    figure, panels = plt.subplots(2, len(EPOCHS), figsize=(15, 7.5), sharey="row", layout="constrained")
     rows = []
-    for column, updates in enumerate(UPDATES[:2] if options.quick else UPDATES):
+    for column, epochs in enumerate(EPOCHS[:2] if options.quick else EPOCHS):
         for i, form in enumerate(forms):
-            recipe = importance_sampling(form, learning_rate=LEARNING_RATE, epochs=updates)
+            recipe = ALGORITHMS[form](learning_rate=LEARNING_RATE, epochs=epochs)
+            agent = make_agent(environment, critic=recipe.config.critic)
             trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=EPISODES_PER_BATCH))
-            result = sweep(trainer, recipe.algorithm, seeds=seeds, total_steps=total_steps)
+            result = sweep(trainer, recipe.algorithm, seeds=seeds, total_steps=total_steps, max_updates=MAX_BATCHES)
             greedy = evaluate_runs(environment, agent, result.runs, jax.random.key(1 << 31), greedy=True).mean(axis=1)
-            rows.append((form, updates, seeds, total_steps, greedy.mean(), greedy.min()))
-            print(f"{updates} updates, {form}: greedy return {greedy.mean():.1f}", flush=True)
-            grid, returns = figures.curve(result.metrics)
-            figures.draw_curve(panels[0, column], grid, returns, label=form, spread="quartiles", colour=f"C{i}")
-            if updates > 1:
-                sample = figures.curve(result.metrics, "effective_sample_size")
-                figures.draw_curve(panels[1, column], *sample, label=form, spread="quartiles", colour=f"C{i}")
-        figures.finish(panels[0, column], f"{updates} updates per batch")
+            rows.append((form, epochs, seeds, total_steps, greedy.mean(), greedy.min()))
+            print(f"{epochs} passes, {form}: greedy return {greedy.mean():.1f}", flush=True)
+            style = {"label": form, "spread": "quartiles", "colour": f"C{i}"}
+            figures.draw_curve(panels[0, column], *figures.curve(result.metrics, until=total_steps), **style)
+            if epochs > 1:
+                sample = figures.curve(result.metrics, "effective_sample_size", until=total_steps)
+                panels[1, column].plot(sample[0], sample[1].mean(axis=0), color=f"C{i}")
+        figures.finish(panels[0, column], f"{epochs} passes over each batch" if epochs > 1 else "1 pass")
         figures.finish(panels[1, column], "", "effective sample size / batch")
-    panels[0, 0].legend(frameon=False, fontsize=8)
     panels[1, 0].axis("off")
-    figure.suptitle(f"Reusing batches of {EPISODES_PER_BATCH} episodes on CartPole-v1: {seeds} seeds, middle half")
+    panels[1, 1].tick_params(labelleft=True)
+    panels[1, 0].legend(*panels[0, 0].get_legend_handles_labels(), frameon=False, loc="center", title="form")
+    figure.suptitle(
+        f"Reusing batches of {EPISODES_PER_BATCH} episodes on CartPole-v1: mean of {seeds} seeds, band: middle half"
+    )
     options.write("reuse", figure, COLUMNS, rows)
 
 

@@ -4,15 +4,31 @@ from pgjax import runtime
 
 runtime.avoid_deadlock()  # before anything makes an array
 
-from pgjax import algorithms, baselines, diagnostics, environments, gradients, importance, oracle, rollout, sweeps
-from pgjax.advantages import action_advantage, gae, td_error, vtrace
-from pgjax.algorithms import ALGORITHMS, BASELINES, CREDITS, FORMS, Recipe, importance_sampling, reinforce
+from pgjax import (
+    algorithms,
+    baselines,
+    diagnostics,
+    environments,
+    gradients,
+    importance,
+    oracle,
+    rollout,
+    steps,
+    sweeps,
+    value_estimates,
+)
+from pgjax.actor_critics import a2c, natural, ppo, trpo, vtrace_actor_critic
+from pgjax.advantages import action_advantage, gae, lambda_return, td_error, vtrace, vtrace_target
+from pgjax.agents import from_networks
+from pgjax.algorithms import ALGORITHMS, BASELINES, CREDITS, FORMS, importance_sampling, reinforce
 from pgjax.baselines import baselined, standardised
+from pgjax.config import Config, Recipe
 from pgjax.distributions import Categorical, Gaussian, SquashedGaussian
 from pgjax.estimators import all_action, doubly_robust, product
 from pgjax.evaluation import evaluate
 from pgjax.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
 from pgjax.networks import make_agent
+from pgjax.normalisation import normalise_observations
 from pgjax.recurrence import linear_recurrence
 from pgjax.returns import (
     discounted_objective,
@@ -36,14 +52,5 @@ from pgjax.surrogates import (
 )
 from pgjax.sweeps import evaluate_runs, sweep
 from pgjax.training import make_trainer, run_updates, train
-from pgjax.types import (
-    Agent,
-    Algorithm,
-    Config,
-    Environment,
-    SettingError,
-    Signals,
-    Trainer,
-    TrainState,
-    Transition,
-)
+from pgjax.types import Agent, Algorithm, Environment, SettingError, Signals, Trainer, TrainState, Transition
+from pgjax.value_estimates import VALUE_ESTIMATES, ValueEstimate

@@ -31,6 +31,20 @@ def gae(signals: Signals, lambda_: ArrayLike = 0.95) -> Array:
     return linear_recurrence(td_error(signals), lambda_ * signals.discount * signals.continues, reverse=True)
 
 
+def lambda_return(signals: Signals, lambda_: ArrayLike = 0.95) -> Array:
+    """What a critic regresses on beside GAE: Â_t + V(s_t), the TD(λ) return. Sutton & Barto 2018, ch. 12."""
+    return gae(signals, lambda_) + signals.value
+
+
+def vtrace_target(
+    signals: Signals, lambda_: ArrayLike = 1.0, max_rho: ArrayLike = 1.0, max_c: ArrayLike = 1.0
+) -> Array:
+    """V-trace's own value target, v_t of `vtrace`."""
+    rho = weight(signals.log_ratio)
+    decay = signals.discount * signals.continues * lambda_ * jnp.minimum(max_c, rho)
+    return signals.value + linear_recurrence(jnp.minimum(max_rho, rho) * td_error(signals), decay, reverse=True)
+
+
 def vtrace(signals: Signals, lambda_: ArrayLike = 1.0, max_rho: ArrayLike = 1.0, max_c: ArrayLike = 1.0) -> Array:
     """V-trace advantage with truncated ratios; credit for `score`.
 
@@ -40,15 +54,14 @@ def vtrace(signals: Signals, lambda_: ArrayLike = 1.0, max_rho: ArrayLike = 1.0,
     On-policy with both bars ≥ 1 and λ = 1 this is the return minus V. Carries ratios: recomputed at every update.
     Espeholt et al. 2018. https://arxiv.org/abs/1802.01561
     """
-    rho = weight(signals.log_ratio)
-    clipped = jnp.minimum(max_rho, rho)
-    decay = signals.discount * signals.continues * lambda_ * jnp.minimum(max_c, rho)
-    target = signals.value + linear_recurrence(clipped * td_error(signals), decay, reverse=True)
+    target = vtrace_target(signals, lambda_, max_rho, max_c)
     following = jnp.concatenate([target[1:], jnp.zeros_like(target[:1])])
     # In a stream the last row goes on: nothing is known of v there but V itself.
     continues = signals.continues.at[-1].set(0.0)
     next_target = jnp.where(continues > 0, following, signals.next_value)
-    return clipped * (signals.reward + signals.discount * next_target - signals.value)
+    return jnp.minimum(max_rho, weight(signals.log_ratio)) * (
+        signals.reward + signals.discount * next_target - signals.value
+    )
 
 
 def action_advantage(signals: Signals) -> Array:

@@ -3,32 +3,26 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import optax
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from pgjax import baselines
+from pgjax.actor_critics import a2c, natural, ppo, trpo, vtrace_actor_critic
+from pgjax.config import Config, Critic, Recipe
 from pgjax.estimators import all_action, doubly_robust, product
 from pgjax.gradients import optimal_per_parameter, optimal_scalar
 from pgjax.returns import (
+    discounted_reward,
     off_policy_reward_to_go,
     reward_to_go,
     total_return,
     weighted_per_decision,
     weighted_trajectory,
 )
-from pgjax.surrogates import ratio, score, stopped_prefix, trajectory_weight
-from pgjax.types import Algorithm, Config, Credit, Critic, Estimator, SettingError, Surrogate
-
-
-class Recipe(NamedTuple):
-    """A method ready to train: its numbers (a pytree) and its static settings."""
-
-    algorithm: Algorithm
-    config: Config
-
+from pgjax.surrogates import prefix_product, ratio, score, stopped_prefix, trajectory_weight
+from pgjax.types import Algorithm, Credit, Estimator, SettingError, Surrogate
 
 CREDITS: dict[str, Credit] = {"total_return": total_return, "reward_to_go": reward_to_go}
 
@@ -163,11 +157,72 @@ def all_action_gradient(
     return _with_action_values(all_action(), learning_rate, discount, 1, value_coefficient)
 
 
+def rloo(*, learning_rate: ArrayLike = 1e-2, discount: ArrayLike = 1.0) -> Recipe:
+    """Leave-one-out over groups: trajectories from one reset judge each other, total return × score.
+
+    `Config.group_size` says how many. Kool et al. 2019; Ahmadian et al. 2024. https://arxiv.org/abs/2402.14740
+    """
+    recipe = reinforce("total_return", "leave_one_out", learning_rate=learning_rate, discount=discount)
+    return recipe._replace(config=replace(recipe.config, group_size=4))
+
+
+def dice(*, learning_rate: ArrayLike = 3e-3, discount: ArrayLike = 1.0) -> Recipe:
+    """DiCE: the differentiated product Σ_t ρ_{1:t} γ^t r_t over the recorded log-probability; all derivatives right.
+
+    Its gradient is reward-to-go REINFORCE's; so are, in expectation, its Hessian and the rest.
+    Foerster et al. 2018. https://arxiv.org/abs/1802.05098
+    """
+    recipe = reinforce(baseline="none", learning_rate=learning_rate, discount=discount)
+    return recipe._replace(algorithm=recipe.algorithm._replace(estimator=product(discounted_reward, prefix_product)))
+
+
+def storm(
+    baseline: str = "time_step",
+    *,
+    baseline_constant: ArrayLike = 0.0,
+    momentum: ArrayLike = 0.3,
+    learning_rate: ArrayLike = 5e-3,
+    discount: ArrayLike = 1.0,
+) -> Recipe:
+    """Variance reduction by recursion (STORM-PG): the last estimate carried on, corrected on the new batch.
+
+        d_k = ĝ(θ_k) + (1 − α) (d_{k−1} − ĝ_w(θ_{k−1}))
+
+    Both on trajectories of θ_k: ĝ_w reweights them to θ_{k−1} by per-decision importance sampling, so the correction
+    has mean ∇J(θ_{k−1}) and vanishes against ĝ where the parameters have not moved.
+
+    Args:
+      baseline: a name in BASELINES that acts on credit.
+      baseline_constant: the number that "constant" subtracts.
+      momentum: α; 1 is the plain gradient.
+      learning_rate: Adam's.
+      discount: γ.
+    Yuan et al. 2020. https://arxiv.org/abs/2003.04302
+    """
+    recipe = importance_sampling(
+        "per_decision_is",
+        baseline,
+        baseline_constant=baseline_constant,
+        learning_rate=learning_rate,
+        discount=discount,
+        epochs=1,
+    )
+    return recipe._replace(algorithm=recipe.algorithm._replace(momentum=momentum))
+
+
 ALGORITHMS: dict[str, Callable[..., Recipe]] = {
     "reinforce": reinforce,
     **{form: partial(importance_sampling, form) for form in FORMS},
     "doubly_robust": doubly_robust_is,
     "all_action": all_action_gradient,
+    "rloo": rloo,
+    "dice": dice,
+    "storm": storm,
+    "a2c": a2c,
+    "ppo": ppo,
+    "npg": natural,
+    "trpo": trpo,
+    "vtrace": vtrace_actor_critic,
 }
 """Every method by name."""
 

@@ -7,6 +7,7 @@ and live in `pgjax.gradients`.
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
@@ -35,13 +36,14 @@ def same_batch_mean(signals: Signals, credit: Array) -> Array:
     Array([[2., 2.]], dtype=float32)
     """
     require_batch(credit, "baseline same_batch_mean", at_least=1)
-    return jnp.broadcast_to(batch_sum(credit) / _trajectories(signals), credit.shape)
+    return jnp.broadcast_to(_group_sum(signals, credit) / _trajectories(signals), credit.shape)
 
 
 def leave_one_out(signals: Signals, credit: Array) -> Array:
     """The mean of all *other* trajectories at the same step: b_{n,t} = (Σ_k Ψ_{k,t} − Ψ_{n,t}) / (N − 1).
 
-    Unbiased. A finished trajectory counts as its padding says: 0 under reward-to-go, R under the total return.
+    Unbiased. A finished trajectory counts as its padding says: 0 under reward-to-go, R under the total return. With
+    groups (`Config.group_size`) the others of the same group: RLOO, Ahmadian et al. 2024.
 
     Raises:
       ValueError: with fewer than two trajectories.
@@ -52,7 +54,7 @@ def leave_one_out(signals: Signals, credit: Array) -> Array:
     Array([[3., 1.]], dtype=float32)
     """
     require_batch(credit, "baseline leave_one_out", at_least=2)
-    return (batch_sum(credit) - credit) / jnp.maximum(_trajectories(signals) - 1.0, 1.0)
+    return (_group_sum(signals, credit) - credit) / jnp.maximum(_trajectories(signals) - 1.0, 1.0)
 
 
 def time_step(signals: Signals, credit: Array) -> Array:
@@ -65,13 +67,22 @@ def time_step(signals: Signals, credit: Array) -> Array:
     """
     require_batch(credit, "baseline time_step", at_least=2)
     alive = jnp.broadcast_to(signals.mask, credit.shape)
-    others = batch_sum(alive) - alive
-    return (batch_sum(alive * credit) - alive * credit) / jnp.maximum(others, 1.0)
+    others = _group_sum(signals, alive) - alive
+    return (_group_sum(signals, alive * credit) - alive * credit) / jnp.maximum(others, 1.0)
 
 
 def _trajectories(signals: Signals) -> Array:
-    """How many trajectories the batch holds, [1, 1, ...]: those whose first step was executed."""
-    return jnp.maximum(batch_sum(signals.mask[:1]), 1.0)
+    """How many trajectories the batch (or each one's group) holds, [1, N or 1]: those whose first step was executed."""
+    return jnp.maximum(_group_sum(signals, signals.mask[:1]), 1.0)
+
+
+def _group_sum(signals: Signals, x: Array) -> Array:
+    """Sum over the batch, or over each trajectory's own group where the batch has groups."""
+    if signals.group is None:
+        return batch_sum(x)
+    member = signals.group[0]
+    sums = jax.ops.segment_sum(jnp.moveaxis(x, 1, 0), member, num_segments=x.shape[1])
+    return jnp.moveaxis(sums[member], 0, 1)
 
 
 def state_value(signals: Signals, credit: Array) -> Array:
@@ -109,14 +120,14 @@ def _standardised(credit: Credit, signals: Signals, strength: ArrayLike) -> Arra
 
 
 def group_standardised(signals: Signals) -> Array:
-    """GRPO's credit without length: (R_n − mean) / (std + 1e-8) over the batch of trajectories, population std.
+    """GRPO's credit without length: (R_n − mean) / (std + 1e-8) over the trajectory's group (or batch), population std.
 
     **Biased** in scale and direction: each batch divides by its own spread. Shao et al. 2024.
     """
     total = total_return(signals)
     count = _trajectories(signals)
-    mean = batch_sum(total) / count
-    std = jnp.sqrt(batch_sum((total - mean) ** 2) / count)
+    mean = _group_sum(signals, total) / count
+    std = jnp.sqrt(_group_sum(signals, (total - mean) ** 2) / count)
     return (total - mean) / (std + 1e-8)
 
 

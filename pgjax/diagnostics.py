@@ -1,7 +1,7 @@
 """What to watch: gradient noise, importance weights, critics; cheap enough to leave on."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,14 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from pgjax.config import Config
 from pgjax.estimators import product
 from pgjax.importance import clamped_fraction, effective_sample_size, log_prefix
-from pgjax.losses import Batch, contributions, credit_of, log_ratio, ratios_of
+from pgjax.losses import Batch, contributions, credit_of, policy_on, ratios_of
 from pgjax.returns import make_signals, off_policy_reward_to_go, reward_to_go, total_return
 from pgjax.rollout import Policy, Visited, episodes
 from pgjax.surrogates import stopped_prefix
-from pgjax.types import Agent, Algorithm, Config, Discrete, Environment, Params, SettingError, Signals, Transition
+from pgjax.types import Agent, Algorithm, Discrete, Environment, Params, SettingError, Transition
 
 
 class GradientNoise(NamedTuple):
@@ -93,7 +94,9 @@ def effective_sample_size_per_step(log_ratio: Array) -> Array:
     return effective_sample_size(jnp.cumsum(log_ratio, axis=0), axis=1)
 
 
-def weight_statistics(agent: Agent, config: Config, params: Params, transition: Transition) -> dict[str, Array]:
+def weight_statistics(
+    agent: Agent, config: Config, params: Params, transition: Transition, memory: Any = ()
+) -> dict[str, Array]:
     """Whether reuse of a batch has gone too far, at the parameters the updates have led to.
 
         effective_sample_size   (Σw)²/Σw², as a fraction of the batch; 1 is on-policy
@@ -104,7 +107,7 @@ def weight_statistics(agent: Agent, config: Config, params: Params, transition: 
 
     In "episodes" w = ρ_{1:T} of each trajectory; in "stream" ρ_t of each step.
     """
-    x = log_ratio(agent.policy(params, transition.observation), transition)
+    x = ratios_of(agent, params, transition, memory)
     mask = transition.mask
     continues = mask * ~(transition.terminated | transition.truncated)
     whole = config.rollout == "episodes"
@@ -133,7 +136,7 @@ def score_mean(agent: Agent, params: Params, transition: Transition) -> Params:
     return jax.grad(mean_log_prob)(params["policy"])
 
 
-def score_probe(agent: Agent, params: Params, transition: Transition, key: Array) -> Array:
+def score_probe(agent: Agent, params: Params, transition: Transition, key: Array, memory: Any = ()) -> Array:
     """The mean score along one random direction, in standard errors: a t-statistic, for one forward pass.
 
         z ~ N(0, I),   x_n = ⟨Σ_t ∇log π(a_{n,t}|s_{n,t}), z⟩,   mean(x) / (std(x)/√N)
@@ -146,10 +149,11 @@ def score_probe(agent: Agent, params: Params, transition: Transition, key: Array
       params: those that sampled the batch.
       transition: [T, N, ...], N ≥ 2.
       key: draws the direction.
+      memory: of a recurrent policy, at the first row.
     """
 
     def log_probs(policy: Params) -> Array:
-        x = agent.policy(params | {"policy": policy}, transition.observation).log_prob(transition.action)
+        x = policy_on(agent, params | {"policy": policy}, transition, memory).log_prob(transition.action)
         return jnp.sum(jnp.where(transition.mask > 0, x, 0.0), axis=0)
 
     return _in_errors(*bias_probe(_along(log_probs, params["policy"], key), 0.0))
@@ -212,8 +216,7 @@ def monitor(
     algorithm: Algorithm,
     config: Config,
     params: Params,
-    transition: Transition,
-    signals: Signals,
+    batch: Batch,
     key: Array,
 ) -> dict[str, Array]:
     """What `Config.diagnostics` adds to the metrics at every update, beside the noise of the gradient.
@@ -227,18 +230,19 @@ def monitor(
       algorithm: the estimator.
       config: as in training.
       params: after the updates.
-      transition: the batch, [T, N, ...].
-      signals: its signals at the parameters that sampled it.
+      batch: held, its signals those of the parameters that sampled it; credit and target are not used.
       key: draws the direction.
     """
-    now = signals._replace(log_ratio=ratios_of(agent, params, transition))
+    signals = batch.signals
+    now = signals._replace(log_ratio=ratios_of(agent, params, batch.transition, batch.memory))
     exact = algorithm._replace(estimator=product(off_policy_reward_to_go, stopped_prefix))
 
     def along(algorithm: Algorithm) -> Array:
-        batch = Batch(transition, now, credit_of(algorithm, config, now))
+        credited = batch._replace(signals=now, credit=credit_of(algorithm, config, now))
 
         def surrogates(policy: Params) -> Array:
-            return jnp.sum(contributions(agent, algorithm.estimator, params | {"policy": policy}, batch)[0], axis=0)
+            moved = params | {"policy": policy}
+            return jnp.sum(contributions(agent, algorithm.estimator, moved, credited)[0], axis=0)
 
         return _along(surrogates, params["policy"], key)
 

@@ -7,7 +7,7 @@ from jax.tree_util import Partial
 from pgjax.distributions import Categorical, Distribution
 from pgjax.importance import log_prefix, weight
 from pgjax.returns import discount_factor, discounted_reward
-from pgjax.types import Credit, Estimator, Signals, Surrogate, as_partial
+from pgjax.types import Credit, Estimator, SettingError, Signals, Surrogate, as_partial
 
 
 def product(credit: Credit, surrogate: Surrogate) -> Estimator:
@@ -49,7 +49,7 @@ Values = tuple[Array, Array, Array]
 
 def _action_value(signals: Signals) -> Array:
     if signals.action_value is None:
-        raise ValueError("this estimator needs signals with action_value, Q̃(s, ·)")
+        raise SettingError("action_value", None, 'is missing: this estimator needs Q̃(s, ·), of a critic "action"')
     return signals.action_value
 
 

@@ -36,7 +36,7 @@ def evaluate(
     >>> evaluate(env, agent, agent.init(jax.random.key(0)), jax.random.key(1), episodes=8).shape
     (8,)
     """
-    policy = partial(agent.policy, params)
+    policy = rollout.actor(agent, params)
     # Only the rewards leave the rollout, so the compiler drops the rest of the record.
     transition = rollout.episodes(environment, policy, jax.random.split(key, episodes), greedy=greedy)
     return jnp.sum(transition.reward, axis=0)

@@ -16,9 +16,23 @@ _RANGES: dict[str, tuple[float, float]] = {  # names not listed: any finite numb
     "entropy_coefficient": (0.0, math.inf),
     "value_coefficient": (0.0, math.inf),
     "max_grad_norm": (0.0, math.inf),
+    "lambda_": (0.0, 1.0),
+    "momentum": (0.0, 1.0),
+    "clip": (0.0, math.inf),
+    "value_clip": (0.0, math.inf),
+    "kl_coefficient": (0.0, math.inf),
+    "target_kl": (0.0, math.inf),
+    "max_kl": (0.0, math.inf),
+    "step_size": (0.0, math.inf),
+    "damping": (0.0, math.inf),
+    "max_weight": (0.0, math.inf),
+    "max_rho": (0.0, math.inf),
+    "max_c": (0.0, math.inf),
 }
-_MAY_BE_INFINITE = {"max_grad_norm"}
-_POSITIVE = {"learning_rate", "max_grad_norm"}
+_MAY_BE_INFINITE = {
+    *("max_grad_norm", "clip", "value_clip", "target_kl", "step_size", "max_weight", "max_rho", "max_c"),
+}
+_POSITIVE = {"learning_rate", "max_grad_norm", "max_kl", "step_size", "momentum", "target_kl"}
 
 
 def hyperparameters(algorithm: Algorithm) -> dict[str, ArrayLike]:

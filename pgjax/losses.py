@@ -1,63 +1,116 @@
 """From recorded transitions to the scalar that is differentiated: signals, credit, loss."""
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
+from pgjax.config import Config
 from pgjax.distributions import Distribution
 from pgjax.returns import discounted_objective, make_signals
 from pgjax.statistics import BatchSize
-from pgjax.types import Agent, Algorithm, Config, Estimator, Params, Signals, Transition
+from pgjax.types import Agent, Algorithm, Estimator, Params, Signals, Transition
 
 
 class Batch(NamedTuple):
-    """What the loss needs of a batch, or of a slice of its trajectories; nothing in it carries gradient."""
+    """What the loss needs of a batch, or of a slice of it: leaves [T, N, ...], nothing carries gradient.
 
-    transition: Transition  # [T, N, ...]
-    signals: Signals  # [T, N]
-    credit: Array  # [T, N, ...], computed on the whole batch
-    target: Array | None = None  # what the critic regresses on, [T, N]
+    `memory` is [1, N, ...]: what a recurrent policy remembered at the first row.
+    """
+
+    transition: Transition
+    signals: Signals
+    credit: Any  # computed on the whole batch
+    target: Array | None = None  # what the critic regresses on
+    memory: Any = ()
+    behaviour: Any = None  # the distributions that sampled the batch, where a KL is asked for
 
 
 def signals_of(agent: Agent, algorithm: Algorithm, config: Config, params: Params, transition: Transition) -> Signals:
-    """The signals of a batch, [T, N], stopped, with the ratios and the values of `params`.
+    """The signals of a batch of whole episodes, [T, N], stopped, with the ratios and the values of `params`.
 
     >>> import jax
-    >>> from functools import partial
     >>> from pgjax import environments, make_agent, reinforce, reward_to_go, rollout
     >>> env, recipe = environments.make("Catch-bsuite"), reinforce()
     >>> agent = make_agent(env)
     >>> params = agent.init(jax.random.key(0))
-    >>> rows = rollout.episodes(env, partial(agent.policy, params), jax.random.split(jax.random.key(1), 4))
+    >>> rows = rollout.episodes(env, rollout.actor(agent, params), jax.random.split(jax.random.key(1), 4))
     >>> reward_to_go(signals_of(agent, recipe.algorithm, recipe.config, params, rows)).shape
     (9, 4)
     """
-    signals = values_of(agent, algorithm, config, params, transition)
-    return signals._replace(log_ratio=ratios_of(agent, params, transition))
+    memory = first_memory(agent, transition)
+    signals = values_of(agent, algorithm, config, params, transition, memory)
+    return signals._replace(log_ratio=ratios_of(agent, params, transition, memory))
 
 
-def values_of(agent: Agent, algorithm: Algorithm, config: Config, params: Params, transition: Transition) -> Signals:
+def values_of(
+    agent: Agent, algorithm: Algorithm, config: Config, params: Params, transition: Transition, memory: Any = ()
+) -> Signals:
     """The signals of a batch drawn by `params` itself: all ratios are 1."""
+    group = jnp.arange(transition.mask.shape[1]) // config.group_size if config.group_size > 1 else None
+    value = next_value = action_value = None
+    if agent.value is not None:
+        features, next_features = remembered(agent, params, transition, memory)
+        value, next_value = agent.value(params, features), agent.value(params, next_features)
+        action_value = agent.action_value(params, features) if agent.action_value else None
     signals = make_signals(
         transition.reward,
         mask=transition.mask,
         terminated=transition.terminated,
         truncated=transition.truncated,
         discount=algorithm.discount,
-        value=agent.value(params, transition.observation) if agent.value else None,
-        next_value=agent.value(params, transition.next_observation) if agent.value else None,
-        action_value=agent.action_value(params, transition.observation) if agent.action_value else None,
+        value=value,
+        next_value=next_value,
+        action_value=action_value,
         action=transition.action,
+        group=group,
         truncation=config.truncation,
     )
     return stop_gradient(signals)
 
 
-def ratios_of(agent: Agent, params: Params, transition: Transition) -> Array:
+def first_memory(agent: Agent, transition: Transition) -> Any:
+    """What a recurrent policy remembers at the first row of whole episodes, [1, N, ...]."""
+    initial = agent.memory.initial if agent.memory else ()
+    shape = (1, transition.mask.shape[1])
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *jnp.shape(x))), initial)
+
+
+def remembered(agent: Agent, params: Params, transition: Transition, memory: Any) -> tuple[Any, Any]:
+    """What policy and critic see at each step and after it, [T, N, ...]: observations, or features of a memory.
+
+    A memory is run along the rows and starts afresh behind either end flag; the features after a step are those of its
+    own final observation, before any reset.
+    """
+    if agent.memory is None:
+        return transition.observation, transition.next_observation
+    step, initial = partial(agent.memory.step, params), agent.memory.initial
+
+    def row(carry: Any, one: tuple[Any, Array]) -> tuple[Any, tuple[Any, Any]]:
+        observation, ended = one
+        after, features = step(carry, observation)
+        following = jax.tree.map(
+            lambda fresh, x: jnp.where(ended.reshape(-1, *[1] * (x.ndim - 1)), fresh, x), initial, after
+        )
+        return following, (features, after)
+
+    start = jax.tree.map(lambda x: x[0], memory)
+    ended = transition.terminated | transition.truncated
+    features, after = jax.lax.scan(row, start, (transition.observation, ended))[1]
+    return features, step(after, transition.next_observation)[1]
+
+
+def policy_on(agent: Agent, params: Params, transition: Transition, memory: Any = ()) -> Distribution:
+    """The policy's distributions at the steps of a batch, [T, N]."""
+    return agent.policy(params, remembered(agent, params, transition, memory)[0])
+
+
+def ratios_of(agent: Agent, params: Params, transition: Transition, memory: Any = ()) -> Array:
     """log ρ of the taken actions under the policy of `params`, [T, N], stopped."""
-    return stop_gradient(log_ratio(agent.policy(params, transition.observation), transition))
+    return stop_gradient(log_ratio(policy_on(agent, params, transition, memory), transition))
 
 
 def credit_of(algorithm: Algorithm, config: Config, signals: Signals) -> Array:
@@ -77,24 +130,20 @@ def log_ratio(distribution: Distribution, transition: Transition) -> Array:
     return jnp.where(transition.mask > 0, distribution.log_prob(transition.action) - transition.log_prob, 0.0)
 
 
-def contributions(agent: Agent, estimator: Estimator, params: Params, batch: Batch) -> tuple[Array, Distribution]:
-    """What each step adds to the surrogate, [T, N], differentiable in `params`; and the distribution."""
-    distribution = agent.policy(params, batch.transition.observation)
+def contributions(
+    agent: Agent, estimator: Estimator, params: Params, batch: Batch
+) -> tuple[Array, Distribution, Array]:
+    """What each step adds to the surrogate, [T, N], differentiable in `params`; the distributions; log ρ."""
+    distribution = policy_on(agent, params, batch.transition, batch.memory)
     x = log_ratio(distribution, batch.transition)
     out = estimator.contribution(batch.credit, batch.signals, distribution, x)
-    return jnp.where(batch.transition.mask > 0, out, 0.0), distribution
+    return jnp.where(batch.transition.mask > 0, out, 0.0), distribution, x
 
 
 def loss(
     agent: Agent, algorithm: Algorithm, config: Config, params: Params, batch: Batch, size: BatchSize
 ) -> tuple[Array, dict[str, Array]]:
-    """−surrogate + value_coefficient · value loss − entropy_coefficient · entropy; and metrics.
-
-        surrogate  = Σ contributions / (N or steps)         value loss = ½ Σ (V(s_t) − target_t)² / steps
-        entropy    = Σ H(π(·|s_t)) / (N or steps), weighted as the surrogate is
-
-    Its gradient in `params["policy"]` is minus the estimator (and minus the entropy bonus's); its value means nothing.
-    An action-value critic's error is that of the taken action, Q(s_t, a_t).
+    """Policy loss + value_coefficient · value loss; and metrics. Its value means nothing; its gradient is the update's.
 
     Args:
       agent: policy and critic.
@@ -102,24 +151,53 @@ def loss(
       config: which mean.
       params: what to differentiate in.
       batch: the whole batch or a slice of it.
-      size: counts of the *whole* batch: losses of slices then add up to the whole one.
+      size: what to divide by: counts of the *whole* batch where losses of slices are to add up to the whole one.
     """
-    mask = batch.transition.mask
-    surrogate, distribution = contributions(agent, algorithm.estimator, params, batch)
-    entropy = distribution.entropy() * mask
-    total = -size.mean(surrogate + algorithm.entropy_coefficient * entropy, config.mean)
-    metrics = {"entropy": size.mean(entropy, "steps")}
+    total, metrics = policy_loss(agent, algorithm, config, params, batch, size)
     if batch.target is not None:
-        error = prediction(agent, params, batch.transition) - batch.target
-        metrics["value_loss"] = size.mean(0.5 * error**2 * mask, "steps")
+        metrics["value_loss"] = value_loss(agent, algorithm, params, batch, size)
         total += algorithm.value_coefficient * metrics["value_loss"]
     return total, metrics
 
 
-def prediction(agent: Agent, params: Params, transition: Transition) -> Array:
-    """The critic's word on each step, [T, N]: V(s_t), or Q(s_t, a_t) of an action-value critic."""
+def policy_loss(
+    agent: Agent, algorithm: Algorithm, config: Config, params: Params, batch: Batch, size: BatchSize
+) -> tuple[Array, dict[str, Array]]:
+    """−surrogate − entropy_coefficient · entropy + kl_coefficient · KL(π_θ̄ ‖ π_θ), each a sum over (N or steps).
+
+    Its gradient in `params["policy"]` is minus the estimator, minus the entropy bonus's, plus the penalty's.
+    """
+    mask = batch.transition.mask
+    out, distribution, x = contributions(agent, algorithm.estimator, params, batch)
+    entropy = distribution.entropy() * mask
+    out += algorithm.entropy_coefficient * entropy  # type: ignore[operator]  (a schedule is a number by now)
+    if algorithm.kl_coefficient is not None:
+        out -= algorithm.kl_coefficient * mask * batch.behaviour.kl(distribution)
+    metrics = {
+        "entropy": size.mean(entropy, "steps"),
+        "kl": size.mean(stop_gradient((jnp.expm1(jnp.minimum(x, 80.0)) - x) * mask), "steps"),
+    }
+    return -size.mean(out, config.mean), metrics
+
+
+def value_loss(agent: Agent, algorithm: Algorithm, params: Params, batch: Batch, size: BatchSize) -> Array:
+    """½ Σ (V(s_t) − target_t)² / steps; of an action-value critic, the error of the taken action's Q.
+
+    With `value_clip` c, the larger of this and the same with V held within ±c of what it was before the batch: PPO's
+    code has it, its paper does not.
+    """
+    assert agent.value is not None and batch.target is not None  # the trainer has compared agent and config
+    features = remembered(agent, params, batch.transition, batch.memory)[0]
+    before: Any = batch.signals.value
     if agent.action_value is not None:
-        values = agent.action_value(params, transition.observation)
-        return jnp.take_along_axis(values, transition.action[..., None], axis=-1).squeeze(-1)
-    assert agent.value is not None  # the trainer has compared agent and config
-    return agent.value(params, transition.observation)
+        values = agent.action_value(params, features)
+        predicted = jnp.take_along_axis(values, batch.transition.action[..., None], axis=-1).squeeze(-1)
+        before = batch.signals.taken_value
+    else:
+        predicted = agent.value(params, features)
+    error = (predicted - batch.target) ** 2
+    if algorithm.value_clip is not None:
+        limit = jnp.asarray(algorithm.value_clip)
+        held = before + jnp.clip(predicted - before, -limit, limit)
+        error = jnp.maximum(error, (held - batch.target) ** 2)
+    return size.mean(0.5 * error * batch.transition.mask, "steps")

@@ -25,6 +25,7 @@ def make_signals(
     log_ratio: ArrayLike | None = None,
     action_value: ArrayLike | None = None,
     action: Array | None = None,
+    group: ArrayLike | None = None,
     truncation: Literal["bootstrap", "terminal"] = "bootstrap",
 ) -> Signals:
     """Collect the arrays credit is made of; what is left out counts as absent.
@@ -41,6 +42,7 @@ def make_signals(
       log_ratio: log π_θ − log π_θ̄ of the taken actions.
       action_value: Q̃(s_t, ·), [T, ..., A], for estimators that use it; needs `action`, the taken indices.
       action: a_t.
+      group: the number, from 0, of the group each trajectory belongs to, [N].
       truncation: "bootstrap" or "terminal".
 
     Returns:
@@ -68,6 +70,7 @@ def make_signals(
         log_ratio=jnp.where(mask_ > 0, array(log_ratio, 0.0), 0.0),
         action_value=None if action_value is None else jnp.where(mask_[..., None] > 0, jnp.asarray(action_value), 0.0),
         taken_value=None if action_value is None else jnp.where(mask_ > 0, _taken(action_value, action), 0.0),
+        group=None if group is None else jnp.broadcast_to(jnp.asarray(group), reward.shape),
     )
 
 
@@ -167,8 +170,8 @@ def weighted_trajectory(signals: Signals) -> Array:
     """
     total = total_return(signals)
     log_w = jnp.broadcast_to(jnp.sum(signals.log_ratio, axis=0, keepdims=True), total.shape)
-    share = _normalised(log_w)
-    return batch_sum(jnp.ones_like(total)) * share * (total - batch_sum(share * total))
+    share = _normalised(signals, log_w)
+    return batch_sum(signals.mask[:1]) * share * (total - batch_sum(share * total))
 
 
 def weighted_per_decision(signals: Signals) -> Array:
@@ -179,14 +182,15 @@ def weighted_per_decision(signals: Signals) -> Array:
     A finished trajectory keeps its last weight and earns 0. Batch-coupled: bias O(1/N), consistent.
     """
     reward = discounted_reward(signals)
-    share = _normalised(jnp.cumsum(signals.log_ratio, axis=0))
+    share = _normalised(signals, jnp.cumsum(signals.log_ratio, axis=0))
     surplus = share * (reward - batch_sum(share * reward))
     to_go = linear_recurrence(surplus, 1.0, reverse=True)
-    return batch_sum(jnp.ones_like(reward)) * to_go
+    return batch_sum(signals.mask[:1]) * to_go
 
 
-def _normalised(log_w: Array) -> Array:
-    """w / Σ_n w over the batch axis, formed in log space."""
+def _normalised(signals: Signals, log_w: Array) -> Array:
+    """w / Σ_n w over the trajectories that took a step, formed in log space."""
     require_batch(log_w, "a self-normalised weight", at_least=1)
+    log_w = jnp.where(signals.mask[:1] > 0, log_w, -jnp.inf)
     w = jnp.exp(log_w - jnp.max(log_w, axis=BATCH_AXIS, keepdims=True))
     return w / batch_sum(w)

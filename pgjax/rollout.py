@@ -12,10 +12,35 @@ import jax.numpy as jnp
 from jax import Array
 
 from pgjax.distributions import Distribution
-from pgjax.types import Environment, Transition
+from pgjax.types import Agent, Environment, Params, Transition
 
-Policy = Callable[[Any], Distribution]
-"""observation -> distribution; `functools.partial(agent.policy, params)` makes one."""
+
+class Actor(NamedTuple):
+    """What acts in one environment: (carry, observation) -> (carry, distribution); and what an episode starts with."""
+
+    act: Callable[[Any, Any], tuple[Any, Distribution]]
+    initial: Any = ()
+
+
+Policy = Callable[[Any], Distribution] | Actor
+"""observation -> distribution, as `functools.partial(agent.policy, params)`; or, with a memory, an Actor."""
+
+
+def actor(agent: Agent, params: Params) -> Actor:
+    """An agent acting with given parameters, its memory included."""
+    memory = agent.memory
+    if memory is None:
+        return _as_actor(lambda observation: agent.policy(params, observation))
+
+    def act(carry: Any, observation: Any) -> tuple[Any, Distribution]:
+        carry, features = memory.step(params, carry, observation)
+        return carry, agent.policy(params, features)
+
+    return Actor(act, memory.initial)
+
+
+def _as_actor(policy: Policy) -> Actor:
+    return policy if isinstance(policy, Actor) else Actor(lambda carry, observation: (carry, policy(observation)))
 
 
 class EpisodeStatistics(NamedTuple):
@@ -40,6 +65,7 @@ class StreamState(NamedTuple):
 
     state: Any
     observation: Any
+    memory: Any
     episode_return: Array
     episode_length: Array
 
@@ -52,7 +78,13 @@ class Visited(NamedTuple):
 
 
 def episodes(
-    environment: Environment, policy: Policy, keys: Array, *, start: Visited | None = None, greedy: bool = False
+    environment: Environment,
+    policy: Policy,
+    keys: Array,
+    *,
+    start: Visited | None = None,
+    group_size: int = 1,
+    greedy: bool = False,
 ) -> Transition:
     """Whole-episode mode: reset, run to the horizon, mask after the first end.
 
@@ -64,19 +96,22 @@ def episodes(
       policy: observation -> distribution.
       keys: one per episode, [N].
       start: where each episode goes on from, [N, ...]; default a reset.
+      group_size: so many consecutive episodes share one reset (and nothing else).
       greedy: take the mode instead of a sample.
 
     Returns:
       Transition [horizon, N, ...].
     """
 
-    def episode(key: Array, start: Visited | None) -> Transition:
-        reset_key, steps_key = jax.random.split(key)
+    acting = _as_actor(policy)
+
+    def episode(reset_key: Array, steps_key: Array, start: Visited | None) -> Transition:
         observation, state = environment.reset(reset_key) if start is None else (start.observation, start.state)
 
-        def step(carry: tuple[Any, Any, Array], t: Array) -> tuple[tuple[Any, Any, Array], Transition]:
-            observation, state, alive = carry
-            row, new_state = _act(environment, policy, greedy, jax.random.fold_in(steps_key, t), observation, state)
+        def step(carry: tuple[Any, Any, Any, Array], t: Array) -> tuple[tuple[Any, Any, Any, Array], Transition]:
+            observation, state, memory, alive = carry
+            key = jax.random.fold_in(steps_key, t)
+            row, new_state, memory = _act(environment, acting, greedy, key, observation, state, memory)
             row = row._replace(
                 reward=jnp.where(alive, row.reward, 0.0),
                 terminated=alive & row.terminated,
@@ -85,12 +120,14 @@ def episodes(
                 mask=alive.astype(jnp.float32),
             )
             alive = alive & ~(row.terminated | row.truncated)
-            return (row.next_observation, _where(alive, new_state, state), alive), row
+            return (row.next_observation, _where(alive, new_state, state), memory, alive), row
 
-        carry = (observation, state, jnp.bool_(True))
+        carry = (observation, state, acting.initial, jnp.bool_(True))
         return jax.lax.scan(step, carry, jnp.arange(environment.horizon))[1]
 
-    return jax.vmap(episode, out_axes=1)(keys, start)
+    pairs = jax.vmap(jax.random.split)(keys)
+    leader = jnp.arange(len(keys)) // group_size * group_size
+    return jax.vmap(episode, out_axes=1)(pairs[leader, 0], pairs[:, 1], start)
 
 
 def visit(environment: Environment, policy: Policy, key: Array, steps: Array) -> Visited:
@@ -103,24 +140,32 @@ def visit(environment: Environment, policy: Policy, key: Array, steps: Array) ->
       steps: how many, a scalar.
     """
 
-    def step(carry: tuple[Visited, Array], t: Array) -> tuple[tuple[Visited, Array], None]:
-        now, alive = carry
-        row, state = _act(environment, policy, False, jax.random.fold_in(steps_key, t), now.observation, now.state)
+    acting = _as_actor(policy)
+
+    def step(carry: tuple[Visited, Any, Array], t: Array) -> tuple[tuple[Visited, Any, Array], None]:
+        now, memory, alive = carry
+        key = jax.random.fold_in(steps_key, t)
+        row, state, memory = _act(environment, acting, False, key, now.observation, now.state, memory)
         alive = alive & (t < steps)
         following = _where(alive, Visited(state, row.next_observation), now)
-        return (following, alive & ~(row.terminated | row.truncated)), None
+        return (following, memory, alive & ~(row.terminated | row.truncated)), None
 
     reset_key, steps_key = jax.random.split(key)
     observation, state = environment.reset(reset_key)
-    carry = Visited(state, observation), jnp.bool_(True)
+    carry = Visited(state, observation), acting.initial, jnp.bool_(True)
     return jax.lax.scan(step, carry, jnp.arange(environment.horizon))[0][0]
 
 
-def start_stream(environment: Environment, keys: Array) -> StreamState:
-    """Reset N environments, one key each, for streaming."""
+def start_stream(environment: Environment, keys: Array, memory: Any = ()) -> StreamState:
+    """Reset N environments, one key each, for streaming; `memory` is what an actor starts an episode with."""
     observation, state = jax.vmap(environment.reset)(keys)
     zeros = jnp.zeros(keys.shape, jnp.float32)
-    return StreamState(state, observation, zeros, zeros)
+    return StreamState(state, observation, repeat(memory, len(keys)), zeros, zeros)
+
+
+def repeat(tree: Any, count: int) -> Any:
+    """The same for each of N environments, [N, ...]."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), tree)
 
 
 def stream(
@@ -142,17 +187,20 @@ def stream(
       The new stream state, Transition [num_steps, N, ...], episode statistics.
     """
 
+    acting = _as_actor(policy)
+
     def one(start: StreamState, key: Array) -> tuple[StreamState, Transition, EpisodeStatistics]:
         def step(carry: tuple[StreamState, EpisodeStatistics], t: Array) -> tuple[Any, Transition]:
             now, totals = carry
             step_key = jax.random.fold_in(key, t)
-            row, state = _act(environment, policy, False, step_key, now.observation, now.state)
+            row, state, memory = _act(environment, acting, False, step_key, now.observation, now.state, now.memory)
             fresh_observation, fresh_state = environment.reset(jax.random.fold_in(step_key, 2))
             done = row.terminated | row.truncated
             returned, length = now.episode_return + row.reward, now.episode_length + 1.0
             following = StreamState(
                 state=_where(done, fresh_state, state),
                 observation=_where(done, fresh_observation, row.next_observation),
+                memory=_where(done, acting.initial, memory),
                 episode_return=jnp.where(done, 0.0, returned),
                 episode_length=jnp.where(done, 0.0, length),
             )
@@ -189,10 +237,10 @@ def keep_first(transition: Transition, steps: int) -> Transition:
 
 
 def _act(
-    environment: Environment, policy: Policy, greedy: bool, key: Array, observation: Any, state: Any
-) -> tuple[Transition, Any]:
-    """One step of one environment: the row it records and the state it leads to."""
-    distribution = policy(observation)
+    environment: Environment, actor: Actor, greedy: bool, key: Array, observation: Any, state: Any, memory: Any
+) -> tuple[Transition, Any, Any]:
+    """One step of one environment: the row it records, the state and the memory it leads to."""
+    memory, distribution = actor.act(memory, observation)
     # fold_in rather than split: a key that an environment does not use is then never computed.
     action = distribution.mode() if greedy else distribution.sample(jax.random.fold_in(key, 0))
     next_observation, state, reward, terminated, truncated = environment.step(
@@ -208,7 +256,7 @@ def _act(
         next_observation=next_observation,
         mask=jnp.ones((), jnp.float32),
     )
-    return row, state
+    return row, state, memory
 
 
 def _where(condition: Array, yes: Any, no: Any) -> Any:

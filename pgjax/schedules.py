@@ -1,4 +1,4 @@
-"""Learning rates that change: traced functions of the update counter, so that their numbers can be swept."""
+"""Numbers that change with training: traced functions of the update counter, so that their numbers can be swept."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -17,3 +17,12 @@ def linear_decay(count: ArrayLike, *, learning_rate: ArrayLike, updates: ArrayLi
     progress = jnp.clip(count / jnp.maximum(jnp.asarray(updates, jnp.float32), 1.0), 0.0, 1.0)
     start, end = jnp.asarray(learning_rate), jnp.asarray(final)
     return start + progress * (end - start)
+
+
+def entropy_decay(count: ArrayLike, *, entropy_coefficient: ArrayLike, entropy_updates: ArrayLike) -> Array:
+    """The same line down to zero for `Algorithm.entropy_coefficient`, under names of its own.
+
+    >>> float(entropy_decay(25, entropy_coefficient=0.02, entropy_updates=100.0))  # doctest: +ELLIPSIS
+    0.01499...
+    """
+    return linear_decay(count, learning_rate=entropy_coefficient, updates=entropy_updates)

@@ -140,6 +140,7 @@ def sweep(
     over: Mapping[str, Sequence[float]] | None = None,
     devices: Sequence[Any] | None = None,
     updates_per_chunk: int = 10,
+    max_updates: int | None = None,
 ) -> SweepResult:
     """Train all seeds × settings, each for `total_steps` environment steps, traced and compiled once.
 
@@ -151,6 +152,8 @@ def sweep(
       over: hyperparameter name -> values.
       devices: where; default all.
       updates_per_chunk: updates per compiled call.
+      max_updates: stop after about so many (whole chunks), whatever steps have been taken; default never. A policy
+        whose episodes have become short would otherwise need very many.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env = environments.make("Catch-bsuite")
@@ -163,6 +166,8 @@ def sweep(
     for now, metrics in chunks(trainer, runs, total_steps, updates_per_chunk):
         pieces.append(metrics)
         runs = now
+        if max_updates is not None and len(pieces) * updates_per_chunk >= max_updates:
+            break
     return SweepResult(runs, join(pieces))
 
 

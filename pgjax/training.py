@@ -1,6 +1,5 @@
 """Training as a pair of pure functions, and the compiled loops around them. Knows no algorithm by name."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,35 +9,28 @@ import optax
 from jax import Array
 
 from pgjax import diagnostics, rollout
+from pgjax.collection import Collection, Metrics, collect
+from pgjax.compatibility import check
+from pgjax.config import Config
 from pgjax.dependence import depends_on
-from pgjax.gradients import accumulated_gradient, trajectory_gradients
-from pgjax.losses import Batch, credit_of, loss, ratios_of, target_of, values_of
-from pgjax.statistics import BatchSize, size_of
-from pgjax.types import (
-    Agent,
-    Algorithm,
-    Config,
-    Environment,
-    Params,
-    SettingError,
-    Signals,
-    Trainer,
-    TrainState,
-    Transition,
-)
-
-Metrics = dict[str, Array]
+from pgjax.losses import Batch, credit_of, policy_loss, policy_on, target_of, value_loss
+from pgjax.minibatches import over_minibatches
+from pgjax.normalisation import no_reward_scale
+from pgjax.statistics import size_of
+from pgjax.steps import PolicyProblem
+from pgjax.types import Agent, Algorithm, Environment, Params, Trainer, TrainState
 
 
 def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trainer:
     """Bind an environment, an agent and the static settings into a Trainer.
 
     One update collects a batch with the current policy, computes credit over the whole of it, and moves the
-    parameters along the gradient, `epochs` times. Credit that carries ratios is computed anew each time.
-    Hyperparameters arrive with the `algorithm` argument, never by closure.
+    parameters: `epochs` passes of `minibatches` gradient steps each; or one `policy_step`, and the passes for the
+    critic. Credit that carries ratios is computed anew for each pass. Hyperparameters arrive with the `algorithm`
+    argument, never by closure.
 
     Raises:
-      SettingError: where config and agent contradict each other.
+      SettingError: where config, agent and, from `init` and `update`, algorithm contradict each other.
 
     >>> from pgjax import Config, environments, make_agent, algorithms
     >>> env = environments.make("Catch-bsuite")
@@ -48,195 +40,168 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
     >>> int(state.env_steps)
     36
     """
-    if config.critic != agent.critic:
-        raise SettingError("critic", config.critic, f"does not match the agent, whose critic is {agent.critic!r}")
-    if config.batch_steps and config.accumulate > 1:
-        raise SettingError("batch_steps", config.batch_steps, "cannot be combined with accumulate > 1")
+    check(environment, agent, config)
 
     def init(algorithm: Algorithm, key: Array) -> TrainState:
+        check(environment, agent, config, algorithm)
         params_key, stream_key, key = jax.random.split(key, 3)
         params = agent.init(params_key)
-        streaming = config.rollout == "stream"
+        trained = _trained(algorithm, params)
+        stream_keys = jax.random.split(stream_key, config.num_envs)
+        memory = agent.memory.initial if agent.memory else ()
         return TrainState(
             params=params,
-            optimizer_state=_optimizer(algorithm).init(params),
-            rollout_state=rollout.start_stream(environment, jax.random.split(stream_key, config.num_envs))
-            if streaming
+            optimizer_state=_optimizer(algorithm).init(trained),
+            rollout_state=rollout.start_stream(environment, stream_keys, memory)
+            if config.rollout == "stream"
             else None,
             key=key,
             update=jnp.int32(0),
             env_steps=jnp.int32(0),
+            reward_scale=no_reward_scale(config.num_envs) if config.normalise_rewards else None,
+            previous=None if algorithm.momentum is None else (params, jax.tree.map(jnp.zeros_like, trained)),
         )
 
     def update(algorithm: Algorithm, state: TrainState) -> tuple[TrainState, Metrics]:
         key, rollout_key = jax.random.split(state.key)
-        start = jax.random.split(rollout_key, config.num_envs), state.rollout_state
-        collect = partial(_collect, environment, agent, config, state.params)
-        source = (_hold if config.accumulate == 1 else _simulate_again)(
-            agent, algorithm, config, state.params, collect, start
-        )
-        steps = jnp.sum(source.signals.mask)
-        carries_ratios = depends_on(partial(credit_of, algorithm, config), source.signals, "log_ratio")
-        credit, target = credit_of(algorithm, config, source.signals), target_of(algorithm, source.signals)
-        optimizer = _optimizer(algorithm)
-
-        def epoch(moving: tuple[Params, Any], _: None) -> tuple[tuple[Params, Any], Metrics]:
-            params, optimizer_state = moving
-            psi = credit
-            if carries_ratios:
-                psi = credit_of(algorithm, config, source.signals._replace(log_ratio=source.ratios(params)))
-            gradient, metrics = source.gradient(params, psi, target)
-            metrics["gradient_norm"] = optax.tree.norm(gradient)
-            changes, optimizer_state = optimizer.update(gradient, optimizer_state, params)
-            return (optax.apply_updates(params, changes), optimizer_state), metrics
-
-        moving = state.params, state.optimizer_state
+        if callable(algorithm.entropy_coefficient):
+            algorithm = algorithm._replace(entropy_coefficient=algorithm.entropy_coefficient(state.update))
+        batch = collect(environment, agent, config, algorithm, state, rollout_key)
+        moving = Moving(state.params, state.optimizer_state, state.previous, jnp.bool_(False))
+        metrics = {}
+        if algorithm.policy_step is not None:
+            moving, metrics = _policy_step(agent, algorithm, config, moving, batch)
+        keys = jax.random.split(jax.random.fold_in(rollout_key, 2), config.epochs)
+        one_pass = partial(_epoch, agent, algorithm, config, state, batch)
         if config.epochs == 1:
-            (params, optimizer_state), metrics = epoch(moving, None)
+            moving, last = one_pass(moving, keys[0])
         else:
-            (params, optimizer_state), every = jax.lax.scan(epoch, moving, None, config.epochs)
-            metrics = jax.tree.map(lambda x: x[-1], every)
-        if source.transition is not None and (config.epochs > 1 or config.diagnostics):
+            moving, every = jax.lax.scan(one_pass, moving, keys)
+            last = jax.tree.map(lambda x: x[-1], every)
+        metrics |= last
+        if batch.held is not None and (config.epochs > 1 or config.diagnostics):
             probe_key = jax.random.fold_in(rollout_key, 1)
-            metrics |= diagnostics.weight_statistics(agent, config, params, source.transition)
-            metrics["score_mean"] = diagnostics.score_probe(agent, state.params, source.transition, probe_key)
-            if config.diagnostics:
-                rows = source.transition, source.signals
-                metrics |= diagnostics.monitor(agent, algorithm, config, params, *rows, probe_key)
+            metrics |= _watch(agent, algorithm, config, state.params, moving.params, batch.held, probe_key)
+        params = moving.params
+        if agent.observe is not None:
+            params = params | {"statistics": batch.observed["statistics"]}
         return TrainState(
             params=params,
-            optimizer_state=optimizer_state,
-            rollout_state=source.rollout_state,
+            optimizer_state=moving.optimizer_state,
+            rollout_state=batch.rollout_state,
             key=key,
             update=state.update + 1,
-            env_steps=state.env_steps + steps.astype(jnp.int32),
-        ), source.statistics.means() | metrics
+            env_steps=state.env_steps + jnp.sum(batch.signals.mask).astype(jnp.int32),
+            reward_scale=batch.reward_scale,
+            previous=moving.previous,
+        ), batch.statistics.means() | metrics
 
     return Trainer(init, update)
 
 
-class Source(NamedTuple):
-    """A collected batch, held in memory or simulated again slice by slice: the same answers either way."""
+class Moving(NamedTuple):
+    """What changes while a batch is worked on."""
 
-    rollout_state: Any
-    statistics: rollout.EpisodeStatistics
-    signals: Signals  # [T, N], at the parameters that collected it
-    transition: Transition | None  # where held
-    ratios: Callable[[Params], Array]  # params -> log ρ, [T, N]
-    gradient: Callable[[Params, Array, Array | None], tuple[Params, Metrics]]  # (params, credit, target)
+    params: Params
+    optimizer_state: Any
+    previous: Any  # with momentum
+    stopped: Array  # the KL has passed `target_kl`: nothing moves any more
+
+
+def _trained(algorithm: Algorithm, params: Params) -> Params:
+    """The groups of parameters that the optimiser moves."""
+    if algorithm.policy_step is not None:
+        return {"value": params["value"]}
+    return {name: group for name, group in params.items() if name != "statistics"}
 
 
 def _optimizer(algorithm: Algorithm) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(algorithm.max_grad_norm), algorithm.optimizer())  # type: ignore
 
 
-def _collect(
-    environment: Environment, agent: Agent, config: Config, params: Params, start: tuple[Array, Any]
-) -> tuple[Any, Transition, rollout.EpisodeStatistics]:
-    """A batch, or the slice of it that `start` = (keys, rollout state) names: a pure function of both."""
-    keys, rollout_state = start
-    policy = partial(agent.policy, params)
-    if config.rollout == "stream":
-        return rollout.stream(environment, policy, rollout_state, keys, config.num_steps)
-    transition = rollout.episodes(environment, policy, keys)
-    if config.batch_steps:
-        transition = rollout.keep_first(transition, config.batch_steps)
-    return None, transition, rollout.statistics(transition)
+def _epoch(
+    agent: Agent, algorithm: Algorithm, config: Config, start: TrainState, batch: Collection, moving: Moving, key: Array
+) -> tuple[Moving, Metrics]:
+    """One pass over the batch."""
+
+    def step(moving: Moving, part: Batch) -> tuple[Moving, Metrics]:
+        if algorithm.policy_step is not None:
+            gradient, metrics = _value_gradient(agent, algorithm, moving.params, part)
+        else:
+            gradient, metrics = batch.gradient(moving.params, part)
+        trained = _trained(algorithm, moving.params)
+        gradient = {name: gradient[name] for name in trained}
+        previous = None
+        if algorithm.momentum is not None:
+            old_params, old_gradient = moving.previous
+            again = batch.gradient(old_params, _with_credit(algorithm, config, batch, old_params))[0]
+            alpha = jnp.where(start.update > 0, algorithm.momentum, 1.0)
+            gradient = jax.tree.map(
+                lambda g, before, same: g + (1 - alpha) * (before - same), gradient, old_gradient, dict(again)
+            )
+            previous = moving.params, gradient
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
+        changes, optimizer_state = _optimizer(algorithm).update(gradient, moving.optimizer_state, trained)
+        params = moving.params | dict(optax.apply_updates(trained, changes))  # type: ignore[call-overload]
+        new = Moving(params, optimizer_state, previous, moving.stopped)
+        if algorithm.target_kl is not None and algorithm.policy_step is None:
+            stopped = moving.stopped | (metrics["kl"] > algorithm.target_kl)
+            new = jax.tree.map(lambda a, b: jnp.where(stopped, b, a), new, moving)._replace(stopped=stopped)
+        return new, metrics
+
+    whole = _with_credit(algorithm, config, batch, moving.params)
+    return over_minibatches(config, whole, key, step, moving)
 
 
-def _hold(agent: Agent, algorithm: Algorithm, config: Config, behaviour: Params, collect: Any, start: Any) -> Source:
-    """Collect the batch, hold it, differentiate it at once."""
-    rollout_state, transition, statistics = collect(start)
-    signals = values_of(agent, algorithm, config, behaviour, transition)
-    size = size_of(signals.mask)
-    loss_gradient = jax.grad(partial(loss, agent, algorithm, config), has_aux=True)
+def _with_credit(algorithm: Algorithm, config: Config, batch: Collection, params: Params) -> Batch:
+    """The batch with its credit and target; those that carry ratios take them from `params`."""
+    signals = batch.signals
+    credit, target = partial(credit_of, algorithm, config), partial(target_of, algorithm)
+    if depends_on(credit, signals, "log_ratio") or depends_on(target, signals, "log_ratio"):
+        signals = signals._replace(log_ratio=batch.ratios(params))
+    parts = {"signals": signals, "credit": credit(signals), "target": target(signals)}
+    return Batch(transition=None, **parts) if batch.held is None else batch.held._replace(**parts)  # type: ignore
 
-    def gradient(params: Params, credit: Array, target: Array | None) -> tuple[Params, Metrics]:
-        batch = Batch(transition, signals, credit, target)
-        if config.diagnostics:
-            return _grouped_gradient(config, partial(loss_gradient, params), batch, size)
-        total, metrics = loss_gradient(params, batch, size)
-        if algorithm.control_variate is not None:
-            ones = batch._replace(credit=jnp.ones_like(credit))
-            each, scores = (trajectory_gradients(agent, algorithm.estimator, params, b) for b in (batch, ones))
-            divisor = getattr(size, config.mean)
-            correction = jax.tree.map(lambda x: x / divisor, algorithm.control_variate(each, scores))
-            total["policy"] = jax.tree.map(jnp.add, total["policy"], correction)
-        return total, metrics
 
-    return Source(
-        rollout_state, statistics, signals, transition, lambda params: ratios_of(agent, params, transition), gradient
+def _value_gradient(agent: Agent, algorithm: Algorithm, params: Params, batch: Batch) -> tuple[Params, Metrics]:
+    size = size_of(batch.transition.mask)
+    value, gradient = jax.value_and_grad(lambda p: value_loss(agent, algorithm, p, batch, size))(params)
+    return gradient, {"value_loss": value}
+
+
+def _policy_step(
+    agent: Agent, algorithm: Algorithm, config: Config, moving: Moving, batch: Collection
+) -> tuple[Moving, Metrics]:
+    """Move the policy by the algorithm's own step on the whole batch."""
+    params, whole = moving.params, _with_credit(algorithm, config, batch, moving.params)
+    size = size_of(whole.transition.mask)
+
+    def raised(policy: Params) -> tuple[Array, Metrics]:
+        total, metrics = policy_loss(agent, algorithm, config, params | {"policy": policy}, whole, size)
+        return -total, metrics
+
+    gradient, metrics = jax.grad(raised, has_aux=True)(params["policy"])
+    problem = PolicyProblem(
+        policy=params["policy"],
+        gradient=gradient,
+        surrogate=lambda policy: raised(policy)[0],
+        distribution=lambda policy: policy_on(agent, params | {"policy": policy}, whole.transition, whole.memory),
+        weight=whole.transition.mask / size.steps,
     )
+    policy, of_step = algorithm.policy_step(problem)  # type: ignore[misc]
+    metrics |= of_step | {"policy_gradient_norm": optax.tree.norm(gradient)}
+    return moving._replace(params=params | {"policy": policy}), metrics
 
 
-def _grouped_gradient(config: Config, gradient_of: Callable, batch: Batch, size: BatchSize) -> tuple[Params, Metrics]:
-    """The same gradient as a sum over groups of trajectories, for as much arithmetic; and how noisy it is."""
-    groups = jax.tree.map(lambda x: _cut(config.diagnostics, x, 1), batch)
-    each, metrics = jax.vmap(gradient_of, in_axes=(0, None))(groups, size)
-    total, metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), (each, metrics))
-    means = jax.tree.map(lambda x: config.diagnostics * x, each["policy"])
-    noise = diagnostics.gradient_noise(means, trajectories=config.num_envs)
-    return total, metrics | {
-        "gradient_variance": noise.variance,
-        "gradient_snr": noise.snr,
-        "critical_batch_size": noise.critical_batch_size,
-    }
-
-
-def _simulate_again(
-    agent: Agent, algorithm: Algorithm, config: Config, behaviour: Params, collect: Any, start: Any
-) -> Source:
-    """The same with one slice's trajectories in memory at a time.
-
-    Every slice is simulated from the same keys and parameters whenever it is needed: once for its signals (a few
-    numbers per step, all that credit needs of the whole batch), and again for its gradient.
-    """
-    if algorithm.control_variate is not None:
-        raise SettingError("accumulate", config.accumulate, "cannot serve optimal baselines, which hold all gradients")
-    slices = jax.tree.map(lambda x: _cut(config.accumulate, x, 0), start)
-
-    def first_pass(one: Any) -> Any:
-        rollout_state, transition, statistics = collect(one)
-        return rollout_state, values_of(agent, algorithm, config, behaviour, transition), statistics
-
-    rollout_state, signals, statistics = jax.lax.map(first_pass, slices)
-    signals = jax.tree.map(lambda x: _join(x, 1), signals)
-    size = size_of(signals.mask)
-
-    def ratios(params: Params) -> Array:
-        return _join(jax.lax.map(lambda one: ratios_of(agent, params, collect(one)[1]), slices), 1)
-
-    def gradient(params: Params, credit: Array, target: Array | None) -> tuple[Params, Metrics]:
-        def batch_of(one: Any) -> Batch:
-            start, *rest = one
-            return Batch(collect(start)[1], *rest)
-
-        def loss_of(params: Params, batch: Batch) -> tuple[Array, Metrics]:
-            return loss(agent, algorithm, config, params, batch, size)
-
-        parts = jax.tree.map(lambda x: _cut(config.accumulate, x, 1), (signals, credit, target))
-        return accumulated_gradient(loss_of, params, (slices, *parts), batch_of)
-
-    return Source(
-        jax.tree.map(lambda x: _join(x, 0), rollout_state),
-        jax.tree.map(lambda x: jnp.sum(x, axis=0), statistics),
-        signals,
-        None,
-        ratios,
-        gradient,
-    )
-
-
-def _cut(slices: int, x: Array, axis: int) -> Array:
-    """[..., N, ...] -> [slices, ..., N/slices, ...]."""
-    shape = (*x.shape[:axis], slices, x.shape[axis] // slices, *x.shape[axis + 1 :])
-    return jnp.moveaxis(x.reshape(shape), axis, 0)
-
-
-def _join(x: Array, axis: int) -> Array:
-    """Undo `_cut`."""
-    x = jnp.moveaxis(x, 0, axis)
-    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+def _watch(
+    agent: Agent, algorithm: Algorithm, config: Config, before: Params, after: Params, batch: Batch, key: Array
+) -> Metrics:
+    """What reuse has cost, and, where `diagnostics` asks for it, what the probes say."""
+    metrics = diagnostics.weight_statistics(agent, config, after, batch.transition, batch.memory)
+    metrics["score_mean"] = diagnostics.score_probe(agent, before, batch.transition, key, batch.memory)
+    if config.diagnostics:
+        metrics |= diagnostics.monitor(agent, algorithm, config, after, batch, key)
+    return metrics
 
 
 def run_updates(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
+
+ACTION_MASK = "action_mask"
+"""Where a dict observation has this key, actions whose entry is 0 are never taken."""
 
 Params = Any
 """A pytree of arrays. An agent's is `{"policy": ..., "value": ...}`; without a critic `value` is empty."""
@@ -53,6 +54,7 @@ class Signals(NamedTuple):
     log_ratio: Array  # log π_θ(a_t|s_t) − log π_θ̄(a_t|s_t)
     action_value: Array | None = None  # Q̃(s_t, ·), [T, ..., A]
     taken_value: Array | None = None  # Q̃(s_t, a_t)
+    group: Array | None = None  # number of the group that the trajectory belongs to
 
 
 Credit = Callable[[Signals], Array]
@@ -83,72 +85,16 @@ class Algorithm(NamedTuple):
     estimator: Estimator
     optimizer: Partial  # () -> optax.GradientTransformation, built inside the trace
     discount: ArrayLike = 1.0
-    entropy_coefficient: ArrayLike = 0.0
+    entropy_coefficient: ArrayLike | Partial = 0.0  # a number, or a schedule of the update count
     max_grad_norm: ArrayLike = float("inf")
     value_target: Partial | None = None  # Credit that the critic regresses on
     value_coefficient: ArrayLike = 0.5
+    value_clip: ArrayLike | None = None  # how far V may move per batch, as PPO's code does it
+    kl_coefficient: ArrayLike | None = None  # weight of the penalty KL(π_θ̄ ‖ π_θ) per step
+    target_kl: ArrayLike | None = None  # no further step on a batch once the estimated KL is above
+    momentum: ArrayLike | None = None  # weight α of the new gradient in a recursive estimate (STORM-PG)
     control_variate: Partial | None = None  # (gradients [N, ...], scores [N, ...]) -> correction
-
-
-@dataclass(frozen=True)
-class Config:
-    """Shapes, counts and switches of training: static, hashable, what a compiled program depends on.
-
-    Attributes:
-      rollout: "episodes" runs every environment from reset to its end (padding masked), which Monte-Carlo returns
-        and products of ratios need; "stream" runs `num_steps` steps with auto-reset, which actor-critics need.
-      num_envs: trajectories (episodes) or parallel environments (stream) per update.
-      num_steps: steps per environment and update in "stream"; not used in "episodes", where the horizon rules.
-      epochs: passes over each batch; from the second on the policy is no longer the one that sampled it, and what an
-        estimator does about that is its business (`pgjax.importance`).
-      accumulate: slices whose gradients are summed one after the other; memory falls by that factor.
-      batch_steps: in "episodes", keep only the first episodes that together reach this many steps (0 keeps all).
-      mean: "trajectories" divides by their number N (exact); "steps" by the number of executed steps (a ratio
-        estimator: another scale and, where lengths vary, another direction).
-      truncation: "bootstrap" lets V(final observation) follow a time limit; "terminal" lets nothing follow.
-      discounted_objective: True keeps the factor γ^t in front of step t, the gradient of E[Σ γ^t r_t]; False drops
-        it, as most libraries do (with γ < 1 that is the gradient of no function, Nota & Thomas 2020).
-      critic: which values are learned: "none", "state" for V(s), "action" for Q(s, a) of discrete actions.
-      diagnostics: groups of trajectories whose gradients are compared at every update (`pgjax.diagnostics.monitor`):
-        gradient noise, critical batch size, probes of score and bias among the metrics. 0 is off.
-    """
-
-    rollout: Literal["episodes", "stream"] = "episodes"
-    num_envs: int = 32
-    num_steps: int = 128
-    epochs: int = 1
-    accumulate: int = 1
-    batch_steps: int = 0
-    mean: Literal["trajectories", "steps"] = "trajectories"
-    truncation: Literal["bootstrap", "terminal"] = "bootstrap"
-    discounted_objective: bool = False
-    critic: Literal["none", "state", "action"] = "none"
-    diagnostics: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work, before anything compiles."""
-        choices = {"rollout": Rollout, "mean": Mean, "truncation": Truncation, "critic": Critic}
-        for name, literal in choices.items():
-            if getattr(self, name) not in get_args(literal):
-                raise SettingError(name, getattr(self, name), f"is none of {', '.join(get_args(literal))}")
-        least_values = {"num_envs": 1, "num_steps": 1, "epochs": 1, "accumulate": 1, "batch_steps": 0, "diagnostics": 0}
-        for name, least in least_values.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise SettingError(name, value, f"must be a whole number of at least {least}")
-        for name in ("accumulate", "diagnostics"):
-            if getattr(self, name) and self.num_envs % getattr(self, name):
-                raise SettingError(name, getattr(self, name), f"does not divide num_envs {self.num_envs}")
-        if self.diagnostics == 1 or (self.diagnostics and self.accumulate > 1):
-            raise SettingError("diagnostics", self.diagnostics, "needs at least 2 groups, and accumulate 1")
-        if self.batch_steps and self.rollout != "episodes":
-            raise SettingError("batch_steps", self.batch_steps, 'needs rollout "episodes"')
-
-
-Rollout = Literal["episodes", "stream"]
-Mean = Literal["trajectories", "steps"]
-Truncation = Literal["bootstrap", "terminal"]
-Critic = Literal["none", "state", "action"]
+    policy_step: Partial | None = None  # moves the policy in place of the optimiser (`pgjax.steps`)
 
 
 def as_partial(function: Callable) -> Partial:
@@ -181,7 +127,7 @@ class Environment(NamedTuple):
       name: what it was made from.
       reset: key -> (observation, state).
       step: (key, state, action) -> (observation, state, reward, terminated, truncated).
-      observation: shape and dtype of an observation.
+      observation: shape and dtype of an observation, or a pytree of them.
       num_categories: how many values an integer observation takes (it is one-hot encoded), else None.
       action_space: Discrete or Box.
       horizon: after how many steps every episode has ended.
@@ -190,27 +136,53 @@ class Environment(NamedTuple):
     name: str
     reset: Callable[[Array], tuple[Any, Any]]
     step: Callable[[Array, Any, Array], tuple[Any, Any, Array, Array, Array]]
-    observation: jax.ShapeDtypeStruct
+    observation: Any
     num_categories: int | None
     action_space: Discrete | Box
     horizon: int
+
+    def __hash__(self) -> int:
+        """By its functions, so that a dict of observations may be part of it."""
+        return hash((self.name, self.reset, self.step, self.horizon))
+
+
+class Memory(NamedTuple):
+    """What makes a policy recurrent: a state carried along each episode, from which policy and critic read.
+
+    Attributes:
+      initial: what an episode starts with, a pytree.
+      step: (params, carry, observation) -> (carry, features); batched over any leading axes. Policy and value then
+        act on features in place of observations.
+    """
+
+    initial: Any
+    step: Callable[[Params, Any, Any], tuple[Any, Any]]
+
+    # An agent is a static argument of compiled functions, and arrays have no hash: this very memory, or another.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
 
 class Agent(NamedTuple):
     """A policy and an optional critic as pure functions of parameters; any network fits behind it.
 
     Attributes:
-      init: key -> {"policy": params, "value": params}; all functions take this whole tree.
+      init: key -> {"policy": params, "value": params, ...}; all functions take this whole tree. What policy and critic
+        share is "shared"; "statistics" is never trained.
       policy: (params, observation [..., *shape]) -> distribution over actions.
       value: (params, observation) -> V(s), [...]; None without a critic.
       action_value: (params, observation) -> Q(s, ·), [..., A]; None without an action-value critic, whose `value` is
         the policy's mean of it.
+      memory: of a recurrent policy; policy and critic then take its features in place of observations.
+      observe: (params, observations [T, N, ...], mask [T, N]) -> params with the batch merged into "statistics".
     """
 
     init: Callable[[Array], Params]
     policy: Callable[[Params, Any], Any]
     value: Callable[[Params, Any], Array] | None = None
     action_value: Callable[[Params, Any], Array] | None = None
+    memory: Memory | None = None
+    observe: Callable[[Params, Any, Array], Params] | None = None
 
     @property
     def critic(self) -> str:
@@ -227,6 +199,8 @@ class TrainState(NamedTuple):
     key: Array
     update: Array  # updates done
     env_steps: Array  # environment steps taken (padding not counted)
+    reward_scale: Any = None  # statistics of the discounted return, with `normalise_rewards`
+    previous: Any = None  # (params, gradient) of the update before, with `momentum`
 
 
 class Trainer(NamedTuple):

@@ -1,5 +1,11 @@
 """Shared fixtures. pgjax is imported first, so that jax starts with a thread pool that cannot deadlock."""
 
+import os
+
+# Most of the suite's time is compilation of programs that then run for milliseconds: half of it goes without LLVM's
+# optimiser. XLA_FLAGS of your own are respected: XLA_FLAGS= runs the tests as users run the library.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+
 import jax
 import numpy as np
 import pytest

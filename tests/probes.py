@@ -41,6 +41,25 @@ def delayed():
     )
 
 
+def delayed_choice():
+    """Two steps; the first action must name the sign that the first observation shows, rewarded after the second.
+
+    Reward from the observation, from the action, and late: what a wrong credit, mask or critic would miss.
+    """
+
+    def reset(key):
+        sign = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
+        return jnp.array([sign, 0.0]), (jnp.int32(0), sign, jnp.bool_(False))
+
+    def step(key, state, action):
+        t, sign, right = state
+        right = jnp.where(t == 0, action == (sign > 0), right)
+        observation = jnp.array([0.0, 1.0])
+        return observation, (t + 1, sign, right), jnp.float32((t == 1) & right), t == 1, jnp.bool_(False)
+
+    return Environment("delayed choice", reset, step, jax.ShapeDtypeStruct((2,), jnp.float32), None, Discrete(2), 2)
+
+
 def _one_step(name, space, reward):
     def reset(key):
         observation = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)[None]

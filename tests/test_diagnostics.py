@@ -28,7 +28,7 @@ from pgjax import (
     stopped_prefix,
     train,
 )
-from pgjax.losses import values_of
+from pgjax.losses import Batch, values_of
 
 
 def sampled(mdp, estimator, theta, behaviour, count, seed=0):
@@ -125,7 +125,8 @@ def test_the_score_probe_is_loud_when_actions_are_wrong_and_the_bias_probe_quiet
     recipe = importance_sampling("per_decision_is", "none")
     signals = values_of(agent, recipe.algorithm, recipe.config, params, rows)
     moved = jax.tree.map(lambda x: x * 1.05, params)
-    probe = diagnostics.monitor(agent, recipe.algorithm, recipe.config, moved, rows, signals, keys[0])
+    batch = Batch(rows, signals, credit=None)
+    probe = diagnostics.monitor(agent, recipe.algorithm, recipe.config, moved, batch, keys[0])
     np.testing.assert_allclose(probe["bias_probe"], 0.0, atol=1e-6)
 
 

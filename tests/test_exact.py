@@ -20,6 +20,7 @@ from pgjax.statistics import size_of
 pytestmark = pytest.mark.usefixtures("x64")
 
 log_policy = jax.nn.log_softmax
+AGENT = oracle.mdp_agent(lambda params: log_policy(params["policy"]))
 
 UNBIASED = {  # name: (credit, batch size)
     "total_return": (total_return, 1),
@@ -147,22 +148,21 @@ def batches():
     """Every batch of three trajectories of a small problem: probability [K], rows [T, K, 3], and their pieces."""
     mdp, theta = MDPS["one_state"], jnp.array([[0.3, -0.4]])
     trajectories = oracle.enumerate_trajectories(mdp)
-    agent = oracle.mdp_agent(log_policy)
     transition = oracle.as_transition(mdp, trajectories, log_policy(theta))
-    signals = oracle.as_signals(mdp, trajectories, transition, agent, theta)
+    signals = oracle.as_signals(mdp, trajectories, transition, AGENT, {"policy": theta})
     chance = oracle.trajectory_probability(mdp, trajectories, log_policy(theta))
     triples = np.array(list(itertools.product(range(len(chance)), repeat=3)))
-    return mdp, theta, agent, transition, signals, np.prod(np.asarray(chance)[triples], axis=1), triples
+    return mdp, theta, transition, signals, np.prod(np.asarray(chance)[triples], axis=1), triples
 
 
 @pytest.mark.parametrize("credit", [total_return, reward_to_go])
 @pytest.mark.parametrize("control_variate", [gradients.optimal_scalar, gradients.optimal_per_parameter])
 def test_optimal_baselines_from_the_other_trajectories_are_unbiased(batches, credit, control_variate):
-    mdp, theta, agent, transition, signals, chance, triples = batches
+    mdp, theta, transition, signals, chance, triples = batches
     estimator = product(credit, score)
 
     def gradients_with(psi):
-        return gradients.trajectory_gradients(agent, estimator, theta, Batch(transition, signals, psi))
+        return gradients.trajectory_gradients(AGENT, estimator, {"policy": theta}, Batch(transition, signals, psi))
 
     each, scores = gradients_with(estimator.credit(signals)), gradients_with(jnp.ones_like(signals.reward))
     estimate = jax.vmap(lambda rows: (jnp.sum(each[rows], 0) - control_variate(each[rows], scores[rows])) / 3)
@@ -208,13 +208,13 @@ def test_dropping_the_discount_prefactor_is_biased():
 def test_mean_over_steps_is_a_scale_at_fixed_length_and_a_bias_otherwise(theta, mdp):
     """A ratio estimator: E[Σ x / Σ steps] of single trajectories is parallel to ∇J only if lengths do not vary."""
     trajectories = oracle.enumerate_trajectories(mdp)
-    agent = oracle.mdp_agent(log_policy)
     theta = jnp.asarray(theta)
     transition = oracle.as_transition(mdp, trajectories, log_policy(theta))
-    signals = oracle.as_signals(mdp, trajectories, transition, agent, theta)
+    signals = oracle.as_signals(mdp, trajectories, transition, AGENT, {"policy": theta})
     estimator = product(reward_to_go, score)
     batch = Batch(transition, signals, estimator.credit(signals))
-    each = gradients.trajectory_gradients(agent, estimator, theta, batch).reshape(len(trajectories.probability), -1)
+    each = gradients.trajectory_gradients(AGENT, estimator, {"policy": theta}, batch)
+    each = each.reshape(len(trajectories.probability), -1)
     chance = oracle.trajectory_probability(mdp, trajectories, log_policy(theta))
     steps = jax.vmap(lambda mask: size_of(mask[:, None]).steps, in_axes=1)(signals.mask)
     by_steps, truth = chance @ (each / steps[:, None]), exact(mdp, theta)

@@ -30,7 +30,7 @@ print("trained")
 
 def train_in_a_child(mode, seconds):
     """What a child that trains on two devices beside a busy process printed; None if it had to be killed."""
-    environment = {k: v for k, v in os.environ.items() if "NPROC" not in k}
+    environment = {k: v for k, v in os.environ.items() if k not in ("NPROC", "XLA_FLAGS")}
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         child = subprocess.run(
@@ -60,7 +60,7 @@ def test_without_protection_it_would():
 
 
 def pool_after(code, **variables):
-    environment = {k: v for k, v in os.environ.items() if "NPROC" not in k} | variables
+    environment = {k: v for k, v in os.environ.items() if k not in ("NPROC", "XLA_FLAGS")} | variables
     program = f"import os, pgjax; {code}; print(os.environ.get('NPROC'))"
     child = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
     return child.stdout.strip() or child.stderr

@@ -7,14 +7,17 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "pgjax"
 ORDER = [  # a module may import only from lines above its own
-    {"types", "recurrence"},
-    {"statistics", "runtime", "hyperparameters", "schedules", "importance"},
+    {"types", "recurrence", "dependence"},
+    {"config", "statistics", "shuffle", "runtime", "hyperparameters", "schedules", "importance"},
     {"returns", "advantages", "surrogates", "distributions", "environments"},
-    {"baselines", "estimators"},
-    {"networks", "rollout"},
+    {"baselines", "estimators", "value_estimates"},
+    {"agents", "rollout", "normalisation", "steps"},
+    {"networks"},
     {"losses", "evaluation"},
-    {"gradients", "oracle", "diagnostics"},
-    {"algorithms", "training"},
+    {"gradients", "oracle", "diagnostics", "minibatches", "compatibility"},
+    {"collection"},
+    {"actor_critics", "training"},
+    {"algorithms"},
     {"sweeps"},
 ]
 

@@ -13,11 +13,13 @@ GRID_POINTS = 200
 MAX_COLOURS = 10
 
 
-def curve(metrics: Mapping[str, np.ndarray], name: str = "return_mean") -> tuple[np.ndarray, np.ndarray]:
+def curve(
+    metrics: Mapping[str, np.ndarray], name: str = "return_mean", until: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Environment steps [G] and a metric [R, G] of runs on one common grid, linearly interpolated.
 
-    Runs take different numbers of steps per update; the grid ends where the shortest run does. Updates in which no
-    episode ended are passed over.
+    Runs take different numbers of steps per update; the grid ends where the shortest run does, or at `until`: runs that
+    were stopped before it then keep their last value. Updates in which no episode ended are passed over.
     """
     active, steps, returns = metrics["active"], metrics["env_steps"], metrics[name]
     known = active & ~np.isnan(returns)
@@ -25,7 +27,8 @@ def curve(metrics: Mapping[str, np.ndarray], name: str = "return_mean") -> tuple
     if not rows:
         return np.zeros(0), np.zeros((0, 0))
     first = max(steps[r][known[r]][0] for r in rows)
-    grid = np.linspace(first, min(steps[r][known[r]][-1] for r in rows), GRID_POINTS)
+    end = until if until is not None else min(steps[r][known[r]][-1] for r in rows)
+    grid = np.linspace(first, end, GRID_POINTS)
     return grid, np.stack([np.interp(grid, steps[r][known[r]], returns[r][known[r]]) for r in rows])
 
 
@@ -34,7 +37,7 @@ def draw_curve(axes: Axes, grid: np.ndarray, returns: np.ndarray, label: str, sp
     if not grid.size:
         return
     low, high = np.quantile(returns, (0.0, 1.0) if spread == "range" else (0.25, 0.75), axis=0)
-    axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.fill_between(grid, low, high, color=colour, alpha=0.14, linewidth=0)
     axes.plot(grid, returns.mean(axis=0), color=colour, linewidth=1.8, label=label)
 
 

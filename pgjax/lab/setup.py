@@ -1,7 +1,7 @@
 """The settings of a training run, and what is built from them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from inspect import signature
 from typing import Any, Literal, NamedTuple
 
@@ -10,11 +10,14 @@ import optax
 from jax.tree_util import Partial
 
 from pgjax import environments
-from pgjax.algorithms import ALGORITHMS, BASELINES, CREDITS, Recipe
+from pgjax.algorithms import ALGORITHMS, BASELINES, CREDITS
 from pgjax.baselines import standardised
-from pgjax.hyperparameters import check_hyperparameters
+from pgjax.compatibility import check
+from pgjax.config import Config, Recipe
+from pgjax.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
 from pgjax.networks import make_agent
-from pgjax.schedules import linear_decay
+from pgjax.normalisation import normalise_observations
+from pgjax.schedules import entropy_decay, linear_decay
 from pgjax.training import make_trainer
 from pgjax.types import Agent, Algorithm, Environment, SettingError, Trainer
 
@@ -28,34 +31,69 @@ class Settings:
     environment: str = "CartPole-v1"
     """Name of a gymnax environment, such as CartPole-v1, Catch-bsuite, Pendulum-v1 or Breakout-MinAtar."""
     algorithm: str = "reinforce"
-    """Method: reinforce, or several updates per batch by trajectory_is, per_decision_is, prefix_is, suffix_is,
-    first_order, truncated_is, weighted_is, weighted_per_decision_is, doubly_robust; or all_action."""
+    """Method: reinforce, rloo, dice, storm, all_action; several passes per batch by trajectory_is, per_decision_is,
+    prefix_is, suffix_is, first_order, truncated_is, weighted_is, weighted_per_decision_is, doubly_robust; with a critic
+    a2c, ppo, npg, trpo, vtrace. What is left at "None" below is the method's own."""
     seeds: int = 8
     """How many policies to train side by side, from seeds 0, 1, 2, …"""
     total_steps: int = 400_000
     """Environment steps per seed; training ends with the first update that reaches them."""
     learning_rate: float | None = None
-    """Step size of the optimiser; default the method's own."""
-    discount: float = 1.0
+    """Step size of the optimiser."""
+    discount: float | None = None
     """Discount factor γ, from 0 to 1."""
     credit: str | None = None
-    """What each action gets (reinforce): reward_to_go (causality, the default) or total_return."""
+    """What each action gets (reinforce): reward_to_go (causality) or total_return."""
     baseline: str | None = None
     """Subtracted: none, constant, same_batch_mean, leave_one_out, time_step, state_value, optimal[_per_parameter]."""
     baseline_constant: float = 0.0
     """The number that baseline "constant" subtracts."""
+    lambda_: float | None = None
+    """λ of generalised advantages and value targets, from 0 to 1."""
+    clip: float | None = None
+    """PPO's ε: how far the ratio may go; inf for no clipping."""
+    value_clip: float | None = None
+    """How far V may move per batch before its loss stops pulling (ppo)."""
+    kl_coefficient: float | None = None
+    """Weight of a penalty on the KL from the policy that acted (ppo)."""
+    target_kl: float | None = None
+    """Stop working on a batch when the estimated KL is above this (ppo)."""
+    max_kl: float | None = None
+    """Size of a natural or trust-region step, as KL per environment step."""
+    step_size: float | None = None
+    """Bound on the step along the natural gradient (npg, trpo); inf always goes to the edge of max_kl."""
+    damping: float | None = None
+    """Added to the Fisher matrix's diagonal (npg, trpo)."""
+    max_rho: float | None = None
+    """V-trace's bar on the ratio in the target."""
+    max_c: float | None = None
+    """V-trace's bar on the ratios in the traces."""
+    momentum: float | None = None
+    """Weight of the new gradient in the recursive estimate (storm)."""
     standardise: bool = False
     """Bring credit to mean 0 and standard deviation 1 in every batch (biased in direction)."""
-    mean: Literal["trajectories", "steps"] = "trajectories"
-    """Divide the gradient by the number of trajectories (exact) or of steps (a ratio estimator)."""
     discounted_objective: bool = False
     """Keep the factor γ^t in front of step t: the true gradient of the discounted return."""
     truncation: Literal["bootstrap", "terminal"] = "bootstrap"
     """What follows a time limit: the critic's value, or nothing."""
-    num_envs: int = 32
-    """Episodes per update."""
+    normalise_observations: bool = False
+    """Bring observations to mean 0 and standard deviation 1 by running statistics."""
+    normalise_rewards: bool = False
+    """Divide rewards by the running standard deviation of the discounted return."""
+    mean: Literal["trajectories", "steps"] | None = None
+    """Divide the gradient by the number of trajectories (exact) or of steps (a ratio estimator)."""
+    num_envs: int | None = None
+    """Episodes per update, or environments side by side."""
+    num_steps: int | None = None
+    """Steps per environment and update, for methods that work on streams of steps."""
     epochs: int | None = None
-    """Passes over each batch, a gradient step each; default the method's own."""
+    """Passes over each batch."""
+    minibatches: int | None = None
+    """Gradient steps per pass, each on its share of the batch."""
+    shuffle: Literal["environments", "steps"] | None = None
+    """What a minibatch is made of: whole environments, or single steps."""
+    group_size: int | None = None
+    """Consecutive episodes that start from the same reset, and judge each other (rloo)."""
     accumulate: int = 1
     """Compute the gradient in this many slices, one after the other, to save memory. Must divide num_envs."""
     batch_steps: int = 0
@@ -66,14 +104,20 @@ class Settings:
     """Let the learning rate fall linearly to zero over this many updates (0: constant)."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
-    max_grad_norm: float = 0.0
-    """Clip the gradient's global norm to this (0: do not)."""
+    decay_entropy: int = 0
+    """Let the entropy bonus fall linearly to zero over this many updates (0: constant)."""
+    max_grad_norm: float | None = None
+    """Clip the gradient's global norm to this (inf: do not)."""
     policy: str = "auto"
     """Action distribution: auto, categorical, gaussian (clipped to the action box) or squashed (tanh)."""
     network: str = "auto"
     """Network: auto, mlp or cnn (images)."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the dense layers."""
+    shared: bool = False
+    """Let the critic share all layers but the last with the policy."""
+    memory: Literal["none", "gru"] = "none"
+    """Make the policy recurrent: gru."""
     eval_episodes: int = 64
     """Episodes per seed in the evaluation at the end, greedy and sampled."""
     devices: int = 0
@@ -108,11 +152,10 @@ def build(settings: Settings) -> Setup:
     for name in ("seeds", "total_steps", "eval_episodes"):
         if getattr(settings, name) < 1:
             raise SettingError(name, getattr(settings, name), "must be at least 1")
-    for name in ("decay_updates", "devices"):
+    for name in ("decay_updates", "decay_entropy", "devices"):
         if getattr(settings, name) < 0:
             raise SettingError(name, getattr(settings, name), "must not be negative")
-    settings = resolve(settings)
-    tables = {"credit": CREDITS, "baseline": BASELINES, "optimizer": OPTIMIZERS}
+    tables = {"algorithm": ALGORITHMS, "credit": CREDITS, "baseline": BASELINES, "optimizer": OPTIMIZERS}
     for name, table in tables.items():
         if getattr(settings, name) is not None:
             known(name, getattr(settings, name), table)
@@ -125,7 +168,12 @@ def build(settings: Settings) -> Setup:
         network=settings.network,  # type: ignore[arg-type]
         hidden=settings.hidden,
         critic=recipe.config.critic,
+        shared=settings.shared,
+        memory=settings.memory,
     )
+    if settings.normalise_observations:
+        agent = normalise_observations(agent, environment)
+    check(environment, agent, recipe.config, recipe.algorithm)
     return Setup(environment, agent, recipe.algorithm, make_trainer(environment, agent, recipe.config))
 
 
@@ -138,16 +186,11 @@ def resolve(settings: Settings) -> Settings:
     >>> resolve(Settings(algorithm="first_order")).epochs
     4
     """
-    known("algorithm", settings.algorithm, ALGORITHMS)
-    own = signature(ALGORITHMS[settings.algorithm]).parameters
-    changes = {}
-    for name in ("learning_rate", "credit", "baseline", "epochs"):
-        value = getattr(settings, name)
-        if value is None and name in own:
-            changes[name] = own[name].default
-        elif value is not None and name not in own:
-            raise SettingError(name, value, f"is not a setting of algorithm {settings.algorithm}")
-    return replace(settings, **changes)
+    recipe = _recipe(settings)
+    given = signature(ALGORITHMS[settings.algorithm]).parameters
+    own = {name: p.default for name, p in given.items()} | hyperparameters(recipe.algorithm) | vars(recipe.config)
+    empty = {f.name for f in fields(settings) if getattr(settings, f.name) is None}
+    return replace(settings, **{name: own[name] for name in empty & set(own)})
 
 
 def known(field: str, name: str, table: Mapping[str, Any]) -> None:
@@ -157,31 +200,50 @@ def known(field: str, name: str, table: Mapping[str, Any]) -> None:
 
 
 def _recipe(settings: Settings) -> Recipe:
-    make = ALGORITHMS[settings.algorithm]
-    recipe = make(**{name: getattr(settings, name) for name in signature(make).parameters})
+    known("algorithm", settings.algorithm, ALGORITHMS)
+    given = {f.name: getattr(settings, f.name) for f in fields(settings) if getattr(settings, f.name) is not None}
+    arguments = signature(ALGORITHMS[settings.algorithm]).parameters
+    recipe = ALGORITHMS[settings.algorithm](**{name: value for name, value in given.items() if name in arguments})
+    static = {f.name for f in fields(Config)} - {"critic", "rollout"}
+    config = replace(recipe.config, **{name: value for name, value in given.items() if name in static})
     algorithm, estimator = recipe.algorithm, recipe.algorithm.estimator
-    rate: Any = settings.learning_rate
+    numbers = hyperparameters(algorithm)
+    for name in set(given) & _METHODS_OWN - set(arguments) - static - set(numbers):
+        raise SettingError(name, given[name], f"is not a setting of algorithm {settings.algorithm}")
+    algorithm = with_hyperparameters(algorithm, {name: given[name] for name in given if name in numbers})
+    rate: Any = hyperparameters(algorithm)["learning_rate"]
     if settings.decay_updates:
         rate = Partial(linear_decay, learning_rate=rate, updates=float(settings.decay_updates))
-    algorithm = algorithm._replace(
-        optimizer=Partial(OPTIMIZERS[settings.optimizer], learning_rate=rate),
-        entropy_coefficient=settings.entropy_coefficient,
-        max_grad_norm=settings.max_grad_norm or float("inf"),
-    )
-    if settings.standardise:
+    algorithm = algorithm._replace(optimizer=Partial(OPTIMIZERS[settings.optimizer], learning_rate=rate))
+    if settings.decay_entropy:
+        decay = {
+            "entropy_coefficient": settings.entropy_coefficient,
+            "entropy_updates": float(settings.decay_entropy),
+        }
+        algorithm = algorithm._replace(entropy_coefficient=Partial(entropy_decay, **decay))
+    if settings.standardise and "standardise" not in arguments:
         algorithm = algorithm._replace(estimator=estimator._replace(credit=standardised(estimator.credit)))
-    shared = ("num_envs", "accumulate", "batch_steps", "mean", "truncation", "discounted_objective", "diagnostics")
-    config = replace(recipe.config, **{name: getattr(settings, name) for name in shared})
-    baseline = settings.baseline or "none"
+    _check_baseline(settings, arguments, config)
+    return Recipe(algorithm, config)
+
+
+_METHODS_OWN = {f.name for f in fields(Settings) if f.default is None}
+"""Settings that only some methods have."""
+
+
+def _check_baseline(settings: Settings, arguments: Mapping[str, Any], config: Config) -> None:
+    default = arguments["baseline"].default if "baseline" in arguments else "none"
+    baseline = settings.baseline or default
     if baseline in ("leave_one_out", "time_step", "optimal", "optimal_per_parameter") and config.num_envs < 2:
         raise SettingError("num_envs", config.num_envs, f"is too few: baseline {baseline} needs at least 2")
-    if baseline.startswith("optimal") and config.accumulate > 1:
-        raise SettingError("accumulate", config.accumulate, "cannot serve optimal baselines, which hold all gradients")
-    if baseline.startswith("optimal") and config.diagnostics:
-        raise SettingError("diagnostics", config.diagnostics, "cannot be combined with a variance-optimal baseline")
-    if baseline.startswith("optimal") and settings.standardise:
-        raise SettingError("standardise", True, "cannot be combined with a variance-optimal baseline")
-    return Recipe(algorithm, config)
+    if baseline.startswith("optimal"):
+        for name, absent in (("accumulate", 1), ("diagnostics", 0), ("minibatches", 1)):
+            if getattr(config, name) != absent:
+                raise SettingError(name, getattr(config, name), "cannot be combined with a variance-optimal baseline")
+        if settings.standardise:
+            raise SettingError("standardise", True, "cannot be combined with a variance-optimal baseline")
+    if config.rollout == "stream" and config.group_size > 1:
+        raise SettingError("group_size", config.group_size, "is for methods that work on whole episodes")
 
 
 def jax_devices() -> str:

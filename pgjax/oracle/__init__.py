@@ -5,6 +5,21 @@ float64 to see agreement to rounding: `jax.config.update("jax_enable_x64", True)
 around all of it (a function compiled in one mode must not be called in the other).
 """
 
+from pgjax.oracle.bounds import (
+    Bounded,
+    GradientGaps,
+    MeanGradients,
+    PerformanceDifference,
+    gradient_gap,
+    mean_gradients,
+    performance_difference,
+    policy_distance,
+    state_mismatch,
+    surrogate_value,
+    value_gap,
+    worst_case_mdp,
+    worst_case_policy,
+)
 from pgjax.oracle.enumeration import (
     Moments,
     Sampling,

@@ -1,0 +1,278 @@
+"""How well do old trajectories tell the value of another policy, and are the intervals honest?
+
+Without `--log`: trajectories of ever more random behaviour policies on FrozenLake, whose exact value J is known, judged
+against it. Expect errors to fall with 1/√N and to grow with the distance between the policies; the behaviour policy's
+own critic to help while they are close, and a wrong one to hurt; and intervals that hold what they promise while tens
+of effective trajectories are left, and are far too short when only a few are. About a minute on two CPU cores.
+
+With `--log FILE.npz`: the same estimates of your own trajectories. The arrays are all [T, N], time first, one whole
+episode per column: `reward`; `log_prob` of the taken actions under the policy that acted, recorded then;
+`target_log_prob` under the policy to judge (−inf where it never takes the action); `mask`, 1 on executed steps, which
+come first (default all); `terminated`, 1 where an episode ended by itself (only checked); and for the doubly robust
+estimate, of a critic fitted to other data, `action_value` Q(s_t, a_t) and `value`, its mean over the target's actions.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax import Array
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pgjax import Categorical, Environment, SettingError, Signals, environments, make_signals, oracle, rollout
+from pgjax.lab import results
+from pgjax.lab.trajectory_log import read_log
+from pgjax.value_estimates import VALUE_ESTIMATES, ValueEstimate
+
+FEW = 20  # effective trajectories, below which an interval is not to be believed
+
+
+@dataclass(frozen=True)
+class Options(results.Options):
+    """What to judge, and how."""
+
+    log: Path | None = None
+    """Trajectories as .npz; without it, the study on FrozenLake."""
+    discount: float = 1.0
+    """Discount factor γ, from 0 to 1."""
+    level: float = 0.95
+    """Level of the confidence intervals, between 0 and 1."""
+    json: Path | None = None
+    """With --log: write all numbers there."""
+
+
+def main(options: Options) -> None:
+    """Judge a log, or the estimators themselves."""
+    if not 0.0 <= options.discount <= 1.0:
+        raise SettingError("discount", options.discount, "must lie in [0, 1]")
+    if not 0.0 < options.level < 1.0:
+        raise SettingError("level", options.level, "must lie between 0 and 1, both excluded")
+    if options.log is not None:
+        judge_log(options.log, options)
+    elif options.json is not None:
+        raise SettingError("json", str(options.json), "needs --log; the study writes a CSV file")
+    else:
+        study(options)
+
+
+# --- a log of your own -----------------------------------------------------------------------------------------------
+
+
+def judge_log(path: Path, options: Options) -> None:
+    """Read, estimate, write, show."""
+    with jax.enable_x64(True):
+        signals = read_log(path, options.discount)
+        possible = {k: f for k, f in VALUE_ESTIMATES.items() if k != "doubly_robust" or signals.taken_value is not None}
+        compiled = jax.jit(lambda s: {name: estimate(s, options.level) for name, estimate in possible.items()})
+        numbers = jax.tree.map(float, compiled(signals))
+        steps, trajectories = int(signals.mask.sum()), signals.mask.shape[1]
+    found = {name: numbers[name] for name in possible}  # in the table's order
+    about = {"trajectories": trajectories, "steps": steps, "discount": options.discount, "level": options.level}
+    if options.json is not None:
+        record = about | {"estimates": {name: estimate._asdict() for name, estimate in found.items()}}
+        try:
+            options.json.write_text(json.dumps(record, indent=1) + "\n")
+        except OSError as error:
+            raise SettingError("json", str(options.json), f"cannot be written: {error.strerror}") from error
+    show(found, about)
+
+
+def show(found: dict[str, ValueEstimate], about: dict[str, Any]) -> None:
+    """The table, for a person."""
+    title = f"{about['trajectories']} trajectories, {about['steps']} steps, γ = {about['discount']:g}"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("estimator", no_wrap=True)
+    interval = f"{100 * about['level']:.4g} %\ninterval"
+    for name in ("estimate", "standard\nerror", interval, "effective\nsample\nsize", "largest\nweight\nshare"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, e in found.items():
+        numbers = (f"{e.mean:.4g}", f"{e.standard_error:.2g}", f"{e.low:.3g} to {e.high:.3g}")
+        table.add_row(name, *numbers, f"{e.effective_sample_size:.1f}", f"{e.largest_weight_share:.3f}")
+    console = Console()
+    console.print(table)
+    weights = found["trajectory"]
+    console.print(f"mean weight {weights.mean_weight:.3g} (about 1 is right)", highlight=False)
+    if weights.effective_sample_size < FEW:
+        console.print("few effective trajectories: the intervals are probably too short", highlight=False)
+    if weights.clamped > 0:
+        console.print(f"{weights.clamped:.1%} of the weights were cut at their bound: a bias", highlight=False)
+
+
+# --- the study on FrozenLake -----------------------------------------------------------------------------------------
+
+LAKE = {"success_rate": 0.9, "reward_schedule": (1.0, -1.0, -0.05)}  # goal, hole, ice
+HORIZON, SHARPNESS = 20, 12.0
+TRAJECTORIES = (8, 16, 32, 64, 128, 256, 512)
+DISTANCES = (0.0, 0.25, 0.5, 0.75, 1.0)  # from the target itself (0) to uniformly random actions (1)
+SHOWN = 0.5
+WRONG = 0.5  # standard deviation of what is added to a critic's values; returns lie between −2 and 1
+STYLES = {
+    "trajectory": "C0o-",
+    "per decision": "C1s-",
+    "weighted trajectory": "C2^-",
+    "weighted per decision": "C3v-",
+    "doubly robust": "C4D-",
+    "doubly robust, wrong critic": "C5x-",
+}
+
+
+class Row(NamedTuple):
+    """What the repetitions say of one estimator at one distance with N trajectories."""
+
+    distance: float
+    ess_share: float  # mean effective sample size / N
+    trajectories: int
+    estimator: str
+    bias: float
+    rmse: float
+    mean_standard_error: float
+    coverage: float
+
+
+def study(options: Options) -> None:
+    """Simulate, judge against the exact value, draw."""
+    lake = environments.make("FrozenLake-misc", **LAKE)._replace(horizon=HORIZON)
+    tables = oracle.from_gymnax("FrozenLake-misc", horizon=HORIZON, discount=options.discount, **LAKE)
+    logits = target_logits(tables.mdp)
+    exact = float(oracle.exact_values(tables.mdp, jax.nn.log_softmax(logits)).objective)
+    chunks, chunk = (1, 50) if options.quick else (10, 100)
+    sizes = TRAJECTORIES[:2] if options.quick else TRAJECTORIES
+    simulate = jax.jit(partial(repetitions, lake, tables, logits, chunk, sizes, options.level))
+    rows: list[Row] = []
+    for i, distance in enumerate(DISTANCES):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), i), chunks)
+        parts = [jax.device_get(simulate(distance, key)) for key in keys]
+        found = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        rows += [
+            judged(distance, size, name, estimate, exact)
+            for size, named in zip(sizes, found, strict=True)
+            for name, estimate in named.items()
+        ]
+        print(f"distance {distance}: {chunks * chunk} repetitions", flush=True)
+    figure = draw(rows, sizes[-1], options.level, f"{chunks * chunk} repetitions, J = {exact:.3f}")
+    options.write("value_estimate", figure, Row._fields, rows)
+
+
+def target_logits(mdp: oracle.MDP) -> Array:
+    """The target prefers an action by what it is worth with the best ones to follow."""
+    q = np.zeros(mdp.reward.shape)
+    for _ in range(mdp.horizon):
+        q = mdp.reward + mdp.discount * mdp.transition @ q.max(axis=1)
+    return jnp.asarray(SHARPNESS * (q - q.max(axis=1, keepdims=True)), jnp.float32)
+
+
+def repetitions(
+    lake: Environment,
+    tables: oracle.Tabular,
+    logits: Array,
+    count: int,
+    sizes: tuple[int, ...],
+    level: float,
+    distance: float,
+    key: Array,
+) -> list[dict[str, ValueEstimate]]:
+    """Every estimate from the first N of each repetition's trajectories, for every N: arrays [count]."""
+    log_behaviour, log_target = jax.nn.log_softmax((1.0 - distance) * logits), jax.nn.log_softmax(logits)
+    states = jnp.arange(len(tables.observations))
+    state_of = jnp.zeros(lake.num_categories or 0, int).at[tables.observations].set(states)
+    keys = jax.random.split(key, count * sizes[-1])
+    acting = rollout.episodes(lake, lambda tile: Categorical(log_behaviour[state_of[tile]]), keys)
+    state = state_of[acting.observation]
+    critic = oracle.exact_values(tables.mdp, log_behaviour).action_value
+    noise = WRONG * jax.random.normal(jax.random.key(1), critic.shape)
+
+    def signals(critic: Array) -> Signals:
+        action_value = critic[jnp.arange(HORIZON)[:, None], state]
+        flat = make_signals(
+            acting.reward,
+            mask=acting.mask,
+            terminated=acting.terminated,
+            truncated=acting.truncated,
+            discount=tables.mdp.discount,
+            value=jnp.sum(jnp.exp(log_target[state]) * action_value, axis=-1),
+            log_ratio=log_target[state, acting.action] - acting.log_prob,
+            action_value=action_value,
+            action=acting.action,
+        )
+        return jax.tree.map(lambda x: x.reshape(HORIZON, count, sizes[-1], *x.shape[2:]), flat)
+
+    right, wrong = signals(critic), signals(critic + noise)
+    methods = {name.replace("_", " "): (estimate, right) for name, estimate in VALUE_ESTIMATES.items()}
+    methods["doubly robust, wrong critic"] = (VALUE_ESTIMATES["doubly_robust"], wrong)
+
+    def every(size: int) -> dict[str, ValueEstimate]:
+        return {
+            name: jax.vmap(lambda s, f=f: f(s, level), in_axes=1)(jax.tree.map(lambda x: x[:, :, :size], s))
+            for name, (f, s) in methods.items()
+        }
+
+    return [every(size) for size in sizes]
+
+
+def judged(distance: float, size: int, name: str, estimate: ValueEstimate, exact: float) -> Row:
+    """The repetitions of an estimate, arrays [R], against the exact value."""
+    error = np.asarray(estimate.mean, np.float64) - exact
+    inside = (np.asarray(estimate.low) <= exact) & (exact <= np.asarray(estimate.high))
+    rmse, share = np.sqrt(np.mean(error**2)), np.mean(estimate.effective_sample_size) / size
+    standard_error = np.mean(estimate.standard_error)
+    numbers = (float(x) for x in (error.mean(), rmse, standard_error, inside.mean()))
+    return Row(distance, float(share), size, name, *numbers)
+
+
+def draw(rows: list[Row], size: int, level: float, subtitle: str) -> Figure:
+    """Error and coverage, against the number of trajectories and against the distance."""
+    figure, panels = plt.subplots(2, 2, figsize=(11, 8), sharey="row", layout="constrained")
+    for name, style in STYLES.items():
+        own = [row for row in rows if row.estimator == name]
+        by_size = [row for row in own if row.distance == SHOWN]
+        by_distance = [row for row in own if row.trajectories == size]
+        columns = ((by_size, [r.trajectories for r in by_size]), (by_distance, [r.ess_share for r in by_distance]))
+        for column, (points, x) in enumerate(columns):
+            panels[0, column].plot(x, [r.rmse for r in points], style, label=name, markersize=5, linewidth=1.4)
+            panels[1, column].plot(x, [100 * r.coverage for r in points], style, markersize=5, linewidth=1.4)
+    fresh = [row for row in rows if row.distance == 0.0 and row.estimator == "trajectory"]
+    reference = [row.trajectories for row in fresh], [row.rmse for row in fresh]
+    panels[0, 0].plot(*reference, "k:", label="as many trajectories of the target itself")
+    finish(panels, size, level)
+    figure.suptitle(f"The value of a policy on FrozenLake from another policy's trajectories\n{subtitle}")
+    return figure
+
+
+def finish(panels: Any, size: int, level: float) -> None:
+    """Titles, units, scales."""
+    panels[0, 0].set(title="behaviour half-way to random actions", ylabel="root-mean-square error", yscale="log")
+    panels[0, 1].set(title=f"{size} trajectories, ever more random behaviour")
+    panels[1, 0].set(ylabel=f"{100 * level:.4g} % intervals that hold J (%)")
+    for column in (0, 1):
+        panels[1, column].axhline(100 * level, color="black", linewidth=1, linestyle="--")
+        for axes in panels[:, column]:
+            axes.set_xscale("log")
+            axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[:, 0]:
+        axes.set(xlabel="trajectories N", xticks=TRAJECTORIES, xticklabels=TRAJECTORIES)
+        axes.minorticks_off()
+    for axes in panels[:, 1]:
+        axes.set_xlabel("effective sample size / N (mean)")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.invert_xaxis()
+    panels[0, 0].legend(frameon=False, fontsize=8)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, prog="value_estimate.py", description=__doc__))
+    except SettingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,172 @@
+"""Recipes with a critic V(s), for streams of steps: A2C, PPO, natural gradient, TRPO, V-trace."""
+
+from dataclasses import replace
+
+import optax
+from jax.tree_util import Partial
+from jax.typing import ArrayLike
+
+from pgjax.advantages import gae, lambda_return, vtrace, vtrace_target
+from pgjax.baselines import standardised
+from pgjax.config import Config, Recipe
+from pgjax.estimators import product
+from pgjax.steps import natural_step, trust_region_step
+from pgjax.surrogates import clipped_ratio, ratio, score
+from pgjax.types import Algorithm
+
+STREAM = Config(rollout="stream", mean="steps", critic="state", num_envs=16, num_steps=16)
+
+
+def a2c(
+    *,
+    lambda_: ArrayLike = 0.95,
+    learning_rate: ArrayLike = 3e-3,
+    discount: ArrayLike = 0.99,
+    value_coefficient: ArrayLike = 0.5,
+    max_grad_norm: ArrayLike = 0.5,
+) -> Recipe:
+    """Advantage actor-critic: GAE(λ) × score, one step per batch. Mnih et al. 2016; Schulman et al. 2016.
+
+    >>> a2c().config.rollout
+    'stream'
+    """
+    algorithm = Algorithm(
+        estimator=product(Partial(gae, lambda_=lambda_), score),
+        optimizer=Partial(optax.adam, learning_rate=learning_rate),
+        discount=discount,
+        value_target=Partial(lambda_return, lambda_=lambda_),
+        value_coefficient=value_coefficient,
+        max_grad_norm=max_grad_norm,
+    )
+    return Recipe(algorithm, STREAM)
+
+
+def ppo(
+    *,
+    clip: ArrayLike = 0.2,
+    lambda_: ArrayLike = 0.95,
+    learning_rate: ArrayLike = 1e-3,
+    discount: ArrayLike = 0.99,
+    value_coefficient: ArrayLike = 0.5,
+    max_grad_norm: ArrayLike = 0.5,
+    standardise: bool = False,
+    value_clip: ArrayLike | None = None,
+    kl_coefficient: ArrayLike | None = None,
+    target_kl: ArrayLike | None = None,
+) -> Recipe:
+    """Proximal policy optimisation: GAE(λ) × clipped ratio, several passes of minibatches over every batch.
+
+    As in the paper; what its code does beside that is off until asked for.
+
+    Args:
+      clip: ε; infinity leaves the ratio alone.
+      lambda_: of GAE and of the value target.
+      learning_rate: Adam's.
+      discount: γ.
+      value_coefficient: weight of the value loss.
+      max_grad_norm: of the whole gradient.
+      standardise: bring advantages to mean 0 and standard deviation 1 in every batch (biased in direction).
+      value_clip: how far V may move per batch before its loss stops pulling.
+      kl_coefficient: β of a penalty KL(π_θ̄ ‖ π_θ); with clip=∞ the paper's other variant.
+      target_kl: stop working on a batch when the estimated KL is above it.
+    Schulman et al. 2017. https://arxiv.org/abs/1707.06347
+
+    >>> from pgjax import hyperparameters
+    >>> hyperparameters(ppo(clip=0.1).algorithm)["clip"]
+    0.1
+    """
+    recipe = a2c(
+        lambda_=lambda_,
+        learning_rate=learning_rate,
+        discount=discount,
+        value_coefficient=value_coefficient,
+        max_grad_norm=max_grad_norm,
+    )
+    credit = recipe.algorithm.estimator.credit
+    algorithm = recipe.algorithm._replace(
+        estimator=product(standardised(credit) if standardise else credit, Partial(clipped_ratio, clip=clip)),
+        value_clip=value_clip,
+        kl_coefficient=kl_coefficient,
+        target_kl=target_kl,
+    )
+    return Recipe(algorithm, replace(STREAM, num_envs=8, num_steps=128, epochs=4, minibatches=4, shuffle="steps"))
+
+
+def natural(
+    *,
+    max_kl: ArrayLike = 0.01,
+    step_size: ArrayLike = 0.2,
+    damping: ArrayLike = 1e-2,
+    lambda_: ArrayLike = 0.97,
+    learning_rate: ArrayLike = 3e-3,
+    discount: ArrayLike = 0.99,
+) -> Recipe:
+    """Natural policy gradient: GAE(λ) × ratio, a step of fixed KL along F⁻¹∇J; the critic by Adam. Kakade 2001.
+
+    Args:
+      max_kl: KL of a step, to second order, a mean per environment step.
+      step_size: α, a bound on the step along F⁻¹∇J; ∞ always goes to the edge of `max_kl`.
+      damping: added to the Fisher matrix's diagonal.
+      lambda_: of GAE and of the value target.
+      learning_rate: of the critic's Adam.
+      discount: γ.
+    """
+    return _with_policy_step(
+        Partial(natural_step, max_kl=max_kl, step_size=step_size, damping=damping), lambda_, learning_rate, discount
+    )
+
+
+def trpo(
+    *,
+    max_kl: ArrayLike = 0.01,
+    step_size: ArrayLike = 0.2,
+    damping: ArrayLike = 1e-2,
+    lambda_: ArrayLike = 0.97,
+    learning_rate: ArrayLike = 3e-3,
+    discount: ArrayLike = 0.99,
+) -> Recipe:
+    """Trust-region policy optimisation: the natural step, backtracking until KL and surrogate both agree.
+
+    Arguments as for `natural`; here `max_kl` is never exceeded. Schulman et al. 2015. https://arxiv.org/abs/1502.05477
+    """
+    return _with_policy_step(
+        Partial(trust_region_step, max_kl=max_kl, step_size=step_size, damping=damping),
+        lambda_,
+        learning_rate,
+        discount,
+    )
+
+
+def vtrace_actor_critic(
+    *,
+    lambda_: ArrayLike = 1.0,
+    max_rho: ArrayLike = 1.0,
+    max_c: ArrayLike = 1.0,
+    learning_rate: ArrayLike = 2e-3,
+    discount: ArrayLike = 0.99,
+    max_grad_norm: ArrayLike = 0.5,
+) -> Recipe:
+    """V-trace actor-critic (IMPALA's learner): V-trace × score, two passes over every batch.
+
+    Args:
+      lambda_: decay of the traces.
+      max_rho: ρ̄, which decides what the critic converges to.
+      max_c: c̄, which decides how fast.
+      learning_rate: Adam's.
+      discount: γ.
+      max_grad_norm: of the whole gradient.
+    Espeholt et al. 2018. https://arxiv.org/abs/1802.01561
+    """
+    bars = {"lambda_": lambda_, "max_rho": max_rho, "max_c": max_c}
+    recipe = a2c(learning_rate=learning_rate, discount=discount, max_grad_norm=max_grad_norm)
+    algorithm = recipe.algorithm._replace(
+        estimator=product(Partial(vtrace, **bars), score), value_target=Partial(vtrace_target, **bars)
+    )
+    return Recipe(algorithm, replace(STREAM, epochs=2))
+
+
+def _with_policy_step(step: Partial, lambda_: ArrayLike, learning_rate: ArrayLike, discount: ArrayLike) -> Recipe:
+    recipe = a2c(lambda_=lambda_, learning_rate=learning_rate, discount=discount, max_grad_norm=float("inf"))
+    estimator = product(recipe.algorithm.estimator.credit, ratio)
+    algorithm = recipe.algorithm._replace(estimator=estimator, policy_step=step)
+    return Recipe(algorithm, replace(STREAM, num_envs=8, num_steps=128, epochs=4, minibatches=4, shuffle="steps"))

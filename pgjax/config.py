@@ -1,0 +1,103 @@
+"""The static side of training: what a compiled program depends on."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+from pgjax.types import Algorithm, SettingError
+
+Rollout = Literal["episodes", "stream"]
+Mean = Literal["trajectories", "steps"]
+Truncation = Literal["bootstrap", "terminal"]
+Critic = Literal["none", "state", "action"]
+Shuffle = Literal["environments", "steps"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Shapes, counts and switches of training: static, hashable, what a compiled program depends on.
+
+    Attributes:
+      rollout: "episodes" runs every environment from reset to its end (padding masked), which Monte-Carlo returns
+        and products of ratios need; "stream" runs `num_steps` steps with auto-reset, which actor-critics need.
+      num_envs: trajectories (episodes) or parallel environments (stream) per update.
+      num_steps: steps per environment and update in "stream"; not used in "episodes", where the horizon rules.
+      epochs: passes over each batch; from the second on the policy is no longer the one that sampled it, and what an
+        estimator does about that is its business (`pgjax.importance`). With a `policy_step` the critic's passes.
+      minibatches: gradient steps per pass, each on its share of the batch.
+      shuffle: what a minibatch is made of: whole "environments" (products over time need them), or single "steps".
+      group_size: in "episodes", so many consecutive trajectories start from the same reset.
+      normalise_rewards: divide rewards by the running standard deviation of the discounted return.
+      accumulate: slices whose gradients are summed one after the other; memory falls by that factor.
+      batch_steps: in "episodes", keep only the first episodes that together reach this many steps (0 keeps all).
+      mean: "trajectories" divides by their number N (exact); "steps" by the number of executed steps (a ratio
+        estimator: another scale and, where lengths vary, another direction).
+      truncation: "bootstrap" lets V(final observation) follow a time limit; "terminal" lets nothing follow.
+      discounted_objective: True keeps the factor γ^t in front of step t, the gradient of E[Σ γ^t r_t]; False drops
+        it, as most libraries do (with γ < 1 that is the gradient of no function, Nota & Thomas 2020).
+      critic: which values are learned: "none", "state" for V(s), "action" for Q(s, a) of discrete actions.
+      diagnostics: groups of trajectories whose gradients are compared at every update (`pgjax.diagnostics.monitor`):
+        gradient noise, critical batch size, probes of score and bias among the metrics. 0 is off.
+    """
+
+    rollout: Literal["episodes", "stream"] = "episodes"
+    num_envs: int = 32
+    num_steps: int = 128
+    epochs: int = 1
+    minibatches: int = 1
+    shuffle: Literal["environments", "steps"] = "environments"
+    group_size: int = 1
+    normalise_rewards: bool = False
+    accumulate: int = 1
+    batch_steps: int = 0
+    mean: Literal["trajectories", "steps"] = "trajectories"
+    truncation: Literal["bootstrap", "terminal"] = "bootstrap"
+    discounted_objective: bool = False
+    critic: Literal["none", "state", "action"] = "none"
+    diagnostics: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, before anything compiles."""
+        choices = {
+            "rollout": Rollout,
+            "mean": Mean,
+            "truncation": Truncation,
+            "critic": Critic,
+            "shuffle": Shuffle,
+        }
+        for name, literal in choices.items():
+            if getattr(self, name) not in get_args(literal):
+                raise SettingError(name, getattr(self, name), f"is none of {', '.join(get_args(literal))}")
+        at_least_one = ("num_envs", "num_steps", "epochs", "minibatches", "group_size", "accumulate")
+        least_values = dict.fromkeys(at_least_one, 1) | {"batch_steps": 0, "diagnostics": 0}
+        for name, least in least_values.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise SettingError(name, value, f"must be a whole number of at least {least}")
+        for name in ("accumulate", "diagnostics", "group_size"):
+            if getattr(self, name) and self.num_envs % getattr(self, name):
+                raise SettingError(name, getattr(self, name), f"does not divide num_envs {self.num_envs}")
+        if self.diagnostics == 1 or (self.diagnostics and self.accumulate > 1):
+            raise SettingError("diagnostics", self.diagnostics, "needs at least 2 groups, and accumulate 1")
+        for name, absent in (("batch_steps", 0), ("group_size", 1)):
+            if getattr(self, name) != absent and self.rollout != "episodes":
+                raise SettingError(name, getattr(self, name), 'needs rollout "episodes"')
+        self._check_minibatches()
+
+    def _check_minibatches(self) -> None:
+        by_steps = self.shuffle == "steps" and self.minibatches > 1
+        if by_steps and (self.rollout != "stream" or self.mean != "steps"):
+            raise SettingError("shuffle", self.shuffle, 'needs rollout "stream" and mean "steps"')
+        rows = self.num_envs * self.num_steps if by_steps else self.num_envs
+        if rows % self.minibatches:
+            raise SettingError("minibatches", self.minibatches, f"does not divide the batch's {rows} {self.shuffle}")
+        if self.minibatches > 1 and (self.accumulate > 1 or self.diagnostics):
+            raise SettingError("minibatches", self.minibatches, "cannot be combined with accumulate or diagnostics")
+        if self.normalise_rewards and self.accumulate > 1:
+            raise SettingError("normalise_rewards", True, "cannot be combined with accumulate")
+
+
+class Recipe(NamedTuple):
+    """A method ready to train: its numbers (a pytree) and its static settings."""
+
+    algorithm: Algorithm
+    config: Config

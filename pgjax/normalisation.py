@@ -1,0 +1,138 @@
+"""Running means and variances, merged exactly; observations and rewards brought to scale with them."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+from jax.typing import ArrayLike
+
+from pgjax.recurrence import linear_recurrence
+from pgjax.types import ACTION_MASK, Agent, Environment, Memory, Params, SettingError, Transition
+
+EPSILON = 1e-8
+
+
+class Moments(NamedTuple):
+    """Count, mean and sum of squared deviations of everything seen so far."""
+
+    count: Array
+    mean: Array
+    deviations: Array
+
+    @property
+    def variance(self) -> Array:
+        """Population variance; 1 before anything was seen."""
+        return jnp.where(self.count > 0, self.deviations / jnp.maximum(self.count, 1.0), 1.0)
+
+
+class RewardScale(NamedTuple):
+    """Statistics of the discounted return, and the return so far of each environment, [N]."""
+
+    moments: Moments
+    running: Array
+
+
+def no_moments(shape: tuple[int, ...] = ()) -> Moments:
+    """Nothing seen yet."""
+    return Moments(jnp.zeros(()), jnp.zeros(shape), jnp.zeros(shape))
+
+
+def merge(moments: Moments, x: Array, mask: Array) -> Moments:
+    """Moments after a batch more, exactly as if all had been seen at once.
+
+        n = n_a + n_b,   m = m_a + δ n_b/n,   M = M_a + M_b + δ² n_a n_b/n,   δ = m_b − m_a
+
+    Args:
+      moments: of what came before.
+      x: [T, N, ...].
+      mask: [T, N]; what is masked is not seen.
+    Chan, Golub & LeVeque 1983.
+
+    >>> m = merge(merge(no_moments(), jnp.array([[1.0, 2.0]]), jnp.ones((1, 2))), jnp.array([[6.0]]), jnp.ones((1, 1)))
+    >>> float(m.mean), float(m.variance)  # doctest: +ELLIPSIS
+    (3.0, 4.66...)
+    """
+    weight = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+    x = jnp.where(weight > 0, x, 0.0)
+    count = jnp.sum(mask)
+    mean = jnp.sum(x * weight, axis=(0, 1)) / jnp.maximum(count, 1.0)
+    deviations = jnp.sum(weight * (x - mean) ** 2, axis=(0, 1))
+    total = jnp.maximum(moments.count + count, 1.0)
+    shift = mean - moments.mean
+    return Moments(
+        moments.count + count,
+        moments.mean + shift * count / total,
+        moments.deviations + deviations + shift**2 * moments.count * count / total,
+    )
+
+
+def normalise_observations(agent: Agent, environment: Environment, clip: float = 10.0) -> Agent:
+    """An agent that sees (x − mean)/std of every observation, clipped to ±`clip`.
+
+    The statistics are part of its parameters ("statistics"): saved, evaluated and swept with them, moved by
+    training after each batch and by nothing else, the same for an episode's final observation as for any other. An
+    action mask is left as it is.
+
+    Raises:
+      SettingError: for observations that are numbers of categories, which have no scale.
+    """
+    if environment.num_categories is not None:
+        raise SettingError("normalise_observations", True, f"does not fit {environment.name}: its states are numbered")
+
+    def init(key: Array) -> Params:
+        seen = jax.tree.map(lambda x: no_moments(x.shape), environment.observation)
+        return agent.init(key) | {"statistics": seen}
+
+    def observe(params: Params, observation: Any, mask: Array) -> Params:
+        seen = jax.tree.map(lambda x, m: merge(m, jnp.asarray(x, jnp.float32), mask), observation, params["statistics"])
+        return params | {"statistics": seen}
+
+    def scaled(params: Params, observation: Any) -> Any:
+        def one(x: Array, m: Moments) -> Array:
+            m = stop_gradient(m)
+            return jnp.clip((x - m.mean) * jax.lax.rsqrt(m.variance + EPSILON), -clip, clip)
+
+        out = jax.tree.map(one, observation, params["statistics"])
+        masked = isinstance(observation, dict) and ACTION_MASK in observation
+        return out | {ACTION_MASK: observation[ACTION_MASK]} if masked else out
+
+    def on_scaled(function: Any) -> Any:
+        return function and (lambda params, observation: function(params, scaled(params, observation)))
+
+    if agent.memory is not None:
+        step = agent.memory.step
+        memory = Memory(agent.memory.initial, lambda params, carry, x: step(params, carry, scaled(params, x)))
+        return agent._replace(init=init, memory=memory, observe=observe)
+    return agent._replace(
+        init=init,
+        policy=on_scaled(agent.policy),
+        value=on_scaled(agent.value),
+        action_value=on_scaled(agent.action_value),
+        observe=observe,
+    )
+
+
+def no_reward_scale(num_envs: int) -> RewardScale:
+    """Nothing earned yet."""
+    return RewardScale(no_moments(), jnp.zeros(num_envs))
+
+
+def scale_rewards(
+    scale: RewardScale, transition: Transition, discount: ArrayLike, *, streaming: bool
+) -> tuple[RewardScale, Transition]:
+    """Divide a batch's rewards by the standard deviation of the discounted return, this batch included.
+
+        G_t = r_t + γ G_{t−1} within an episode,      r_t ← r_t / std(G)
+
+    The mean is not taken off (that would change the problem), and no episode's G leaks into the next.
+    """
+    continues = transition.mask * ~(transition.terminated | transition.truncated)
+    reward = transition.reward.at[0].add(discount * scale.running) if streaming else transition.reward
+    returns = linear_recurrence(reward, discount * continues)
+    moments = merge(scale.moments, returns, transition.mask)
+    running = returns[-1] * continues[-1] if streaming else scale.running
+    return RewardScale(moments, running), transition._replace(
+        reward=transition.reward * jax.lax.rsqrt(moments.variance + EPSILON)
+    )

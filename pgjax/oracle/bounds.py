@@ -1,0 +1,259 @@
+"""Why ratios may be dropped: each step of the proof, as a measured quantity beside its bound.
+
+With a horizon T, a target policy π_θ and a behaviour policy π_θ̄,
+
+    ε = max_s TV(π_θ, π_θ̄),   A_max = max |A|,   G = max_s E_{π_θ}‖∇log π_θ(a|s)‖,   c = 2 Σ_t t γ^t
+
+with t counted from 0. At γ = 1, c = T(T − 1); the bounds hold for every γ in [0, 1], with γ^t in front of step t as in
+J. An episode's end counts as one more state, in which both policies are the same and no advantage is left.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
+
+from pgjax.oracle.mdp import MDP, LogPolicy, Values, exact_values, make_mdp, per_step
+from pgjax.types import Params
+
+
+class Bounded(NamedTuple):
+    """A quantity and what it cannot exceed."""
+
+    measured: Array
+    bound: Array
+
+
+class PerformanceDifference(NamedTuple):
+    """The two sides of an identity."""
+
+    difference: Array  # J(θ) − J(θ̄)
+    expected_advantage: Array  # Σ_t γ^t E_{d_t^θ}[Ā_t]
+
+
+class MeanGradients(NamedTuple):
+    """Exact means of the 2×2 of importance-sampled estimators, in the flattened parameters, [P]."""
+
+    exact: Array  # ∇J(θ): past and future ratios kept
+    prefix: Array  # future ratios dropped
+    suffix: Array  # past ratios dropped
+    first_order: Array  # both dropped
+
+
+class GradientGaps(NamedTuple):
+    """‖E[ĝ] − ∇J(θ)‖ of the three forms that drop ratios."""
+
+    prefix: Bounded
+    suffix: Bounded
+    first_order: Bounded
+
+
+def policy_distance(log_probs: Array, behaviour: Array) -> Array:
+    """The largest total variation between two policies, ε = max_s ½ Σ_a |π_θ(a|s) − π_θ̄(a|s)|, in [0, 1].
+
+    Args:
+      log_probs: log π_θ, [S, A] or [T, S, A].
+      behaviour: log π_θ̄, likewise.
+
+    >>> policy_distance(jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]])), jnp.log(jnp.array([0.5, 0.5])))
+    Array(0.25, dtype=float32)
+    """
+    return 0.5 * jnp.max(jnp.sum(jnp.abs(jnp.exp(log_probs) - jnp.exp(behaviour)), axis=-1))
+
+
+@jax.jit
+def state_mismatch(mdp: MDP, log_probs: Array, behaviour: Array) -> Bounded:
+    """How far the state laws drift apart: ‖d_t^θ − d_t^θ̄‖₁ ≤ 2 (1 − (1 − ε)^t) ≤ 2εt.
+
+    Two walkers who choose alike whenever they can have parted by time t with probability at most 1 − (1 − ε)^t. The
+    end of an episode is a state of the sum: without it the norm would be smaller.
+
+    Args:
+      mdp: the problem.
+      log_probs: log π_θ, [S, A] or [T, S, A].
+      behaviour: log π_θ̄, likewise.
+
+    Returns:
+      Both sides at t = 0 … T − 1, [T].
+    Kakade & Langford 2002; Schulman et al. 2015, lemma 3. https://arxiv.org/abs/1502.05477
+
+    >>> mdp = make_mdp([1.0, 0.0], [[[1.0, 0.0], [0.0, 1.0]]] * 2, [[0.0, 0.0]] * 2, horizon=3)
+    >>> target, behaviour = (jnp.log(jnp.array([[p, 1.0 - p]] * 2)) for p in (0.5, 0.75))
+    >>> state_mismatch(mdp, target, behaviour)
+    Bounded(measured=Array([0. , 0.5, 0.5], dtype=float32), bound=Array([0.   , 0.5  , 0.875], dtype=float32))
+    """
+    shift = exact_values(mdp, log_probs).state_law - exact_values(mdp, behaviour).state_law
+    measured = jnp.sum(jnp.abs(shift), axis=-1) + jnp.abs(jnp.sum(shift, axis=-1))
+    return Bounded(measured, 2.0 * (1.0 - (1.0 - policy_distance(log_probs, behaviour)) ** jnp.arange(mdp.horizon)))
+
+
+@jax.jit
+def performance_difference(mdp: MDP, log_probs: Array, behaviour: Array) -> PerformanceDifference:
+    """How much better a policy is, from the other one's advantages: an identity.
+
+        J(θ) − J(θ̄) = Σ_t γ^t E_{s ~ d_t^θ}[Ā_t(s)],   Ā_t(s) = Σ_a π_θ(a|s) A_t^θ̄(s, a)
+
+    Args:
+      mdp: the problem.
+      log_probs: log π_θ, [S, A] or [T, S, A].
+      behaviour: log π_θ̄, likewise.
+
+    Returns:
+      Both sides, scalars.
+    Kakade & Langford 2002, lemma 6.1.
+
+    >>> mdp = make_mdp([1.0], [[[0.9], [0.5]]], [[0.0, 1.0]], horizon=3)
+    >>> sides = performance_difference(mdp, jnp.log(jnp.array([[0.3, 0.7]])), jnp.log(jnp.array([[0.5, 0.5]])))
+    >>> [round(float(x), 4) for x in sides]
+    [0.3081, 0.3081]
+    """
+    here, there = exact_values(mdp, log_probs), exact_values(mdp, behaviour)
+    return PerformanceDifference(
+        here.objective - there.objective, _expected_advantage(mdp, here.state_law, log_probs, there)
+    )
+
+
+@jax.jit
+def surrogate_value(mdp: MDP, log_probs: Array, behaviour: Array) -> Array:
+    """L(θ) = Σ_t γ^t E_{s ~ d_t^θ̄}[Ā_t(s)]: the performance difference with the states of the behaviour policy.
+
+    Differentiable in `log_probs`; its gradient is the mean of the first-order form.
+
+    Args:
+      mdp: the problem.
+      log_probs: log π_θ, [S, A] or [T, S, A].
+      behaviour: log π_θ̄, likewise.
+    Schulman et al. 2015, eq. 3. https://arxiv.org/abs/1502.05477
+    """
+    there = exact_values(mdp, behaviour)
+    return _expected_advantage(mdp, there.state_law, log_probs, there)
+
+
+@jax.jit
+def value_gap(mdp: MDP, log_probs: Array, behaviour: Array) -> Bounded:
+    """How wrong the surrogate's value can be: |J(θ) − J(θ̄) − L(θ)| ≤ 2 c ε² A_max, quadratic in the distance.
+
+    A_max is of the behaviour policy. At γ = 1 the bound is 2 ε² A_max T(T − 1). A step with L(θ) above the bound
+    improves J.
+
+    Args:
+      mdp: the problem.
+      log_probs: log π_θ, [S, A] or [T, S, A].
+      behaviour: log π_θ̄, likewise.
+
+    Returns:
+      Both sides, scalars.
+    Kakade & Langford 2002; Schulman et al. 2015, theorem 1. https://arxiv.org/abs/1502.05477
+    """
+    difference = performance_difference(mdp, log_probs, behaviour).difference
+    largest = jnp.max(jnp.abs(_advantage(exact_values(mdp, behaviour))))
+    bound = 2.0 * _compounding(mdp) * policy_distance(log_probs, behaviour) ** 2 * largest
+    return Bounded(jnp.abs(difference - surrogate_value(mdp, log_probs, behaviour)), bound)
+
+
+@partial(jax.jit, static_argnames="log_policy")
+def mean_gradients(mdp: MDP, log_policy: LogPolicy, params: Params, behaviour: Array) -> MeanGradients:
+    """What each of the 2×2 of importance-sampled estimators has as its mean, by dynamic programming.
+
+        Σ_t γ^t E_{s ~ d_t, a ~ π_θ}[∇log π_θ(a|s) Q_t(s, a)]
+
+    with the state law d^θ where past ratios are kept, d^θ̄ where they are dropped, and with Q^θ where future ratios are
+    kept, Q^θ̄ where they are dropped. No trajectories, so any horizon.
+
+    Args:
+      mdp: the problem.
+      log_policy: params -> log π_θ.
+      params: θ.
+      behaviour: log π_θ̄, [S, A] or [T, S, A].
+    Degris et al. 2012; Schulman et al. 2015. https://arxiv.org/abs/1502.05477
+    """
+    here, there = exact_values(mdp, log_policy(params)), exact_values(mdp, behaviour)
+    factor = mdp.discount ** jnp.arange(mdp.horizon)
+
+    def mean(law: Array, action_value: Array) -> Array:
+        def inner(p: Params) -> Array:
+            return jnp.einsum("t,ts,tsa,tsa->", factor, law, jnp.exp(per_step(mdp, log_policy(p))), action_value)
+
+        return ravel_pytree(jax.grad(inner)(params))[0]
+
+    return MeanGradients(
+        exact=mean(here.state_law, here.action_value),
+        prefix=mean(here.state_law, there.action_value),
+        suffix=mean(there.state_law, here.action_value),
+        first_order=mean(there.state_law, there.action_value),
+    )
+
+
+@partial(jax.jit, static_argnames="log_policy")
+def gradient_gap(mdp: MDP, log_policy: LogPolicy, params: Params, behaviour: Array) -> GradientGaps:
+    """The bias of the forms that drop ratios: at most G ε A_max c, first order twice that; linear in the distance.
+
+    A_max is over both policies. At γ = 1, c = T(T − 1). The leading term itself is `cross_term`.
+
+    Args:
+      mdp: the problem.
+      log_policy: params -> log π_θ.
+      params: θ.
+      behaviour: log π_θ̄, [S, A] or [T, S, A].
+
+    Returns:
+      Bias (Euclidean norm over the flattened parameters) and bound of each form, scalars.
+    Kakade & Langford 2002 and Schulman et al. 2015, carried over to gradients. https://arxiv.org/abs/1502.05477
+    """
+    log_probs, means = log_policy(params), mean_gradients(mdp, log_policy, params, behaviour)
+    largest = jnp.max(jnp.abs(jnp.stack([_advantage(exact_values(mdp, x)) for x in (log_probs, behaviour)])))
+    bound = _score_size(log_policy, params) * policy_distance(log_probs, behaviour) * largest * _compounding(mdp)
+    prefix, suffix, first_order = (jnp.linalg.norm(mean - means.exact) for mean in means[1:])
+    return GradientGaps(Bounded(prefix, bound), Bounded(suffix, bound), Bounded(first_order, 2.0 * bound))
+
+
+def worst_case_mdp(horizon: int, discount: float = 1.0) -> MDP:
+    """A problem on which every bound here is attained, for `worst_case_policy` with θ̄ = 0 and θ = ε → 0.
+
+    Two places, rewards ±1. Every step the target policy leaves the first place with probability ε, for good, and the
+    behaviour policy never does. Where it stays it is worse than the behaviour policy, and better where it went.
+
+    >>> gap = value_gap(worst_case_mdp(10), worst_case_policy(0.01), worst_case_policy(0.0))
+    >>> round(float(gap.measured / gap.bound), 2)
+    0.97
+    """
+    successor = np.array([[0, 0, 1], [1, 1, 1]])  # [state, action]
+    reward = np.array([[1.0, -1.0, -1.0]] * 2)
+    return make_mdp(np.array([1.0, 0.0]), np.eye(2)[successor], reward, horizon, discount)
+
+
+def worst_case_policy(theta: ArrayLike) -> Array:
+    """log π of a policy with one parameter θ in [0, ½), [2, 3]; its distance from θ̄ is |θ − θ̄|."""
+    x = jnp.asarray(theta, float)
+    first = jnp.stack([0.5 - x, jnp.full_like(x, 0.5), x])
+    second = jnp.stack([0.5 + x, 0.25 - 0.5 * x, 0.25 - 0.5 * x])
+    return jnp.log(jnp.stack([first, second]))
+
+
+def _advantage(values: Values) -> Array:
+    """A_t(s, a), [T, S, A]."""
+    return values.action_value - values.value[:-1, :, None]
+
+
+def _expected_advantage(mdp: MDP, law: Array, log_probs: Array, there: Values) -> Array:
+    """Σ_t γ^t Σ_s law_t(s) Σ_a π(a|s) A_t(s, a)."""
+    factor = mdp.discount ** jnp.arange(mdp.horizon)
+    return jnp.einsum("t,ts,tsa,tsa->", factor, law, jnp.exp(per_step(mdp, log_probs)), _advantage(there))
+
+
+def _compounding(mdp: MDP) -> Array:
+    """c = 2 Σ_t t γ^t; T(T − 1) at γ = 1."""
+    time = jnp.arange(mdp.horizon)
+    return 2.0 * jnp.sum(time * mdp.discount**time)
+
+
+def _score_size(log_policy: LogPolicy, params: Params) -> Array:
+    """G = max_s E_{π_θ}‖∇log π_θ(a|s)‖ = max_s Σ_a ‖∇π_θ(a|s)‖."""
+    flat, unravel = ravel_pytree(params)
+    slope = jax.jacrev(lambda p: jnp.exp(log_policy(unravel(p))))(flat)
+    return jnp.max(jnp.sum(jnp.linalg.norm(slope, axis=-1), axis=-1))

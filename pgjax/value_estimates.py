@@ -1,0 +1,285 @@
+"""The value of a target policy from trajectories of another one, with an interval: off-policy evaluation.
+
+    J(π) = E_π[Σ_t γ^t r_t],   estimated from trajectories of μ with the weights ρ_{1:t} = Π_{s≤t} π(a_s|s_s)/μ(a_s|s_s)
+
+Every estimate takes `Signals` of whole episodes, [T, N], one per column, whose `log_ratio` is log π − log μ and may be
+−inf where the target never takes the action. Columns without a single step do not count. What the recorded horizon
+cuts off is not part of J.
+
+The intervals are approximate. They trust the spread seen in the batch, and a batch that has missed the rare, heavy
+trajectories shows too little of it: where the effective sample size is small (below ten or twenty), or one trajectory
+holds much of the weight, they are too short and may be far off. A batch without any rewarded trajectory even gives
+0 ± 0. Look at `effective_sample_size`, `largest_weight_share` and `mean_weight` before you believe them.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from pgjax.importance import clamped_fraction, effective_sample_size, weight
+from pgjax.returns import discount_factor, discounted_reward, total_return
+from pgjax.statistics import BATCH_AXIS, size_of
+from pgjax.types import SettingError, Signals
+
+
+class ValueEstimate(NamedTuple):
+    """An estimate of J and how far to trust it; scalars. The last four describe the batch's weights w_n = ρ_{1:T}."""
+
+    mean: Array
+    standard_error: Array
+    low: Array  # the confidence interval
+    high: Array
+    effective_sample_size: Array  # (Σ w)² / Σ w², from 1 to N: what the intervals stand on
+    largest_weight_share: Array  # max w / Σ w
+    mean_weight: Array  # about 1, or heavy trajectories are missing or the log-probabilities are wrong
+    clamped: Array  # share of executed steps whose ρ_{1:t} met the bound of `pgjax.importance`; a bias where not 0
+
+
+def trajectory(signals: Signals, level: float = 0.95) -> ValueEstimate:
+    """Whole-episode importance sampling: unbiased, with a variance that grows geometrically with the horizon.
+
+        Ĵ = (1/N) Σ_n ρ_{1:T} R,      Ĵ ± t_{N−1} s/√N
+
+    Args:
+      signals: whole episodes, [T, N].
+      level: of the confidence interval, between 0 and 1; a Python number.
+
+    Raises:
+      SettingError: for fewer than two trajectories, arrays of other shapes, a level outside (0, 1).
+    Precup, Sutton & Singh 2000.
+
+    >>> import jax.numpy as jnp
+    >>> from pgjax import make_signals
+    >>> signals = make_signals([[1.0, 2.0, 3.0]], log_ratio=jnp.log(jnp.array([[2.0, 1.0, 0.0]])))
+    >>> estimate = trajectory(signals)
+    >>> round(float(estimate.mean), 3), round(float(estimate.effective_sample_size), 3)
+    (1.333, 1.8)
+    """
+    _check(signals, level)
+    return _mean_of(trajectory_values(signals), signals, level)
+
+
+def per_decision(signals: Signals, level: float = 0.95) -> ValueEstimate:
+    """Per-decision importance sampling: unbiased, each reward weighted by what led to it only.
+
+        Ĵ = (1/N) Σ_n Σ_t ρ_{1:t} γ^t r_t,      Ĵ ± t_{N−1} s/√N
+
+    Args:
+      signals: whole episodes, [T, N].
+      level: of the confidence interval, between 0 and 1; a Python number.
+
+    Raises:
+      SettingError: for fewer than two trajectories, arrays of other shapes, a level outside (0, 1).
+    Precup, Sutton & Singh 2000.
+
+    >>> import jax.numpy as jnp
+    >>> from pgjax import make_signals
+    >>> signals = make_signals([[1.0, 1.0], [2.0, 0.0]], log_ratio=jnp.log(jnp.array([[2.0, 0.5], [0.5, 1.0]])))
+    >>> float(per_decision(signals).mean)  # (2·1 + 1·2 + 0.5·1) / 2
+    2.25
+    """
+    _check(signals, level)
+    return _mean_of(per_decision_values(signals), signals, level)
+
+
+def doubly_robust(signals: Signals, level: float = 0.95) -> ValueEstimate:
+    """Per-decision importance sampling with a critic as control variate: unbiased for any Q̃ fitted to other data.
+
+        D_t = Ṽ(s_t) + ρ_t (r_t + γ D_{t+1} − Q̃(s_t, a_t)),   Ĵ = (1/N) Σ_n D_0,      Ĵ ± t_{N−1} s/√N
+
+    The better Q̃ is for the target policy, the smaller the variance; Q̃ = 0 is `per_decision`.
+
+    Args:
+      signals: whole episodes, [T, N], with `taken_value` Q̃(s_t, a_t), and with `value` the same critic's mean over
+        the target's actions, Ṽ(s) = Σ_a π(a|s) Q̃(s, a). Any other `value` makes the estimate biased.
+      level: of the confidence interval, between 0 and 1; a Python number.
+
+    Raises:
+      SettingError: without action values, for fewer than two trajectories, arrays of other shapes, a level outside
+        (0, 1).
+    Jiang & Li 2016, eq. 10. https://arxiv.org/abs/1511.03722
+
+    >>> import jax.numpy as jnp
+    >>> from pgjax import make_signals
+    >>> action = jnp.array([[0, 0, 1]])
+    >>> q, target, behaviour = jnp.array([1.0, 3.0]), jnp.array([0.5, 0.5]), jnp.array([0.8, 0.2])
+    >>> signals = make_signals(
+    ...     q[action],
+    ...     value=jnp.full((1, 3), target @ q),
+    ...     action_value=jnp.broadcast_to(q, (1, 3, 2)),
+    ...     action=action,
+    ...     log_ratio=jnp.log(target / behaviour)[action],
+    ... )
+    >>> estimate = doubly_robust(signals)
+    >>> float(estimate.mean), float(estimate.standard_error)  # the right critic of one step leaves no noise
+    (2.0, 0.0)
+    """
+    _check(signals, level)
+    return _mean_of(doubly_robust_values(signals), signals, level)
+
+
+def weighted_trajectory(signals: Signals, level: float = 0.95) -> ValueEstimate:
+    """Self-normalised whole-episode weights: bias O(1/N), consistent, and never outside the range of the returns.
+
+        Ĵ = Σ_n w̃_n R_n,   w̃ = w / Σ w,   w_n = ρ_{1:T},      Ĵ ± t_{N−1} √(N/(N−1) Σ_n w̃_n² (R_n − Ĵ)²)
+
+    Args:
+      signals: whole episodes, [T, N].
+      level: of the confidence interval, between 0 and 1; a Python number.
+
+    Returns:
+      ValueEstimate; not a number where every trajectory has weight 0.
+
+    Raises:
+      SettingError: for fewer than two trajectories, arrays of other shapes, a level outside (0, 1).
+    Precup, Sutton & Singh 2000; Owen, Monte Carlo theory, methods and examples, eq. 9.8 and 9.9.
+
+    >>> import jax.numpy as jnp
+    >>> from pgjax import make_signals
+    >>> signals = make_signals([[1.0, 4.0]], log_ratio=jnp.log(jnp.array([[2.0, 1.0]])))
+    >>> float(weighted_trajectory(signals).mean)
+    2.0
+    """
+    _check(signals, level)
+    total = total_return(signals)[0]
+    share = _shares(_log_prefix(signals)[-1], signals)
+    mean = jnp.sum(share * total)
+    return _estimate(mean, _count(signals) * share * (total - mean), signals, level)
+
+
+def weighted_per_decision(signals: Signals, level: float = 0.95) -> ValueEstimate:
+    """Per-decision weights, normalised over the batch at every step: bias O(1/N), consistent.
+
+        Ĵ = Σ_t Ĵ_t,   Ĵ_t = Σ_n w̃_{n,t} γ^t r_t,   w̃_{n,t} = ρ_{1:t} / Σ_k ρ^k_{1:t}
+
+        Ĵ ± t_{N−1} √(N/(N−1) Σ_n ψ_n²),   ψ_n = Σ_t w̃_{n,t} (γ^t r_t − Ĵ_t)
+
+    A finished trajectory keeps its last weight and earns 0.
+
+    Args:
+      signals: whole episodes, [T, N].
+      level: of the confidence interval, between 0 and 1; a Python number.
+
+    Returns:
+      ValueEstimate; not a number where every trajectory has weight 0.
+
+    Raises:
+      SettingError: for fewer than two trajectories, arrays of other shapes, a level outside (0, 1).
+    Precup, Sutton & Singh 2000; Thomas & Brunskill 2016 (there CWPDIS). https://arxiv.org/abs/1604.00923
+
+    >>> import jax.numpy as jnp
+    >>> from pgjax import make_signals
+    >>> signals = make_signals([[1.0, 4.0], [3.0, 3.0]], log_ratio=jnp.log(jnp.array([[2.0, 1.0], [5.0, 7.0]])))
+    >>> float(weighted_per_decision(signals).mean)
+    5.0
+    """
+    _check(signals, level)
+    reward = discounted_reward(signals)
+    share = _shares(_log_prefix(signals), signals)
+    mean = jnp.sum(share * reward, axis=BATCH_AXIS, keepdims=True)
+    influence = _count(signals) * jnp.sum(share * (reward - mean), axis=0)
+    return _estimate(jnp.sum(mean), influence, signals, level)
+
+
+def trajectory_values(signals: Signals) -> Array:
+    """ρ_{1:T} R of every trajectory, [N]."""
+    return weight(_log_prefix(signals)[-1]) * total_return(signals)[0]
+
+
+def per_decision_values(signals: Signals) -> Array:
+    """Σ_t ρ_{1:t} γ^t r_t of every trajectory, [N]."""
+    return jnp.sum(weight(_log_prefix(signals)) * discounted_reward(signals), axis=0)
+
+
+def doubly_robust_values(signals: Signals) -> Array:
+    """D_0 of every trajectory, [N], as the sum Σ_t γ^t [ρ_{1:t−1} Ṽ(s_t) + ρ_{1:t} (r_t − Q̃(s_t, a_t))].
+
+    Unrolled, so that the bound on weights is a bound on their products too.
+
+    Raises:
+      SettingError: without action values.
+    """
+    if signals.taken_value is None:
+        raise SettingError("taken_value", None, "is missing; doubly_robust needs Q̃(s_t, a_t), from action_value")
+    prefix = _log_prefix(signals)
+    before = jnp.concatenate([jnp.zeros_like(prefix[:1]), prefix[:-1]])
+    terms = weight(before) * signals.value + weight(prefix) * (signals.reward - signals.taken_value)
+    return jnp.sum(discount_factor(signals) * terms, axis=0)
+
+
+VALUE_ESTIMATES: dict[str, Callable[..., ValueEstimate]] = {
+    "trajectory": trajectory,
+    "per_decision": per_decision,
+    "weighted_trajectory": weighted_trajectory,
+    "weighted_per_decision": weighted_per_decision,
+    "doubly_robust": doubly_robust,
+}
+
+
+def _check(signals: Signals, level: float) -> None:
+    """Say which array or number cannot work, before anything is computed."""
+    if not 0.0 < level < 1.0:
+        raise SettingError("level", level, "must lie between 0 and 1, both excluded")
+    shape = signals.reward.shape
+    if len(shape) != 2 or shape[0] < 1:
+        raise SettingError("reward", shape, "is its shape; whole episodes are [T, N], one per column")
+    if shape[1] < 2:
+        raise SettingError("reward", shape, "is its shape; an interval needs N >= 2 trajectories")
+    for name in ("continues", "mask", "discount", "value", "log_ratio", "taken_value"):
+        array = getattr(signals, name)
+        if array is not None and array.shape != shape:
+            raise SettingError(name, array.shape, f"is its shape; reward asks for {shape}")
+
+
+def _log_prefix(signals: Signals) -> Array:
+    """log ρ_{1:t}, [T, N]; padding keeps the episode's last. (A recurrence would make NaN of 0 · −inf.)"""
+    return jnp.cumsum(signals.log_ratio, axis=0)
+
+
+def _count(signals: Signals) -> Array:
+    return size_of(signals.mask).trajectories
+
+
+def _shares(log_weight: Array, signals: Signals) -> Array:
+    """w / Σ w over the batch axis, the last; columns without a step have none."""
+    return jax.nn.softmax(jnp.where(signals.mask[0] > 0, log_weight, -jnp.inf), axis=-1)
+
+
+def _mean_of(values: Array, signals: Signals, level: float) -> ValueEstimate:
+    """A plain mean of independent values [N]."""
+    mean = jnp.sum(jnp.where(signals.mask[0] > 0, values, 0.0)) / _count(signals)
+    log_weight = _log_prefix(signals)
+    clamped = clamped_fraction(log_weight, signals.mask)
+    return _estimate(mean, values - mean, signals, level)._replace(clamped=clamped)
+
+
+def _estimate(mean: Array, influence: Array, signals: Signals, level: float) -> ValueEstimate:
+    """The estimate whose error is, to first order, the mean of independent influence values [N] of mean 0."""
+    exists = signals.mask[0] > 0
+    count = _count(signals)
+    error = jnp.sqrt(jnp.sum(jnp.where(exists, influence, 0.0) ** 2) / (count * (count - 1.0)))
+    margin = _student_quantile(level, count - 1.0) * error
+    log_weight = jnp.where(exists, _log_prefix(signals)[-1], -jnp.inf)
+    return ValueEstimate(
+        mean=mean,
+        standard_error=error,
+        low=mean - margin,
+        high=mean + margin,
+        effective_sample_size=effective_sample_size(log_weight),
+        largest_weight_share=jnp.max(_shares(log_weight, signals)),
+        mean_weight=jnp.sum(weight(log_weight)) / count,
+        clamped=jnp.zeros_like(mean),
+    )
+
+
+def _student_quantile(level: float, freedom: Array) -> Array:
+    """The two-sided quantile of Student's t, from a table: exact to 300 degrees of freedom, to 1e-5 beyond."""
+    from scipy.special import ndtri, stdtrit  # here, because importing it takes longer than most of pgjax
+
+    known, upper = np.arange(300, 0, -1), 0.5 + 0.5 * level
+    table = np.append(ndtri(upper), stdtrit(known, upper))
+    return jnp.interp(1.0 / freedom, np.append(0.0, 1.0 / known), table).astype(freedom.dtype)

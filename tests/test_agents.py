@@ -1,0 +1,136 @@
+"""Networks of one's own, observations of any shape, action masks."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+from flax import nnx
+
+from pgjax import (
+    Environment,
+    SettingError,
+    evaluate,
+    from_networks,
+    importance_sampling,
+    make_agent,
+    make_trainer,
+    ppo,
+    reinforce,
+    rollout,
+    train,
+)
+from pgjax.types import Discrete
+
+
+class NNXNetwork(NamedTuple):
+    """A flax NNX module as a pair of pure functions."""
+
+    outputs: int
+
+    def build(self, key, x):
+        rngs = nnx.Rngs(key)
+        layers = nnx.Linear(x.shape[-1], 8, rngs=rngs), nnx.tanh, nnx.Linear(8, self.outputs, rngs=rngs)
+        return nnx.split(nnx.Sequential(*layers))
+
+    def init(self, key, x):
+        return nnx.to_pure_dict(self.build(key, x)[1])
+
+    def apply(self, params, x):
+        graph, state = self.build(jax.random.key(0), x)
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(graph, state)(x)
+
+
+class EquinoxNetwork(NamedTuple):
+    """An equinox module the same way: its arrays are the parameters, the rest is rebuilt."""
+
+    outputs: int
+
+    def build(self, key, x):
+        import equinox as eqx
+
+        return eqx.partition(eqx.nn.MLP(x.shape[-1], self.outputs, 8, 1, jnp.tanh, key=key), eqx.is_array)
+
+    def init(self, key, x):
+        return self.build(key, x)[0]
+
+    def apply(self, params, x):
+        import equinox as eqx
+
+        module = eqx.combine(params, self.build(jax.random.key(0), x)[1])
+        rows = jax.vmap(module)(x.reshape(-1, x.shape[-1]))
+        return rows.reshape(*x.shape[:-1], -1)
+
+
+@pytest.mark.parametrize("network", [NNXNetwork, EquinoxNetwork])
+def test_any_pair_of_pure_functions_is_a_network(network):
+    if network is EquinoxNetwork:
+        pytest.importorskip("equinox")
+    environment = probes.delayed_choice()
+    recipe = ppo(learning_rate=0.03)
+    agent = from_networks(environment, network(2), network(1), critic="state")
+    trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=32, num_steps=4))
+    state, _ = train(trainer, recipe.algorithm, jax.random.key(0), 60)
+    assert evaluate(environment, agent, state.params, jax.random.key(1), greedy=True).mean() == 1.0
+
+
+def test_shared_layers_are_trained_by_both():
+    environment = probes.delayed_choice()
+    recipe = ppo(learning_rate=0.02)
+    agent = make_agent(environment, hidden=(8,), critic="state", shared=True)
+    trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=32, num_steps=4))
+    state, _ = train(trainer, recipe.algorithm, jax.random.key(0), 80)
+    assert set(state.params) == {"policy", "value", "shared"}
+    assert evaluate(environment, agent, state.params, jax.random.key(1), greedy=True).mean() == 1.0
+
+
+def masked_bandit():
+    """Three arms, the best one masked; the observation is a dict with a nested part."""
+    shape = {
+        "action_mask": jax.ShapeDtypeStruct((3,), jnp.float32),
+        "seen": (jax.ShapeDtypeStruct((2, 2), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32)),
+    }
+
+    def reset(key):
+        observation = {
+            "action_mask": jnp.array([1.0, 1.0, 0.0]),
+            "seen": (jax.random.randint(key, (2, 2), 0, 2), jnp.float32(0.5)),
+        }
+        return observation, observation
+
+    def step(key, state, action):
+        return state, state, jnp.float32(action), jnp.bool_(True), jnp.bool_(False)
+
+    return Environment("masked bandit", reset, step, shape, None, Discrete(3), 1)
+
+
+@pytest.mark.parametrize("recipe", [reinforce(learning_rate=0.05), importance_sampling("first_order")])
+def test_masked_actions_are_never_taken_and_everything_stays_finite(recipe):
+    environment = masked_bandit()
+    agent = make_agent(environment, hidden=(8,))
+    trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=32))
+    state, metrics = train(trainer, recipe.algorithm, jax.random.key(0), 60)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.params, metrics)))
+    rows = rollout.episodes(environment, rollout.actor(agent, state.params), jax.random.split(jax.random.key(1), 256))
+    assert set(np.unique(rows.action)) <= {0, 1}
+    assert evaluate(environment, agent, state.params, jax.random.key(1), greedy=True).mean() == 1.0
+    distribution = agent.policy(state.params, rows.observation)
+    assert np.isfinite(distribution.entropy()).all() and np.allclose(distribution.kl(distribution), 0)
+
+
+def test_networks_that_do_not_fit_are_refused():
+    environment = probes.bandit()
+    with pytest.raises(SettingError, match="^critic: "):
+        from_networks(environment, NNXNetwork(2), critic="state")
+    with pytest.raises(SettingError, match="^critic: .*continuous"):
+        make_agent(probes.target(), critic="action")
+    with pytest.raises(SettingError, match="^shared: "):
+        make_agent(environment, shared=True)
+    with pytest.raises(SettingError, match="^memory: 'lstm' is none of none, gru"):
+        make_agent(environment, memory="lstm")
+    with pytest.raises(SettingError, match="^hidden: "):
+        make_agent(environment, memory="gru", hidden=())

@@ -1,0 +1,154 @@
+"""Every method in the table: traced once, mapped over seeds and settings, finite, right where the answer is known."""
+
+from dataclasses import replace
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import probes
+import pytest
+from jax.tree_util import Partial
+
+from pgjax import (
+    ALGORITHMS,
+    Recipe,
+    environments,
+    evaluate_runs,
+    hyperparameters,
+    make_agent,
+    make_trainer,
+    reinforce,
+    rollout,
+    sweep,
+    sweeps,
+    train,
+)
+
+RATE = {"learning_rate": 0.03}
+SMALL = {"episodes": {"num_envs": 32}, "stream": {"num_envs": 32, "num_steps": 4}}
+TESTED_ELSEWHERE = {"reinforce"}  # with every credit and baseline, in test_training.py
+
+
+def small(name, environment, **changes):
+    """A method with a small network and batch."""
+    recipe = ALGORITHMS[name](**RATE)
+    config = replace(recipe.config, **SMALL[recipe.config.rollout] | changes)
+    return make_agent(environment, hidden=(8,), critic=config.critic), Recipe(recipe.algorithm, config)
+
+
+@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - TESTED_ELSEWHERE))
+def test_contract(name):
+    """Traced once while every number is swept; every run finite; the problem solved by the numbers as they are."""
+    environment = probes.delayed_choice()
+    agent, recipe = small(name, environment)
+    trainer = make_trainer(environment, agent, recipe.config)
+    trainer = trainer._replace(update=chex.assert_max_traces(trainer.update, n=1))
+    chex.clear_trace_counter()
+    numbers = hyperparameters(recipe.algorithm)
+    less = {k: 0.9 * v if np.isfinite(v) else 1e6 for k, v in numbers.items()}
+    runs = sweeps.start(trainer, recipe.algorithm, seeds=4)
+    stacked = jax.tree.map(
+        lambda same, other: jnp.where(jnp.arange(4) < 2, same, other),
+        runs.algorithm,
+        sweeps.start(
+            trainer, jax.tree.unflatten(jax.tree.structure(recipe.algorithm), list(less.values())), seeds=4
+        ).algorithm,
+    )
+    runs = runs._replace(algorithm=stacked)
+    for _ in range(3):
+        runs, metrics = sweeps.advance(trainer, runs, 1 << 30, 40)
+        values = {k: v for k, v in metrics.items() if "batch_size" not in k}
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves((runs.state.params, values))), name
+    before = jax.tree.map(lambda x: x[0], runs.state.params)
+    after = jax.tree.map(lambda x: x[2], runs.state.params)
+    assert not all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after)))
+    returns = evaluate_runs(environment, agent, runs, jax.random.key(1), greedy=True)
+    np.testing.assert_allclose(returns, 1.0)
+
+
+@pytest.mark.parametrize("name", ["a2c", "ppo", "npg", "trpo", "vtrace", "rloo", "dice", "storm"])
+def test_continuous_actions(name):
+    environment = probes.target()
+    agent, recipe = small(name, environment)
+    state, metrics = train(make_trainer(environment, agent, recipe.config), recipe.algorithm, jax.random.key(0), 200)
+    mean = agent.policy(state.params, jnp.array([[1.0], [-1.0]])).mode()
+    np.testing.assert_allclose(mean, 0.5, atol=0.25)
+    assert np.isfinite(metrics["return_mean"]).all()
+
+
+def test_ppo_s_first_step_is_first_order_and_a2c():
+    """At θ̄ the clip is idle: one pass, one minibatch of PPO, A2C and the ratio are one update."""
+    environment = environments.make("CartPole-v1")
+    after = []
+    for name in ("a2c", "ppo"):
+        agent, recipe = small(name, environment, epochs=1, minibatches=1, num_envs=4, num_steps=16)
+        algorithm = recipe.algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=0.1))
+        after.append(train(make_trainer(environment, agent, recipe.config), algorithm, jax.random.key(0), 1)[0].params)
+    chex.assert_trees_all_close(*after, atol=1e-5)
+
+
+def test_rloo_s_groups_start_alike_and_judge_each_other():
+    environment = probes.contextual()
+    agent, recipe = small("rloo", environment, group_size=8)
+    trainer = make_trainer(environment, agent, recipe.config)
+    state = trainer.init(recipe.algorithm, jax.random.key(0))
+    frozen = recipe.algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=0.0))
+    after, _ = trainer.update(frozen, state)
+    chex.assert_trees_all_equal(after.params, state.params)
+    rows = rollout.episodes(
+        environment, rollout.actor(agent, state.params), jax.random.split(jax.random.key(2), 64), group_size=8
+    )
+    starts = np.asarray(rows.observation[0, :, 0]).reshape(8, 8)
+    assert (starts == starts[:, :1]).all() and len(np.unique(starts[:, 0])) == 2
+    assert len(np.unique(np.asarray(rows.action[0]))) == 2
+
+
+def test_storm_is_the_plain_gradient_at_momentum_one_and_its_correction_vanishes_where_nothing_moves():
+    environment = probes.delayed()
+    agent, recipe = small("storm", environment)
+
+    def after(momentum, rate, updates):
+        algorithm = recipe.algorithm._replace(momentum=momentum, optimizer=Partial(optax.sgd, learning_rate=rate))
+        return train(make_trainer(environment, agent, recipe.config), algorithm, jax.random.key(0), updates)[0]
+
+    plain = reinforce(baseline="time_step", learning_rate=0.1)
+    plain_algorithm = plain.algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=0.1))
+    trainer = make_trainer(environment, agent, replace(plain.config, num_envs=32))
+    expected = train(trainer, plain_algorithm, jax.random.key(0), 3)[0]
+    chex.assert_trees_all_close(after(1.0, 0.1, 3).params, expected.params, atol=1e-6)
+    # Standing still, ĝ(θ) and the reweighted ĝ(θ_prev) are one: what is left is an average of gradients.
+    one, two, three = (after(1.0, 0.0, n).previous[1] for n in (1, 2, 3))
+    averaged = jax.tree.map(lambda a, b, c: 0.3 * c + 0.7 * (0.3 * b + 0.7 * a), one, two, three)
+    chex.assert_trees_all_close(after(0.3, 0.0, 3).previous[1], averaged, atol=1e-6)
+
+
+def test_storm_varies_less_than_the_plain_gradient():
+    environment = probes.contextual()
+    agent, recipe = small("storm", environment, num_envs=16)
+    trainer = make_trainer(environment, agent, recipe.config)
+    algorithm = recipe.algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=1e-3))
+    runs = sweeps.start(trainer, algorithm, seeds=64, over={"momentum": [1.0, 0.2]})
+    alike = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), runs.state.params)  # only the episodes differ
+    before = jax.tree.map(jnp.copy, alike), runs.state.previous[1]
+    runs = runs._replace(state=runs.state._replace(params=alike, previous=before))
+    runs, _ = sweeps.advance(trainer, runs, 1 << 30, 20)
+    last = runs.state.previous[1]["policy"]
+    flat = np.concatenate([np.asarray(x).reshape(128, -1) for x in jax.tree.leaves(last)], axis=1)
+    plain, recursive = flat[:64].var(axis=0).sum(), flat[64:].var(axis=0).sum()
+    assert recursive < 0.6 * plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a2c", "ppo", "npg", "trpo"])
+def test_cartpole_is_solved_within_100_000_steps(name):
+    """Greedy interquartile mean of ten seeds: 500."""
+    from scipy.stats import trim_mean
+
+    environment = environments.make("CartPole-v1")
+    recipe = ALGORITHMS[name]()
+    agent = make_agent(environment, critic="state")
+    result = sweep(make_trainer(environment, agent, recipe.config), recipe.algorithm, seeds=10, total_steps=100_000)
+    greedy = evaluate_runs(environment, agent, result.runs, jax.random.key(1 << 31), greedy=True).mean(axis=1)
+    assert trim_mean(greedy, 0.25) == 500.0
