@@ -19,13 +19,15 @@ STREAM = Config(rollout="stream", mean="steps", critic="state", num_envs=16, num
 
 def a2c(
     *,
-    lambda_: ArrayLike = 0.95,
-    learning_rate: ArrayLike = 3e-3,
+    lambda_: ArrayLike = 1.0,
+    learning_rate: ArrayLike = 8e-3,
     discount: ArrayLike = 0.99,
     value_coefficient: ArrayLike = 0.5,
     max_grad_norm: ArrayLike = 0.5,
 ) -> Recipe:
-    """Advantage actor-critic: GAE(λ) × score, one step per batch. Mnih et al. 2016; Schulman et al. 2016.
+    """Advantage actor-critic: GAE(λ) × score, one step per batch; a rate that decays steadies its end.
+
+    Mnih et al. 2016; Schulman et al. 2016.
 
     >>> a2c().config.rollout
     'stream'
@@ -38,7 +40,7 @@ def a2c(
         value_coefficient=value_coefficient,
         max_grad_norm=max_grad_norm,
     )
-    return Recipe(algorithm, STREAM)
+    return Recipe(algorithm, replace(STREAM, num_steps=32))
 
 
 def ppo(
@@ -89,7 +91,7 @@ def ppo(
         kl_coefficient=kl_coefficient,
         target_kl=target_kl,
     )
-    return Recipe(algorithm, replace(STREAM, num_envs=8, num_steps=128, epochs=4, minibatches=4, shuffle="steps"))
+    return Recipe(algorithm, replace(STREAM, num_envs=8, num_steps=32, epochs=10, shuffle="steps"))
 
 
 def natural(

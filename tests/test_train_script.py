@@ -79,6 +79,19 @@ def test_the_trained_policy_is_read_back(finished):
     np.testing.assert_allclose(returns.mean(), recorded[1], atol=1e-5)
 
 
+def test_a_normalised_policy_is_read_back_with_its_statistics(tmp_path):
+    extra = "--algorithm", "a2c", "--normalise-observations", "--num-steps", 9, "--eval-episodes", 8
+    done = run(*SMALL, *extra, "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    setup, params = files.load_run(tmp_path / "run")
+    first = jax.tree.map(lambda x: x[0], params)
+    assert first["statistics"].count > 0
+    key = jax.random.key((1 << 31) + 1)
+    returns = evaluate(setup.environment, setup.agent, first, key, episodes=8, greedy=True)
+    with (tmp_path / "run" / "evaluation.csv").open() as file:
+        np.testing.assert_allclose(returns.mean(), float(next(csv.DictReader(file))["greedy_return"]), atol=1e-5)
+
+
 def test_a_directory_that_holds_a_run_is_not_overwritten(finished):
     folder, _, _ = finished
     path = folder / "runs" / "Catch-bsuite-reinforce-1"

@@ -118,10 +118,15 @@ def load_run(path: str | Path) -> tuple[Setup, Params]:
     path = Path(path)
     try:
         settings = json.loads((path / "config.json").read_text())["settings"]
-        params = ocp.load(str(path.absolute() / "params"))
+        setup = build(Settings(**settings | {"hidden": tuple(settings["hidden"])}))
+        keys = jax.random.split(jax.random.key(0), settings["seeds"])
+        shapes = jax.eval_shape(jax.vmap(setup.agent.init), keys)
+        like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)  # orbax then gives numpy, in this structure
+        return setup, ocp.load(str(path.absolute() / "params"), like)
+    except SettingError:
+        raise
     except (OSError, ValueError, KeyError) as error:
         raise SettingError("run", str(path), "is not the directory of a finished run") from error
-    return build(Settings(**settings | {"hidden": tuple(settings["hidden"])})), params
 
 
 def _cell(x: Any) -> Any:

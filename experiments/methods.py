@@ -1,0 +1,85 @@
+"""Which method wins where? REINFORCE, A2C, PPO, natural gradient, TRPO and V-trace on four environments, five seeds.
+
+Every method with its own defaults; an environment decides the discount, the scaling and the number of steps. About
+fifteen minutes on two CPU cores.
+"""
+
+from dataclasses import dataclass, replace
+
+import jax
+import tyro
+from matplotlib import pyplot as plt
+
+from pgjax import (
+    ALGORITHMS,
+    environments,
+    evaluate_runs,
+    make_agent,
+    make_trainer,
+    normalise_observations,
+    sweep,
+    use_cpu_devices,
+    with_hyperparameters,
+)
+from pgjax.lab import figures
+from pgjax.lab.results import Options
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an environment asks of every method alike."""
+
+    name: str
+    total_steps: int
+    discount: float
+    scaled: bool = False  # observations and, for streams, rewards brought to scale
+
+
+TASKS = (
+    Task("CartPole-v1", 100_000, 0.99),
+    Task("Catch-bsuite", 100_000, 0.99),
+    Task("Acrobot-v1", 300_000, 0.99, scaled=True),
+    Task("Pendulum-v1", 500_000, 0.95, scaled=True),
+)
+METHODS = ("reinforce", "a2c", "ppo", "npg", "trpo", "vtrace")
+COLUMNS = ("environment", "method", "seeds", "total_steps", "greedy_mean", "greedy_worst_seed")
+
+
+def main(options: Options) -> None:
+    """Train everything; one panel per environment."""
+    use_cpu_devices()
+    seeds = 2 if options.quick else 5
+    tasks, methods = (TASKS[1:2], METHODS[1:3]) if options.quick else (TASKS, METHODS)
+    figure, panels = plt.subplots(1, len(tasks), figsize=(4.6 * len(tasks), 4.4), squeeze=False, layout="constrained")
+    rows = []
+    for axes, task in zip(panels[0], tasks, strict=True):
+        steps = 4_000 if options.quick else task.total_steps
+        for i, method in enumerate(methods):
+            metrics, greedy = run(task, method, seeds, steps)
+            rows.append((task.name, method, seeds, steps, greedy.mean(), greedy.min()))
+            print(f"{task.name}, {method}: greedy return {greedy.mean():.1f}", flush=True)
+            figures.draw_curve(axes, *figures.curve(metrics), label=method, spread="range", colour=f"C{i}")
+        figures.finish(axes, task.name)
+    panels[0, 0].legend(frameon=False)
+    figure.suptitle(f"Every method with its own defaults: mean of {seeds} seeds, band: lowest to highest seed")
+    options.write("methods", figure, COLUMNS, rows)
+
+
+def run(task: Task, method: str, seeds: int, total_steps: int) -> tuple:
+    """Train one method on one environment: metrics, and each seed's greedy return at the end."""
+    environment = environments.make(task.name)
+    recipe = ALGORITHMS[method]()
+    algorithm = with_hyperparameters(recipe.algorithm, {"discount": task.discount})
+    streaming = recipe.config.rollout == "stream"
+    config = replace(recipe.config, normalise_rewards=task.scaled and streaming)
+    agent = make_agent(environment, critic=config.critic)
+    if task.scaled:
+        agent = normalise_observations(agent, environment)
+    trainer = make_trainer(environment, agent, config)
+    result = sweep(trainer, algorithm, seeds=seeds, total_steps=total_steps)
+    greedy = evaluate_runs(environment, agent, result.runs, jax.random.key(1 << 31), greedy=True).mean(axis=1)
+    return result.metrics, greedy
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
