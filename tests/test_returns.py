@@ -19,6 +19,8 @@ from pgjax import (
     standardised,
     surrogate_loss,
     total_return,
+    weighted_per_decision,
+    weighted_trajectory,
 )
 
 SHAPES = [(1,), (6,), (5, 4), (5, 4, 2)]
@@ -176,3 +178,27 @@ def test_surrogate_loss_has_minus_the_estimators_gradient(mean):
 def test_surrogate_loss_survives_infinities_on_padding():
     gradient = jax.grad(surrogate_loss)(jnp.array([[-1.0], [-jnp.inf]]), jnp.ones((2, 1)), jnp.array([[1.0], [0.0]]))
     np.testing.assert_array_equal(gradient, [[-1], [0]])
+
+
+@pytest.mark.parametrize("credit", [weighted_trajectory, weighted_per_decision])
+def test_columns_without_a_step_do_not_count_in_normalised_weights(credit):
+    """What `rollout.keep_first` leaves out must not enter as an episode of weight 1 and return 0."""
+    reward, log_ratio = jnp.array([[1.0, 2.0, 4.0]]), jnp.log(jnp.array([[2.0, 1.0, 0.5]]))
+    whole = credit(make_signals(reward, log_ratio=log_ratio))
+    padded = make_signals(
+        jnp.pad(reward, ((0, 0), (0, 3))),
+        log_ratio=jnp.pad(log_ratio, ((0, 0), (0, 3))),
+        mask=jnp.array([[1.0, 1.0, 1.0, 0.0, 0.0, 0.0]]),
+    )
+    np.testing.assert_allclose(credit(padded)[:, :3], whole, rtol=1e-6)
+
+
+@pytest.mark.parametrize("baseline", ["same_batch_mean", "leave_one_out", "time_step"])
+def test_groups_are_batches_of_their_own(baseline):
+    rng = np.random.default_rng(0)
+    reward, ends = rng.normal(size=(4, 6)), rng.integers(1, 5, 6)
+    mask = (np.arange(4)[:, None] < ends).astype(float)
+    credit = baselined(reward_to_go, getattr(baselines, baseline))
+    together = credit(make_signals(reward, mask=mask, group=np.arange(6) // 3))
+    apart = [credit(make_signals(reward[:, c], mask=mask[:, c])) for c in (slice(0, 3), slice(3, 6))]
+    np.testing.assert_allclose(together, jnp.concatenate(apart, axis=1), atol=1e-6)

@@ -29,8 +29,8 @@ from pgjax.oracle.enumeration import (
     trajectory_estimates,
 )
 from pgjax.oracle.mdp import MDP, exact_gradient, exact_values
-from pgjax.returns import off_policy_reward_to_go, reward_to_go, total_return
-from pgjax.surrogates import clipped_ratio, ratio, score, stopped_prefix, trajectory_weight
+from pgjax.returns import discounted_reward, off_policy_reward_to_go, reward_to_go, total_return
+from pgjax.surrogates import clipped_ratio, prefix_product, ratio, score, stopped_prefix, trajectory_weight
 from pgjax.types import Estimator
 
 
@@ -103,6 +103,7 @@ def _causal(mdp: MDP, theta: Array) -> dict[str, Estimator]:
         "reward_to_go_state_value": product(baselined(reward_to_go, state_value), score),
         "exact_advantage": product(action_advantage, score),
         "all_action": all_action(),
+        "dice": product(discounted_reward, prefix_product),
         **{f"gae_{name}": product(Partial(gae, lambda_=float(name)), score) for name in ("0", "0.95", "1")},
     }
 
