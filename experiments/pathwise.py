@@ -1,8 +1,8 @@
 """What does a differentiable environment buy? The pathwise gradient beside the score-function one, on Pendulum.
 
 gymnax's transitions can be differentiated there, so ∇J is also the mean of ∇R through actions and dynamics. Both are
-unbiased: expect the same mean inside its error, and a variance that is far smaller pathwise, by how much depending on
-the horizon.
+unbiased: expect the same mean inside its error. Pathwise variance is a thousandth for a few steps, overtakes the score
+function's (with a baseline) at about fifty, and explodes beyond, where the pendulum amplifies small changes.
 """
 
 from functools import partial
@@ -34,6 +34,7 @@ from pgjax.losses import Batch
 from pgjax.types import Params
 
 HORIZONS = (5, 10, 25, 50, 100, 200)
+SHOWN = 25  # the horizon of the left panel
 CREDITS = {
     "score, reward-to-go": reward_to_go,
     "score, time-step baseline": baselined(reward_to_go, baselines.time_step),
@@ -61,7 +62,8 @@ def main(options: Options) -> None:
             variance = float(each.var(axis=0).sum())
             variances.setdefault(name, []).append(variance)
             rows.append((horizon, name, count, np.linalg.norm(mean), variance, deviation))
-            means[name] = mean, error
+            if horizon <= SHOWN:
+                means[name] = mean, error
             print(f"horizon {horizon}, {name}: variance {variance:.3g}, deviation {deviation:.2f}", flush=True)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     for name, colour in zip(CREDITS, ("C0", "C1"), strict=True):
@@ -70,7 +72,7 @@ def main(options: Options) -> None:
     span = [float(means["pathwise"][0].min()), float(means["pathwise"][0].max())]
     left.plot(span, span, color="black", linewidth=0.8, label="equal")
     left.set(xlabel="pathwise mean, per parameter", ylabel="score-function mean ± 2 standard errors")
-    left.set_title(f"∂J/∂θ at horizon {horizons[-1]}")
+    left.set_title(f"∂J/∂θ at horizon {min(SHOWN, horizons[-1])}")
     left.legend(frameon=False, fontsize=8)
     for i, (name, values) in enumerate(variances.items()):
         right.loglog(horizons, values, "o-", markersize=4, color=f"C{i}", label=name)

@@ -60,6 +60,18 @@ def delayed_choice():
     return Environment("delayed choice", reset, step, jax.ShapeDtypeStruct((2,), jnp.float32), None, Discrete(2), 2)
 
 
+def conjunction():
+    """Two steps; reward 1 after the second if both actions were 1: what the first is worth depends on the second."""
+
+    def step(key, state, action):
+        t, first = state
+        reward = jnp.float32((t == 1) & (first == 1) & (action == 1))
+        first = jnp.where(t == 0, action, first)
+        return jnp.array([t + 1.0]), (t + 1, first), reward, t == 1, jnp.bool_(False)
+
+    return delayed()._replace(name="conjunction", step=step)
+
+
 def _one_step(name, space, reward):
     def reset(key):
         observation = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)[None]

@@ -127,6 +127,30 @@ def test_storm_is_the_plain_gradient_at_momentum_one_and_its_correction_vanishes
     chex.assert_trees_all_close(after(0.3, 0.0, 3).previous[1], averaged, atol=1e-6)
 
 
+def test_storm_s_correction_is_reweighted_to_the_parameters_before():
+    """From d = 0 before: the new estimate is ĝ(θ) − (1 − α) ĝ_w(θ_prev), whose mean is ∇J(θ) − (1 − α) ∇J(θ_prev)."""
+    environment = probes.conjunction()
+    agent, recipe = small("storm", environment, num_envs=16_384)
+    trainer = make_trainer(environment, agent, recipe.config)
+    here, before = (agent.init(jax.random.key(seed)) for seed in (0, 1))
+    before["policy"]["net"]["params"]["Dense_1"]["bias"] += jnp.array([0.0, 1.5])
+
+    @jax.jit
+    def estimate(params, momentum, key):
+        algorithm = recipe.algorithm._replace(momentum=momentum)
+        state = trainer.init(algorithm, key)
+        zeros = jax.tree.map(jnp.zeros_like, state.previous[1])
+        state = state._replace(params=params, previous=(before, zeros), update=jnp.int32(1))
+        return trainer.update(algorithm, state)[0].previous[1]["policy"]
+
+    def flat(params, momentum, seed):
+        leaves = jax.tree.leaves(estimate(params, momentum, jax.random.key(seed)))
+        return np.concatenate([np.ravel(x) for x in leaves])
+
+    expected = flat(here, 1.0, 2) - 0.7 * flat(before, 1.0, 3)
+    np.testing.assert_allclose(flat(here, 0.3, 4), expected, atol=0.05 * np.linalg.norm(expected))
+
+
 def test_storm_varies_less_than_the_plain_gradient():
     environment = probes.contextual()
     agent, recipe = small("storm", environment, num_envs=16)
