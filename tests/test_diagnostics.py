@@ -102,12 +102,14 @@ def test_the_training_switch_gives_the_same_update_and_says_how_noisy_it_was():
     recipe = importance_sampling("first_order", epochs=3, learning_rate=1e-3)
     agent = make_agent(environment, hidden=(8,))
     runs = []
-    for groups in (0, 8):
+    for groups in (0, 8, 64):
         config = replace(recipe.config, num_envs=64, diagnostics=groups)
         runs.append(train(make_trainer(environment, agent, config), recipe.algorithm, jax.random.key(0), 20))
-    (plain, _), (watched, metrics) = runs
+    (plain, _), (watched, metrics), (_, one_each) = runs
     chex.assert_trees_all_close(plain.params, watched.params, atol=2e-4)
     assert {"gradient_variance", "gradient_snr", "critical_batch_size", "score_mean", "bias_probe"} <= set(metrics)
+    variances = [m["gradient_variance"].mean() for m in (metrics, one_each)]  # of one trajectory, however they are cut
+    np.testing.assert_allclose(*variances, rtol=0.4)
     assert np.all(np.isfinite(metrics["gradient_variance"])) and metrics["gradient_snr"].mean() > 1
     assert 0.2 < np.mean(metrics["score_mean"] ** 2) < 3 and np.abs(metrics["bias_probe"]).max() > 0.1
 
