@@ -255,14 +255,15 @@ def test_memory_does_not_grow_with_the_number_of_updates():
 def test_streaming_updates_the_same_way():
     environment = environments.make("Catch-bsuite")
     recipe = reinforce()
+    algorithm = recipe.algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=0.1))  # Adam magnifies rounding
     config = replace(recipe.config, rollout="stream", num_envs=4, num_steps=18, mean="steps")
     trainer = make_trainer(environment, make_agent(environment), config)
-    state, metrics = train(trainer, recipe.algorithm, jax.random.key(0), 3)
+    state, metrics = train(trainer, algorithm, jax.random.key(0), 3)
     assert state.env_steps == 3 * 4 * 18
     np.testing.assert_array_equal(metrics["episodes"], 8)
     whole, _ = train(
         make_trainer(environment, make_agent(environment), replace(config, accumulate=2)),
-        recipe.algorithm,
+        algorithm,
         jax.random.key(0),
         3,
     )
