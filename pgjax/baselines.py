@@ -14,7 +14,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from pgjax.returns import total_return
-from pgjax.statistics import batch_sum, require_batch
+from pgjax.statistics import batch_sum, require_batch, size_of, step_sum
 from pgjax.types import Credit, Signals, as_partial
 
 Baseline = Callable[[Signals, Array], Array]
@@ -113,9 +113,9 @@ def standardised(credit: Credit, strength: ArrayLike = 1.0) -> Partial:
 
 def _standardised(credit: Credit, signals: Signals, strength: ArrayLike) -> Array:
     psi = credit(signals)
-    steps = jnp.maximum(jnp.sum(signals.mask), 1.0)
-    mean = jnp.sum(signals.mask * psi) / steps
-    std = jnp.sqrt(jnp.sum(signals.mask * (psi - mean) ** 2) / steps)
+    steps = size_of(signals.mask).steps
+    mean = step_sum(signals.mask * psi) / steps
+    std = jnp.sqrt(step_sum(signals.mask * (psi - mean) ** 2) / steps)
     return jnp.where(jnp.asarray(strength) > 0, (psi - mean) / (std + 1e-8), psi)
 
 

@@ -10,9 +10,11 @@ from jax import Array
 
 from pgjax import diagnostics, rollout
 from pgjax.config import Config
-from pgjax.gradients import accumulated_gradient, trajectory_gradients
+from pgjax.gradients import summed, trajectory_gradients
 from pgjax.losses import Batch, first_memory, loss, policy_on, ratios_of, values_of
 from pgjax.normalisation import RewardScale, scale_rewards
+from pgjax.runtime import CACHED_STEPS
+from pgjax.sharing import own_share, total
 from pgjax.statistics import BatchSize, size_of
 from pgjax.types import Agent, Algorithm, Environment, Params, SettingError, Signals, TrainState, Transition
 
@@ -51,7 +53,7 @@ def collect(
     environment: Environment, agent: Agent, config: Config, algorithm: Algorithm, state: TrainState, key: Array
 ) -> Collection:
     """Act with the current policy; as many slices as `config.accumulate` says."""
-    start = jax.random.split(key, config.num_envs), state.rollout_state
+    start = own_share(jax.random.split(key, config.num_envs)), state.rollout_state
     roll = partial(_roll, environment, agent, config, state.params)
     if config.accumulate == 1:
         return _hold(agent, algorithm, config, state, roll(start))
@@ -87,14 +89,14 @@ def _hold(agent: Agent, algorithm: Algorithm, config: Config, state: TrainState,
         loss_gradient = jax.grad(partial(loss, agent, algorithm, config), has_aux=True)
         if config.diagnostics:
             return _grouped_gradient(config, partial(loss_gradient, params), batch, size)
-        total, metrics = loss_gradient(params, batch, size)
+        gradient, metrics = total(_in_blocks(partial(loss_gradient, params), batch, size))
         if algorithm.control_variate is not None:
             ones = batch._replace(credit=jnp.ones_like(batch.credit))
             each, scores = (trajectory_gradients(agent, algorithm.estimator, params, b) for b in (batch, ones))
             divisor = getattr(size, config.mean)
             correction = jax.tree.map(lambda x: x / divisor, algorithm.control_variate(each, scores))
-            total["policy"] = jax.tree.map(jnp.add, total["policy"], correction)
-        return total, metrics
+            gradient["policy"] = jax.tree.map(jnp.add, gradient["policy"], correction)
+        return gradient, metrics
 
     return Collection(
         rollout_state=rollout_state,
@@ -112,14 +114,25 @@ def _observed(agent: Agent, params: Params, transition: Transition) -> Params:
     return agent.observe(params, transition.observation, transition.mask) if agent.observe else params
 
 
+def _in_blocks(gradient_of: Callable, batch: Batch, size: BatchSize) -> tuple[Params, Metrics]:
+    """The same gradient as a sum over blocks of trajectories (or rows) whose activations stay in a core's cache."""
+    steps, width = batch.signals.mask.shape
+    most = max(1, CACHED_STEPS // steps)
+    blocks = next(b for b in range(1, width + 1) if width % b == 0 and width // b <= most)
+    if blocks == 1 or jax.default_backend() != "cpu":
+        return gradient_of(batch, size)
+    parts = jax.tree.map(lambda x: _cut(blocks, x, 1), batch)
+    return summed(lambda part: gradient_of(part, size), parts)
+
+
 def _grouped_gradient(config: Config, gradient_of: Callable, batch: Batch, size: BatchSize) -> tuple[Params, Metrics]:
     """The same gradient as a sum over groups of trajectories, for as much arithmetic; and how noisy it is."""
     groups = jax.tree.map(lambda x: _cut(config.diagnostics, x, 1), batch)
     each, metrics = jax.vmap(gradient_of, in_axes=(0, None))(groups, size)
-    total, metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), (each, metrics))
+    gradient, metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), (each, metrics))
     means = jax.tree.map(lambda x: config.diagnostics * x, each["policy"])
     noise = diagnostics.gradient_noise(means, trajectories=config.num_envs)
-    return total, metrics | {
+    return gradient, metrics | {
         "gradient_variance": noise.variance,
         "gradient_snr": noise.snr,
         "critical_batch_size": noise.critical_batch_size,
@@ -153,17 +166,16 @@ def _simulate_again(
         return _join(jax.lax.map(of, slices), 1)
 
     def gradient(params: Params, batch: Batch) -> tuple[Params, Metrics]:
-        def batch_of(one: Any) -> Batch:
+        loss_gradient = jax.grad(partial(loss, agent, algorithm, config), has_aux=True)
+
+        def of(one: Any) -> tuple[Params, Metrics]:
             start, *rest = one
             _, transition, memory, _ = roll(start)
-            return Batch(transition, *rest, memory=memory)
-
-        def loss_of(params: Params, batch: Batch) -> tuple[Array, Metrics]:
-            return loss(agent, algorithm, config, params, batch, size)
+            return loss_gradient(params, Batch(transition, *rest, memory=memory), size)
 
         whole = batch.signals, batch.credit, batch.target
         parts = jax.tree.map(lambda x: _cut(config.accumulate, x, 1), whole)
-        return accumulated_gradient(loss_of, params, (slices, *parts), batch_of)
+        return summed(of, (slices, *parts))
 
     return Collection(
         rollout_state=jax.tree.map(lambda x: _join(x, 0), rollout_state),

@@ -1,5 +1,8 @@
 """Action distributions as immutable pytrees: sample, log_prob, entropy, kl, mode, to_environment.
 
+`sample(key)` is `at(noise(key))`. Noise does not depend on the parameters' values, only on their shapes: a rollout draws
+it for all its steps at once.
+
 `sample` returns an action in the policy's own coordinates (what a rollout records and `log_prob` takes);
 `to_environment` turns it into what the environment receives. They differ only for continuous actions, where clipping
 or squashing must not touch the recorded action, or its log-probability would no longer be exact.
@@ -15,6 +18,14 @@ from jax import Array
 
 class Distribution(Protocol):
     """What a policy returns. Batched over any leading axes."""
+
+    def noise(self, key: Array) -> Array:
+        """All that is random in an action; looks at shapes and types alone."""
+        ...
+
+    def at(self, noise: Array) -> Array:
+        """The action that this noise draws."""
+        ...
 
     def sample(self, key: Array) -> Array:
         """Draw an action, in the policy's coordinates."""
@@ -56,9 +67,17 @@ class Categorical(NamedTuple):
         """Normalised log-probabilities of all actions, [..., n]."""
         return jax.nn.log_softmax(self.logits)
 
+    def noise(self, key: Array) -> Array:
+        """A Gumbel number for every choice."""
+        return jax.random.gumbel(key, self.logits.shape, self.logits.dtype)
+
+    def at(self, noise: Array) -> Array:
+        """The choice whose logit plus noise is highest. Gumbel 1954."""
+        return jnp.argmax(self.logits + noise, axis=-1).astype(jnp.int32)
+
     def sample(self, key: Array) -> Array:
         """Draw an action index, int32 [...]."""
-        return jax.random.categorical(key, self.logits).astype(jnp.int32)
+        return self.at(self.noise(key))
 
     def mode(self) -> Array:
         """The most likely action index."""
@@ -98,9 +117,17 @@ class Gaussian(NamedTuple):
     low: Array  # [..., d], the box
     high: Array
 
+    def noise(self, key: Array) -> Array:
+        """A standard normal number for every dimension."""
+        return jax.random.normal(key, self.mean.shape, self.mean.dtype)
+
+    def at(self, noise: Array) -> Array:
+        """The u so many standard deviations from the mean."""
+        return self.mean + jnp.exp(self.log_std) * noise
+
     def sample(self, key: Array) -> Array:
         """Draw u."""
-        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.at(self.noise(key))
 
     def mode(self) -> Array:
         """The mean."""
@@ -144,6 +171,14 @@ class SquashedGaussian(NamedTuple):
     @property
     def _base(self) -> Gaussian:
         return Gaussian(*self)
+
+    def noise(self, key: Array) -> Array:
+        """A standard normal number for every dimension."""
+        return self._base.noise(key)
+
+    def at(self, noise: Array) -> Array:
+        """The u so many standard deviations from the mean, before squashing."""
+        return self._base.at(noise)
 
     def sample(self, key: Array) -> Array:
         """Draw u, before squashing."""

@@ -66,22 +66,12 @@ def optimal_per_parameter(gradients: Params, scores: Params) -> Params:
     return _weighted_scores(optimal_baseline(gradients, scores, per_parameter=True), scores)
 
 
-def accumulated_gradient(
-    loss: Callable[[Params, Any], tuple[Array, Any]], params: Params, slices: Any, batch_of: Callable
-) -> tuple[Params, Any]:
-    """Gradient and metrics of Σ_i loss(params, batch_of(slice_i)), with one slice's batch in memory at a time.
+def summed(function: Callable[[Any], Any], slices: Any) -> Any:
+    """Σ_i function(slice_i) over axis 0 of a pytree, one slice at a time: a gradient in the memory of one slice."""
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], slices))
 
-    Args:
-      loss: (params, batch) -> (scalar, metrics), additive over slices.
-      params: what to differentiate in.
-      slices: a pytree whose axis 0 runs over slices.
-      batch_of: makes a slice's batch.
-    """
-    gradient = jax.grad(loss, has_aux=True)
-    shapes = jax.eval_shape(lambda s: gradient(params, batch_of(s)), jax.tree.map(lambda x: x[0], slices))
-
-    def add(total: Any, one: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, gradient(params, batch_of(one))), None
+    def add(sums: Any, one: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, function(one)), None
 
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.scan(add, zeros, slices)[0]

@@ -1,5 +1,6 @@
 """From recorded transitions to the scalar that is differentiated: signals, credit, loss."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -54,7 +55,8 @@ def values_of(
     value = next_value = action_value = None
     if agent.value is not None:
         features, next_features = remembered(agent, params, transition, memory)
-        value, next_value = agent.value(params, features), agent.value(params, next_features)
+        cut = transition.truncated & ~transition.terminated & (config.truncation == "bootstrap")
+        value, next_value = _values_along(partial(agent.value, params), features, next_features, cut)
         action_value = agent.action_value(params, features) if agent.action_value else None
     signals = make_signals(
         transition.reward,
@@ -70,6 +72,30 @@ def values_of(
         truncation=config.truncation,
     )
     return stop_gradient(signals)
+
+
+def _values_along(
+    value: Callable[[Any], Array], features: Any, next_features: Any, cut: Array
+) -> tuple[Array, Array]:
+    """V at each step and after it, [T, N], with the critic run once along the rows.
+
+    What follows a row is the next one, except where its episode stopped: there nothing follows a termination, and the
+    critic is asked again for the final observations of the rows that were `cut`, one of each environment at a time.
+    """
+    along = value(jax.tree.map(lambda x, after: jnp.concatenate([x, after[-1:]]), features, next_features))
+    environments = jnp.arange(cut.shape[1])
+
+    def unfinished(carry: tuple[Array, Array]) -> Array:
+        return jnp.any(carry[0])
+
+    def ask_again(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, values = carry
+        first = jnp.argmax(left, axis=0), environments
+        final = value(jax.tree.map(lambda x: x[first], next_features))
+        return left.at[first].set(False), values.at[first].set(jnp.where(left[first], final, values[first]))
+
+    cut = cut.at[-1].set(False)  # the row after the last is its final observation already
+    return along[:-1], jax.lax.while_loop(unfinished, ask_again, (cut, along[1:]))[1]
 
 
 def first_memory(agent: Agent, transition: Transition) -> Any:

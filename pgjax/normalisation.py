@@ -9,6 +9,7 @@ from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
 from pgjax.recurrence import linear_recurrence
+from pgjax.statistics import step_sum
 from pgjax.types import ACTION_MASK, Agent, Environment, Memory, Params, SettingError, Transition
 
 EPSILON = 1e-8
@@ -56,15 +57,15 @@ def merge(moments: Moments, x: Array, mask: Array) -> Moments:
     """
     weight = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
     x = jnp.where(weight > 0, x, 0.0)
-    count = jnp.sum(mask)
-    mean = jnp.sum(x * weight, axis=(0, 1)) / jnp.maximum(count, 1.0)
-    deviations = jnp.sum(weight * (x - mean) ** 2, axis=(0, 1))
-    total = jnp.maximum(moments.count + count, 1.0)
+    count = step_sum(mask)
+    mean = step_sum(x * weight) / jnp.maximum(count, 1.0)
+    deviations = step_sum(weight * (x - mean) ** 2)
+    together = jnp.maximum(moments.count + count, 1.0)
     shift = mean - moments.mean
     return Moments(
         moments.count + count,
-        moments.mean + shift * count / total,
-        moments.deviations + deviations + shift**2 * moments.count * count / total,
+        moments.mean + shift * count / together,
+        moments.deviations + deviations + shift**2 * moments.count * count / together,
     )
 
 

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from pgjax.importance import max_log_weight, weight
 from pgjax.recurrence import linear_recurrence
-from pgjax.statistics import BATCH_AXIS, batch_sum, require_batch
+from pgjax.statistics import batch_max, batch_sum, require_batch
 from pgjax.types import Signals
 
 
@@ -192,5 +192,5 @@ def _normalised(signals: Signals, log_w: Array) -> Array:
     """w / Σ_n w over the trajectories that took a step, formed in log space."""
     require_batch(log_w, "a self-normalised weight", at_least=1)
     log_w = jnp.where(signals.mask[:1] > 0, log_w, -jnp.inf)
-    w = jnp.exp(log_w - jnp.max(log_w, axis=BATCH_AXIS, keepdims=True))
+    w = jnp.exp(log_w - batch_max(log_w))
     return w / batch_sum(w)

@@ -1,10 +1,12 @@
 """Rollouts: a policy and an environment in, `Transition` [T, N] out.
 
 Both modes are written for one environment and vmapped over a batch of keys, one per environment: each episode is a
-function of its own key alone, whatever else runs beside it.
+function of its own key alone, whatever else runs beside it. All that is random in a rollout is drawn before its loop:
+a loop of few environments is as slow as it has operations, however small they are.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +15,10 @@ from jax import Array
 
 from pgjax.distributions import Distribution
 from pgjax.types import Agent, Environment, Params, Transition
+
+
+RESETS_AT_ONCE = 1 << 12
+"""Up to so many steps per batch, every step's reset is made before the loop: faster while it all stays in cache."""
 
 
 class Actor(NamedTuple):
@@ -107,11 +113,13 @@ def episodes(
 
     def episode(reset_key: Array, steps_key: Array, start: Visited | None) -> Transition:
         observation, state = environment.reset(reset_key) if start is None else (start.observation, start.state)
+        draws = _draw(acting, observation, steps_key, environment.horizon, greedy=greedy)
 
-        def step(carry: tuple[Any, Any, Any, Array], t: Array) -> tuple[tuple[Any, Any, Any, Array], Transition]:
-            observation, state, memory, alive = carry
-            key = jax.random.fold_in(steps_key, t)
-            row, new_state, memory = _act(environment, acting, greedy, key, observation, state, memory)
+        def step(
+            carry: tuple[Any, Any, Any, Array], now: tuple[Array, Draws]
+        ) -> tuple[tuple[Any, Any, Any, Array], Transition]:
+            (observation, state, memory, alive), (t, draw) = carry, now
+            row, new_state, memory = _act(environment, acting, draw, observation, state, memory)
             row = row._replace(
                 reward=jnp.where(alive, row.reward, 0.0),
                 terminated=alive & row.terminated,
@@ -123,7 +131,7 @@ def episodes(
             return (row.next_observation, _where(alive, new_state, state), memory, alive), row
 
         carry = (observation, state, acting.initial, jnp.bool_(True))
-        return jax.lax.scan(step, carry, jnp.arange(environment.horizon))[1]
+        return jax.lax.scan(step, carry, (jnp.arange(environment.horizon), draws))[1]
 
     pairs = jax.vmap(jax.random.split)(keys)
     leader = jnp.arange(len(keys)) // group_size * group_size
@@ -142,18 +150,20 @@ def visit(environment: Environment, policy: Policy, key: Array, steps: Array) ->
 
     acting = _as_actor(policy)
 
-    def step(carry: tuple[Visited, Any, Array], t: Array) -> tuple[tuple[Visited, Any, Array], None]:
-        now, memory, alive = carry
-        key = jax.random.fold_in(steps_key, t)
-        row, state, memory = _act(environment, acting, False, key, now.observation, now.state, memory)
+    def step(
+        carry: tuple[Visited, Any, Array], following: tuple[Array, Draws]
+    ) -> tuple[tuple[Visited, Any, Array], None]:
+        (now, memory, alive), (t, draw) = carry, following
+        row, state, memory = _act(environment, acting, draw, now.observation, now.state, memory)
         alive = alive & (t < steps)
-        following = _where(alive, Visited(state, row.next_observation), now)
-        return (following, memory, alive & ~(row.terminated | row.truncated)), None
+        now = _where(alive, Visited(state, row.next_observation), now)
+        return (now, memory, alive & ~(row.terminated | row.truncated)), None
 
     reset_key, steps_key = jax.random.split(key)
     observation, state = environment.reset(reset_key)
+    draws = _draw(acting, observation, steps_key, environment.horizon)
     carry = Visited(state, observation), acting.initial, jnp.bool_(True)
-    return jax.lax.scan(step, carry, jnp.arange(environment.horizon))[0][0]
+    return jax.lax.scan(step, carry, (jnp.arange(environment.horizon), draws))[0][0]
 
 
 def start_stream(environment: Environment, keys: Array, memory: Any = ()) -> StreamState:
@@ -189,30 +199,33 @@ def stream(
 
     acting = _as_actor(policy)
 
-    def one(start: StreamState, key: Array) -> tuple[StreamState, Transition, EpisodeStatistics]:
-        def step(carry: tuple[StreamState, EpisodeStatistics], t: Array) -> tuple[Any, Transition]:
-            now, totals = carry
-            step_key = jax.random.fold_in(key, t)
-            row, state, memory = _act(environment, acting, False, step_key, now.observation, now.state, now.memory)
-            fresh_observation, fresh_state = environment.reset(jax.random.fold_in(step_key, 2))
+    at_once = num_steps * len(keys) <= RESETS_AT_ONCE
+
+    def one(start: StreamState, key: Array) -> tuple[StreamState, Transition, Array]:
+        draws = _draw(acting, start.observation, key, num_steps)
+        resets = jax.vmap(environment.reset)(draws.reset_key) if at_once else draws.reset_key
+
+        def step(carry: tuple[StreamState, Array], following: tuple[Draws, Any]) -> tuple[Any, Transition]:
+            (now, totals), (draw, fresh) = carry, following
+            row, state, memory = _act(environment, acting, draw, now.observation, now.state, now.memory)
+            fresh_observation, fresh_state = fresh if at_once else environment.reset(fresh)
             done = row.terminated | row.truncated
             returned, length = now.episode_return + row.reward, now.episode_length + 1.0
-            following = StreamState(
+            after = StreamState(
                 state=_where(done, fresh_state, state),
                 observation=_where(done, fresh_observation, row.next_observation),
                 memory=_where(done, acting.initial, memory),
                 episode_return=jnp.where(done, 0.0, returned),
                 episode_length=jnp.where(done, 0.0, length),
             )
-            ended = EpisodeStatistics(done.astype(jnp.float32), jnp.where(done, returned, 0.0), done * length)
-            return (following, jax.tree.map(jnp.add, totals, ended)), row
+            ended = jnp.where(done, jnp.stack([jnp.ones_like(returned), returned, length]), 0.0)
+            return (after, totals + ended), row
 
-        nothing = EpisodeStatistics(*(jnp.zeros((), jnp.float32),) * 3)
-        (final, totals), rows = jax.lax.scan(step, (start, nothing), jnp.arange(num_steps))
+        (final, totals), rows = jax.lax.scan(step, (start, jnp.zeros(3)), (draws, resets))
         return final, rows, totals
 
     final, rows, totals = jax.vmap(one, out_axes=(0, 1, 0))(stream_state, keys)
-    return final, rows, jax.tree.map(jnp.sum, totals)
+    return final, rows, EpisodeStatistics(*jnp.sum(totals, axis=0))
 
 
 def statistics(transition: Transition) -> EpisodeStatistics:
@@ -236,15 +249,30 @@ def keep_first(transition: Transition, steps: int) -> Transition:
     )
 
 
+class Draws(NamedTuple):
+    """All that is random in the steps of one environment, [T, ...]."""
+
+    noise: Any  # of actions; None where the mode is taken
+    step_key: Array
+    reset_key: Array  # of the reset that follows if the step ends an episode
+
+
+def _draw(actor: Actor, observation: Any, key: Array, steps: int, *, greedy: bool = False) -> Draws:
+    distribution = jax.eval_shape(actor.act, actor.initial, observation)[1]
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(steps))
+    # fold_in rather than split: keys that an environment does not use are then never computed.
+    of_action, of_step, of_reset = (jax.vmap(lambda k, i=i: jax.random.fold_in(k, i))(keys) for i in range(3))
+    return Draws(None if greedy else jax.vmap(distribution.noise)(of_action), of_step, of_reset)
+
+
 def _act(
-    environment: Environment, actor: Actor, greedy: bool, key: Array, observation: Any, state: Any, memory: Any
+    environment: Environment, actor: Actor, draw: Draws, observation: Any, state: Any, memory: Any
 ) -> tuple[Transition, Any, Any]:
     """One step of one environment: the row it records, the state and the memory it leads to."""
     memory, distribution = actor.act(memory, observation)
-    # fold_in rather than split: a key that an environment does not use is then never computed.
-    action = distribution.mode() if greedy else distribution.sample(jax.random.fold_in(key, 0))
+    action = distribution.mode() if draw.noise is None else distribution.at(draw.noise)
     next_observation, state, reward, terminated, truncated = environment.step(
-        jax.random.fold_in(key, 1), state, distribution.to_environment(action)
+        draw.step_key, state, distribution.to_environment(action)
     )
     row = Transition(
         observation=observation,

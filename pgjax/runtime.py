@@ -14,6 +14,9 @@ import jaxlib
 
 from pgjax.types import SettingError
 
+CACHED_STEPS = 512
+"""Steps whose activations fit in a CPU core's cache: gradients of larger batches are summed over blocks of so many."""
+
 _OURS = "PGJAX_SET_NPROC"  # marks a size that was set here, in this process or a parent
 
 

@@ -5,17 +5,29 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from pgjax.sharing import highest, sharers, total
+
 BATCH_AXIS = 1
 
 
 def batch_sum(x: Array) -> Array:
     """Sum over the batch, [T, N, ...] -> [T, 1, ...]."""
-    return jnp.sum(x, axis=BATCH_AXIS, keepdims=True)
+    return total(jnp.sum(x, axis=BATCH_AXIS, keepdims=True))
+
+
+def batch_max(x: Array) -> Array:
+    """Maximum over the batch, [T, N, ...] -> [T, 1, ...]."""
+    return highest(jnp.max(x, axis=BATCH_AXIS, keepdims=True))
+
+
+def step_sum(x: Array) -> Array:
+    """Sum over all steps of the batch, [T, N, ...] -> [...]."""
+    return total(jnp.sum(x, axis=(0, BATCH_AXIS)[: x.ndim]))
 
 
 def require_batch(x: Array, needed_by: str, at_least: int) -> None:
     """Say who needs more trajectories where x [T, N, ...] holds too few."""
-    if x.ndim <= BATCH_AXIS or x.shape[BATCH_AXIS] < at_least:
+    if x.ndim <= BATCH_AXIS or x.shape[BATCH_AXIS] * sharers() < at_least:
         raise ValueError(f"{needed_by} needs [T, N, ...] with N >= {at_least} trajectories, got {x.shape}")
 
 
@@ -26,7 +38,10 @@ class BatchSize(NamedTuple):
     steps: Array
 
     def mean(self, x: Array, over: str) -> Array:
-        """Σ x divided by the number of trajectories (exact) or of steps (a ratio estimator)."""
+        """Σ x divided by the number of trajectories (exact) or of steps (a ratio estimator).
+
+        Where devices share the batch, each one's part of it; they add up.
+        """
         return jnp.sum(x) / getattr(self, over)
 
 
@@ -37,4 +52,5 @@ def size_of(mask: Array) -> BatchSize:
     >>> float(size.mean(jnp.ones((2, 2)), "trajectories")), float(size.mean(jnp.ones(3), "steps"))
     (2.0, 1.0)
     """
-    return BatchSize(jnp.maximum(jnp.sum(mask[0]), 1.0), jnp.maximum(jnp.sum(mask), 1.0))
+    trajectories, steps = total((jnp.sum(mask[0]), jnp.sum(mask)))
+    return BatchSize(jnp.maximum(trajectories, 1.0), jnp.maximum(steps, 1.0))

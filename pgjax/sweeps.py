@@ -15,10 +15,11 @@ from jax.typing import ArrayLike
 
 from pgjax.evaluation import evaluate
 from pgjax.hyperparameters import check_hyperparameters, with_hyperparameters
+from pgjax.sharing import ENV_AXIS
 from pgjax.training import run_updates
 from pgjax.types import Agent, Algorithm, Environment, Params, SettingError, Trainer, TrainState
 
-SEED_AXIS = "seed"
+SEED_AXIS = "seed"  # beside ENV_AXIS, along which devices share each run's environments
 
 
 class Runs(NamedTuple):
@@ -82,7 +83,8 @@ def start(
       algorithm: the hyperparameters that are not swept.
       seeds: how many (0, 1, …) or which.
       over: hyperparameter name -> values; all combinations are run.
-      devices: where; default all. As many of them are used as divide the number of runs.
+      devices: where; default all. Runs are spread over as many as divide their number, which needs no communication;
+        where devices are left over and batches are large, the environments of each batch are shared among them.
 
     Raises:
       SettingError: for no seeds, unknown names, empty or impossible values.
@@ -101,7 +103,8 @@ def start(
     check_hyperparameters(swept)
     stacked = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count,)), swept)
     seed_of = np.tile(chosen, len(combinations))
-    mesh = seed_mesh(count, devices)
+    whole_batch = algorithm.control_variate is not None or algorithm.policy_step is not None
+    mesh = make_mesh(count, 1 if whole_batch else trainer.shares, devices)
     keys = jax.vmap(jax.random.key)(jnp.asarray(seed_of, jnp.uint32))
     return Runs(seed_of, settings, stacked, _start(trainer, mesh, stacked, keys), mesh)
 
@@ -192,21 +195,43 @@ def evaluate_runs(
     return np.asarray(returns)
 
 
-def seed_mesh(runs: int, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh along the seed axis over as many of the devices as divide the number of runs."""
+def make_mesh(runs: int, shares: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh (seed, env): first over as many devices as divide the runs, then over what divides each batch's shares.
+
+    >>> dict(make_mesh(runs=3, devices=jax.devices()[:1]).shape)
+    {'seed': 1, 'env': 1}
+    """
     devices = jax.devices() if devices is None else list(devices)
-    count = max(n for n in range(1, len(devices) + 1) if runs % n == 0)
-    return Mesh(np.array(devices[:count]), (SEED_AXIS,))
+    seeds = _largest_divisor(runs, len(devices))
+    sharing = _largest_divisor(shares, len(devices) // seeds)
+    return Mesh(np.array(devices[: seeds * sharing]).reshape(seeds, sharing), (SEED_AXIS, ENV_AXIS))
 
 
-def _spread(f: Any, mesh: Mesh, *in_specs: Any) -> Any:
-    """Run f on each device's share of the runs; no communication."""
-    return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=P(SEED_AXIS), check_vma=False)
+def _largest_divisor(number: int, at_most: int) -> int:
+    return max(n for n in range(1, at_most + 1) if number % n == 0)
+
+
+def _placed(state: TrainState) -> Any:
+    """Where each leaf [R, ...] or [R, N, ...] of a state lies."""
+
+    def place(path: tuple, _: Any) -> P:
+        names = [getattr(key, "name", None) for key in path]
+        per_environment = names[0] == "rollout_state" or names[-1] == "running"
+        return P(SEED_AXIS, ENV_AXIS) if per_environment else P(SEED_AXIS)
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def _spread(f: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:
+    """Run f on each device's share of the runs and environments."""
+    return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _start(trainer: Trainer, mesh: Mesh, algorithm: Algorithm, keys: Array) -> TrainState:
-    return _spread(jax.vmap(trainer.init), mesh, P(SEED_AXIS), P(SEED_AXIS))(algorithm, keys)
+    every = jax.vmap(trainer.init)
+    out = _placed(jax.eval_shape(every, algorithm, keys))
+    return _spread(every, mesh, (P(SEED_AXIS), P(SEED_AXIS)), out)(algorithm, keys)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))
@@ -216,8 +241,8 @@ def _advance(
     def one(algorithm: Algorithm, state: TrainState, total_steps: Array) -> tuple[TrainState, dict[str, Array]]:
         return run_updates(trainer, algorithm, state, total_steps, updates)
 
-    every = jax.vmap(one, in_axes=(0, 0, None))
-    return _spread(every, mesh, P(SEED_AXIS), P(SEED_AXIS), P())(algorithm, state, total_steps)
+    every, placed = jax.vmap(one, in_axes=(0, 0, None)), _placed(state)
+    return _spread(every, mesh, (P(SEED_AXIS), placed, P()), (placed, P(SEED_AXIS)))(algorithm, state, total_steps)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
@@ -233,4 +258,4 @@ def _evaluate(
     def one(params: Params, key: Array) -> Array:
         return evaluate(environment, agent, params, key, episodes=episodes, greedy=greedy)
 
-    return _spread(jax.vmap(one, in_axes=(0, None)), mesh, P(SEED_AXIS), P())(params, key)
+    return _spread(jax.vmap(one, in_axes=(0, None)), mesh, (P(SEED_AXIS), P()), P(SEED_AXIS))(params, key)

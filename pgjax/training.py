@@ -1,5 +1,6 @@
 """Training as a pair of pure functions, and the compiled loops around them. Knows no algorithm by name."""
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from pgjax.dependence import depends_on
 from pgjax.losses import Batch, credit_of, policy_loss, policy_on, target_of, value_loss
 from pgjax.minibatches import over_minibatches
 from pgjax.normalisation import no_reward_scale
+from pgjax.sharing import own_share, total
 from pgjax.statistics import size_of
 from pgjax.steps import PolicyProblem
 from pgjax.types import Agent, Algorithm, Environment, Params, Trainer, TrainState
@@ -47,18 +49,18 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
         params_key, stream_key, key = jax.random.split(key, 3)
         params = agent.init(params_key)
         trained = _trained(algorithm, params)
-        stream_keys = jax.random.split(stream_key, config.num_envs)
+        stream_keys = own_share(jax.random.split(stream_key, config.num_envs))
         memory = agent.memory.initial if agent.memory else ()
         return TrainState(
             params=params,
-            optimizer_state=_optimizer(algorithm).init(trained),
+            optimizer_state=_optimizer(algorithm, trained).init(trained),
             rollout_state=rollout.start_stream(environment, stream_keys, memory)
             if config.rollout == "stream"
             else None,
             key=key,
             update=jnp.int32(0),
             env_steps=jnp.int32(0),
-            reward_scale=no_reward_scale(config.num_envs) if config.normalise_rewards else None,
+            reward_scale=no_reward_scale(len(stream_keys)) if config.normalise_rewards else None,
             previous=None if algorithm.momentum is None else (params, jax.tree.map(jnp.zeros_like, trained)),
         )
 
@@ -91,12 +93,27 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
             rollout_state=batch.rollout_state,
             key=key,
             update=state.update + 1,
-            env_steps=state.env_steps + jnp.sum(batch.signals.mask).astype(jnp.int32),
+            env_steps=state.env_steps + total(jnp.sum(batch.signals.mask)).astype(jnp.int32),
             reward_scale=batch.reward_scale,
             previous=moving.previous,
-        ), batch.statistics.means() | metrics
+        ), total(batch.statistics).means() | metrics
 
-    return Trainer(init, update)
+    return Trainer(init, update, _shares(environment, config))
+
+
+def _shares(environment: Environment, config: Config) -> int:
+    """Among how many devices a batch's environments can be shared, and with profit: see `Trainer.shares`."""
+    alone = config.accumulate > 1 or config.batch_steps or config.diagnostics
+    watched = config.rollout == "episodes" and config.epochs > 1  # the score probe compares single trajectories
+    length = config.num_steps if config.rollout == "stream" else environment.horizon
+    if alone or watched or config.num_envs * length // config.minibatches < WORTH_SHARING:
+        return 1
+    apart = config.minibatches if config.shuffle == "environments" else 1
+    return config.num_envs // math.lcm(apart, config.group_size)
+
+
+WORTH_SHARING = 1 << 12
+"""Steps per gradient step from which on devices that share them gain more than their meeting costs."""
 
 
 class Moving(NamedTuple):
@@ -115,8 +132,11 @@ def _trained(algorithm: Algorithm, params: Params) -> Params:
     return {name: group for name, group in params.items() if name != "statistics"}
 
 
-def _optimizer(algorithm: Algorithm) -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(algorithm.max_grad_norm), algorithm.optimizer())  # type: ignore
+def _optimizer(algorithm: Algorithm, trained: Params) -> optax.GradientTransformation:
+    """Clipping, then the algorithm's own; on all parameters as one vector, in one pass where leaves would take many."""
+    clip = optax.clip_by_global_norm(algorithm.max_grad_norm)  # type: ignore[arg-type]
+    chain = optax.chain(clip, algorithm.optimizer())
+    return optax.flatten(chain) if jax.tree.leaves(trained) else chain
 
 
 def _epoch(
@@ -141,7 +161,7 @@ def _epoch(
             )
             previous = moving.params, gradient
         metrics["gradient_norm"] = optax.tree.norm(gradient)
-        changes, optimizer_state = _optimizer(algorithm).update(gradient, moving.optimizer_state, trained)
+        changes, optimizer_state = _optimizer(algorithm, trained).update(gradient, moving.optimizer_state, trained)
         params = moving.params | dict(optax.apply_updates(trained, changes))  # type: ignore[call-overload]
         new = Moving(params, optimizer_state, previous, moving.stopped)
         if algorithm.target_kl is not None and algorithm.policy_step is None:
@@ -165,7 +185,7 @@ def _with_credit(algorithm: Algorithm, config: Config, batch: Collection, params
 
 def _value_gradient(agent: Agent, algorithm: Algorithm, params: Params, batch: Batch) -> tuple[Params, Metrics]:
     size = size_of(batch.transition.mask)
-    value, gradient = jax.value_and_grad(lambda p: value_loss(agent, algorithm, p, batch, size))(params)
+    value, gradient = total(jax.value_and_grad(lambda p: value_loss(agent, algorithm, p, batch, size))(params))
     return gradient, {"value_loss": value}
 
 
@@ -177,8 +197,8 @@ def _policy_step(
     size = size_of(whole.transition.mask)
 
     def raised(policy: Params) -> tuple[Array, Metrics]:
-        total, metrics = policy_loss(agent, algorithm, config, params | {"policy": policy}, whole, size)
-        return -total, metrics
+        lowered, metrics = policy_loss(agent, algorithm, config, params | {"policy": policy}, whole, size)
+        return -lowered, metrics
 
     gradient, metrics = jax.grad(raised, has_aux=True)(params["policy"])
     problem = PolicyProblem(
@@ -198,7 +218,8 @@ def _watch(
 ) -> Metrics:
     """What reuse has cost, and, where `diagnostics` asks for it, what the probes say."""
     metrics = diagnostics.weight_statistics(agent, config, after, batch.transition, batch.memory)
-    metrics["score_mean"] = diagnostics.score_probe(agent, before, batch.transition, key, batch.memory)
+    if config.rollout == "episodes" or config.diagnostics:
+        metrics["score_mean"] = diagnostics.score_probe(agent, before, batch.transition, key, batch.memory)
     if config.diagnostics:
         metrics |= diagnostics.monitor(agent, algorithm, config, after, batch, key)
     return metrics

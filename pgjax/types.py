@@ -209,7 +209,9 @@ class Trainer(NamedTuple):
     Attributes:
       init: (algorithm, key) -> TrainState.
       update: (algorithm, state) -> (state, metrics), metrics a dict of scalars.
+      shares: among at most so many devices can one batch's environments be shared (any divisor serves).
     """
 
     init: Callable[[Algorithm, Array], TrainState]
     update: Callable[[Algorithm, TrainState], tuple[TrainState, dict[str, Array]]]
+    shares: int = 1

@@ -39,7 +39,7 @@ from pgjax import (
 from pgjax.losses import Batch, policy_loss, value_loss
 from pgjax.minibatches import over_minibatches
 from pgjax.returns import make_signals
-from pgjax.shuffle import random_order
+from pgjax.shuffle import random_parts
 from pgjax.statistics import size_of
 from pgjax.types import Transition
 
@@ -61,34 +61,37 @@ CONTEXTUAL = probes.contextual()
 AGENT = from_networks(CONTEXTUAL, Linear(2), Linear(1), critic="state")
 
 
-def orders(count, keys):
-    return jax.vmap(lambda key: random_order(key, count))(jax.random.split(jax.random.key(count), keys))
+def deals(count, parts, keys):
+    return jax.vmap(lambda key: random_parts(key, count, parts))(jax.random.split(jax.random.key(count), keys))
 
 
-def test_every_number_once():
-    counts = [*range(1, 13), 31, 32, 33, 48, 63, 64, 65, 70, 1000, 1024, 2048]
-    found = jax.jit(lambda: [orders(n, 3) for n in counts])()
-    for count, several in zip(counts, found, strict=True):
-        np.testing.assert_array_equal(np.sort(several, axis=1), np.broadcast_to(np.arange(count), several.shape))
-        assert several.dtype == np.int32
-        if count > 6:  # another key, another order
-            assert len({tuple(order) for order in np.asarray(several)}) == len(several)
+def test_every_number_is_dealt_once():
+    sizes = [(1, 1), (4, 1), (4, 2), (4, 4), (12, 3), (60, 5), (512, 4), (1000, 8)]
+    found = jax.jit(lambda: [deals(*size, 3) for size in sizes])()
+    for (count, parts), several in zip(sizes, found, strict=True):
+        assert several.dtype == np.int32 and several.shape == (3, parts, count // parts)
+        together = np.sort(several.reshape(3, -1), axis=1)
+        np.testing.assert_array_equal(together, np.broadcast_to(np.arange(count), together.shape))
+        if count > 20:  # another key, another deal
+            assert len({x.tobytes() for x in np.asarray(several)}) == len(several)
 
 
-@pytest.mark.parametrize("count", [3, 4, 8, 12, 64])
-def test_every_number_is_as_likely_as_any_other_at_either_end(count):
-    several = np.asarray(jax.jit(lambda: orders(count, 8192))())
-    for place in (0, -1):
-        assert chisquare(np.bincount(several[:, place], minlength=count)).pvalue > 1e-5
+@pytest.mark.parametrize(("count", "parts"), [(6, 2), (12, 3), (64, 4)])
+def test_every_number_is_as_likely_in_one_part_as_in_another(count, parts):
+    several = np.asarray(jax.jit(lambda: deals(count, parts, 8192))())
+    part_of = np.argsort(several.reshape(8192, -1), axis=1) // (count // parts)
+    for number in range(count):
+        assert chisquare(np.bincount(part_of[:, number], minlength=parts)).pvalue > 1e-5
 
 
-@pytest.mark.parametrize("count", [4, 6, 8, 16])
-def test_any_two_numbers_share_a_minibatch_equally_often(count):
-    half = np.zeros((8192, count))
-    np.put_along_axis(half, np.asarray(jax.jit(lambda: orders(count, 8192))())[:, : count // 2], 1.0, axis=1)
-    together = (half.T @ half / 8192)[~np.eye(count, dtype=bool)]
-    expected = (count // 2 - 1) / (2 * (count - 1))
-    np.testing.assert_allclose(together / expected, 1.0, atol=0.15)
+@pytest.mark.parametrize(("count", "parts"), [(8, 2), (12, 3)])
+def test_numbers_of_different_strata_meet_at_random_and_neighbours_never(count, parts):
+    several = np.asarray(jax.jit(lambda: deals(count, parts, 8192))())
+    part_of = np.argsort(several.reshape(8192, -1), axis=1) // (count // parts)
+    together = (part_of[:, :, None] == part_of[:, None, :]).mean(axis=0)
+    same_stratum = np.arange(count)[:, None] // parts == np.arange(count) // parts
+    np.testing.assert_array_equal(together[same_stratum], np.eye(count)[same_stratum])
+    np.testing.assert_allclose(together[~same_stratum], 1 / parts, atol=0.03)
 
 
 def numbered(steps, envs, memory=()):
@@ -159,12 +162,12 @@ def test_a_pass_visits_every_row_once_and_keeps_its_leaves_together(shuffle, cou
 def test_every_pass_has_an_order_of_its_own(monkeypatch):
     seen = []
 
-    def watched(key, count):
-        order = random_order(key, count)
-        jax.debug.callback(lambda x: seen.append(tuple(np.asarray(x))), order)
-        return order
+    def watched(key, count, parts):
+        dealt = random_parts(key, count, parts)
+        jax.debug.callback(lambda x: seen.append(tuple(np.asarray(x).ravel())), dealt)
+        return dealt
 
-    monkeypatch.setattr(minibatches, "random_order", watched)
+    monkeypatch.setattr(minibatches, "random_parts", watched)
     recipe = ppo()
     config = replace(recipe.config, num_envs=4, num_steps=8, epochs=3, minibatches=2)
     train(make_trainer(CONTEXTUAL, AGENT, config), recipe.algorithm, jax.random.key(0), 2)

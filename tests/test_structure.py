@@ -7,8 +7,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "pgjax"
 ORDER = [  # a module may import only from lines above its own
-    {"types", "recurrence", "dependence"},
-    {"config", "statistics", "shuffle", "runtime", "hyperparameters", "schedules", "importance"},
+    {"types", "recurrence", "dependence", "sharing"},
+    {"statistics"},
+    {"config", "shuffle", "runtime", "hyperparameters", "schedules", "importance"},
     {"returns", "advantages", "surrogates", "distributions", "environments"},
     {"baselines", "estimators", "value_estimates"},
     {"agents", "rollout", "normalisation", "steps"},

@@ -27,14 +27,19 @@ from pgjax import (
     importance_sampling,
     make_agent,
     make_trainer,
+    normalise_observations,
+    ppo,
     reinforce,
     run_updates,
     standardised,
     sweep,
     sweeps,
     train,
+    training,
+    vtrace_actor_critic,
     with_hyperparameters,
 )
+from pgjax.algorithms import rloo, storm
 from pgjax.schedules import linear_decay
 
 METHODS = [
@@ -227,17 +232,18 @@ def test_accumulation_equals_the_full_batch(name, baseline, mean):
 
 
 def test_accumulation_needs_less_memory():
-    environment = environments.make("CartPole-v1")
+    """Observations are never held together; what stays of each step is its signals, a few numbers."""
+    environment = environments.make("Catch-bsuite")
     recipe = reinforce()
     agent = make_agent(environment)
     bytes_needed = []
     for accumulate in (1, 16):
-        config = replace(recipe.config, num_envs=256, accumulate=accumulate)
+        config = replace(recipe.config, num_envs=8192, accumulate=accumulate)
         trainer = make_trainer(environment, agent, config)
         state = jax.eval_shape(trainer.init, recipe.algorithm, jax.random.key(0))
         compiled = jax.jit(trainer.update).lower(recipe.algorithm, state).compile()
         bytes_needed.append(compiled.memory_analysis().temp_size_in_bytes)
-    assert bytes_needed[1] < bytes_needed[0] / 8
+    assert bytes_needed[1] < bytes_needed[0] / 4
 
 
 def test_memory_does_not_grow_with_the_number_of_updates():
@@ -300,8 +306,53 @@ def test_spreading_over_devices_changes_nothing():
     chex.assert_trees_all_close(one.state.params, two.state.params, atol=1e-6)
 
 
-def test_three_seeds_on_two_devices_use_one():
-    assert sweeps.seed_mesh(3).size == 1 and sweeps.seed_mesh(4).size == 2
+def test_devices_go_to_runs_first_and_share_batches_where_some_are_left():
+    shapes = [sweeps.make_mesh(runs, shares).devices.shape for runs, shares in ((4, 8), (3, 1), (3, 8), (1, 3))]
+    assert shapes == [(2, 1), (1, 1), (1, 2), (1, 1)]
+
+
+SHARED = {
+    "ppo": lambda: ppo(standardise=True),
+    "ppo by environments": lambda: ppo(),
+    "vtrace": lambda: vtrace_actor_critic(),
+    "storm": lambda: storm(),
+    "rloo": lambda: rloo(),
+    **{b: lambda b=b: reinforce(baseline=b) for b in ("leave_one_out", "time_step", "state_value")},
+    "self-normalised": lambda: importance_sampling("weighted_per_decision_is", epochs=1),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_devices_that_share_a_batch_do_what_one_does(name, monkeypatch):
+    """Only the order of summation differs."""
+    monkeypatch.setattr(training, "WORTH_SHARING", 1)
+    environment = environments.make("Catch-bsuite")
+    algorithm, config = SHARED[name]()
+    streaming = {"num_steps": 12, "normalise_rewards": True} if config.rollout == "stream" else {}
+    config = replace(config, num_envs=8, epochs=min(config.epochs, 2), **streaming)
+    if name.startswith("ppo"):
+        config = replace(config, minibatches=2, shuffle="environments" if "environments" in name else "steps")
+    agent = normalise_observations(make_agent(environment, hidden=(8,), critic=config.critic), environment)
+    trainer = make_trainer(environment, agent, config)
+    one, two = (
+        sweeps.advance(trainer, sweeps.start(trainer, algorithm, devices=jax.devices()[:n]), 1 << 30, 3)
+        for n in (1, 2)
+    )
+    assert one[0].mesh.shape["env"] == 1 and two[0].mesh.shape["env"] == 2
+    floats = [jax.tree.map(lambda x: x if x.dtype == jnp.float32 else None, r[0].state) for r in (one, two)]
+    chex.assert_trees_all_close(*floats, atol=2e-5, rtol=1e-4)
+    assert set(one[1]) == set(two[1])
+    for metric in one[1]:
+        np.testing.assert_allclose(one[1][metric], two[1][metric], rtol=1e-3, atol=1e-5, err_msg=metric)
+
+
+def test_runs_on_devices_of_their_own_do_not_communicate():
+    environment = environments.make("Catch-bsuite")
+    _, algorithm, trainer = setup(environment)
+    runs = sweeps.start(trainer, algorithm, seeds=4)
+    program = sweeps._advance.lower(trainer, 2, runs.mesh, runs.algorithm, runs.state, jnp.int32(9)).compile().as_text()
+    assert runs.mesh.size == 2
+    assert not any(word in program for word in ("all-reduce", "all-gather", "collective-permute", "all-to-all"))
 
 
 def test_one_policy_is_taken_out_and_used():
