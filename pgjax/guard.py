@@ -79,7 +79,7 @@ def guard(
 
 
 def is_finite(tree: Any) -> Array:
-    """Whether no number in a pytree is NaN or ±inf, a scalar; whole numbers and keys never are.
+    """Whether no number in a pytree is NaN or ±inf, a scalar; whole numbers and keys cannot be.
 
     >>> bool(is_finite({"a": jnp.ones(3), "b": jnp.array([1, 2])})), bool(is_finite([jnp.inf]))
     (True, False)
@@ -132,8 +132,9 @@ def _keep(old: TrainState, new: TrainState, ok: Array, goes_on: Array | None) ->
 
     scale = new.reward_scale
     if scale is not None:
-        # The return so far belongs to the episode in flight, not to what was learned.
-        running = scale.running if goes_on is None else jnp.where(goes_on, scale.running, 0.0)
+        # The return so far is the episode's in flight, not learned. 0 · inf leaks over an episode's end as NaN.
+        fine = jnp.isfinite(scale.running) & (True if goes_on is None else goes_on)
+        running = jnp.where(fine, scale.running, 0.0)
         scale = scale._replace(moments=kept(scale.moments, old.reward_scale.moments), running=running)
     return new._replace(
         params=kept(new.params, old.params),
