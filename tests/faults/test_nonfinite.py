@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from faulty import ENVS, KINDS, NEVER, VALUES, Fault, all_finite, faulty, learner, walk
 
-from pgjax import ALGORITHMS
-from pgjax.guard import NONFINITE
+from pgjax import ALGORITHMS, rollout
+from pgjax.guard import NONFINITE, restart_broken
 
 HORIZON, STEPS, UPDATES = 20, 5, 6
 
@@ -166,3 +166,31 @@ def test_dropped_updates_are_counted_in_a_row():
     chex.assert_trees_all_equal(learned(start), before, third)
     chex.assert_trees_all_equal(fourth, last)
     assert not np.array_equal(*(jax.tree.leaves(x[0]["policy"])[0] for x in (third, fourth)))
+
+
+def test_only_environments_that_broke_start_again():
+    environment = walk(HORIZON)
+
+    def reset(key):
+        observation, state = environment.reset(key)
+        return observation, (state, jnp.float32(jnp.inf))  # "none yet", as some environments write it
+
+    @jax.jit
+    def mended():
+        marked = environment._replace(reset=reset)
+        memory = jnp.zeros(3)
+        stream = rollout.start_stream(marked, jax.random.split(jax.random.key(0), 4), memory)
+        stream = stream._replace(
+            state=((stream.state[0][0].at[1].set(jnp.nan), stream.state[0][1]), stream.state[1]),
+            observation=stream.observation.at[2, 1].set(-jnp.inf),
+            memory=stream.memory.at[3, 0].set(jnp.nan),
+            episode_length=jnp.full(4, 7.0),
+        )
+        return stream, *restart_broken(marked, stream, jax.random.key(1), memory)
+
+    before, after, goes_on, states = mended()
+    assert goes_on.tolist() == [True, False, False, False] and not states
+    chex.assert_trees_all_equal(*(jax.tree.map(lambda x: x[0], s) for s in (before, after)))
+    assert after.episode_length.tolist() == [7.0, 0.0, 0.0, 0.0]
+    assert all_finite((after.state[0], after.observation, after.memory)).all()
+    assert (after.observation[1:, 0] != before.observation[1:, 0]).all()
