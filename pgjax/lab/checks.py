@@ -29,7 +29,8 @@ def check_fields(settings: Any) -> None:
     """
     hints = get_type_hints(type(settings))
     for field in fields(settings):
-        value, kinds = getattr(settings, field.name), _alternatives(hints[field.name])
+        value: Any = getattr(settings, field.name)
+        kinds = _alternatives(hints[field.name])
         if value is None and NoneType in kinds:
             continue
         kind = next(k for k in kinds if k is not NoneType)
