@@ -29,22 +29,23 @@ def check_fields(settings: Any) -> None:
     """
     hints = get_type_hints(type(settings))
     for field in fields(settings):
-        value: Any = getattr(settings, field.name)
         kinds = _alternatives(hints[field.name])
-        if value is None and NoneType in kinds:
-            continue
-        kind = next(k for k in kinds if k is not NoneType)
-        reason = _why_not(kind, value)
-        if reason:
-            raise SettingError(field.name, value, reason)
-        if kind is float:
-            check_number(field.name, value)
+        if NoneType not in kinds or getattr(settings, field.name) is not None:
+            _check(field.name, next(kind for kind in kinds if kind is not NoneType), getattr(settings, field.name))
 
 
 def check_size(name: str, value: int, steps_per_update: int) -> None:
     """Refuse a number of steps that, with one update more, a counter of 32 bits cannot hold."""
     if value + steps_per_update > LARGEST:
         raise SettingError(name, value, f"and one update of {steps_per_update} steps are more than {LARGEST}")
+
+
+def _check(name: str, kind: Any, value: Any) -> None:
+    reason = _why_not(kind, value)
+    if reason:
+        raise SettingError(name, value, reason)
+    if kind is float:
+        check_number(name, value)
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
