@@ -50,9 +50,9 @@ def _check_policy_step(agent: Agent, config: Config) -> None:
 def _example(environment: Environment, agent: Agent, config: Config) -> Signals:
     """Signals of the right shape, with nothing in them."""
     steps = config.num_steps if config.rollout == "stream" else environment.horizon
-    zeros = jnp.zeros((steps, config.num_envs))
 
-    def make() -> Signals:
+    def make() -> Signals:  # never computed: a batch too large for memory must not fail here
+        zeros = jnp.zeros((steps, config.num_envs))
         actions = getattr(environment.action_space, "n", 1)
         q = jnp.zeros((*zeros.shape, actions)) if agent.action_value is not None else None
         group = jnp.zeros(config.num_envs, int) if config.group_size > 1 else None

@@ -72,16 +72,29 @@ def check_hyperparameters(algorithm: Algorithm) -> None:
       SettingError: naming the hyperparameter and its value.
     """
     for name, values in hyperparameters(algorithm).items():
-        low, high = _RANGES.get(name.split(".")[-1], (-math.inf, math.inf))
         for value in np.ravel(np.asarray(values, np.float64)).tolist():
-            if math.isnan(value) or (math.isinf(value) and name not in _MAY_BE_INFINITE):
-                raise SettingError(name, value, "must be a finite number")
-            if name in _POSITIVE and value <= 0:
-                raise SettingError(name, value, "must be greater than 0")
-            if not low <= value <= high:
-                raise SettingError(
-                    name, value, f"must be at least {low:g}" if high == math.inf else "must lie in [0, 1]"
-                )
+            check_number(name, value)
+
+
+def check_number(name: str, value: float) -> None:
+    """Refuse a number out of the range of what it is; of one without a range, NaN and ±inf.
+
+    Raises:
+      SettingError: naming it and its value.
+
+    >>> check_number("clip", float("inf"))
+    >>> check_number("discount", 1.5)
+    Traceback (most recent call last):
+    pgjax.types.SettingError: discount: 1.5 must lie in [0, 1]
+    """
+    short = name.split(".")[-1]
+    low, high = _RANGES.get(short, (-math.inf, math.inf))
+    if math.isnan(value) or (math.isinf(value) and short not in _MAY_BE_INFINITE):
+        raise SettingError(name, value, "must be a finite number")
+    if short in _POSITIVE and value <= 0:
+        raise SettingError(name, value, "must be greater than 0")
+    if not low <= value <= high:
+        raise SettingError(name, value, f"must be at least {low:g}" if high == math.inf else "must lie in [0, 1]")
 
 
 def _named_leaves(algorithm: Algorithm) -> tuple[list[list[str]], list[ArrayLike]]:

@@ -14,6 +14,7 @@ from pgjax.collection import Collection, Metrics, collect
 from pgjax.compatibility import check
 from pgjax.config import Config
 from pgjax.dependence import depends_on
+from pgjax.guard import guard
 from pgjax.losses import Batch, credit_of, policy_loss, policy_on, target_of, value_loss
 from pgjax.minibatches import over_minibatches
 from pgjax.normalisation import no_reward_scale
@@ -28,8 +29,9 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
 
     One update collects a batch with the current policy, computes credit over the whole of it, and moves the
     parameters: `epochs` passes of `minibatches` gradient steps each; or one `policy_step`, and the passes for the
-    critic. Credit that carries ratios is computed anew for each pass. Hyperparameters arrive with the `algorithm`
-    argument, never by closure.
+    critic. Credit that carries ratios is computed anew for each pass. An update that is not finite is dropped whole
+    (`pgjax.guard`): metrics `skipped` and `nonfinite` say so. Hyperparameters arrive with the `algorithm` argument,
+    never by closure.
 
     Raises:
       SettingError: where config, agent and, from `init` and `update`, algorithm contradict each other.
@@ -60,6 +62,8 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
             key=key,
             update=jnp.int32(0),
             env_steps=jnp.int32(0),
+            skipped=jnp.int32(0),
+            skipped_in_a_row=jnp.int32(0),
             reward_scale=no_reward_scale(len(stream_keys)) if config.normalise_rewards else None,
             previous=None if algorithm.momentum is None else (params, jax.tree.map(jnp.zeros_like, trained)),
         )
@@ -87,7 +91,7 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
         params = moving.params
         if agent.observe is not None:
             params = params | {"statistics": batch.observed["statistics"]}
-        return TrainState(
+        new = state._replace(
             params=params,
             optimizer_state=moving.optimizer_state,
             rollout_state=batch.rollout_state,
@@ -96,7 +100,9 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
             env_steps=state.env_steps + total(jnp.sum(batch.signals.mask)).astype(jnp.int32),
             reward_scale=batch.reward_scale,
             previous=moving.previous,
-        ), total(batch.statistics).means() | metrics
+        )
+        new, guarded = guard(environment, agent, state, new, batch, metrics, jax.random.fold_in(rollout_key, 3))
+        return new, total(batch.statistics).means() | metrics | guarded
 
     return Trainer(init, update, _shares(environment, config))
 
@@ -155,7 +161,7 @@ def _epoch(
         if algorithm.momentum is not None:
             old_params, old_gradient = moving.previous
             again = batch.gradient(old_params, _with_credit(algorithm, config, batch, old_params))[0]
-            alpha = jnp.where(start.update > 0, algorithm.momentum, 1.0)
+            alpha = jnp.where(start.update > start.skipped, algorithm.momentum, 1.0)  # nothing before the first
             gradient = jax.tree.map(
                 lambda g, before, same: g + (1 - alpha) * (before - same), gradient, old_gradient, dict(again)
             )

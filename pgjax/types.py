@@ -199,6 +199,8 @@ class TrainState(NamedTuple):
     key: Array
     update: Array  # updates done
     env_steps: Array  # environment steps taken (padding not counted)
+    skipped: Array  # updates dropped because they were not finite (`pgjax.guard`)
+    skipped_in_a_row: Array  # of these, the last ones with none in between that was
     reward_scale: Any = None  # statistics of the discounted return, with `normalise_rewards`
     previous: Any = None  # (params, gradient) of the update before, with `momentum`
 

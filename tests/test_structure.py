@@ -17,6 +17,7 @@ ORDER = [  # a module may import only from lines above its own
     {"losses", "evaluation"},
     {"gradients", "oracle", "diagnostics", "minibatches", "compatibility"},
     {"collection"},
+    {"guard"},
     {"actor_critics", "training"},
     {"algorithms"},
     {"sweeps"},

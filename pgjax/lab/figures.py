@@ -22,7 +22,7 @@ def curve(
     were stopped before it then keep their last value. Updates in which no episode ended are passed over.
     """
     active, steps, returns = metrics["active"], metrics["env_steps"], metrics[name]
-    known = active & ~np.isnan(returns)
+    known = active & np.isfinite(returns)
     rows = [r for r in range(len(known)) if known[r].any()]
     if not rows:
         return np.zeros(0), np.zeros((0, 0))
@@ -49,6 +49,9 @@ def learning_curves(curves: Mapping[str, Mapping[str, np.ndarray]], *, title: st
     finish(axes, title)
     seeds = len(next(iter(curves.values()))["update"])
     band = "lowest to highest seed" if spread == "range" else "middle half of the seeds"
+    if not axes.get_lines():
+        axes.text(0.5, 0.5, "no episode has ended", ha="center", transform=axes.transAxes)
+        return figure
     axes.legend(title=f"mean of {seeds} seeds; band: {band}", fontsize=9, title_fontsize=8, loc="best", frameon=False)
     return figure
 

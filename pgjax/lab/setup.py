@@ -15,6 +15,7 @@ from pgjax.baselines import standardised
 from pgjax.compatibility import check
 from pgjax.config import Config, Recipe
 from pgjax.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
+from pgjax.lab.checks import check_fields, check_size
 from pgjax.networks import make_agent
 from pgjax.normalisation import normalise_observations
 from pgjax.schedules import entropy_decay, linear_decay
@@ -149,6 +150,7 @@ def build(settings: Settings) -> Setup:
     Traceback (most recent call last):
     pgjax.types.SettingError: discount: 1.5 must lie in [0, 1]
     """
+    check_fields(settings)
     for name in ("seeds", "total_steps", "eval_episodes"):
         if getattr(settings, name) < 1:
             raise SettingError(name, getattr(settings, name), "must be at least 1")
@@ -174,6 +176,8 @@ def build(settings: Settings) -> Setup:
     if settings.normalise_observations:
         agent = normalise_observations(agent, environment)
     check(environment, agent, recipe.config, recipe.algorithm)
+    steps = recipe.config.num_steps if recipe.config.rollout == "stream" else environment.horizon
+    check_size("total_steps", settings.total_steps, recipe.config.num_envs * steps)
     return Setup(environment, agent, recipe.algorithm, make_trainer(environment, agent, recipe.config))
 
 

@@ -1,0 +1,71 @@
+"""Whether settings are of the kind their fields say, whoever wrote them: a command line, a file, a notebook."""
+
+from dataclasses import fields
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pgjax.hyperparameters import check_number
+from pgjax.types import SettingError
+
+LARGEST = 2**31 - 1
+"""Counters of steps are 32-bit numbers."""
+
+
+def check_fields(settings: Any) -> None:
+    """Refuse, in a dataclass, values of another type than the field's, and numbers out of range.
+
+    Raises:
+      SettingError: naming the first such field, its value and what it must be.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Two:
+    ...     seeds: int = 1
+    ...     discount: float | None = None
+    >>> check_fields(Two(seeds=2, discount=0.5))
+    >>> check_fields(Two(seeds=2.5))
+    Traceback (most recent call last):
+    pgjax.types.SettingError: seeds: 2.5 must be a whole number
+    """
+    hints = get_type_hints(type(settings))
+    for field in fields(settings):
+        kinds = _alternatives(hints[field.name])
+        if NoneType not in kinds or getattr(settings, field.name) is not None:
+            _check(field.name, next(kind for kind in kinds if kind is not NoneType), getattr(settings, field.name))
+
+
+def check_size(name: str, value: int, steps_per_update: int) -> None:
+    """Refuse a number of steps that, with one update more, a counter of 32 bits cannot hold."""
+    if value + steps_per_update > LARGEST:
+        raise SettingError(name, value, f"and one update of {steps_per_update} steps are more than {LARGEST}")
+
+
+def _check(name: str, kind: Any, value: Any) -> None:
+    reason = _why_not(kind, value)
+    if reason:
+        raise SettingError(name, value, reason)
+    if kind is float:
+        check_number(name, value)
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _why_not(kind: Any, value: Any) -> str:
+    """What a value must be to be of a kind; empty if it is."""
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        return "" if value in choices else f"is none of {', '.join(choices)}"
+    if get_origin(kind) is tuple:
+        each = get_args(kind)[0]
+        fits = isinstance(value, (tuple, list)) and not any(_why_not(each, x) for x in value)
+        return "" if fits else "must be a list of whole numbers"
+    if kind is int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            return "must be a whole number"
+        return "" if abs(value) <= LARGEST else f"must be at most {LARGEST}"
+    if kind is float:
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return "" if fits else "must be a number"
+    return "" if isinstance(value, kind) else {str: "must be text", bool: "must be true or false"}[kind]
