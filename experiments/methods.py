@@ -1,7 +1,11 @@
 """Which method wins where? REINFORCE, A2C, PPO, natural gradient, TRPO and V-trace on four environments, five seeds.
 
-Every method with its own defaults; an environment decides the discount, the scaling and the number of steps. About
-fifteen minutes on two CPU cores.
+Every method with its own defaults, chosen on CartPole; an environment decides the discount, the scaling and the number
+of steps. Nothing is tuned per environment, and learning rates stay constant. About fifteen minutes on two CPU cores.
+
+Expect natural gradient and TRPO to be the only ones at the top everywhere, at the price of a slower start on Catch and
+Acrobot; PPO to learn Acrobot and Pendulum in the fewest steps, and to leave one seed of five behind on Catch; A2C not
+to stay at 500 on CartPole; REINFORCE, A2C and V-trace to get nowhere on Pendulum in these steps (random: −1224).
 """
 
 from dataclasses import dataclass, replace

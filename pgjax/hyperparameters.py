@@ -48,7 +48,7 @@ def hyperparameters(algorithm: Algorithm) -> dict[str, ArrayLike]:
 
 
 def with_hyperparameters(algorithm: Algorithm, values: Mapping[str, ArrayLike]) -> Algorithm:
-    """Replace numbers by name.
+    """Replace numbers by name; a short name shared by several places (λ of GAE and of its value target) sets them all.
 
     Raises:
       SettingError: for a name the algorithm does not have, with those it has.
@@ -57,11 +57,11 @@ def with_hyperparameters(algorithm: Algorithm, values: Mapping[str, ArrayLike]) 
     >>> hyperparameters(with_hyperparameters(reinforce().algorithm, {"discount": 0.9}))["discount"]
     0.9
     """
-    now = hyperparameters(algorithm)
+    now, short = hyperparameters(algorithm), [path[-1] for path in _named_leaves(algorithm)[0]]
     for name, value in values.items():
-        if name not in now:
-            raise SettingError(name, value, f"is no hyperparameter here; there are {', '.join(sorted(now))}")
-    leaves = list((now | dict(values)).values())
+        if name not in now and name not in short:
+            raise SettingError(name, value, f"is no hyperparameter here; there are {', '.join(sorted({*now, *short}))}")
+    leaves = [values.get(full, values.get(last, x)) for (full, x), last in zip(now.items(), short, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(algorithm), leaves)
 
 

@@ -26,7 +26,7 @@ class SettingError(ValueError):
 
     def __init__(self, field: str, value: object, reason: str):
         """Join field, value and reason into the one line a person reads."""
-        super().__init__(f"{field}: {value!r} {reason}")
+        super().__init__(f"{field}: {' '.join(repr(value).split())} {reason}")
 
 
 class Transition(NamedTuple):

@@ -72,6 +72,40 @@ def conjunction():
     return delayed()._replace(name="conjunction", step=step)
 
 
+FIVE = jnp.stack([jnp.append(jax.nn.one_hot(kind, 5), sign) for kind in range(5) for sign in (-1.0, 1.0)])
+"""The ten first observations of `five`: each kind with a negative and with a positive sign, [10, 6]."""
+FIVE_ACTIONS = jnp.array([0, 1, 1, 1, 0, 1])
+"""The right actions from the third kind on, where actions matter."""
+
+
+def five(continuous=False):
+    """Five problems in one, the first observation says which and shows a sign.
+
+    A constant reward; the sign as reward; a reward after the second step for naming the sign at the first; a reward for
+    one action; a reward for naming the sign at once. Continuous: minus the squared distance to ½ or to half the sign.
+    Jones 2021, https://andyljones.com/posts/rl-debugging.html
+    """
+
+    def reset(key):
+        kind_key, sign_key = jax.random.split(key)
+        kind = jax.random.randint(kind_key, (), 0, 5)
+        sign = jnp.where(jax.random.bernoulli(sign_key), 1.0, -1.0)
+        return jnp.append(jax.nn.one_hot(kind, 5), sign), (kind, sign, jnp.int32(0), jnp.float32(0.0))
+
+    def step(key, state, action):
+        kind, sign, t, earned = state
+        if continuous:
+            fixed, named = -jnp.sum((action - 0.5) ** 2), -jnp.sum((action - 0.5 * sign) ** 2)
+        else:
+            fixed, named = jnp.float32(action == 1), jnp.float32(action == (sign > 0))
+        earned = jnp.where(t == 0, named, earned)
+        reward = jnp.stack([1.0, sign, jnp.where(t == 1, earned, 0.0), fixed, named])[kind]
+        return jnp.zeros(6), (kind, sign, t + 1, earned), reward, (kind != 2) | (t == 1), jnp.bool_(False)
+
+    space = Box((-1.0,), (1.0,), (1,)) if continuous else Discrete(2)
+    return Environment("five", reset, step, jax.ShapeDtypeStruct((6,), jnp.float32), None, space, 2)
+
+
 def _one_step(name, space, reward):
     def reset(key):
         observation = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)[None]

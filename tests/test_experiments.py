@@ -2,12 +2,15 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from pgjax import SettingError
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SCRIPTS = sorted(p.stem for p in EXPERIMENTS.glob("*.py") if p.stem not in ("train", "exact_table"))
@@ -37,34 +40,51 @@ def test_exact_table_reads_a_problem_and_writes_all_numbers(tmp_path):
             np.testing.assert_allclose(result["estimators"][name][key], value, atol=1e-8, err_msg=f"{name}, {key}")
 
 
+GOOD = {
+    "initial": [0.5, 0.5],
+    "transition": [[[0.5, 0.3]] * 2] * 2,
+    "reward": [[1.0, 0.0]] * 2,
+    "horizon": 3,
+    "discount": 1.0,
+    "behaviour_logits": [[0.0, 0.0]] * 2,
+    "target_logits": [[0.0, 1.0]] * 2,
+}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"transition": [[[0.6, 0.6]] * 2] * 2}, r"transition\[0, 0\]: 1.2 is the row's sum"),
         ({"transition": [[[0.6, -0.1]] * 2] * 2}, r"transition\[0, 0, 1\]: -0.1 is a negative"),
+        ({"transition": [[[0.6, 0.1]], [[0.6]]]}, "transition: 'list' is no table of numbers"),
         ({"reward": [[1.0, 0.0]]}, "reward: "),
+        ({"reward": [[1.0, "many"]] * 2}, "reward: 'list' is no table of numbers"),
         ({"initial": [0.6, 0.5]}, "initial: 1.1"),
         ({"horizon": 30}, r"horizon: 30 means about \d.\de\+\d+ trajectories"),
+        ({"horizon": 1_000_000}, r"horizon: 1000000 means more than 1e\+300 trajectories"),
         ({"horizon": 0}, "horizon: 0"),
+        ({"horizon": 2.5}, "horizon: 2.5"),
+        ({"horizon": None}, "horizon: None"),
         ({"discount": 1.5}, "discount: 1.5"),
+        ({"discount": None}, "discount: None"),
+        ({"discount": float("nan")}, "discount: nan"),
         ({"target_logits": [[0.0, 0.0]]}, "target_logits: "),
         ({"behaviour_logits": [[0.0, float("nan")]] * 2}, "behaviour_logits: nan"),
     ],
 )
 def test_bad_problems_are_refused_in_one_line(tmp_path, change, message):
-    good = {
-        "initial": [0.5, 0.5],
-        "transition": [[[0.5, 0.3]] * 2] * 2,
-        "reward": [[1.0, 0.0]] * 2,
-        "horizon": 3,
-        "discount": 1.0,
-        "behaviour_logits": [[0.0, 0.0]] * 2,
-        "target_logits": [[0.0, 1.0]] * 2,
-    }
-    (tmp_path / "mdp.json").write_text(json.dumps(good | change))
+    script = runpy.run_path(str(EXPERIMENTS / "exact_table.py"))
+    (tmp_path / "mdp.json").write_text(json.dumps(GOOD | change))
+    with pytest.raises(SettingError, match=f"^{message}") as error:
+        script["main"](script["Options"](mdp=tmp_path / "mdp.json"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_refusal_is_all_that_a_person_sees(tmp_path):
+    (tmp_path / "mdp.json").write_text(json.dumps(GOOD | {"horizon": 0}))
     done = run_exact_table(tmp_path, "--mdp", "mdp.json")
-    assert done.returncode == 2
-    assert re.match(f"error: {message}", done.stderr) and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and done.stdout == ""
+    assert re.fullmatch("error: horizon: 0 .*\n", done.stderr)
 
 
 def run_exact_table(folder, *arguments):

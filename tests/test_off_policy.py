@@ -14,6 +14,7 @@ from pgjax import (
     all_action,
     baselined,
     baselines,
+    clipped_ratio,
     doubly_robust,
     importance,
     make_signals,
@@ -27,6 +28,7 @@ from pgjax import (
     stopped_prefix,
     total_return,
     trajectory_weight,
+    vtrace,
     weighted_per_decision,
     weighted_trajectory,
 )
@@ -153,6 +155,10 @@ def surrogate_value(mdp, theta, behaviour):
 
 
 def test_the_value_gap_is_quadratic_and_below_its_bound():
+    """On one problem and direction, chosen: elsewhere the third order shows before 0.03, and the line bends.
+
+    `test_bounds.py` has all problems, at distances up to 0.003.
+    """
     mdp = MDPS["fixed_length"]
     theta, direction = policies(mdp, 1.0)
     direction /= jnp.linalg.norm(direction)
@@ -205,9 +211,8 @@ def test_fisher_is_the_expected_outer_product_of_scores(mdp):
 
 
 @pytest.mark.parametrize("name", ["trajectory", "per decision, stopped past"])
-def test_a_pool_of_behaviour_policies_is_one_behaviour_policy(name):
+def test_a_pool_of_behaviour_policies_is_one_behaviour_policy(mdp, name):
     """Balance heuristic: half of the trajectories from each of two policies, weights p_θ / (½ p_1 + ½ p_2)."""
-    mdp = MDPS["variable_length"]
     theta, first = policies(mdp, 1.0)
     second = -first
     trajectories, agent = oracle.enumerate_trajectories(mdp), oracle.mdp_agent(log_policy)
@@ -327,18 +332,24 @@ def test_truncated_weights_are_biased_and_have_less_variance():
         assert np.linalg.norm(cut.mean - exact(mdp, theta)) > 1e-3 and cut.variance < whole.variance
 
 
-def test_the_second_update_on_the_same_batch_is_biased():
-    """θ that has seen the batch: after a step along the batch's own gradient, no form is unbiased."""
+@pytest.mark.parametrize("name", ["trajectory", "per decision, stopped past", "first order"])
+def test_the_second_update_on_the_same_batch_is_biased(name):
+    """θ that has seen the batch: after a step along the batch's own gradient, no form is unbiased.
+
+    Over every trajectory as a batch of one. On another trajectory, drawn independently, the exact forms still are.
+    """
     mdp = MDPS["one_state"]
     _, behaviour = policies(mdp, 0.5)
-    sampling, estimator = off_policy(mdp, behaviour), EXACT["per decision, stopped past"]
+    sampling, estimator = off_policy(mdp, behaviour), (EXACT | BIASED)[name]
     chance, first = oracle.trajectory_estimates(mdp, estimator, log_policy, behaviour, sampling)
-    bias = 0.0
-    for n in np.argsort(-np.asarray(chance))[:6]:  # the likeliest trajectories
+    same, another = [], []
+    for n in range(len(chance)):
         moved = behaviour + 0.5 * first[n].reshape(behaviour.shape)
-        own = oracle.trajectory_estimates(mdp, estimator, log_policy, moved, sampling)[1][n]
-        bias += chance[n] * (own - exact(mdp, moved))
-    assert np.linalg.norm(bias) > 1e-2
+        second = oracle.trajectory_estimates(mdp, estimator, log_policy, moved, sampling)[1]
+        same.append(second[n] - exact(mdp, moved))
+        another.append(chance @ second - exact(mdp, moved))
+    assert np.linalg.norm(chance @ np.array(same)) > 1e-2
+    assert (np.abs(chance @ np.array(another)).max() < 1e-12) == (name in EXACT)
 
 
 ALL = (
@@ -349,6 +360,8 @@ ALL = (
         "weighted trajectory": product(weighted_trajectory, score),
         "weighted per decision": product(weighted_per_decision, score),
         "doubly robust": doubly_robust(),
+        "clip": product(reward_to_go, clipped_ratio),
+        "V-trace": product(vtrace, score),
     }
 )
 
@@ -370,6 +383,8 @@ def test_finite_with_extreme_behaviour_policies(name, logit):
                 reward,
                 terminated=jnp.arange(T)[:, None] == T - 1,
                 log_ratio=jax.lax.stop_gradient(x),
+                value=jnp.ones((T, N)),
+                next_value=jnp.ones((T, N)),
                 action_value=jnp.ones((T, N, 2)),
                 action=action,
             )

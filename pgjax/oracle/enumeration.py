@@ -46,7 +46,8 @@ def enumerate_trajectories(mdp: MDP, max_trajectories: int = 2_000_000) -> Traje
     """
     count = count_trajectories(mdp)
     if count > max_trajectories:
-        raise SettingError("horizon", mdp.horizon, f"means about {count:.1e} trajectories; at most {max_trajectories}")
+        many = f"about {count:.1e}" if np.isfinite(count) else "more than 1e+300"
+        raise SettingError("horizon", mdp.horizon, f"means {many} trajectories; at most {max_trajectories}")
     starts = np.flatnonzero(mdp.initial)
     states, actions = starts[None], np.zeros((0, len(starts)), int)  # open: s_0..s_t, a_0..a_{t-1}
     weight, closed = mdp.initial[starts], []
@@ -75,13 +76,15 @@ def enumerate_trajectories(mdp: MDP, max_trajectories: int = 2_000_000) -> Traje
 
 
 def count_trajectories(mdp: MDP) -> float:
-    """How many trajectories `enumerate_trajectories` would list."""
+    """How many trajectories `enumerate_trajectories` would list; infinity beyond 1e300."""
     following = (mdp.transition > 0).astype(float)
     ends = (1.0 - mdp.transition.sum(-1) > 1e-15).astype(float)
     ways, total = (mdp.initial > 0).astype(float), 0.0
     for _ in range(mdp.horizon - 1):
         total += float(np.einsum("s,sa->", ways, ends))
         ways = np.einsum("s,sax->x", ways, following)
+        if ways.sum() > 1e300:
+            return float("inf")
     return total + float(ways.sum()) * mdp.reward.shape[1]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import NamedTuple
 
 import jax
@@ -56,7 +57,7 @@ def make_mdp(initial: ArrayLike, transition: ArrayLike, reward: ArrayLike, horiz
     >>> make_mdp([1.0], [[[0.5]]], [[1.0]], horizon=3).horizon
     3
     """
-    d0, P, r = (np.asarray(x, np.float64) for x in (initial, transition, reward))
+    d0, P, r = _numbers("initial", initial), _numbers("transition", transition), _numbers("reward", reward)
     for name, table, rank in (("initial", d0, 1), ("transition", P, 3), ("reward", r, 2)):
         if table.ndim != rank:
             raise SettingError(name, table.shape, f"is its shape; it must have {rank} axes")
@@ -76,9 +77,9 @@ def make_mdp(initial: ArrayLike, transition: ArrayLike, reward: ArrayLike, horiz
         raise SettingError(f"transition{where}", float(P.sum(-1)[*where]), "is the row's sum; at most 1 is possible")
     if abs(d0.sum() - 1) > 1e-9:
         raise SettingError("initial", float(d0.sum()), "is its sum; it must be 1")
-    if int(horizon) != horizon or horizon < 1:
+    if not isinstance(horizon, Real) or horizon < 1 or horizon % 1:
         raise SettingError("horizon", horizon, "must be a whole number of at least 1")
-    if not 0 <= discount <= 1:
+    if not isinstance(discount, Real) or not 0 <= discount <= 1:
         raise SettingError("discount", discount, "must lie in [0, 1]")
     return MDP(d0, P, r, int(horizon), float(discount))
 
@@ -89,12 +90,19 @@ def check_logits(mdp: MDP, name: str, logits: ArrayLike) -> np.ndarray:
     Raises:
       SettingError: for another shape or numbers that are not finite.
     """
-    table = np.asarray(logits, np.float64)
+    table = _numbers(name, logits)
     if table.shape != mdp.reward.shape:
         raise SettingError(name, table.shape, f"is its shape; reward asks for {mdp.reward.shape}")
     if not np.all(np.isfinite(table)):
         raise SettingError(name, float(table[~np.isfinite(table)][0]), "is not a finite number")
     return table
+
+
+def _numbers(name: str, given: ArrayLike) -> np.ndarray:
+    try:
+        return np.asarray(given, np.float64)
+    except (TypeError, ValueError) as error:
+        raise SettingError(name, type(given).__name__, "is no table of numbers with rows of equal length") from error
 
 
 @jax.jit
