@@ -10,10 +10,9 @@ from jax import Array
 
 from pgjax import diagnostics, rollout
 from pgjax.config import Config
-from pgjax.gradients import summed, trajectory_gradients
-from pgjax.losses import Batch, first_memory, loss, policy_on, ratios_of, values_of
+from pgjax.gradients import cut, loss_gradient, summed, trajectory_gradients
+from pgjax.losses import Batch, first_memory, policy_on, ratios_of, values_of
 from pgjax.normalisation import RewardScale, scale_rewards
-from pgjax.runtime import CACHED_STEPS
 from pgjax.sharing import own_share, total
 from pgjax.statistics import BatchSize, size_of
 from pgjax.types import Agent, Algorithm, Environment, Params, SettingError, Signals, TrainState, Transition
@@ -86,10 +85,10 @@ def _hold(agent: Agent, algorithm: Algorithm, config: Config, state: TrainState,
 
     def gradient(params: Params, batch: Batch) -> tuple[Params, Metrics]:
         size = size_of(batch.transition.mask)
-        loss_gradient = jax.grad(partial(loss, agent, algorithm, config), has_aux=True)
+        of_batch = partial(loss_gradient(agent, config), algorithm, params)
         if config.diagnostics:
-            return _grouped_gradient(config, partial(loss_gradient, params), batch, size)
-        gradient, metrics = total(_in_blocks(partial(loss_gradient, params), batch, size))
+            return _grouped_gradient(config, of_batch, batch, size)
+        gradient, metrics = total(of_batch(batch, size))
         if algorithm.control_variate is not None:
             ones = batch._replace(credit=jnp.ones_like(batch.credit))
             each, scores = (trajectory_gradients(agent, algorithm.estimator, params, b) for b in (batch, ones))
@@ -114,20 +113,9 @@ def _observed(agent: Agent, params: Params, transition: Transition) -> Params:
     return agent.observe(params, transition.observation, transition.mask) if agent.observe else params
 
 
-def _in_blocks(gradient_of: Callable, batch: Batch, size: BatchSize) -> tuple[Params, Metrics]:
-    """The same gradient as a sum over blocks of trajectories (or rows) whose activations stay in a core's cache."""
-    steps, width = batch.signals.mask.shape
-    most = max(1, CACHED_STEPS // steps)
-    blocks = next(b for b in range(1, width + 1) if width % b == 0 and width // b <= most)
-    if blocks == 1 or jax.default_backend() != "cpu":
-        return gradient_of(batch, size)
-    parts = jax.tree.map(lambda x: _cut(blocks, x, 1), batch)
-    return summed(lambda part: gradient_of(part, size), parts)
-
-
 def _grouped_gradient(config: Config, gradient_of: Callable, batch: Batch, size: BatchSize) -> tuple[Params, Metrics]:
     """The same gradient as a sum over groups of trajectories, for as much arithmetic; and how noisy it is."""
-    groups = jax.tree.map(lambda x: _cut(config.diagnostics, x, 1), batch)
+    groups = jax.tree.map(lambda x: cut(config.diagnostics, x, 1), batch)
     each, metrics = jax.vmap(gradient_of, in_axes=(0, None))(groups, size)
     gradient, metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), (each, metrics))
     means = jax.tree.map(lambda x: config.diagnostics * x, each["policy"])
@@ -148,7 +136,7 @@ def _simulate_again(
     numbers per step, all that credit needs of the whole batch), and again for its gradient.
     """
     _refuse_accumulation(agent, algorithm, config)
-    slices = jax.tree.map(lambda x: _cut(config.accumulate, x, 0), start)
+    slices = jax.tree.map(lambda x: cut(config.accumulate, x, 0), start)
 
     def first_pass(one: Any) -> Any:
         rollout_state, transition, memory, statistics = roll(one)
@@ -166,15 +154,13 @@ def _simulate_again(
         return _join(jax.lax.map(of, slices), 1)
 
     def gradient(params: Params, batch: Batch) -> tuple[Params, Metrics]:
-        loss_gradient = jax.grad(partial(loss, agent, algorithm, config), has_aux=True)
-
         def of(one: Any) -> tuple[Params, Metrics]:
             start, *rest = one
             _, transition, memory, _ = roll(start)
-            return loss_gradient(params, Batch(transition, *rest, memory=memory), size)
+            return loss_gradient(agent, config)(algorithm, params, Batch(transition, *rest, memory=memory), size)
 
         whole = batch.signals, batch.credit, batch.target
-        parts = jax.tree.map(lambda x: _cut(config.accumulate, x, 1), whole)
+        parts = jax.tree.map(lambda x: cut(config.accumulate, x, 1), whole)
         return summed(of, (slices, *parts))
 
     return Collection(
@@ -203,13 +189,7 @@ def _refuse_accumulation(agent: Agent, algorithm: Algorithm, config: Config) -> 
         raise SettingError("accumulate", config.accumulate, "cuts through groups of trajectories")
 
 
-def _cut(slices: int, x: Array, axis: int) -> Array:
-    """[..., N, ...] -> [slices, ..., N/slices, ...]."""
-    shape = (*x.shape[:axis], slices, x.shape[axis] // slices, *x.shape[axis + 1 :])
-    return jnp.moveaxis(x.reshape(shape), axis, 0)
-
-
 def _join(x: Array, axis: int) -> Array:
-    """Undo `_cut`."""
+    """Undo `cut`."""
     x = jnp.moveaxis(x, 0, axis)
     return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])

@@ -1,7 +1,7 @@
 """Action distributions as immutable pytrees: sample, log_prob, entropy, kl, mode, to_environment.
 
-`sample(key)` is `at(noise(key))`. Noise does not depend on the parameters' values, only on their shapes: a rollout draws
-it for all its steps at once.
+`sample(key)` is `at(noise(key))`. Noise does not depend on the parameters' values, only on their shapes: a rollout
+draws it for all its steps at once.
 
 `sample` returns an action in the policy's own coordinates (what a rollout records and `log_prob` takes);
 `to_environment` turns it into what the environment receives. They differ only for continuous actions, where clipping
@@ -19,8 +19,8 @@ from jax import Array
 class Distribution(Protocol):
     """What a policy returns. Batched over any leading axes."""
 
-    def noise(self, key: Array) -> Array:
-        """All that is random in an action; looks at shapes and types alone."""
+    def noise(self, key: Array, draws: tuple[int, ...] = ()) -> Array:
+        """All that is random in so many draws of an action, [*draws, ...]; looks at shapes and types alone."""
         ...
 
     def at(self, noise: Array) -> Array:
@@ -67,9 +67,9 @@ class Categorical(NamedTuple):
         """Normalised log-probabilities of all actions, [..., n]."""
         return jax.nn.log_softmax(self.logits)
 
-    def noise(self, key: Array) -> Array:
+    def noise(self, key: Array, draws: tuple[int, ...] = ()) -> Array:
         """A Gumbel number for every choice."""
-        return jax.random.gumbel(key, self.logits.shape, self.logits.dtype)
+        return jax.random.gumbel(key, (*draws, *self.logits.shape), self.logits.dtype)
 
     def at(self, noise: Array) -> Array:
         """The choice whose logit plus noise is highest. Gumbel 1954."""
@@ -117,9 +117,9 @@ class Gaussian(NamedTuple):
     low: Array  # [..., d], the box
     high: Array
 
-    def noise(self, key: Array) -> Array:
+    def noise(self, key: Array, draws: tuple[int, ...] = ()) -> Array:
         """A standard normal number for every dimension."""
-        return jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return jax.random.normal(key, (*draws, *self.mean.shape), self.mean.dtype)
 
     def at(self, noise: Array) -> Array:
         """The u so many standard deviations from the mean."""
@@ -172,9 +172,9 @@ class SquashedGaussian(NamedTuple):
     def _base(self) -> Gaussian:
         return Gaussian(*self)
 
-    def noise(self, key: Array) -> Array:
+    def noise(self, key: Array, draws: tuple[int, ...] = ()) -> Array:
         """A standard normal number for every dimension."""
-        return self._base.noise(key)
+        return self._base.noise(key, draws)
 
     def at(self, noise: Array) -> Array:
         """The u so many standard deviations from the mean, before squashing."""

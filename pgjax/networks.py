@@ -26,11 +26,16 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[..., features] -> [..., outputs]."""
+        leading = x.shape[:-1]
+        if (
+            x.ndim > 2
+        ):  # one axis of rows: the gradient of a kernel is then one plain matrix product, not a transposed one
+            x = x.reshape(-1, x.shape[-1])
         for width in self.hidden:
             x = nn.tanh(nn.Dense(width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x))
-        if not self.outputs:
-            return x
-        return nn.Dense(self.outputs, kernel_init=nn.initializers.orthogonal(self.head_scale))(x)
+        if self.outputs:
+            x = nn.Dense(self.outputs, kernel_init=nn.initializers.orthogonal(self.head_scale))(x)
+        return x.reshape(*leading, x.shape[-1])
 
 
 class CNN(nn.Module):

@@ -6,7 +6,6 @@ a loop of few environments is as slow as it has operations, however small they a
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +13,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from pgjax.distributions import Distribution
+from pgjax.recurrence import linear_recurrence
 from pgjax.types import Agent, Environment, Params, Transition
-
 
 RESETS_AT_ONCE = 1 << 12
 """Up to so many steps per batch, every step's reset is made before the loop: faster while it all stays in cache."""
@@ -64,6 +63,14 @@ class EpisodeStatistics(NamedTuple):
             "episodes": self.episodes,
             "length_mean": self.length_sum / nan_if_none,
         }
+
+
+class Place(NamedTuple):
+    """Where an environment in flight stands, and what its actor remembers."""
+
+    state: Any
+    observation: Any
+    memory: Any
 
 
 class StreamState(NamedTuple):
@@ -184,7 +191,7 @@ def stream(
     """Streaming mode: exactly `num_steps` steps of every environment, with auto-reset.
 
     `next_observation` is the observation before a reset; the next row's observation the one after it. Statistics of
-    the episodes that ended are summed inside the scan.
+    the episodes that ended are summed.
 
     Args:
       environment: what to act in.
@@ -201,31 +208,27 @@ def stream(
 
     at_once = num_steps * len(keys) <= RESETS_AT_ONCE
 
-    def one(start: StreamState, key: Array) -> tuple[StreamState, Transition, Array]:
+    def one(start: StreamState, key: Array) -> tuple[Place, Transition]:
         draws = _draw(acting, start.observation, key, num_steps)
         resets = jax.vmap(environment.reset)(draws.reset_key) if at_once else draws.reset_key
 
-        def step(carry: tuple[StreamState, Array], following: tuple[Draws, Any]) -> tuple[Any, Transition]:
-            (now, totals), (draw, fresh) = carry, following
+        def step(now: Place, following: tuple[Draws, Any]) -> tuple[Place, Transition]:
+            draw, fresh = following
             row, state, memory = _act(environment, acting, draw, now.observation, now.state, now.memory)
             fresh_observation, fresh_state = fresh if at_once else environment.reset(fresh)
-            done = row.terminated | row.truncated
-            returned, length = now.episode_return + row.reward, now.episode_length + 1.0
-            after = StreamState(
-                state=_where(done, fresh_state, state),
-                observation=_where(done, fresh_observation, row.next_observation),
-                memory=_where(done, acting.initial, memory),
-                episode_return=jnp.where(done, 0.0, returned),
-                episode_length=jnp.where(done, 0.0, length),
-            )
-            ended = jnp.where(done, jnp.stack([jnp.ones_like(returned), returned, length]), 0.0)
-            return (after, totals + ended), row
+            fresh_place = Place(fresh_state, fresh_observation, acting.initial)
+            return _where(row.terminated | row.truncated, fresh_place, Place(state, row.next_observation, memory)), row
 
-        (final, totals), rows = jax.lax.scan(step, (start, jnp.zeros(3)), (draws, resets))
-        return final, rows, totals
+        return jax.lax.scan(step, Place(start.state, start.observation, start.memory), (draws, resets))
 
-    final, rows, totals = jax.vmap(one, out_axes=(0, 1, 0))(stream_state, keys)
-    return final, rows, EpisodeStatistics(*jnp.sum(totals, axis=0))
+    place, rows = jax.vmap(one, out_axes=(0, 1))(stream_state, keys)
+    ended = rows.terminated | rows.truncated
+    each = jnp.stack([rows.reward, jnp.ones_like(rows.reward)])  # return and length, [2, T, N]
+    each = each.at[:, 0].add(jnp.stack([stream_state.episode_return, stream_state.episode_length]))
+    so_far = jax.vmap(linear_recurrence, (0, None))(each, ~ended)
+    returned, length = jnp.sum(jnp.where(ended, so_far, 0.0), axis=(1, 2))
+    going_on = jnp.where(ended[-1], 0.0, so_far[:, -1])
+    return StreamState(*place, *going_on), rows, EpisodeStatistics(jnp.sum(ended.astype(jnp.float32)), returned, length)
 
 
 def statistics(transition: Transition) -> EpisodeStatistics:
@@ -259,10 +262,9 @@ class Draws(NamedTuple):
 
 def _draw(actor: Actor, observation: Any, key: Array, steps: int, *, greedy: bool = False) -> Draws:
     distribution = jax.eval_shape(actor.act, actor.initial, observation)[1]
-    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(steps))
-    # fold_in rather than split: keys that an environment does not use are then never computed.
-    of_action, of_step, of_reset = (jax.vmap(lambda k, i=i: jax.random.fold_in(k, i))(keys) for i in range(3))
-    return Draws(None if greedy else jax.vmap(distribution.noise)(of_action), of_step, of_reset)
+    of_action, of_step, of_reset = jax.random.split(key, 3)
+    noise = None if greedy else distribution.noise(of_action, (steps,))
+    return Draws(noise, jax.random.split(of_step, steps), jax.random.split(of_reset, steps))
 
 
 def _act(

@@ -8,14 +8,14 @@ jaxlib 0.11 does not need it.
 """
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jaxlib
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from pgjax.types import SettingError
-
-CACHED_STEPS = 512
-"""Steps whose activations fit in a CPU core's cache: gradients of larger batches are summed over blocks of so many."""
 
 _OURS = "PGJAX_SET_NPROC"  # marks a size that was set here, in this process or a parent
 
@@ -54,6 +54,26 @@ def use_cpu_devices(count: int | None = None) -> None:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:
         raise SettingError("devices", count, "comes too late: jax has already started") from error
+
+
+def in_turn(function: Callable, *args: Any) -> Any:
+    """`function(*args)`; where that is mapped over on a CPU, one call after the other instead of all side by side.
+
+    For long work of small matrices, as a sweep's gradient steps: one network's parameters and activations then stay in
+    a core's cache. `function` may close over traced values.
+
+    >>> jax.vmap(lambda x: in_turn(jax.numpy.square, x))(jax.numpy.arange(3)).tolist()
+    [0, 1, 4]
+    """
+    if jax.default_backend() != "cpu":
+        return function(*args)
+    traced, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+
+    @jax.custom_batching.sequential_vmap
+    def call(closed_over: list, flat: list) -> list:
+        return jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, closed_over))(*flat)
+
+    return jax.tree.unflatten(jax.tree.structure(shapes), call(traced.consts, jax.tree.leaves(args)))
 
 
 def _cores() -> int:

@@ -10,8 +10,8 @@ from pgjax.sharing import own_share, sharers
 def random_parts(key: Array, count: int, parts: int) -> Array:
     """Deal the numbers 0 … count − 1 into so many parts, int32 [parts, count / parts]: each number to exactly one.
 
-    Of every `parts` consecutive numbers each part gets one: part k of the s-th of them gets s·parts + (k + b_s) mod parts,
-    with b_s uniform and independent. Every number is equally likely to be in any part, so the mean over a part is an
+    Of every `parts` consecutive numbers each part gets one: of the s-th of them part k gets s·parts + (k + b_s) mod
+    parts, with b_s uniform and independent. Every number is equally likely to be in any part, so a part's mean is an
     unbiased estimate of the mean over all; and neighbours, which in a batch of steps resemble each other, never meet.
     It costs one random number per stratum, where a random order of all costs a sort.
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from pgjax import diagnostics, rollout
 from pgjax.collection import Collection, Metrics, collect
@@ -18,6 +19,7 @@ from pgjax.guard import guard
 from pgjax.losses import Batch, credit_of, policy_loss, policy_on, target_of, value_loss
 from pgjax.minibatches import over_minibatches
 from pgjax.normalisation import no_reward_scale
+from pgjax.runtime import in_turn
 from pgjax.sharing import own_share, total
 from pgjax.statistics import size_of
 from pgjax.steps import PolicyProblem
@@ -79,13 +81,17 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
             moving, metrics = _policy_step(agent, algorithm, config, moving, batch)
         keys = jax.random.split(jax.random.fold_in(rollout_key, 2), config.epochs)
         one_pass = partial(_epoch, agent, algorithm, config, state, batch)
-        if config.epochs == 1:
-            moving, last = one_pass(moving, keys[0])
-        else:
+
+        def passes(moving: Moving, keys: Array) -> tuple[Moving, Metrics]:
+            if config.epochs == 1:
+                return one_pass(moving, keys[0])
             moving, every = jax.lax.scan(one_pass, moving, keys)
-            last = jax.tree.map(lambda x: x[-1], every)
+            return moving, jax.tree.map(lambda x: x[-1], every)
+
+        moving, last = in_turn(passes, moving, keys)
         metrics |= last
-        if batch.held is not None and (config.epochs > 1 or config.diagnostics):
+        reused = config.rollout == "episodes" and config.epochs > 1
+        if batch.held is not None and (reused or config.diagnostics):
             probe_key = jax.random.fold_in(rollout_key, 1)
             metrics |= _watch(agent, algorithm, config, state.params, moving.params, batch.held, probe_key)
         params = moving.params
@@ -166,7 +172,7 @@ def _epoch(
                 lambda g, before, same: g + (1 - alpha) * (before - same), gradient, old_gradient, dict(again)
             )
             previous = moving.params, gradient
-        metrics["gradient_norm"] = optax.tree.norm(gradient)
+        metrics["gradient_norm"] = jnp.linalg.norm(ravel_pytree(gradient)[0])
         changes, optimizer_state = _optimizer(algorithm, trained).update(gradient, moving.optimizer_state, trained)
         params = moving.params | dict(optax.apply_updates(trained, changes))  # type: ignore[call-overload]
         new = Moving(params, optimizer_state, previous, moving.stopped)
@@ -224,8 +230,7 @@ def _watch(
 ) -> Metrics:
     """What reuse has cost, and, where `diagnostics` asks for it, what the probes say."""
     metrics = diagnostics.weight_statistics(agent, config, after, batch.transition, batch.memory)
-    if config.rollout == "episodes" or config.diagnostics:
-        metrics["score_mean"] = diagnostics.score_probe(agent, before, batch.transition, key, batch.memory)
+    metrics["score_mean"] = diagnostics.score_probe(agent, before, batch.transition, key, batch.memory)
     if config.diagnostics:
         metrics |= diagnostics.monitor(agent, algorithm, config, after, batch, key)
     return metrics

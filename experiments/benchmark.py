@@ -1,0 +1,360 @@
+"""How many environment steps per second does training take, and what bounds it?
+
+Every shape trains from scratch, several times, and the median counts; compilation is timed apart. Beside it, in one
+process: the same rollouts with the policy only and with random actions, the arithmetic that an update cannot do
+without as a share of what a large matrix product reaches, and PPO and A2C of the libraries that come with
+`pip install -e ".[bench]"`, with the same settings. Expect, on two CPU cores, PPO to be ahead of rejax in every shape,
+by most where there are many environments or seeds, and REINFORCE to be bound by its rollout. Run nothing beside it.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax import Array
+from jax.sharding import PartitionSpec as P
+from matplotlib import pyplot as plt
+from rich.console import Console
+from rich.table import Table
+
+from pgjax import (
+    Recipe,
+    a2c,
+    environments,
+    evaluate_runs,
+    make_agent,
+    make_trainer,
+    ppo,
+    reinforce,
+    rollout,
+    sweeps,
+    use_cpu_devices,
+)
+from pgjax.distributions import Categorical
+from pgjax.lab import peers, results
+from pgjax.lab.setup import jax_devices
+from pgjax.types import Agent, Environment
+
+
+@dataclass(frozen=True)
+class Options(results.Options):
+    """What to measure."""
+
+    json: Path | None = None
+    """Write all numbers there."""
+    repeats: int = 5
+    """Trainings per shape; the median counts."""
+    peers: bool = True
+    """Measure other libraries too, those that are installed."""
+    scaling: bool = True
+    """Draw throughput against the number of environments and of seeds."""
+    only: str = ""
+    """Only shapes whose name contains this."""
+
+
+class Shape(NamedTuple):
+    """What is trained."""
+
+    name: str
+    recipe: Recipe
+    seeds: int = 1
+    updates: int = 100
+    environment: str = "CartPole-v1"
+    horizon: int | None = None  # a time limit shorter than the environment's own
+
+
+class Entry(NamedTuple):
+    """What was measured; rates in executed environment steps per second, all seeds together."""
+
+    name: str
+    steps_per_second: float
+    slowest: float
+    fastest: float
+    compile_seconds: float
+    final_return: float
+    policy_rollout_share: float = float("nan")  # time of the rollout with the policy only / time of the update
+    random_rollout_share: float = float("nan")
+    share_of_peak: float = float("nan")
+
+
+def ppo_shape(num_envs: int, num_steps: int, seeds: int, updates: int, environment: str = "CartPole-v1") -> Shape:
+    """PPO with the settings that all libraries share."""
+    numbers = {name: value for name, value in peers.PPO.items() if name != "entropy_coefficient"}
+    algorithm, config = ppo(standardise=True, **numbers)
+    algorithm = algorithm._replace(entropy_coefficient=peers.PPO["entropy_coefficient"])
+    config = replace(config, num_envs=num_envs, num_steps=num_steps, epochs=peers.PASSES, minibatches=peers.MINIBATCHES)
+    place = "" if environment == "CartPole-v1" else environment.split("-")[0].lower() + "-"
+    name = f"ppo-{place}{num_envs}x{num_steps}" + (f"-{seeds}seeds" if seeds > 1 else "")
+    return Shape(name, Recipe(algorithm, config), seeds, updates, environment)
+
+
+def reinforce_shape(num_envs: int, horizon: int, seeds: int, updates: int) -> Shape:
+    """REINFORCE with reward-to-go and a baseline that needs no critic."""
+    algorithm, config = reinforce(baseline="time_step", learning_rate=5e-3)
+    name = f"reinforce-{num_envs}x{horizon}" + (f"-{seeds}seeds" if seeds > 1 else "")
+    return Shape(name, Recipe(algorithm, replace(config, num_envs=num_envs)), seeds, updates, horizon=horizon)
+
+
+def a2c_shape(num_envs: int, num_steps: int, updates: int) -> Shape:
+    """A2C."""
+    algorithm, config = a2c()
+    config = replace(config, num_envs=num_envs, num_steps=num_steps)
+    return Shape(f"a2c-{num_envs}x{num_steps}", Recipe(algorithm, config), updates=updates)
+
+
+SHAPES = (
+    ppo_shape(4, 128, 1, 600),
+    ppo_shape(4, 128, 16, 100),
+    ppo_shape(1024, 128, 1, 6),
+    reinforce_shape(64, 500, 1, 100),
+    reinforce_shape(1024, 128, 1, 30),
+    reinforce_shape(64, 500, 16, 10),
+    a2c_shape(16, 5, 4000),
+    ppo_shape(64, 128, 1, 4, "Breakout-MinAtar"),
+)
+QUICK = (ppo_shape(4, 128, 2, 4), reinforce_shape(8, 128, 1, 2))
+
+
+def main(options: Options) -> None:
+    """Measure everything, print the table, write what was asked for."""
+    use_cpu_devices()
+    shapes = [s for s in (QUICK if options.quick else SHAPES) if options.only in s.name]
+    entries, repeats = [], 2 if options.quick else options.repeats
+    peak = matrix_rate()
+    for shape in shapes:
+        entries.append(of_pgjax(shape, repeats, peak))
+        print(f"{entries[-1].name}: {entries[-1].steps_per_second:,.0f} steps/s", flush=True)
+    if options.peers:
+        entries += of_peers(options, repeats)
+    show(entries, peak)
+    if options.json:
+        record = {"devices": jax_devices(), "jax": jax.__version__, "entries": [e._asdict() for e in entries]}
+        options.json.write_text(json.dumps(record, indent=2) + "\n")
+    if options.scaling:
+        draw(options, *scaling(options.quick))
+
+
+def timed(train: Callable[[], int], repeats: int) -> tuple[list[float], float]:
+    """Steps per second of each repetition, and the seconds that the first call took beyond them."""
+    start = time.perf_counter()
+    train()
+    first, rates, seconds = time.perf_counter() - start, [], []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        steps = train()
+        seconds.append(time.perf_counter() - start)
+        rates.append(steps / seconds[-1])
+    return rates, first - float(np.median(seconds))
+
+
+def of_pgjax(shape: Shape, repeats: int, peak: float) -> Entry:
+    """Train a shape from scratch, several times; then its rollouts alone."""
+    environment, agent, trainer = built(shape)
+    last: list[sweeps.Runs] = []
+
+    def train() -> int:
+        runs = sweeps.start(trainer, shape.recipe.algorithm, seeds=shape.seeds)
+        runs, metrics = sweeps.advance(trainer, runs, 1 << 30, shape.updates)
+        last[:] = [runs]
+        return int(metrics["env_steps"][:, -1].sum())
+
+    rates, compiling = timed(train, repeats)
+    returns = evaluate_runs(environment, agent, last[0], jax.random.key(1 << 31), episodes=peers.EVALUATION_EPISODES)
+    rate, steps = float(np.median(rates)), train()
+    update = steps / rate / shape.updates
+    acting, idle = (rollout_seconds(environment, agent, shape, last[0], random=r) for r in (False, True))
+    share = steps / shape.updates * flops_per_step(environment, agent, shape) / update / peak
+    name = f"pgjax/{shape.name}"
+    final = float(returns.mean())
+    return Entry(name, rate, min(rates), max(rates), compiling, final, acting / update, idle / update, share)
+
+
+def built(shape: Shape) -> tuple[Environment, Agent, Any]:
+    """Environment, agent with two layers of 64 (behind a convolution where it sees images), trainer."""
+    environment = environments.make(shape.environment)
+    environment = environment._replace(horizon=shape.horizon or environment.horizon)
+    config = shape.recipe.config
+    agent = make_agent(environment, critic=config.critic)
+    return environment, agent, make_trainer(environment, agent, config)
+
+
+def rollout_seconds(environment: Environment, agent: Agent, shape: Shape, runs: sweeps.Runs, *, random: bool) -> float:
+    """Seconds of one batch's rollout, on the same devices: the policy's, or random actions without a network."""
+    config, shares = shape.recipe.config, runs.mesh.shape["env"]
+
+    def act(params: Any) -> rollout.Policy:
+        logits = jnp.zeros(getattr(environment.action_space, "n", 1))
+        return (lambda observation: Categorical(logits)) if random else rollout.actor(agent, params)
+
+    def one(params: Any, key: Array) -> tuple[Array, Any]:
+        keys = jax.random.split(key, config.num_envs // shares)
+        if config.rollout == "episodes":
+            rows, after = rollout.episodes(environment, act(params), keys), ()
+        else:
+            stream = rollout.start_stream(environment, keys)
+            after, rows, _ = rollout.stream(environment, act(params), stream, keys, config.num_steps)
+        return key, (rows, after)
+
+    def many(params: Any, key: Array) -> Array:
+        def step(key: Array, _: None) -> tuple[Array, Array]:
+            following, record = one(params, key)
+            used = [jnp.sum(x) * 1.0 for x in jax.tree.leaves(record) if x.dtype != key.dtype]
+            return jax.random.fold_in(following, 1), jnp.stack(used)
+
+        return jax.lax.scan(step, key, None, length)[1]
+
+    length = max(2, 20_000 // (config.num_envs * config.num_steps * shape.seeds) * 20)
+    spread = jax.shard_map(
+        jax.vmap(many), mesh=runs.mesh, in_specs=P(sweeps.SEED_AXIS), out_specs=P(sweeps.SEED_AXIS), check_vma=False
+    )
+    keys = jax.random.split(jax.random.key(0), shape.seeds)
+    call = jax.jit(spread)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        jax.block_until_ready(call(runs.state.params, keys))
+        seconds.append((time.perf_counter() - start) / length)
+    return float(np.median(seconds[1:]))
+
+
+def flops_per_step(environment: Environment, agent: Agent, shape: Shape) -> float:
+    """What a step cannot do without: acting, judging, and a forward and a backward pass (twice a forward) per epoch."""
+    params = agent.init(jax.random.key(0))
+    rows = 128
+    batch = jax.tree.map(lambda s: jnp.zeros((rows, *s.shape), s.dtype), environment.observation)
+
+    def flops(function: Callable) -> float:
+        analysis: Any = jax.jit(function).lower(params, batch).compile().cost_analysis()
+        return analysis["flops"] / rows
+
+    policy = flops(lambda p, x: agent.policy(p, x).logits)
+    value = flops(agent.value) if agent.value else 0.0
+    return (policy + value) * (1 + 3 * shape.recipe.config.epochs)
+
+
+def matrix_rate(size: int = 2048) -> float:
+    """Floating-point operations per second of a large matrix product, on all devices together."""
+    mesh = sweeps.make_mesh(jax.device_count())
+    product = jax.jit(jax.shard_map(lambda x: x @ x[0], mesh=mesh, in_specs=P("seed"), out_specs=P("seed")))
+    x = jnp.ones((jax.device_count(), size, size))
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(product(x))
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 * jax.device_count() / float(np.median(seconds[1:]))
+
+
+def of_peers(options: Options, repeats: int) -> list[Entry]:
+    """Other libraries in the same shapes."""
+    small = options.quick
+    contestants: dict[str, Callable[[], peers.Train]] = {}
+    for num_envs, seeds, updates in ((4, 1, 600), (4, 16, 100), (1024, 1, 6)):
+        name = ppo_shape(num_envs, 128, seeds, 1).name
+        steps = num_envs * 128 * (2 if small else updates)
+        contestants[f"rejax/{name}"] = lambda n=num_envs, s=seeds, t=steps: peers.rejax_ppo("CartPole-v1", n, 128, s, t)
+    for kind, num_envs, num_steps in (("a2c", 16, 5), ("ppo", 4, 128)):
+        contestants[f"stable-baselines3/{kind}-{num_envs}x{num_steps}"] = lambda k=kind, n=num_envs, t=num_steps: (
+            peers.stable_baselines3(k, "CartPole-v1", n, t, peers.PASSES, 1_000 if small else 60_000)
+        )
+    entries = []
+    for name, make in contestants.items():
+        if options.only not in name:
+            continue
+        try:
+            train, latest = make(), []
+        except ImportError as error:
+            print(f"{name}: not measured, {error.name} is not installed", flush=True)
+            continue
+
+        def once(train: peers.Train = train, latest: list = latest) -> int:
+            latest[:] = [train(0)]
+            return latest[0][1]
+
+        rates, compiling = timed(once, min(repeats, 3) if name.startswith("stable") else repeats)
+        entry = Entry(name, float(np.median(rates)), min(rates), max(rates), compiling, latest[0][0]())
+        entries.append(entry)
+        print(f"{name}: {entry.steps_per_second:,.0f} steps/s", flush=True)
+    return entries
+
+
+def show(entries: Sequence[Entry], peak: float) -> None:
+    """The table, and the ratios to the peers."""
+    table = Table(title=f"training on {jax_devices()}, jax {jax.__version__}; matrix product {peak / 1e9:,.0f} GFLOP/s")
+    columns = (
+        "shape",
+        "steps/s",
+        "range",
+        "compile s",
+        "return",
+        "policy rollout",
+        "random rollout",
+        "of peak",
+        "vs rejax",
+    )
+    for name in columns:
+        table.add_column(name, justify="left" if name == "shape" else "right")
+    known = {e.name: e.steps_per_second for e in entries}
+    for e in entries:
+        shares = ["" if np.isnan(x) else f"{x:.0%}" for x in e[6:]]
+        other = known.get(e.name.replace("pgjax/", "rejax/")) if e.name.startswith("pgjax/") else None
+        ratio = f"{e.steps_per_second / other:.2f} ×" if other else ""
+        spread = f"{e.slowest / 1e3:,.0f}–{e.fastest / 1e3:,.0f}k"
+        numbers = f"{e.steps_per_second:,.0f}", spread, f"{e.compile_seconds:.1f}", f"{e.final_return:.1f}"
+        table.add_row(e.name, *numbers, *shares, ratio)
+    Console(width=140).print(table)
+
+
+def scaling(quick: bool) -> tuple[dict[int, float], dict[int, float]]:
+    """Steps per second of PPO × 128 steps against environments (one seed) and seeds (4 environments)."""
+    most = (8, 4) if quick else (4096, 2048) if jax.default_backend() != "cpu" else (4096, 64)
+    counts = [[n for n in (1, 2, 4, 8, 16, 32, 64, 128, 512, 1024, 2048, 4096) if n <= limit] for limit in most]
+
+    def rate(shape: Shape) -> float:
+        _, _, trainer = built(shape)
+        runs = sweeps.start(trainer, shape.recipe.algorithm, seeds=shape.seeds)
+        seconds = []
+        for _ in range(4):
+            start = time.perf_counter()
+            runs, _ = sweeps.advance(trainer, runs, 1 << 30, shape.updates)
+            seconds.append(time.perf_counter() - start)
+        config = shape.recipe.config
+        steps = shape.updates * config.num_envs * config.num_steps * shape.seeds
+        return steps / float(np.median(seconds[1:]))
+
+    def updates(batches: int) -> int:
+        return 2 if quick else max(2, 1200 // batches)
+
+    over_envs = {n: rate(ppo_shape(n, 128, 1, updates(max(n // 4, 1)))) for n in counts[0] if n >= 4}
+    over_seeds = {s: rate(ppo_shape(4, 128, s, updates(s))) for s in counts[1]}
+    return over_envs, over_seeds
+
+
+def draw(options: Options, over_envs: dict[int, float], over_seeds: dict[int, float]) -> None:
+    """Throughput against environments and against seeds, with the line of perfect scaling."""
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    cases = (over_envs, "environments (one seed)"), (over_seeds, "seeds (4 environments each)")
+    rows = []
+    for axes, (found, label) in zip(panels, cases, strict=True):
+        counts, rates = np.array(list(found)), np.array(list(found.values()))
+        axes.plot(counts, rates, "o-", color="C0", label="measured")
+        axes.plot(counts, rates[0] * counts / counts[0], "--", color="0.6", label="proportional")
+        axes.set(xscale="log", yscale="log", xlabel=label, ylim=(rates.min() / 2, max(over_envs.values()) * 4))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        rows += [(label.split()[0], n, r) for n, r in found.items()]
+    panels[0].set_ylabel("environment steps per second")
+    panels[0].legend(frameon=False)
+    figure.suptitle(f"Training PPO on CartPole-v1, 128 steps per batch: {jax_devices()}")
+    options.write("benchmark", figure, ("over", "count", "steps_per_second"), rows)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
