@@ -206,7 +206,7 @@ def test_storm_varies_less_than_the_plain_gradient():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a2c", "ppo", "npg", "trpo"])
 def test_cartpole_is_solved_within_100_000_steps(name):
-    """Greedy interquartile mean of ten seeds: 500. Compiled with the suite's XLA_FLAGS, whose rounding is not that of users."""
+    """Greedy interquartile mean of ten seeds: 500. The suite's XLA_FLAGS round differently: other runs than users'."""
     from scipy.stats import trim_mean
 
     environment = environments.make("CartPole-v1")
