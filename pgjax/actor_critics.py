@@ -20,12 +20,15 @@ STREAM = Config(rollout="stream", mean="steps", critic="state", num_envs=16, num
 def a2c(
     *,
     lambda_: ArrayLike = 1.0,
-    learning_rate: ArrayLike = 8e-3,
+    learning_rate: ArrayLike = 3e-3,
     discount: ArrayLike = 0.99,
     value_coefficient: ArrayLike = 0.5,
     max_grad_norm: ArrayLike = 0.5,
 ) -> Recipe:
-    """Advantage actor-critic: GAE(λ) × score, one step per batch; a rate that decays steadies its end.
+    """Advantage actor-critic: GAE(λ) × score, one step per batch, small batches so that there are many.
+
+    With one step per batch a critic needs long to reach returns near 100, and until then misleads the policy; where
+    returns are that large, let `Config.normalise_rewards` bring them to scale.
 
     Mnih et al. 2016; Schulman et al. 2016.
 
@@ -40,7 +43,7 @@ def a2c(
         value_coefficient=value_coefficient,
         max_grad_norm=max_grad_norm,
     )
-    return Recipe(algorithm, replace(STREAM, num_steps=32))
+    return Recipe(algorithm, replace(STREAM, num_envs=4, num_steps=32))
 
 
 def ppo(

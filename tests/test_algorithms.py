@@ -26,7 +26,6 @@ from pgjax import (
     train,
     with_hyperparameters,
 )
-from pgjax.schedules import linear_decay
 
 RATE = {"learning_rate": 0.03}
 SMALL = {"episodes": {"num_envs": 64}, "stream": {"num_envs": 64, "num_steps": 4}}
@@ -207,17 +206,12 @@ def test_storm_varies_less_than_the_plain_gradient():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a2c", "ppo", "npg", "trpo"])
 def test_cartpole_is_solved_within_100_000_steps(name):
-    """Greedy interquartile mean of ten seeds: 500."""
+    """Greedy interquartile mean of ten seeds: 500. The suite's XLA_FLAGS round differently: other runs than users'."""
     from scipy.stats import trim_mean
 
     environment = environments.make("CartPole-v1")
-    recipe = ALGORITHMS[name]()
-    algorithm, config = recipe
-    if name == "a2c":  # smaller batches, more often; and its rate falls to zero by the end
-        config = replace(config, num_envs=8)
-        updates = 100_000 / (config.num_envs * config.num_steps)
-        rate = Partial(linear_decay, learning_rate=5e-3, updates=updates)
-        algorithm = algorithm._replace(optimizer=Partial(optax.adam, learning_rate=rate))
+    algorithm, config = ALGORITHMS[name]()
+    config = replace(config, normalise_rewards=name == "a2c")  # a critic that starts near its targets, see `a2c`
     agent = make_agent(environment, critic="state")
     result = sweep(make_trainer(environment, agent, config), algorithm, seeds=10, total_steps=100_000)
     greedy = evaluate_runs(environment, agent, result.runs, jax.random.key(1 << 31), greedy=True).mean(axis=1)

@@ -17,6 +17,7 @@ from pgjax import (
     CREDITS,
     FORMS,
     Config,
+    Recipe,
     SettingError,
     a2c,
     check_hyperparameters,
@@ -41,7 +42,7 @@ from pgjax import (
     with_hyperparameters,
 )
 from pgjax.algorithms import rloo, storm
-from pgjax.schedules import linear_decay
+from pgjax.schedules import decaying, linear_decay
 
 METHODS = [
     *(("total_return", baseline) for baseline in ("none", "leave_one_out", "optimal")),
@@ -432,6 +433,17 @@ def test_decay_reaches_zero_and_stops_learning():
     algorithm = algorithm._replace(optimizer=Partial(optax.adam, learning_rate=rate))
     (five, _), (fifty, _) = (train(trainer, algorithm, jax.random.key(0), n) for n in (5, 50))
     chex.assert_trees_all_equal(five.params, fifty.params)
+
+
+def test_decay_counts_batches_however_many_steps_are_made_on_each():
+    environment, recipe = probes.bandit(), ppo(learning_rate=0.2)
+    config = replace(recipe.config, num_envs=8, num_steps=4, epochs=2, minibatches=2)
+    algorithm, config = decaying(Recipe(recipe.algorithm, config), updates=5)
+    agent = make_agent(environment, hidden=(8,), critic="state")
+    trainer = make_trainer(environment, agent, config)
+    four, five, six = (train(trainer, algorithm, jax.random.key(0), n)[0].params for n in (4, 5, 6))
+    chex.assert_trees_all_equal(five, six)
+    assert optax.tree.norm(jax.tree.map(jnp.subtract, five, four)) > 0
 
 
 def test_the_gradient_is_clipped_by_its_global_norm():

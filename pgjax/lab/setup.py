@@ -18,7 +18,7 @@ from pgjax.hyperparameters import check_hyperparameters, hyperparameters, with_h
 from pgjax.lab.checks import check_fields, check_size
 from pgjax.networks import make_agent
 from pgjax.normalisation import normalise_observations
-from pgjax.schedules import entropy_decay, linear_decay
+from pgjax.schedules import decaying, entropy_decay
 from pgjax.training import make_trainer
 from pgjax.types import Agent, Algorithm, Environment, SettingError, Trainer
 
@@ -215,10 +215,10 @@ def _recipe(settings: Settings) -> Recipe:
     for name in set(given) & _METHODS_OWN - set(arguments) - static - set(numbers):
         raise SettingError(name, given[name], f"is not a setting of algorithm {settings.algorithm}")
     algorithm = with_hyperparameters(algorithm, {name: given[name] for name in given if name in numbers})
-    rate: Any = hyperparameters(algorithm)["learning_rate"]
-    if settings.decay_updates:
-        rate = Partial(linear_decay, learning_rate=rate, updates=float(settings.decay_updates))
+    rate = hyperparameters(algorithm)["learning_rate"]
     algorithm = algorithm._replace(optimizer=Partial(OPTIMIZERS[settings.optimizer], learning_rate=rate))
+    if settings.decay_updates:
+        algorithm = decaying(Recipe(algorithm, config), settings.decay_updates).algorithm
     if settings.decay_entropy:
         decay = {
             "entropy_coefficient": settings.entropy_coefficient,
