@@ -1,0 +1,124 @@
+"""What a run writes while it goes on, and how it is taken up again."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pgjax.lab import checkpoints
+from pgjax.lab.configuration import recorded
+from pgjax.lab.files import Attempts, say
+from pgjax.lab.loggers import LOGGERS
+from pgjax.lab.metrics_file import GrowingFile, MetricsFile, csv_text
+from pgjax.lab.progress import last_return
+from pgjax.lab.provenance import differences, provenance
+from pgjax.lab.setup import Settings
+from pgjax.sweeps import Runs
+from pgjax.types import SettingError
+
+
+class Journal:
+    """metrics.csv, timing.csv, the loggers asked for, and checkpoints of everything, under one directory.
+
+    A checkpoint knows how long the tables were: on resume they are cut there, so every update appears in them once.
+    """
+
+    def __init__(self, path: Path, settings: Settings, runs: Runs, attempt: Attempts):
+        """Begin at `runs`, or, where the directory has a checkpoint, take the run up there: see `self.runs`.
+
+        Raises:
+          SettingError: if its checkpoints are damaged, or of other settings; if a logger's package is missing.
+          OSError: if the tables cannot be written.
+        """
+        self.runs, self.attempt = runs, attempt
+        self._folder, self._settings = path / "checkpoints", settings
+        self._provenance = provenance(runs.mesh.size)
+        self._recorded = json.loads(json.dumps(recorded(settings)))
+        self.saved = 0  # update of the last checkpoint
+        checkpoint = checkpoints.newest(self._folder, say)
+        record: dict[str, Any] = {"metrics_bytes": 0, "timing_bytes": 0, "seconds": 0.0}
+        if checkpoint is not None:
+            record = checkpoint.record
+            self._compare(record)
+            self.runs = runs._replace(**checkpoint.restore(_tree(runs)))
+            self.saved = checkpoint.number
+        self._metrics = MetricsFile(_checked(path / "metrics.csv", record["metrics_bytes"]), record["metrics_bytes"])
+        self._timing = GrowingFile(_checked(path / "timing.csv", record["timing_bytes"]), record["timing_bytes"])
+        self._loggers = {name: LOGGERS[name](path, self._recorded, self.saved) for name in settings.log}
+        self._score = float("nan")
+        self._start = time.monotonic() - record["seconds"]
+        self._last_save = time.monotonic()
+
+    def write(self, runs: Runs, metrics: dict[str, np.ndarray]) -> None:
+        """Note a chunk: metrics by name [R, updates], and the runs after it."""
+        self.runs = runs
+        score = last_return(metrics)
+        self._score = self._score if np.isnan(score) else score
+        header = "" if self._timing.length else "update,env_steps,seconds\n"
+        row = [[self.update, int(metrics["env_steps"][:, -1].sum()), time.monotonic() - self._start]]
+        self.attempt("metrics.csv", lambda: self._metrics.write(runs.seeds, metrics))
+        self.attempt("timing.csv", lambda: self._timing.append(header + csv_text(row)))
+        for name, logger in list(self._loggers.items()):
+            if not self.attempt(name, lambda logger=logger: logger.write(runs.seeds, metrics), Exception):
+                del self._loggers[name]  # others' software: given up at its first failure
+
+    @property
+    def update(self) -> int:
+        """Updates done by the run that has done most."""
+        return int(np.max(self.runs.state.update))
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return time.monotonic() - self._last_save >= self._settings.save_every
+
+    def save(self) -> bool:
+        """Write a checkpoint, unless this update has one; False if that failed. Old ones go."""
+        return self.saved == self.update or self.attempt("checkpoints", self._save)
+
+    def close(self) -> None:
+        """End the loggers."""
+        for name, logger in self._loggers.items():
+            self.attempt(name, logger.close, Exception)
+
+    def _save(self) -> None:
+        self._last_save = time.monotonic()
+        self._metrics.file.sync()
+        self._timing.sync()
+        record = {
+            "update": self.update,
+            "env_steps": np.asarray(self.runs.state.env_steps).tolist(),
+            "score": None if np.isnan(self._score) else self._score,
+            "metrics_bytes": self._metrics.file.length,
+            "timing_bytes": self._timing.length,
+            "seconds": time.monotonic() - self._start,
+            "settings": self._recorded,
+            "provenance": self._provenance,
+        }
+        checkpoints.save(self._folder, self.update, _tree(self.runs), record)
+        self.saved = self.update
+        checkpoints.prune(self._folder, self._settings.keep)
+
+    def _compare(self, record: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other settings; say where its bits may not come again."""
+        then = record["settings"]
+        for name in sorted(set(then) | set(self._recorded)):
+            if then.get(name) != self._recorded.get(name):
+                reason = f"is in config.toml, but the checkpoint was written with {then.get(name)!r}; put that back"
+                raise SettingError(name, self._recorded.get(name), reason)
+        if changed := differences(record["provenance"], self._provenance):
+            say(f"warning: the run goes on, but not with the bits it would have had: {changed}")
+
+
+def _tree(runs: Runs) -> dict[str, Any]:
+    """All of the runs but the devices."""
+    return {name: value for name, value in runs._asdict().items() if name != "mesh"}
+
+
+def _checked(path: Path, length: int) -> Path:
+    """Say so if a table is shorter than the checkpoint remembers, and that the rest of it is lost."""
+    there = path.stat().st_size if path.exists() else 0
+    if there < length:
+        say(f"warning: {path} has lost its end: {there} bytes of {length} are left")
+    return path
