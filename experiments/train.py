@@ -20,6 +20,7 @@ from pgjax.lab import figures, files
 from pgjax.lab.configuration import from_command_line
 from pgjax.lab.interrupts import Stopped, StopRequest, stop_request
 from pgjax.lab.journal import Journal
+from pgjax.lab.loggers import check_installed
 from pgjax.lab.metrics_file import read_metrics
 from pgjax.lab.progress import progress_bar
 from pgjax.lab.setup import Settings, Setup, build
@@ -32,6 +33,7 @@ def main(settings: Settings) -> Path:
     with stop_request() as stop:
         use_cpu_devices(settings.devices or None)
         setup = build(settings)
+        check_installed(settings.log)
         stop.check("nothing was begun")
         path = Path(settings.resume) if settings.resume else files.new_run_directory(settings)
         with files.locked(path):

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -91,7 +92,9 @@ def settings_from(table: Mapping[str, Any]) -> Settings:
     hints = get_type_hints(Settings)
     values = {}
     for name, value in table.items():
-        if name not in hints or name in ("config", "resume"):
+        if name in ("config", "resume"):
+            raise SettingError(name, value, "is for the command line only")
+        if name not in hints:
             near = difflib.get_close_matches(name, hints, 1)
             raise SettingError(name, value, f"is no setting; did you mean {near[0]}?" if near else "is no setting")
         value = tuple(value) if isinstance(value, list) else value
@@ -141,11 +144,11 @@ def _flags(arguments: Sequence[str] | None, base: Settings, description: str) ->
 
 
 def _one_line(box: str) -> str:
-    """What a box of tyro's says: the lines up to its first rule, and the flag it suggests."""
-    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
+    """What a box of tyro's says: the lines between its title and the next rule, and the flag it suggests."""
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
+    parts = [list(part) for rule, part in groupby(lines, lambda line: set(line) <= set("─-╰╯")) if not rule]
     near = [word for word in box.partition("Perhaps you meant")[2].split() if word.startswith("--")]
-    return " ".join(lines[:rule]).rstrip(".") + (f"; did you mean {near[0]}?" if near else "")
+    return " ".join(parts[0]).rstrip(".") + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:

@@ -37,11 +37,11 @@ class Attempts:
         self.path = path
         self.missing: dict[str, str] = {}
 
-    def __call__(self, what: str, action: Callable[[], Any], errors: type[Exception] = OSError) -> bool:
+    def __call__(self, what: str, action: Callable[[], Any]) -> bool:
         """Try an action that writes `what`; False if it failed."""
         try:
             action()
-        except errors as error:
+        except OSError as error:
             reason = getattr(error, "strerror", None) or str(error)
             if not self.missing:
                 say(f"warning: {self.path / what} cannot be written: {reason}; training goes on")

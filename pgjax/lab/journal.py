@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from pgjax.lab import checkpoints
 from pgjax.lab.configuration import recorded
 from pgjax.lab.files import Attempts, say
-from pgjax.lab.loggers import LOGGERS
+from pgjax.lab.loggers import LOGGERS, Logger
 from pgjax.lab.metrics_file import GrowingFile, MetricsFile, csv_text
 from pgjax.lab.progress import last_return
 from pgjax.lab.provenance import differences, provenance
@@ -29,11 +30,11 @@ class Journal:
         """Begin at `runs`, or, where the directory has a checkpoint, take the run up there: see `self.runs`.
 
         Raises:
-          SettingError: if its checkpoints are damaged, or of other settings; if a logger's package is missing.
+          SettingError: if its checkpoints are damaged, or of other settings.
           OSError: if the tables cannot be written.
         """
         self.runs, self.attempt = runs, attempt
-        self._folder, self._settings = path / "checkpoints", settings
+        self._path, self._folder, self._settings = path, path / "checkpoints", settings
         self._provenance = provenance(runs.mesh.size)
         self._recorded = json.loads(json.dumps(recorded(settings)))
         self.saved = 0  # update of the last checkpoint
@@ -60,14 +61,12 @@ class Journal:
         row = [[self.update, int(metrics["env_steps"][:, -1].sum()), time.monotonic() - self._start]]
         self.attempt("metrics.csv", lambda: self._metrics.write(runs.seeds, metrics))
         self.attempt("timing.csv", lambda: self._timing.append(header + csv_text(row)))
-        for name, logger in list(self._loggers.items()):
-            if not self.attempt(name, lambda logger=logger: logger.write(runs.seeds, metrics), Exception):
-                del self._loggers[name]  # others' software: given up at its first failure
+        self._with_loggers(lambda logger: logger.write(runs.seeds, metrics))
 
     @property
     def update(self) -> int:
         """Updates done by the run that has done most."""
-        return int(np.max(self.runs.state.update))
+        return int(np.asarray(self.runs.state.update).max())
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""
@@ -79,8 +78,16 @@ class Journal:
 
     def close(self) -> None:
         """End the loggers."""
-        for name, logger in self._loggers.items():
-            self.attempt(name, logger.close, Exception)
+        self._with_loggers(lambda logger: logger.close())
+
+    def _with_loggers(self, action: Callable[[Logger], None]) -> None:
+        """Loggers are others' software, and an extra: one that fails is given up, and the run is none the worse."""
+        for name, logger in list(self._loggers.items()):
+            try:
+                action(logger)
+            except Exception as error:
+                say(f"warning: {self._path / name} is given up: {error}")
+                del self._loggers[name]
 
     def _save(self) -> None:
         self._last_save = time.monotonic()

@@ -1,6 +1,7 @@
 """Where metrics go besides metrics.csv: TensorBoard and Weights & Biases, packages of the extra `log`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,10 +27,8 @@ class TensorBoard:
 
     def __init__(self, path: Path, settings: Mapping[str, Any], update: int):
         """Go on from `update`: what an earlier process logged beyond it is dropped."""
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError as error:
-            raise _missing("tensorboard", "tensorboardX") from error
+        from tensorboardX import SummaryWriter
+
         self._new = lambda seed: SummaryWriter(str(path / "tensorboard" / f"seed_{seed}"), purge_step=update + 1)
         self._writers: dict[int, Any] = {}
 
@@ -54,10 +53,8 @@ class WeightsAndBiases:
 
     def __init__(self, path: Path, settings: Mapping[str, Any], update: int):
         """Begin the run, or take up the one of this directory; wandb itself ignores updates it already has."""
-        try:
-            import wandb
-        except ImportError as error:
-            raise _missing("wandb", "wandb") from error
+        import wandb
+
         name = path.absolute().name
         self._run = wandb.init(project="pgjax", name=name, id=name, config=dict(settings), dir=path, resume="allow")
 
@@ -79,6 +76,21 @@ LOGGERS: dict[str, Callable[[Path, Mapping[str, Any], int], Logger]] = {
     "tensorboard": TensorBoard,
     "wandb": WeightsAndBiases,
 }
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+
+
+def check_installed(names: Iterable[str]) -> None:
+    """Refuse loggers whose package is not there.
+
+    Raises:
+      SettingError: naming the first, and how to install it.
+    """
+    for name in names:
+        try:
+            import_module(PACKAGES[name])
+        except ImportError as error:
+            reason = f'needs the package {PACKAGES[name]}: pip install "pgjax[log]", or leave it out'
+            raise SettingError("log", name, reason) from error
 
 
 def _rows(metrics: Mapping[str, np.ndarray]) -> list[list[tuple[int, dict[str, float]]]]:
@@ -94,7 +106,3 @@ def _rows(metrics: Mapping[str, np.ndarray]) -> list[list[tuple[int, dict[str, f
         ]
         for r, active in enumerate(metrics["active"])
     ]
-
-
-def _missing(name: str, package: str) -> SettingError:
-    return SettingError("log", name, f'needs the package {package}: pip install "pgjax[log]", or leave it out')
