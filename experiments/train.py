@@ -54,7 +54,8 @@ def train(setup: Setup, settings: Settings, path: Path, stop: StopRequest, attem
         files.say(f"{path} goes on from update {journal.update}")
     total = settings.total_steps
     with progress_bar(total, quiet=settings.quiet) as bar:
-        for now, metrics in sweeps.chunks(setup.trainer, journal.runs, total, settings.updates_per_chunk):
+        chunk, max_skipped = settings.updates_per_chunk, settings.max_skipped
+        for now, metrics in sweeps.chunks(setup.trainer, journal.runs, total, chunk, max_skipped):
             journal.write(now, metrics)
             bar.update(metrics)
             if stop or journal.due():
@@ -87,6 +88,10 @@ def finish(
     if not settings.quiet:
         show(path, settings, rows)
     attempt.settle()
+    stopped = np.flatnonzero(np.asarray(runs.state.skipped_in_a_row) >= settings.max_skipped)
+    if stopped.size:
+        seeds = ", ".join(str(seed) for seed in runs.seeds[stopped])
+        raise files.Incomplete(f"seeds {seeds} stopped, not finite: see {path / 'post-mortem'}; try a smaller step")
 
 
 def draw(settings: Settings, path: Path) -> None:
@@ -117,7 +122,7 @@ if __name__ == "__main__":
     except SettingError as error:
         files.say(f"error: {error}")
         sys.exit(2)
-    except files.Unwritten as error:
+    except files.Incomplete as error:
         files.say(f"error: {error}")
         sys.exit(1)
     except Stopped as stopped:

@@ -8,14 +8,14 @@ import json
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import groupby
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import tyro
 
+from pgjax.lab.checks import check_fields
 from pgjax.lab.provenance import versions
 from pgjax.lab.setup import Settings, resolve
 from pgjax.types import SettingError
@@ -89,19 +89,16 @@ def settings_from(table: Mapping[str, Any]) -> Settings:
     Traceback (most recent call last):
     pgjax.types.SettingError: seeds: 2.5 must be a whole number
     """
-    hints = get_type_hints(Settings)
-    values = {}
+    names = [field.name for field in fields(Settings)]
     for name, value in table.items():
         if name in ("config", "resume"):
             raise SettingError(name, value, "is for the command line only")
-        if name not in hints:
-            near = difflib.get_close_matches(name, hints, 1)
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
             raise SettingError(name, value, f"is no setting; did you mean {near[0]}?" if near else "is no setting")
-        value = tuple(value) if isinstance(value, list) else value
-        if not _fits(value, hints[name]):
-            raise SettingError(name, value, f"must be {_in_words(hints[name])}")
-        values[name] = float(value) if type(value) is int and float in _choices(hints[name]) else value
-    return Settings(**values)
+    settings = Settings(**{name: tuple(v) if isinstance(v, list) else v for name, v in table.items()})
+    check_fields(settings)
+    return settings
 
 
 def recorded(settings: Settings) -> dict[str, Any]:
@@ -149,29 +146,3 @@ def _one_line(box: str) -> str:
     parts = [list(part) for rule, part in groupby(lines, lambda line: set(line) <= set("─-╰╯")) if not rule]
     near = [word for word in box.partition("Perhaps you meant")[2].split() if word.startswith("--")]
     return " ".join(parts[0]).rstrip(".") + (f"; did you mean {near[0]}?" if near else "")
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if len(_choices(hint)) > 1:
-        return any(_fits(value, one) for one in _choices(hint))
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(x, get_args(hint)[0]) for x in value)
-    if hint is float:
-        return type(value) in (int, float)
-    return type(value) is hint
-
-
-def _in_words(hint: Any) -> str:
-    if len(_choices(hint)) > 1:
-        return " or ".join(_in_words(one) for one in _choices(hint) if one is not NoneType)
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
-    if get_origin(hint) is tuple:
-        return "a list, each entry " + _in_words(get_args(hint)[0])
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]

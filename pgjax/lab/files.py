@@ -20,8 +20,8 @@ from pgjax.types import Params, SettingError
 _MARKS = ("config.toml", "metrics.csv")
 
 
-class Unwritten(Exception):
-    """A run that was carried to its end, but not all of it could be written."""
+class Incomplete(Exception):
+    """A run that was carried to its end, but not all of it as it should be."""
 
 
 def say(line: str) -> None:
@@ -54,11 +54,11 @@ class Attempts:
         """Name what is missing for good.
 
         Raises:
-          Unwritten: if anything is.
+          Incomplete: if anything is.
         """
         if self.missing:
             what = ", ".join(f"{name} ({reason})" for name, reason in self.missing.items())
-            raise Unwritten(f"the run is done, but {self.path} lacks {what}; make room, then --resume {self.path}")
+            raise Incomplete(f"the run is done, but {self.path} lacks {what}; make room, then --resume {self.path}")
 
 
 def new_run_directory(settings: Settings) -> Path:

@@ -30,6 +30,10 @@ class StopRequest:
         """True once a signal has arrived."""
         return self.number is not None
 
+    def note(self, number: int) -> None:
+        """Remember the first signal."""
+        self.number = number if self.number is None else self.number
+
     def check(self, message: str) -> None:
         """Stop here if asked to.
 
@@ -44,8 +48,8 @@ class StopRequest:
 def stop_request() -> Iterator[StopRequest]:
     """Note SIGTERM and Ctrl-C instead of dying of them; a second Ctrl-C ends the process at once.
 
-    A thread reads the signals from a socket that the interpreter's own handler writes to. So the second Ctrl-C works
-    even while the main thread is inside a long compilation and runs no Python.
+    The main thread notes them as soon as it runs Python; and a thread reads them from a socket that the interpreter
+    writes to at once, so that the second Ctrl-C works even in the middle of a long compilation.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # Python lets only that one handle signals
@@ -56,7 +60,7 @@ def stop_request() -> Iterator[StopRequest]:
     thread = threading.Thread(target=_listen, args=(reader, request), daemon=True)
     thread.start()
     old_writer = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    old = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    old = {number: signal.signal(number, lambda number, _: request.note(number)) for number in SIGNALS}
     try:
         yield request
     finally:
@@ -69,9 +73,11 @@ def stop_request() -> Iterator[StopRequest]:
 
 
 def _listen(reader: socket.socket, request: StopRequest) -> None:
+    asked = False
     while data := reader.recv(1):
         number = data[0]
-        if number == signal.SIGINT and request:
+        if number == signal.SIGINT and asked:
             os._exit(128 + number)
-        if number in SIGNALS and not request:
-            request.number = number
+        if number in SIGNALS:
+            asked = True
+            request.note(number)

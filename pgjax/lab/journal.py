@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pgjax.guard import NONFINITE
 from pgjax.lab import checkpoints
 from pgjax.lab.configuration import recorded
 from pgjax.lab.files import Attempts, say
@@ -47,6 +48,7 @@ class Journal:
             self.saved = checkpoint.number
         self._metrics = MetricsFile(_checked(path / "metrics.csv", record["metrics_bytes"]), record["metrics_bytes"])
         self._timing = GrowingFile(_checked(path / "timing.csv", record["timing_bytes"]), record["timing_bytes"])
+        self.given_up = self._not_finite()
         self._loggers = {name: LOGGERS[name](path, self._recorded, self.saved) for name in settings.log}
         self._score = float("nan")
         self._start = time.monotonic() - record["seconds"]
@@ -62,6 +64,8 @@ class Journal:
         self.attempt("metrics.csv", lambda: self._metrics.write(runs.seeds, metrics))
         self.attempt("timing.csv", lambda: self._timing.append(header + csv_text(row)))
         self._with_loggers(lambda logger: logger.write(runs.seeds, metrics))
+        for r in sorted(self._not_finite() - self.given_up):
+            self._post_mortem(r, metrics)
 
     @property
     def update(self) -> int:
@@ -89,11 +93,33 @@ class Journal:
                 say(f"warning: {self._path / name} is given up: {error}")
                 del self._loggers[name]
 
+    def _not_finite(self) -> set[int]:
+        """The runs that have stopped because too many of their updates in a row were not finite."""
+        return set(np.flatnonzero(np.asarray(self.runs.state.skipped_in_a_row) >= self._settings.max_skipped).tolist())
+
+    def _post_mortem(self, r: int, metrics: dict[str, np.ndarray]) -> None:
+        """Keep the state in which a run stopped, and say which quantity was to blame."""
+        self.given_up.add(r)
+        last = int(np.flatnonzero(metrics["active"][r])[-1])
+        quantity, update = NONFINITE[int(metrics["nonfinite"][r, last])], int(metrics["update"][r, last])
+        folder = self._path / "post-mortem"
+        say(
+            f"warning: seed {self.runs.seeds[r]} stopped at update {update}: {self._settings.max_skipped} updates in a "
+            f"row were not finite ({quantity}); its state is in {folder}, the other seeds go on"
+        )
+        self.attempt(folder.name, lambda: checkpoints.save(folder, update, _tree(self.runs), self._record()))
+
     def _save(self) -> None:
         self._last_save = time.monotonic()
         self._metrics.file.sync()
         self._timing.sync()
-        record = {
+        checkpoints.save(self._folder, self.update, _tree(self.runs), self._record())
+        self.saved = self.update
+        checkpoints.prune(self._folder, self._settings.keep)
+
+    def _record(self) -> dict[str, Any]:
+        """What a checkpoint remembers beside the arrays."""
+        return {
             "update": self.update,
             "env_steps": np.asarray(self.runs.state.env_steps).tolist(),
             "score": None if np.isnan(self._score) else self._score,
@@ -103,9 +129,6 @@ class Journal:
             "settings": self._recorded,
             "provenance": self._provenance,
         }
-        checkpoints.save(self._folder, self.update, _tree(self.runs), record)
-        self.saved = self.update
-        checkpoints.prune(self._folder, self._settings.keep)
 
     def _compare(self, record: dict[str, Any]) -> None:
         """Refuse a checkpoint of other settings; say where its bits may not come again."""

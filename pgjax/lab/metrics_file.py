@@ -20,13 +20,15 @@ class GrowingFile:
     """
 
     def __init__(self, path: Path, length: int = 0):
-        """Take up `path` at `length` bytes; 0 begins it anew.
+        """Take up `path` at `length` bytes, or after its last whole line if it is shorter; 0 begins it anew.
 
         Raises:
           OSError: if it cannot be written.
         """
-        self.path, self.length, self._pending = path, length, b""
-        if length == 0:
+        there = path.read_bytes() if length and path.exists() else b""
+        self.path, self._pending = path, b""
+        self.length = length if len(there) >= length else there.rfind(b"\n") + 1
+        if self.length == 0:
             path.write_bytes(b"")
 
     def append(self, text: str) -> None:
@@ -62,7 +64,7 @@ class MetricsFile:
         """Begin `path`, or take it up at `length` bytes."""
         self.file = GrowingFile(path, length)
         self._columns: list[str] = []
-        if length:
+        if self.file.length:
             with path.open() as file:
                 self._columns = next(csv.reader(file))
 

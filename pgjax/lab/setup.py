@@ -124,6 +124,8 @@ class Settings:
     """CPU cores to spread the seeds over (0: all)."""
     updates_per_chunk: int = 10
     """Updates per compiled call; progress, checkpoints and stopping happen in between."""
+    max_skipped: int = 10
+    """Stop a seed after so many updates in a row that were not finite."""
     out: str = ""
     """Run directory; default runs/<environment>-<algorithm>-<number>."""
     resume: str = ""
@@ -162,7 +164,7 @@ def build(settings: Settings) -> Setup:
     pgjax.types.SettingError: discount: 1.5 must lie in [0, 1]
     """
     check_fields(settings)
-    for name in ("seeds", "total_steps", "eval_episodes", "updates_per_chunk", "keep"):
+    for name in ("seeds", "total_steps", "eval_episodes", "updates_per_chunk", "keep", "max_skipped"):
         if getattr(settings, name) < 1:
             raise SettingError(name, getattr(settings, name), "must be at least 1")
     for name in ("decay_updates", "decay_entropy", "devices", "save_every"):

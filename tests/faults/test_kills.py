@@ -71,7 +71,7 @@ def test_a_terminated_run_ends_by_itself_and_loses_no_chunk(train, whole, tmp_pa
     rng, lines = np.random.default_rng(times), []
     for i in range(times):
         path = tmp_path / f"run-{i}"
-        run = train(*[x if x != "0" else "inf" for x in RUN], "--out", path)
+        run = train(*[x if x != "0" else "1e6" for x in RUN], "--out", path)
         run.wait_for((path / "config.toml").exists)
         time.sleep(rng.uniform(0, 0.9 * seconds))
         run.send(signal.SIGTERM)

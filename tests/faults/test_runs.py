@@ -43,7 +43,7 @@ def whole(here, tmp_path_factory):
 def test_a_stopped_run_saves_says_so_and_goes_on_to_the_same_bits(here, whole, tmp_path, monkeypatch, number):
     undo = stop_after(monkeypatch, 1, number)
     with pytest.raises(Stopped, match="update 10 of .* is saved; go on with --resume") as stopped:
-        here(*TINY, *STEPS, "--save-every", "inf", "--out", tmp_path / "run")
+        here(*TINY, *STEPS, "--save-every", 1e6, "--out", tmp_path / "run")
     assert stopped.value.code == 128 + number and str(stopped.value).startswith(f"stopped by {number.name}: ")
     undo()
     assert not (tmp_path / "run" / "evaluation.csv").exists()
@@ -87,6 +87,20 @@ def test_a_torn_table_is_cut_at_the_checkpoint(here, whole, tmp_path, monkeypatc
     assert fingerprint(tmp_path / "run") == fingerprint(whole)
     metrics = read_metrics(table)
     assert metrics["update"].tolist() == [list(range(1, 23))] * 2 and metrics["active"].all()
+
+
+def test_a_table_that_has_lost_its_end_is_told_and_stays_readable(here, tmp_path, monkeypatch, capfd):
+    undo = stop_after(monkeypatch, 1)
+    with pytest.raises(Stopped):
+        here(*TINY, *STEPS, "--out", tmp_path / "run")
+    undo()
+    table = tmp_path / "run" / "metrics.csv"
+    table.write_bytes(table.read_bytes()[:-200])
+    capfd.readouterr()
+    here("--resume", tmp_path / "run")
+    assert f"warning: {table} has lost its end: " in capfd.readouterr().err
+    active = read_metrics(table)["active"]
+    assert active[:, :5].all() and not active[:, 9].all() and active[:, 10:].all() and active.shape == (2, 22)
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(here, whole, tmp_path):
@@ -176,7 +190,7 @@ def test_a_disk_that_fails_does_not_end_training(here, whole, tmp_path, monkeypa
     monkeypatch.setattr(sweeps, "chunks", disturbed)
     capfd.readouterr()
     try:
-        with pytest.raises(files.Unwritten, match="the run is done, but .* lacks .*metrics.csv"):
+        with pytest.raises(files.Incomplete, match="the run is done, but .* lacks .*metrics.csv"):
             here(*TINY, *STEPS, "--save-every", 0, "--out", path)
     finally:
         if fault == "full":
@@ -223,3 +237,24 @@ def test_what_could_not_be_written_is_written_later(tmp_path, files_up_to):
         file.append("b" * 50)
     file.append("c")
     assert (tmp_path / "table").read_text() == "a" * 50 + "b" * 50 + "c"
+
+
+def test_a_seed_that_is_never_finite_is_stopped_and_the_other_is_untouched(here, whole, tmp_path, monkeypatch, capfd):
+    start = sweeps.start
+
+    def spoilt(*arguments, **named):
+        runs = start(*arguments, **named)
+        params = jax.tree.map(lambda x: x.at[0].mul(1e38).at[0].add(1e38), runs.state.params)
+        return runs._replace(state=runs.state._replace(params=params))
+
+    monkeypatch.setattr(sweeps, "start", spoilt)
+    with pytest.raises(files.Incomplete, match="^seeds 0 stopped, not finite: see .*post-mortem"):
+        here(*TINY, *STEPS, "--max-skipped", 7, "--out", tmp_path / "run")
+    (line,) = capfd.readouterr().err.splitlines()
+    message = "warning: seed 0 stopped at update 7: 7 updates in a row were not finite (loss or gradient); "
+    assert line.startswith(message)
+    rows = [(tmp_path / "run" / "metrics.csv"), whole / "metrics.csv"]
+    other, reference = ([line for line in file.read_text().splitlines() if line.split(",")[2] == "1"] for file in rows)
+    assert other == reference and len(other) == 22
+    dead = checkpoints.newest(tmp_path / "run" / "post-mortem", files.say)
+    assert dead.number == 7 and dead.leaves["state/skipped_in_a_row"].tolist() == [7, 0]
