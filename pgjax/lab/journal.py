@@ -36,7 +36,7 @@ class Journal:
         """
         self.runs, self.attempt = runs, attempt
         self._path, self._folder, self._settings = path, path / "checkpoints", settings
-        self._provenance = provenance(runs.mesh.size)
+        self._provenance = provenance(runs.mesh)
         self._recorded = json.loads(json.dumps(recorded(settings)))
         self.saved = 0  # update of the last checkpoint
         checkpoint = checkpoints.newest(self._folder, say)

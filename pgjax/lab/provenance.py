@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-import jax
+from jax.sharding import Mesh
 
 PACKAGES = ("pgjax", "jax", "jaxlib", "flax", "optax", "gymnax")
 
@@ -20,15 +20,15 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES}
 
 
-def provenance(devices: int | None = None) -> dict[str, str]:
+def provenance(mesh: Mesh) -> dict[str, str]:
     """Versions, thread pool, devices and processor: with these and the settings equal, so are the bits.
 
     Args:
-      devices: how many of them a run is spread over; default all.
+      mesh: the devices that the runs are spread over.
     """
     return versions() | {
         "threads": os.environ.get("NPROC", str(os.cpu_count())),
-        "devices": f"{devices or jax.device_count()} × {jax.devices()[0].device_kind}",
+        "devices": " × ".join([*(f"{n} {axis}" for axis, n in mesh.shape.items()), mesh.devices.flat[0].device_kind]),
         "processor": _processor(),
     }
 
