@@ -14,6 +14,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -109,7 +110,7 @@ def summary(environment: str, name: str, group: list[Run]) -> tuple:
     return environment, name, kinds, len(scores), float(middle), float(low), float(high), scores.min(), scores.max()
 
 
-def draw(groups: dict[tuple[str, str], list[Run]], metric: str) -> plt.Figure:
+def draw(groups: dict[tuple[str, str], list[Run]], metric: str) -> Figure:
     """A panel for each environment, a curve for each group."""
     names = list(dict.fromkeys(environment for environment, _ in groups))
     figure, panels = plt.subplots(1, len(names), figsize=(6.2 * len(names), 4.4), squeeze=False, layout="constrained")

@@ -74,7 +74,9 @@ def values_of(
     return stop_gradient(signals)
 
 
-def _values_along(value: Callable[[Any], Array], features: Any, next_features: Any, cut: Array) -> tuple[Array, Array]:
+def _values_along(
+    value: Callable[[Any], Array], features: Any, next_features: Any, cut: Array
+) -> tuple[Array, Array]:
     """V at each step and after it, [T, N], with the critic run once along the rows.
 
     What follows a row is the next one, except where its episode stopped: there nothing follows a termination, and the

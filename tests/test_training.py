@@ -336,7 +336,8 @@ def test_devices_that_share_a_batch_do_what_one_does(name, monkeypatch):
     agent = normalise_observations(make_agent(environment, hidden=(8,), critic=config.critic), environment)
     trainer = make_trainer(environment, agent, config)
     one, two = (
-        sweeps.advance(trainer, sweeps.start(trainer, algorithm, devices=jax.devices()[:n]), 1 << 30, 3) for n in (1, 2)
+        sweeps.advance(trainer, sweeps.start(trainer, algorithm, devices=jax.devices()[:n]), 1 << 30, 3)
+        for n in (1, 2)
     )
     assert one[0].mesh.shape["env"] == 1 and two[0].mesh.shape["env"] == 2
     floats = [jax.tree.map(lambda x: x if x.dtype == jnp.float32 else None, r[0].state) for r in (one, two)]

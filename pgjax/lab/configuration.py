@@ -96,7 +96,8 @@ def settings_from(table: Mapping[str, Any]) -> Settings:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
             raise SettingError(name, value, f"is no setting; did you mean {near[0]}?" if near else "is no setting")
-    settings = Settings(**{name: tuple(v) if isinstance(v, list) else v for name, v in table.items()})
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
+    settings = Settings(**values)
     check_fields(settings)
     return settings
 

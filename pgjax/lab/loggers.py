@@ -27,9 +27,10 @@ class TensorBoard:
 
     def __init__(self, path: Path, settings: Mapping[str, Any], update: int):
         """Go on from `update`: what an earlier process logged beyond it is dropped."""
-        from tensorboardX import SummaryWriter
-
-        self._new = lambda seed: SummaryWriter(str(path / "tensorboard" / f"seed_{seed}"), purge_step=update + 1)
+        package = import_module(PACKAGES["tensorboard"])
+        self._new = lambda seed: package.SummaryWriter(
+            str(path / "tensorboard" / f"seed_{seed}"), purge_step=update + 1
+        )
         self._writers: dict[int, Any] = {}
 
     def write(self, seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> None:
@@ -53,8 +54,7 @@ class WeightsAndBiases:
 
     def __init__(self, path: Path, settings: Mapping[str, Any], update: int):
         """Begin the run, or take up the one of this directory; wandb itself ignores updates it already has."""
-        import wandb
-
+        wandb = import_module(PACKAGES["wandb"])
         name = path.absolute().name
         self._run = wandb.init(project="pgjax", name=name, id=name, config=dict(settings), dir=path, resume="allow")
 

@@ -40,7 +40,7 @@ def wait_for_moment(run, path, rng, seconds, in_a_save):
     time.sleep(rng.uniform(0, seconds))
     if in_a_save:
         run.wait_for(lambda: saving(path))
-        time.sleep(rng.uniform(0, 0.05))
+        time.sleep(rng.uniform(0, 0.02))
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(50, marks=pytest.mark.slow)])
