@@ -16,6 +16,7 @@ from jax import Array
 from pgjax.distributions import Distribution
 from pgjax.types import Agent, Environment, Params, Transition
 
+
 RESETS_AT_ONCE = 1 << 12
 """Up to so many steps per batch, every step's reset is made before the loop: faster while it all stays in cache."""
 
