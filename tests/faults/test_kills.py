@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from runs import TINY, fingerprint
 
-UPDATES = 40
-RUN = [*TINY, "--total-steps", str(36 * UPDATES), "--save-every", "0"]
+RUN = [*TINY, "--save-every", "0", "--total-steps", str(36 * 40)]
+LONG_RUN = [*TINY, "--save-every", "1e6", "--total-steps", str(36 * 1500)]
+"""Most of its life is training; it has no checkpoint but those of a stop and the end."""
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +21,9 @@ def whole(train, tmp_path_factory):
     return path
 
 
-def life(train, path):
+def life(train, path, arguments=RUN):
     """Seconds from the making of the directory to the end, when nothing needs to be compiled."""
-    run = train(*RUN, "--out", path)
+    run = train(*arguments, "--out", path)
     run.wait_for((path / "config.toml").exists)
     start = time.monotonic()
     assert run.end() == 0, run.stderr
@@ -65,15 +66,16 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(train, whole, tmp_path, ti
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_terminated_run_ends_by_itself_and_loses_no_chunk(train, whole, tmp_path, times):
-    """From the making of the directory on, compilation, evaluation and figure included."""
-    seconds = life(train, tmp_path / "measured") if times > 1 else 3.0
+def test_a_terminated_run_ends_by_itself_and_loses_no_chunk(train, tmp_path, times):
+    """From the making of the directory on, compilation included; a quarter while it evaluates and draws."""
+    seconds = life(train, tmp_path / "whole", LONG_RUN)
     rng, lines = np.random.default_rng(times), []
     for i in range(times):
         path = tmp_path / f"run-{i}"
-        run = train(*[x if x != "0" else "1e6" for x in RUN], "--out", path)
-        run.wait_for((path / "config.toml").exists)
-        time.sleep(rng.uniform(0, 0.9 * seconds))
+        run = train(*LONG_RUN, "--out", path)
+        in_evaluation = i % 4 == 3
+        run.wait_for((path / ("checkpoints/00001500" if in_evaluation else "config.toml")).exists)
+        time.sleep(rng.uniform(0, 0.9 * seconds / (4 if in_evaluation else 1)))
         run.send(signal.SIGTERM)
         code = run.end()
         said = [line for line in run.stderr.splitlines() if line.startswith("stopped by SIGTERM")]
@@ -81,7 +83,7 @@ def test_a_terminated_run_ends_by_itself_and_loses_no_chunk(train, whole, tmp_pa
         lines += said
         again = train("--resume", path)
         assert again.end() == 0, again.stderr
-        assert fingerprint(path) == fingerprint(whole)
+        assert fingerprint(path) == fingerprint(tmp_path / "whole")
     print(f"\n{times} of {times} ended by themselves, {len(lines)} of them before they were finished:")
-    print("\n".join(line.split(": ")[1].replace(str(tmp_path), "") for line in lines))
+    print(", ".join(line.split(": ")[1].partition(" of ")[0].partition(";")[0] for line in lines))
     assert lines or times == 1

@@ -258,3 +258,9 @@ def test_a_seed_that_is_never_finite_is_stopped_and_the_other_is_untouched(here,
     assert other == reference and len(other) == 22
     dead = checkpoints.newest(tmp_path / "run" / "post-mortem", files.say)
     assert dead.number == 7 and dead.leaves["state/skipped_in_a_row"].tolist() == [7, 0]
+
+
+def test_what_lies_beyond_the_known_length_is_cut(tmp_path):
+    (tmp_path / "table").write_text("12345678 and much more")
+    GrowingFile(tmp_path / "table", 5).append("x")
+    assert (tmp_path / "table").read_text() == "12345x"
