@@ -16,7 +16,13 @@ from pgjax.types import SettingError
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_written_configuration_is_the_same_run(tmp_path, algorithm):
-    settings = Settings(algorithm=algorithm, max_grad_norm=float("inf"), log=("wandb", "tensorboard"), hidden=(8, 4))
+    settings = Settings(
+        algorithm=algorithm,
+        learning_rate=0.1 + 0.2,
+        max_grad_norm=float("inf"),
+        log=("wandb", "tensorboard"),
+        hidden=(8, 4),
+    )
     (tmp_path / "config.toml").write_text(config_text(settings))
     again = read_config(tmp_path / "config.toml")
     assert recorded(again) == recorded(settings) and recorded(again)["log"] == ("wandb", "tensorboard")

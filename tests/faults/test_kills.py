@@ -21,37 +21,39 @@ def whole(train, tmp_path_factory):
     return path
 
 
-def life(train, path, arguments=RUN):
-    """Seconds from the making of the directory to the end, when nothing needs to be compiled."""
-    run = train(*arguments, "--out", path)
-    run.wait_for((path / "config.toml").exists)
-    start = time.monotonic()
-    assert run.end() == 0, run.stderr
-    return time.monotonic() - start
-
-
 def saving(path):
     """Whether a checkpoint is being written at this moment."""
     return any((path / "checkpoints").glob(".writing-*"))
 
 
-def wait_for_moment(run, path, rng, seconds, in_a_save):
-    """A moment drawn from the life of a run; for half of them, the next save and a moment drawn from that."""
-    run.wait_for((path / "config.toml").exists)
-    time.sleep(rng.uniform(0, seconds))
-    if in_a_save:
-        run.wait_for(lambda: saving(path))
-        time.sleep(rng.uniform(0, 0.02))
+def size(path):
+    """Bytes of a run's metrics: how far it is."""
+    table = path / "metrics.csv"
+    return table.stat().st_size if table.exists() else 0
+
+
+def wait_for_moment(run, path, rng, part, whole):
+    """A moment drawn from a part of a run's life: its progress is the clock, so that a slow machine draws alike."""
+    last = max(p.name for p in (whole / "checkpoints").iterdir())
+    goal = rng.uniform() * size(whole)
+    conditions = {
+        "compilation": (path / "config.toml").exists,
+        "training": lambda: size(path) >= goal,
+        "a save": lambda: size(path) >= goal and saving(path),
+        "evaluation": (path / "checkpoints" / last).exists,
+    }
+    run.wait_for(conditions[part])
+    time.sleep(rng.uniform(0, {"compilation": 2.0, "training": 0.0, "a save": 0.02, "evaluation": 0.7}[part]))
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_as_if_nothing_had_happened(train, whole, tmp_path, times):
-    seconds = life(train, tmp_path / "measured") if times > 1 else 3.0
     rng, killed, in_saves = np.random.default_rng(times), 0, 0
     for i in range(times):
         path = tmp_path / f"run-{i}"
         run = train(*RUN, "--out", path)
-        wait_for_moment(run, path, rng, 0.8 * seconds, in_a_save=i % 2 == 0)
+        part = "a save" if i % 2 == 0 else ("training", "compilation", "training", "evaluation")[i // 2 % 4]
+        wait_for_moment(run, path, rng, part, whole)
         run.send(signal.SIGKILL)
         code = run.end()
         assert code in (-signal.SIGKILL, 0), run.stderr
@@ -67,15 +69,14 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(train, whole, tmp_path, ti
 
 @pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_terminated_run_ends_by_itself_and_loses_no_chunk(train, tmp_path, times):
-    """From the making of the directory on, compilation included; a quarter while it evaluates and draws."""
-    seconds = life(train, tmp_path / "whole", LONG_RUN)
+    """Half of the moments in training, a quarter each in compilation, and in evaluation and drawing."""
+    whole = tmp_path / "whole"
+    assert train(*LONG_RUN, "--out", whole).end() == 0
     rng, lines = np.random.default_rng(times), []
     for i in range(times):
         path = tmp_path / f"run-{i}"
         run = train(*LONG_RUN, "--out", path)
-        in_evaluation = i % 4 == 3
-        run.wait_for((path / ("checkpoints/00001500" if in_evaluation else "config.toml")).exists)
-        time.sleep(rng.uniform(0, 0.9 * seconds / (4 if in_evaluation else 1)))
+        wait_for_moment(run, path, rng, ("training", "compilation", "training", "evaluation")[i % 4], whole)
         run.send(signal.SIGTERM)
         code = run.end()
         said = [line for line in run.stderr.splitlines() if line.startswith("stopped by SIGTERM")]
@@ -83,7 +84,7 @@ def test_a_terminated_run_ends_by_itself_and_loses_no_chunk(train, tmp_path, tim
         lines += said
         again = train("--resume", path)
         assert again.end() == 0, again.stderr
-        assert fingerprint(path) == fingerprint(tmp_path / "whole")
+        assert fingerprint(path) == fingerprint(whole)
     print(f"\n{times} of {times} ended by themselves, {len(lines)} of them before they were finished:")
     print(", ".join(line.split(": ")[1].partition(" of ")[0].partition(";")[0] for line in lines))
     assert lines or times == 1
