@@ -53,7 +53,7 @@ def train(setup: Setup, settings: Settings, path: Path, stop: StopRequest, attem
     if settings.resume and not settings.quiet:
         files.say(f"{path} goes on from update {journal.update}")
     total = settings.total_steps
-    done = float(np.minimum(journal.runs.state.env_steps, total).mean())
+    done = int(np.minimum(journal.runs.state.env_steps, total).mean())
     with progress_bar(total, done=done, quiet=settings.quiet) as bar:
         chunk, max_skipped = settings.updates_per_chunk, settings.max_skipped
         for now, metrics in sweeps.chunks(setup.trainer, journal.runs, total, chunk, max_skipped):
