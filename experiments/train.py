@@ -2,8 +2,9 @@
 
 Without arguments: REINFORCE with causality and a baseline on CartPole-v1, 8 seeds in one compiled call. Expect every
 seed to reach a return of 500 within a minute on two CPU cores. It leaves a run directory with the resolved settings
-(config.json), a row per update and seed (metrics.csv), the final evaluation (evaluation.csv), the trained parameters
-(params/) and the learning curve (learning_curve.png).
+(config.toml), a row per update and seed (metrics.csv), wall time (timing.csv), checkpoints, the final evaluation
+(evaluation.csv) and the learning curve (learning_curve.png). Stopped by Ctrl-C or SIGTERM it saves; --resume DIR goes
+on, bit for bit.
 """
 
 import sys
@@ -11,55 +12,94 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from pgjax import SettingError, evaluate_runs, sweeps, use_cpu_devices
 from pgjax.lab import figures, files
+from pgjax.lab.configuration import from_command_line
+from pgjax.lab.interrupts import Stopped, StopRequest, stop_request
+from pgjax.lab.journal import Journal
+from pgjax.lab.loggers import check_installed
+from pgjax.lab.metrics_file import read_metrics
 from pgjax.lab.progress import progress_bar
-from pgjax.lab.setup import Settings, build
+from pgjax.lab.setup import Settings, Setup, build
 
-UPDATES_PER_CHUNK = 10
 EVALUATION_KEY = 1 << 31  # seeds are below it: evaluation never repeats a training key
 
 
 def main(settings: Settings) -> Path:
     """Train, evaluate, write everything; returns the run directory."""
-    use_cpu_devices(settings.devices or None)
-    setup = build(settings)
-    path = files.new_run_directory(settings)
-    files.write_config(path, settings)
-    runs = sweeps.start(setup.trainer, setup.algorithm, seeds=settings.seeds)
-    pieces = []
-    with files.MetricsFile(path) as file, progress_bar(settings.total_steps, quiet=settings.quiet) as bar:
-        for now, metrics in sweeps.chunks(setup.trainer, runs, settings.total_steps, UPDATES_PER_CHUNK):
-            file.write(now.seeds, metrics)
-            bar.update(metrics)
-            pieces.append(metrics)
-            runs = now
-    metrics = sweeps.join(pieces)
+    with stop_request() as stop:
+        use_cpu_devices(settings.devices or None)
+        setup = build(settings)
+        check_installed(settings.log)
+        stop.check("nothing was begun")
+        path = Path(settings.resume) if settings.resume else files.new_run_directory(settings)
+        with files.locked(path):
+            if files.is_finished(path):
+                files.say(f"{path} is finished: there is nothing to resume")
+                return path
+            attempt = files.Attempts(path)
+            runs = train(setup, settings, path, stop, attempt)
+            finish(setup, settings, path, stop, attempt, runs)
+    return path
 
-    returns = {
-        name: evaluate_runs(
-            setup.environment,
-            setup.agent,
-            runs,
-            jax.random.key(EVALUATION_KEY + greedy),
-            episodes=settings.eval_episodes,
-            greedy=bool(greedy),
+
+def train(setup: Setup, settings: Settings, path: Path, stop: StopRequest, attempt: files.Attempts) -> sweeps.Runs:
+    """All updates that are still to be done; a checkpoint is the last thing left behind, whatever happens."""
+    runs = sweeps.start(setup.trainer, setup.algorithm, seeds=settings.seeds)
+    journal = Journal(path, settings, runs, attempt)
+    if settings.resume and not settings.quiet:
+        files.say(f"{path} goes on from update {journal.update}")
+    total = settings.total_steps
+    done = int(np.minimum(journal.runs.state.env_steps, total).mean())
+    with progress_bar(total, done=done, quiet=settings.quiet) as bar:
+        chunk, max_skipped = settings.updates_per_chunk, settings.max_skipped
+        for now, metrics in sweeps.chunks(setup.trainer, journal.runs, total, chunk, max_skipped):
+            journal.write(now, metrics)
+            bar.update(metrics)
+            if stop or journal.due():
+                journal.save()
+            stop.check(f"update {journal.saved} of {path} is saved; go on with --resume {path}")
+    journal.save()
+    journal.close()
+    return journal.runs
+
+
+def finish(
+    setup: Setup, settings: Settings, path: Path, stop: StopRequest, attempt: files.Attempts, runs: sweeps.Runs
+) -> None:
+    """Evaluate the trained policies; draw and write what was found."""
+    saved = f"training is done and saved; --resume {path} evaluates it"
+    returns = {}
+    for greedy, name in enumerate(("sampled_return", "greedy_return")):
+        stop.check(saved)
+        key = jax.random.key(EVALUATION_KEY + greedy)
+        returns[name] = evaluate_runs(
+            setup.environment, setup.agent, runs, key, episodes=settings.eval_episodes, greedy=bool(greedy)
         ).mean(axis=1)
-        for greedy, name in enumerate(("sampled_return", "greedy_return"))
-    }
-    files.save_params(path, runs.state.params)
-    rows = list(zip(runs.seeds, metrics["env_steps"][:, -1], *returns.values(), strict=True))
-    files.write_table(path / "evaluation.csv", ("seed", "env_steps", *returns), rows)
-    title = f"{settings.environment}, {settings.algorithm}"
-    figure = figures.learning_curves({settings.algorithm: metrics}, title=title, spread="range")
-    figures.save(figure, path / "learning_curve.png")
+    rows = list(zip(runs.seeds, np.asarray(runs.state.env_steps), *returns.values(), strict=True))
+    stop.check(saved)
+    attempt("learning_curve.png", lambda: draw(settings, path))
+    stop.check(saved)
+    if not attempt.missing:  # it marks the run as finished
+        table = path / "evaluation.csv"
+        attempt(table.name, lambda: files.write_table(table, ("seed", "env_steps", *returns), rows))
     if not settings.quiet:
         show(path, settings, rows)
-    return path
+    attempt.settle()
+    stopped = np.flatnonzero(np.asarray(runs.state.skipped_in_a_row) >= settings.max_skipped)
+    if stopped.size:
+        seeds = ", ".join(str(seed) for seed in runs.seeds[stopped])
+        raise files.Incomplete(f"seeds {seeds} stopped, not finite: see {path / 'post-mortem'}; try a smaller step")
+
+
+def draw(settings: Settings, path: Path) -> None:
+    """The learning curve, from metrics.csv."""
+    metrics = {settings.algorithm: read_metrics(path / "metrics.csv")}
+    figure = figures.learning_curves(metrics, title=f"{settings.environment}, {settings.algorithm}", spread="range")
+    figures.save(figure, path / "learning_curve.png")
 
 
 def show(path: Path, settings: Settings, rows: list) -> None:
@@ -79,7 +119,13 @@ def show(path: Path, settings: Settings, rows: list) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Settings, prog="train.py", description=" ".join((__doc__ or "").split())))
+        main(from_command_line(description=" ".join((__doc__ or "").split())))
     except SettingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        files.say(f"error: {error}")
         sys.exit(2)
+    except files.Incomplete as error:
+        files.say(f"error: {error}")
+        sys.exit(1)
+    except Stopped as stopped:
+        files.say(str(stopped))
+        sys.exit(stopped.code)

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from pgjax.evaluation import evaluate
 from pgjax.hyperparameters import check_hyperparameters, with_hyperparameters
 from pgjax.sharing import ENV_AXIS
-from pgjax.training import run_updates
+from pgjax.training import NEVER, run_updates
 from pgjax.types import Agent, Algorithm, Environment, Params, SettingError, Trainer, TrainState
 
 SEED_AXIS = "seed"  # beside ENV_AXIS, along which devices share each run's environments
@@ -109,28 +109,37 @@ def start(
     return Runs(seed_of, settings, stacked, _start(trainer, mesh, stacked, keys), mesh)
 
 
-def advance(trainer: Trainer, runs: Runs, total_steps: ArrayLike, updates: int) -> tuple[Runs, dict[str, np.ndarray]]:
+def advance(
+    trainer: Trainer, runs: Runs, total_steps: ArrayLike, updates: int, max_skipped: int = NEVER
+) -> tuple[Runs, dict[str, np.ndarray]]:
     """Up to `updates` more updates of every run that has not yet taken `total_steps` environment steps.
+
+    A run of which `max_skipped` updates in a row were not finite is left as it is.
 
     The buffers of `runs.state` are handed over: use the returned Runs from here on.
 
     Returns:
       Runs, and metrics by name, [R, updates]; `active` is False where a run was already done.
     """
-    state, metrics = _advance(trainer, updates, runs.mesh, runs.algorithm, runs.state, jnp.int32(total_steps))
+    limits = jnp.int32(total_steps), jnp.int32(max_skipped)
+    state, metrics = _advance(trainer, updates, runs.mesh, runs.algorithm, runs.state, limits)
     return runs._replace(state=state), jax.tree.map(np.asarray, metrics)
 
 
 def chunks(
-    trainer: Trainer, runs: Runs, total_steps: int, updates: int = 10
+    trainer: Trainer, runs: Runs, total_steps: int, updates: int = 10, max_skipped: int = NEVER
 ) -> Iterator[tuple[Runs, dict[str, np.ndarray]]]:
-    """Advance until every run has taken `total_steps`; yields after each compiled chunk, for the caller to report."""
+    """Advance until every run has taken `total_steps`; yields after each compiled chunk, for the caller to report.
+
+    A run is also over once `max_skipped` of its updates in a row were not finite.
+    """
     if total_steps < 1:
         raise SettingError("total_steps", total_steps, "must be at least 1")
     while True:
-        runs, metrics = advance(trainer, runs, total_steps, updates)
+        runs, metrics = advance(trainer, runs, total_steps, updates, max_skipped)
+        over = (metrics["env_steps"][:, -1] >= total_steps) | (np.asarray(runs.state.skipped_in_a_row) >= max_skipped)
         yield runs, metrics
-        if np.all(metrics["env_steps"][:, -1] >= total_steps):
+        if np.all(over):
             return
 
 
@@ -236,13 +245,16 @@ def _start(trainer: Trainer, mesh: Mesh, algorithm: Algorithm, keys: Array) -> T
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))
 def _advance(
-    trainer: Trainer, updates: int, mesh: Mesh, algorithm: Algorithm, state: TrainState, total_steps: Array
+    trainer: Trainer, updates: int, mesh: Mesh, algorithm: Algorithm, state: TrainState, limits: tuple[Array, Array]
 ) -> tuple[TrainState, dict[str, Array]]:
-    def one(algorithm: Algorithm, state: TrainState, total_steps: Array) -> tuple[TrainState, dict[str, Array]]:
-        return run_updates(trainer, algorithm, state, total_steps, updates)
+    def one(
+        algorithm: Algorithm, state: TrainState, limits: tuple[Array, Array]
+    ) -> tuple[TrainState, dict[str, Array]]:
+        total_steps, max_skipped = limits
+        return run_updates(trainer, algorithm, state, total_steps, updates, max_skipped)
 
     every, placed = jax.vmap(one, in_axes=(0, 0, None)), _placed(state)
-    return _spread(every, mesh, (P(SEED_AXIS), placed, P()), (placed, P(SEED_AXIS)))(algorithm, state, total_steps)
+    return _spread(every, mesh, (P(SEED_AXIS), placed, P()), (placed, P(SEED_AXIS)))(algorithm, state, limits)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from pgjax import diagnostics, rollout
 from pgjax.collection import Collection, Metrics, collect
@@ -24,6 +25,9 @@ from pgjax.sharing import own_share, total
 from pgjax.statistics import size_of
 from pgjax.steps import PolicyProblem
 from pgjax.types import Agent, Algorithm, Environment, Params, Trainer, TrainState
+
+NEVER = 2**31 - 1
+"""More updates than any run makes."""
 
 
 def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trainer:
@@ -237,16 +241,23 @@ def _watch(
 
 
 def run_updates(
-    trainer: Trainer, algorithm: Algorithm, state: TrainState, total_steps: Array, length: int
+    trainer: Trainer,
+    algorithm: Algorithm,
+    state: TrainState,
+    total_steps: ArrayLike,
+    length: int,
+    max_skipped: ArrayLike = NEVER,
 ) -> tuple[TrainState, Metrics]:
     """Scan `length` updates; those after the first that reaches `total_steps` change nothing.
+
+    Nor do those after `max_skipped` in a row that were not finite.
 
     Returns:
       The state, and metrics [length] with `update`, `env_steps` and `active` (False where nothing was done).
     """
 
     def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        active = state.env_steps < total_steps
+        active = (state.env_steps < total_steps) & (state.skipped_in_a_row < max_skipped)
         new, metrics = trainer.update(algorithm, state)
         new = jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state)
         return new, metrics | {"update": new.update, "env_steps": new.env_steps, "active": active}

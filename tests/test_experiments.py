@@ -13,7 +13,7 @@ import pytest
 from pgjax import SettingError
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-SCRIPTS = sorted(p.stem for p in EXPERIMENTS.glob("*.py") if p.stem not in ("train", "exact_table"))
+SCRIPTS = sorted(p.stem for p in EXPERIMENTS.glob("*.py") if p.stem not in ("train", "exact_table", "compare"))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

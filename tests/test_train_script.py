@@ -1,9 +1,9 @@
 """The main job from the command line, as a user runs it."""
 
 import csv
-import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
@@ -48,8 +48,9 @@ def test_a_run_leaves_what_it_promises(finished):
     assert first.returncode == 0, first.stderr
     path = folder / "runs" / "Catch-bsuite-reinforce-1"
     names = {p.name for p in path.iterdir()}
-    assert names == {"config.json", "metrics.csv", "evaluation.csv", "params", "learning_curve.png"}
-    settings = json.loads((path / "config.json").read_text())["settings"]
+    tables = {"metrics.csv", "timing.csv", "evaluation.csv"}
+    assert names == tables | {"config.toml", "checkpoints", "learning_curve.png"}
+    settings = tomllib.loads((path / "config.toml").read_text())
     assert settings["environment"] == "Catch-bsuite" and settings["learning_rate"] == 1e-2
     with (path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -350,8 +350,8 @@ def test_devices_that_share_a_batch_do_what_one_does(name, monkeypatch):
 def test_runs_on_devices_of_their_own_do_not_communicate():
     environment = environments.make("Catch-bsuite")
     _, algorithm, trainer = setup(environment)
-    runs = sweeps.start(trainer, algorithm, seeds=4)
-    program = sweeps._advance.lower(trainer, 2, runs.mesh, runs.algorithm, runs.state, jnp.int32(9)).compile().as_text()
+    runs, limits = sweeps.start(trainer, algorithm, seeds=4), (jnp.int32(9), jnp.int32(9))
+    program = sweeps._advance.lower(trainer, 2, runs.mesh, runs.algorithm, runs.state, limits).compile().as_text()
     assert runs.mesh.size == 2
     assert not any(word in program for word in ("all-reduce", "all-gather", "collective-permute", "all-to-all"))
 

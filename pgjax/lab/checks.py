@@ -60,7 +60,8 @@ def _why_not(kind: Any, value: Any) -> str:
     if get_origin(kind) is tuple:
         each = get_args(kind)[0]
         fits = isinstance(value, (tuple, list)) and not any(_why_not(each, x) for x in value)
-        return "" if fits else "must be a list of whole numbers"
+        what = "whole numbers" if each is int else f"one or several of {', '.join(get_args(each))}"
+        return "" if fits else f"must be a list of {what}"
     if kind is int:
         if not isinstance(value, int) or isinstance(value, bool):
             return "must be a whole number"

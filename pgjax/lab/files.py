@@ -1,136 +1,155 @@
-"""A run directory: config.json, metrics.csv, evaluation.csv, params, learning_curve.png."""
+"""A run directory: claimed by one process at a time, and read back."""
 
-import csv
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from importlib.metadata import version
+import fcntl
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
 
-from pgjax.lab.setup import Settings, Setup, build, jax_devices, resolve
+from pgjax.lab import checkpoints
+from pgjax.lab.configuration import config_text, settings_from
+from pgjax.lab.metrics_file import csv_text
+from pgjax.lab.setup import Settings, Setup, build
 from pgjax.types import Params, SettingError
 
-FIRST_COLUMNS = ("update", "env_steps", "seed", "return_mean", "episodes")
-_MARKS = ("config.json", "metrics.csv")
+_MARKS = ("config.toml", "metrics.csv")
+
+
+class Incomplete(Exception):
+    """A run that was carried to its end, but not all of it as it should be."""
+
+
+def say(line: str) -> None:
+    """One line to the user, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class Attempts:
+    """Attempts at writing. The first failure is told at once, and work goes on; what is still missing is kept."""
+
+    def __init__(self, path: Path):
+        """Nothing has failed yet under `path`."""
+        self.path = path
+        self.missing: dict[str, str] = {}
+
+    def __call__(self, what: str, action: Callable[[], Any]) -> bool:
+        """Try an action that writes `what`; False if it failed."""
+        try:
+            action()
+        except OSError as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            if not self.missing:
+                say(f"warning: {self.path / what} cannot be written: {reason}; training goes on")
+            self.missing[what] = reason
+            return False
+        self.missing.pop(what, None)
+        return True
+
+    def settle(self) -> None:
+        """Name what is missing for good.
+
+        Raises:
+          Incomplete: if anything is.
+        """
+        if self.missing:
+            what = ", ".join(f"{name} ({reason})" for name, reason in self.missing.items())
+            raise Incomplete(f"the run is done, but {self.path} lacks {what}; make room, then --resume {self.path}")
 
 
 def new_run_directory(settings: Settings) -> Path:
-    """Make the directory of a run: `settings.out`, or the next free number under runs/.
+    """Make the directory of a run, with its config.toml: `settings.out`, or the next free number under runs/.
 
     Raises:
       SettingError: if it already holds a run, or cannot be written.
     """
     try:
-        if settings.out:
-            path = Path(settings.out)
-            path.mkdir(parents=True, exist_ok=True)
-            if any((path / mark).exists() for mark in _MARKS):
-                raise SettingError("out", settings.out, "already holds a run; name another directory")
-            (path / "config.json").open("x").close()  # claims it: of two runs started at once, one fails here
-            return path
-        stem = f"{settings.environment}-{settings.algorithm}"
-        Path("runs").mkdir(exist_ok=True)
-        number = 1
-        while True:
-            try:
-                path = Path("runs") / f"{stem}-{number}"
-                path.mkdir()
-                return path
-            except FileExistsError:
-                number += 1
+        path = _named(settings.out) if settings.out else _numbered(f"{settings.environment}-{settings.algorithm}")
+        with (path / "config.toml").open("x") as file:  # claims it: of two runs started at once, one fails here
+            file.write(config_text(settings))
+        return path
     except FileExistsError as error:
         raise SettingError("out", settings.out, "is a file or already holds a run; name another directory") from error
     except OSError as error:
         raise SettingError("out", settings.out or "runs", f"cannot be written: {error.strerror}") from error
 
 
-def write_config(path: Path, settings: Settings) -> None:
-    """Every setting as resolved, and the versions the run depends on."""
-    versions = {name: version(name) for name in ("pgjax", "jax", "jaxlib", "gymnax", "flax", "optax")}
-    record = {
-        "settings": asdict(resolve(settings)) | {"out": str(path)},
-        "versions": versions,
-        "devices": jax_devices(),
-    }
-    (path / "config.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+def _named(out: str) -> Path:
+    path = Path(out)
+    path.mkdir(parents=True, exist_ok=True)
+    if any((path / mark).exists() for mark in _MARKS):
+        raise SettingError("out", out, "already holds a run; name another directory, or --resume it")
+    return path
 
 
-class MetricsFile:
-    """metrics.csv, a row per update and seed, written as chunks arrive."""
+def _numbered(stem: str) -> Path:
+    Path("runs").mkdir(exist_ok=True)
+    number = 1
+    while True:
+        try:
+            path = Path("runs") / f"{stem}-{number}"
+            path.mkdir()
+            return path
+        except FileExistsError:
+            number += 1
 
-    def __init__(self, path: Path):
-        """Open `path`/metrics.csv; the header follows from the first chunk."""
-        self._file = (path / "metrics.csv").open("w", newline="")
-        self._columns: list[str] = []
 
-    def __enter__(self) -> Self:
-        """Use it in a `with`."""
-        return self
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a run directory; the system lets go of it when the process ends, however it ends.
 
-    def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        self._file.close()
+    Raises:
+      SettingError: if another process holds it, or it holds no run.
+    """
+    try:
+        file = (path / "config.toml").open("rb")
+    except OSError as error:
+        raise SettingError("resume", str(path), f"holds no run: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SettingError("resume", str(path), "is being written by another process; stop that first") from error
+        except OSError as error:
+            say(f"warning: {path} cannot be locked ({error.strerror}): see that no other process writes to it")
+        yield
 
-    def write(self, seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> None:
-        """Append a chunk: metrics by name [R, updates]; rows of runs already done are left out."""
-        writer = csv.writer(self._file)
-        if not self._columns:
-            rest = sorted(set(metrics) - set(FIRST_COLUMNS) - {"active"})
-            self._columns = [*FIRST_COLUMNS, *rest]
-            writer.writerow(self._columns)
-        seed_column = np.broadcast_to(seeds[:, None], metrics["update"].shape)
-        table = dict(metrics) | {"seed": seed_column}
-        for u in range(metrics["update"].shape[1]):
-            for r in np.flatnonzero(metrics["active"][:, u]):
-                writer.writerow([_cell(table[name][r, u]) for name in self._columns])
-        self._file.flush()
+
+def is_finished(path: Path) -> bool:
+    """Whether a run has been carried to its end: the evaluation is written last."""
+    return (path / "evaluation.csv").exists()
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """A small CSV file."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows([[_cell(x) for x in row] for row in rows])
+    """A small CSV file, complete or not there."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(csv_text([columns, *rows]))
+    os.replace(temporary, path)
 
 
-def save_params(path: Path, params: Params) -> None:
-    """The trained parameters of all seeds (axis 0), with orbax, under `path`/params."""
-    from orbax.checkpoint import v1 as ocp
-
-    ocp.save(str(path.absolute() / "params"), jax.tree.map(np.asarray, params))
-
-
-def load_run(path: str | Path) -> tuple[Setup, Params]:
-    """Read a run back: what it was made of, and the parameters of all seeds (axis 0).
+def load_run(path: str | Path, *, best: bool = False) -> tuple[Setup, Params]:
+    """Read a run back, finished or not: what it was made of, and the parameters of all seeds (axis 0).
 
     `jax.tree.map(lambda x: x[3], params)` is the policy of the fourth seed.
 
+    Args:
+      path: the run directory.
+      best: from the checkpoint with the highest mean return instead of the newest.
+
     Raises:
-      SettingError: if the directory holds no finished run.
+      SettingError: if the directory holds no checkpoint that is whole.
     """
-    from orbax.checkpoint import v1 as ocp
-
-    path = Path(path)
-    try:
-        settings = json.loads((path / "config.json").read_text())["settings"]
-        setup = build(Settings(**settings | {"hidden": tuple(settings["hidden"])}))
-        keys = jax.random.split(jax.random.key(0), settings["seeds"])
-        shapes = jax.eval_shape(jax.vmap(setup.agent.init), keys)
-        like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)  # orbax then gives numpy, in this structure
-        return setup, ocp.load(str(path.absolute() / "params"), like)
-    except SettingError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        raise SettingError("run", str(path), "is not the directory of a finished run") from error
-
-
-def _cell(x: Any) -> Any:
-    """A number as short text that keeps its float32 value; empty where there is none."""
-    if isinstance(x, (np.floating, float)):
-        return "" if np.isnan(x) else f"{x:.7g}"
-    return x
+    folder = Path(path) / "checkpoints"
+    checkpoint = checkpoints.best(folder, say) if best else checkpoints.newest(folder, say)
+    if checkpoint is None:
+        raise SettingError("run", str(path), "holds no checkpoint")
+    setup = build(settings_from(checkpoint.record["settings"]))
+    keys = jax.random.split(jax.random.key(0), len(checkpoint.leaves["seeds"]))
+    shapes = jax.eval_shape(jax.vmap(setup.agent.init), keys)
+    like = {"state": {"params": jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)}}
+    of_params = {name: leaf for name, leaf in checkpoint.leaves.items() if name.startswith("state/params/")}
+    return setup, checkpoint._replace(leaves=of_params).restore(like)["state"]["params"]

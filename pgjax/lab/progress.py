@@ -12,10 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 class ProgressBar:
     """Shows how far training is, the mean return of the last update, and steps per second over all runs."""
 
-    def __init__(self, progress: Progress, total_steps: int):
-        """Start a bar that is full at `total_steps` environment steps per run."""
+    def __init__(self, progress: Progress, total_steps: int, done: int):
+        """Start a bar that is full at `total_steps` environment steps per run, at those that are already done."""
         self._progress, self._total = progress, total_steps
-        self._task = progress.add_task("compiling", total=total_steps, note="")
+        self._task = progress.add_task("compiling", total=total_steps, completed=done, note="")
         self._start: tuple[float, float] | None = None  # time and steps after the first, compiling, chunk
 
     def update(self, metrics: dict[str, np.ndarray]) -> None:
@@ -32,7 +32,7 @@ class ProgressBar:
 
 
 @contextmanager
-def progress_bar(total_steps: int, *, quiet: bool = False) -> Iterator[ProgressBar]:
+def progress_bar(total_steps: int, *, done: int = 0, quiet: bool = False) -> Iterator[ProgressBar]:
     """A bar on standard error; nothing when quiet or when that is not a terminal."""
     console = Console(stderr=True)
     progress = Progress(
@@ -44,7 +44,7 @@ def progress_bar(total_steps: int, *, quiet: bool = False) -> Iterator[ProgressB
         disable=quiet or not console.is_terminal,
     )
     with progress:
-        yield ProgressBar(progress, total_steps)
+        yield ProgressBar(progress, total_steps, done)
 
 
 def last_return(metrics: dict[str, np.ndarray]) -> float:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields, replace
 from inspect import signature
 from typing import Any, Literal, NamedTuple
 
-import jax
 import optax
 from jax.tree_util import Partial
 
@@ -123,8 +122,22 @@ class Settings:
     """Episodes per seed in the evaluation at the end, greedy and sampled."""
     devices: int = 0
     """CPU cores to spread the seeds over (0: all)."""
+    updates_per_chunk: int = 10
+    """Updates per compiled call; progress, checkpoints and stopping happen in between."""
+    max_skipped: int = 10
+    """Stop a seed after so many updates in a row that were not finite."""
     out: str = ""
     """Run directory; default runs/<environment>-<algorithm>-<number>."""
+    resume: str = ""
+    """Go on with the run of this directory, bit for bit, with its own settings."""
+    config: str = ""
+    """TOML file of settings, such as a run's config.toml; flags go on top."""
+    save_every: float = 60.0
+    """Seconds between checkpoints (0: after every chunk). One is always made when stopped, and at the end."""
+    keep: int = 3
+    """How many of the newest checkpoints to keep, besides the one with the best return."""
+    log: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Log there too, besides metrics.csv: tensorboard, wandb."""
     diagnostics: int = 0
     """Groups of trajectories whose gradients are compared at every update: noise, critical batch, probes (0: off)."""
     quiet: bool = False
@@ -151,10 +164,10 @@ def build(settings: Settings) -> Setup:
     pgjax.types.SettingError: discount: 1.5 must lie in [0, 1]
     """
     check_fields(settings)
-    for name in ("seeds", "total_steps", "eval_episodes"):
+    for name in ("seeds", "total_steps", "eval_episodes", "updates_per_chunk", "keep", "max_skipped"):
         if getattr(settings, name) < 1:
             raise SettingError(name, getattr(settings, name), "must be at least 1")
-    for name in ("decay_updates", "decay_entropy", "devices"):
+    for name in ("decay_updates", "decay_entropy", "devices", "save_every"):
         if getattr(settings, name) < 0:
             raise SettingError(name, getattr(settings, name), "must not be negative")
     tables = {"algorithm": ALGORITHMS, "credit": CREDITS, "baseline": BASELINES, "optimizer": OPTIMIZERS}
@@ -248,9 +261,3 @@ def _check_baseline(settings: Settings, arguments: Mapping[str, Any], config: Co
             raise SettingError("standardise", True, "cannot be combined with a variance-optimal baseline")
     if config.rollout == "stream" and config.group_size > 1:
         raise SettingError("group_size", config.group_size, "is for methods that work on whole episodes")
-
-
-def jax_devices() -> str:
-    """What runs it, in words."""
-    devices = jax.devices()
-    return f"{len(devices)} × {devices[0].device_kind} ({devices[0].platform})"

@@ -17,7 +17,7 @@ NAN, INF = float("nan"), float("inf")
 MAY_BE_INFINITE = {"clip", "value_clip", "target_kl", "step_size", "max_grad_norm", "max_rho", "max_c"}
 UP_TO_ONE = {"discount", "lambda_", "momentum"}
 NUMBERS_OF_ANY_SIGN = {"baseline_constant"}
-FREE_TEXT = {"out"}
+FREE_TEXT = {"out", "resume", "config"}
 MUST_DIVIDE = {"accumulate", "minibatches", "group_size", "diagnostics"}
 
 

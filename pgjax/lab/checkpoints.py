@@ -1,0 +1,257 @@
+"""Checkpoints: any pytree of arrays with a record beside it, written at once or not at all, verified when read.
+
+A checkpoint is a folder `<number>/` with `leaves/` (orbax) and `record.json`: what the caller wants to remember, a
+SHA-256 of the leaves and one of the record itself. It appears under its name only when every byte is on the disk.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgjax.types import SettingError
+
+FORMAT = 1
+ROOM = 1 << 20  # bytes on the disk beyond the arrays themselves
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be trusted, and why."""
+
+
+class Checkpoint(NamedTuple):
+    """A verified checkpoint.
+
+    Attributes:
+      number: under which it was saved.
+      record: what was saved beside the arrays.
+      leaves: name -> array; keys as their data.
+    """
+
+    number: int
+    record: dict[str, Any]
+    leaves: dict[str, np.ndarray]
+
+    def restore(self, like: Any) -> Any:
+        """The saved pytree, in the structure, on the devices and with the key types of `like`.
+
+        Raises:
+          SettingError: if `like` has other leaves than were saved.
+        """
+        names, values = zip(*_named(like).items(), strict=True)
+        for name in sorted(set(names) ^ set(self.leaves)):
+            where = "is not in the checkpoint" if name in names else "is in the checkpoint only"
+            raise SettingError("checkpoint", name, f"{where}: it was written by another version, or for other settings")
+        leaves = [_like(name, self.leaves[name], value) for name, value in zip(names, values, strict=True)]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def save(folder: Path, number: int, tree: Any, record: Mapping[str, Any]) -> None:
+    """Write a checkpoint; one of the same number is replaced.
+
+    Args:
+      folder: where checkpoints are kept; made if its parent exists.
+      number: its name, e.g. the update; the highest is the newest.
+      tree: arrays, typed keys included.
+      record: what to remember beside them, as JSON knows it. `score` decides which checkpoint is the best.
+
+    Raises:
+      OSError: if it cannot be written; checkpoints already there stay as they are.
+    """
+    leaves = {name: _data(value) for name, value in _named(tree).items()}
+    shapes = {name: [str(array.dtype), list(array.shape)] for name, array in leaves.items()}
+    whole = {"format": FORMAT, "leaves": shapes, "leaves_sha256": _hash_of_leaves(leaves), **record}
+    whole["record_sha256"] = _hash_of_record(whole)
+    folder.mkdir(exist_ok=True)
+    for left in folder.glob(".writing-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    temporary, final = folder / f".writing-{number}", folder / f"{number:08d}"
+    try:
+        temporary.mkdir()
+        _reserve(temporary / "room", sum(array.nbytes for array in leaves.values()) + ROOM)
+        _write_leaves(temporary / "leaves", leaves)
+        (temporary / "record.json").write_text(json.dumps(whole, indent=1))
+        for path in [*temporary.rglob("*"), temporary]:
+            _sync(path)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        _sync(folder)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A checkpoint's record, verified against its own hash.
+
+    Raises:
+      Damaged: if it is missing or not as it was written.
+    """
+    try:
+        record = json.loads((path / "record.json").read_text())
+        if record["record_sha256"] != _hash_of_record(record):
+            raise Damaged("its record is not as it was written")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Damaged("its record cannot be read") from error
+    if record["format"] != FORMAT:
+        raise Damaged(f"it has format {record['format']}, this version reads {FORMAT}")
+    return record
+
+
+def read(path: Path) -> Checkpoint:
+    """A checkpoint, every byte of its arrays verified.
+
+    Raises:
+      Damaged: if anything is missing or not as it was written.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    record = read_record(path)
+    like = {name: np.empty(shape, dtype) for name, (dtype, shape) in record["leaves"].items()}
+    try:
+        with _quiet():
+            stored = ocp.load(str((path / "leaves").absolute()), {n: a for n, a in like.items() if a.size})
+    except Exception as error:  # orbax and tensorstore raise nearly anything on damaged files
+        raise Damaged("its arrays cannot be read") from error
+    leaves = like | {name: np.asarray(array) for name, array in stored.items()}
+    if _hash_of_leaves(leaves) != record["leaves_sha256"]:
+        raise Damaged("its arrays are not as they were written")
+    return Checkpoint(int(path.name), record, leaves)
+
+
+def paths(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first, unverified."""
+    return sorted(p for p in folder.glob("[0-9]*") if p.name.isdigit()) if folder.is_dir() else []
+
+
+def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole; damaged ones are passed over, each with a line. None if none was written.
+
+    Raises:
+      SettingError: if there are checkpoints, and all are damaged.
+    """
+    return _first_whole(folder, paths(folder)[::-1], say)
+
+
+def best(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint of the highest score that is whole; otherwise like `newest`."""
+    return _first_whole(folder, sorted(paths(folder)[::-1], key=_score, reverse=True), say)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all checkpoints but the newest `keep` and the one with the highest score."""
+    there = paths(folder)
+    highest = max(there[::-1], key=_score) if there else None
+    for path in there[:-keep]:
+        if path != highest:
+            shutil.rmtree(path)
+
+
+def _first_whole(folder: Path, there: list[Path], say: Callable[[str], None]) -> Checkpoint | None:
+    for path in there:
+        try:
+            return read(path)
+        except Damaged as error:
+            say(f"warning: checkpoint {path} is damaged ({error}); trying another")
+    if there:
+        raise SettingError("checkpoints", str(folder), "are all damaged; start a new run in another directory")
+    return None
+
+
+def _score(path: Path) -> float:
+    try:
+        score = read_record(path).get("score")
+    except Damaged:
+        score = None
+    return float("-inf") if score is None else score
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """Leaves by name, such as state/params/policy/params/Dense_0/kernel."""
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in jax.tree.leaves_with_path(tree)}
+
+
+def _data(value: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(value) if _is_key(value) else value)
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def _like(name: str, array: np.ndarray, like: Any) -> Any:
+    here = _data(like)
+    if (array.dtype, array.shape) != (here.dtype, here.shape):
+        saved, now = (f"{a.dtype}{list(a.shape)}" for a in (array, here))
+        raise SettingError("checkpoint", name, f"was saved as {saved} and is now {now}: for other settings")
+    if not isinstance(like, jax.Array):
+        return array
+    copy = jnp.array(array)  # a copy: its buffer will be donated
+    if _is_key(like):
+        copy = jax.random.wrap_key_data(copy, impl=jax.random.key_impl(like))
+    return jax.device_put(copy, like.sharding) if like.committed else copy
+
+
+def _hash_of_leaves(leaves: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(leaves):
+        array = leaves[name]
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _hash_of_record(record: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in record.items() if name != "record_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Find out whether the disk has room, in a way that fails cleanly."""
+    with path.open("wb", buffering=0) as file:
+        while size > 0:
+            size -= file.write(bytes(min(size, 1 << 20)))
+        os.fsync(file.fileno())
+    path.unlink()
+
+
+def _write_leaves(path: Path, leaves: Mapping[str, np.ndarray]) -> None:
+    from orbax.checkpoint import v1 as ocp
+
+    try:
+        with _quiet():  # empty arrays are known from the record; orbax refuses them
+            ocp.save(str(path.absolute()), {name: array for name, array in leaves.items() if array.size})
+    except OSError:
+        raise
+    except Exception as error:  # tensorstore has errors of its own for a full or vanished disk
+        raise OSError(f"orbax could not write it ({str(error).splitlines()[0][:100]})") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without orbax's log of what is reported here in one line."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+
+
+def _sync(path: Path) -> None:
+    """Force a file's, or a folder's, bytes to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,49 @@
+"""How several runs compare: interquartile means, and intervals that the few seeds one has can support."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def interquartile_mean(x: ArrayLike, axis: int = -1) -> np.ndarray:
+    """Mean of the middle half; of n numbers the lowest and highest ⌊n/4⌋ are left out.
+
+    Less swayed by an outlier than the mean, less wasteful than the median.
+    Agarwal et al. 2021. https://arxiv.org/abs/2108.13264
+
+    >>> float(interquartile_mean([0.0, 3.0, 5.0, 1000.0]))
+    4.0
+    """
+    x = np.sort(np.asarray(x, float), axis=axis)
+    cut = x.shape[axis] // 4
+    return np.take(x, np.arange(cut, x.shape[axis] - cut), axis=axis).mean(axis=axis)
+
+
+def bootstrap_interval(
+    strata: Sequence[ArrayLike], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Interquartile mean over all seeds of all strata, and a percentile bootstrap interval.
+
+    Seeds are drawn with replacement within each stratum (a run directory), as many as it has: what a repetition of the
+    same runs with other seeds might have given. With fewer than about five seeds it is too narrow.
+
+    Args:
+      strata: numbers [seeds, ...] each; the dimensions behind are treated alike.
+      level: probability the interval is meant to have.
+      resamples: how many.
+      seed: of the draws.
+
+    Returns:
+      Interquartile mean, low, high, each [...].
+
+    >>> middle, low, high = bootstrap_interval([[1.0, 2.0, 3.0, 4.0], [3.0, 4.0]])
+    >>> float(middle), bool(low < middle < high)
+    (3.0, True)
+    """
+    rng = np.random.default_rng(seed)
+    arrays = [np.asarray(stratum, float) for stratum in strata]
+    drawn = [array[rng.integers(len(array), size=(resamples, len(array)))] for array in arrays]
+    means = interquartile_mean(np.concatenate(drawn, axis=1), 1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return interquartile_mean(np.concatenate(arrays), 0), low, high

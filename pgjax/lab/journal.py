@@ -1,0 +1,154 @@
+"""What a run writes while it goes on, and how it is taken up again."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pgjax.guard import NONFINITE
+from pgjax.lab import checkpoints
+from pgjax.lab.configuration import recorded
+from pgjax.lab.files import Attempts, say
+from pgjax.lab.loggers import LOGGERS, Logger
+from pgjax.lab.metrics_file import GrowingFile, MetricsFile, csv_text
+from pgjax.lab.progress import last_return
+from pgjax.lab.provenance import differences, provenance
+from pgjax.lab.setup import Settings
+from pgjax.sweeps import Runs
+from pgjax.types import SettingError
+
+
+class Journal:
+    """metrics.csv, timing.csv, the loggers asked for, and checkpoints of everything, under one directory.
+
+    A checkpoint knows how long the tables were: on resume they are cut there, so every update appears in them once.
+    """
+
+    def __init__(self, path: Path, settings: Settings, runs: Runs, attempt: Attempts):
+        """Begin at `runs`, or, where the directory has a checkpoint, take the run up there: see `self.runs`.
+
+        Raises:
+          SettingError: if its checkpoints are damaged, or of other settings.
+          OSError: if the tables cannot be written.
+        """
+        self.runs, self.attempt = runs, attempt
+        self._path, self._folder, self._settings = path, path / "checkpoints", settings
+        self._provenance = provenance(runs.mesh)
+        self._recorded = json.loads(json.dumps(recorded(settings)))
+        self.saved = 0  # update of the last checkpoint
+        checkpoint = checkpoints.newest(self._folder, say)
+        record: dict[str, Any] = {"metrics_bytes": 0, "timing_bytes": 0, "seconds": 0.0}
+        if checkpoint is not None:
+            record = checkpoint.record
+            self._compare(record)
+            self.runs = runs._replace(**checkpoint.restore(_tree(runs)))
+            self.saved = checkpoint.number
+        self._metrics = MetricsFile(_checked(path / "metrics.csv", record["metrics_bytes"]), record["metrics_bytes"])
+        self._timing = GrowingFile(_checked(path / "timing.csv", record["timing_bytes"]), record["timing_bytes"])
+        self.given_up = self._not_finite()
+        self._loggers = {name: LOGGERS[name](path, self._recorded, self.saved) for name in settings.log}
+        self._score = float("nan")
+        self._start = time.monotonic() - record["seconds"]
+        self._last_save = time.monotonic()
+
+    def write(self, runs: Runs, metrics: dict[str, np.ndarray]) -> None:
+        """Note a chunk: metrics by name [R, updates], and the runs after it."""
+        self.runs = runs
+        score = last_return(metrics)
+        self._score = self._score if np.isnan(score) else score
+        header = "" if self._timing.length else "update,env_steps,seconds\n"
+        row = [[self.update, int(metrics["env_steps"][:, -1].sum()), time.monotonic() - self._start]]
+        self.attempt("metrics.csv", lambda: self._metrics.write(runs.seeds, metrics))
+        self.attempt("timing.csv", lambda: self._timing.append(header + csv_text(row)))
+        self._with_loggers(lambda logger: logger.write(runs.seeds, metrics))
+        for r in sorted(self._not_finite() - self.given_up):
+            self._post_mortem(r, metrics)
+
+    @property
+    def update(self) -> int:
+        """Updates done by the run that has done most."""
+        return int(np.asarray(self.runs.state.update).max())
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return time.monotonic() - self._last_save >= self._settings.save_every
+
+    def save(self) -> bool:
+        """Write a checkpoint, unless this update has one; False if that failed. Old ones go."""
+        return self.saved == self.update or self.attempt("checkpoints", self._save)
+
+    def close(self) -> None:
+        """End the loggers."""
+        self._with_loggers(lambda logger: logger.close())
+
+    def _with_loggers(self, action: Callable[[Logger], None]) -> None:
+        """Loggers are others' software, and an extra: one that fails is given up, and the run is none the worse."""
+        for name, logger in list(self._loggers.items()):
+            try:
+                action(logger)
+            except Exception as error:
+                say(f"warning: {self._path / name} is given up: {error}")
+                del self._loggers[name]
+
+    def _not_finite(self) -> set[int]:
+        """The runs that have stopped because too many of their updates in a row were not finite."""
+        return set(np.flatnonzero(np.asarray(self.runs.state.skipped_in_a_row) >= self._settings.max_skipped).tolist())
+
+    def _post_mortem(self, r: int, metrics: dict[str, np.ndarray]) -> None:
+        """Keep the state in which a run stopped, and say which quantity was to blame."""
+        self.given_up.add(r)
+        last = int(np.flatnonzero(metrics["active"][r])[-1])
+        quantity, update = NONFINITE[int(metrics["nonfinite"][r, last])], int(metrics["update"][r, last])
+        folder = self._path / "post-mortem"
+        say(
+            f"warning: seed {self.runs.seeds[r]} stopped at update {update}: {self._settings.max_skipped} updates in a "
+            f"row were not finite ({quantity}); its state is in {folder}, the other seeds go on"
+        )
+        self.attempt(folder.name, lambda: checkpoints.save(folder, update, _tree(self.runs), self._record()))
+
+    def _save(self) -> None:
+        self._last_save = time.monotonic()
+        self._metrics.file.sync()
+        self._timing.sync()
+        checkpoints.save(self._folder, self.update, _tree(self.runs), self._record())
+        self.saved = self.update
+        checkpoints.prune(self._folder, self._settings.keep)
+
+    def _record(self) -> dict[str, Any]:
+        """What a checkpoint remembers beside the arrays."""
+        return {
+            "update": self.update,
+            "env_steps": np.asarray(self.runs.state.env_steps).tolist(),
+            "score": None if np.isnan(self._score) else self._score,
+            "metrics_bytes": self._metrics.file.length,
+            "timing_bytes": self._timing.length,
+            "seconds": time.monotonic() - self._start,
+            "settings": self._recorded,
+            "provenance": self._provenance,
+        }
+
+    def _compare(self, record: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other settings; say where its bits may not come again."""
+        then = record["settings"]
+        for name in sorted(set(then) | set(self._recorded)):
+            if then.get(name) != self._recorded.get(name):
+                reason = f"is in config.toml, but the checkpoint was written with {then.get(name)!r}; put that back"
+                raise SettingError(name, self._recorded.get(name), reason)
+        if changed := differences(record["provenance"], self._provenance):
+            say(f"warning: the run goes on, but not with the bits it would have had: {changed}")
+
+
+def _tree(runs: Runs) -> dict[str, Any]:
+    """All of the runs but the devices."""
+    return {name: value for name, value in runs._asdict().items() if name != "mesh"}
+
+
+def _checked(path: Path, length: int) -> Path:
+    """Say so if a table is shorter than the checkpoint remembers, and that the rest of it is lost."""
+    there = path.stat().st_size if path.exists() else 0
+    if there < length:
+        say(f"warning: {path} has lost its end: {there} bytes of {length} are left")
+    return path

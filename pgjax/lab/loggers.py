@@ -1,0 +1,108 @@
+"""Where metrics go besides metrics.csv: TensorBoard and Weights & Biases, packages of the extra `log`."""
+
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from pgjax.types import SettingError
+
+
+class Logger(Protocol):
+    """Takes what every chunk of updates brings."""
+
+    def write(self, seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> None:
+        """Log metrics by name [R, updates] of the runs with these seeds [R]; only where `active`."""
+        ...
+
+    def close(self) -> None:
+        """Hand over what is still held back."""
+        ...
+
+
+class TensorBoard:
+    """A TensorBoard run for every seed, under `path`/tensorboard; the horizontal axis is the update."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], update: int):
+        """Go on from `update`: what an earlier process logged beyond it is dropped."""
+        package = import_module(PACKAGES["tensorboard"])
+        self._new = lambda seed: package.SummaryWriter(
+            str(path / "tensorboard" / f"seed_{seed}"), purge_step=update + 1
+        )
+        self._writers: dict[int, Any] = {}
+
+    def write(self, seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> None:
+        """Log every metric of every seed."""
+        for seed, row in zip(seeds.tolist(), _rows(metrics), strict=True):
+            if seed not in self._writers:
+                self._writers[seed] = self._new(seed)
+            for update, values in row:
+                for name, value in values.items():
+                    self._writers[seed].add_scalar(name, value, update)
+            self._writers[seed].flush()
+
+    def close(self) -> None:
+        """Close the files."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+class WeightsAndBiases:
+    """One run of project pgjax at wandb, which finds it again on resume: metrics as seed_3/return_mean and so on."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], update: int):
+        """Begin the run, or take up the one of this directory; wandb itself ignores updates it already has."""
+        wandb = import_module(PACKAGES["wandb"])
+        name = path.absolute().name
+        self._run = wandb.init(project="pgjax", name=name, id=name, config=dict(settings), dir=path, resume="allow")
+
+    def write(self, seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> None:
+        """Log every metric of every seed, an update at a time."""
+        together: dict[int, dict[str, float]] = {}
+        for seed, row in zip(seeds.tolist(), _rows(metrics), strict=True):
+            for update, values in row:
+                together.setdefault(update, {}).update({f"seed_{seed}/{name}": x for name, x in values.items()})
+        for update in sorted(together):
+            self._run.log(together[update], step=update)
+
+    def close(self) -> None:
+        """Finish the run."""
+        self._run.finish()
+
+
+LOGGERS: dict[str, Callable[[Path, Mapping[str, Any], int], Logger]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+}
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+
+
+def check_installed(names: Iterable[str]) -> None:
+    """Refuse loggers whose package is not there.
+
+    Raises:
+      SettingError: naming the first, and how to install it.
+    """
+    for name in names:
+        try:
+            import_module(PACKAGES[name])
+        except ImportError as error:
+            reason = f'needs the package {PACKAGES[name]}: pip install "pgjax[log]", or leave it out'
+            raise SettingError("log", name, reason) from error
+
+
+def _rows(metrics: Mapping[str, np.ndarray]) -> list[list[tuple[int, dict[str, float]]]]:
+    """For every run, (update, name -> number) of the updates it made; what has no number yet is left out."""
+    names = set(metrics) - {"active", "update"}
+    return [
+        [
+            (
+                int(metrics["update"][r, u]),
+                {n: float(metrics[n][r, u]) for n in sorted(names) if not np.isnan(metrics[n][r, u])},
+            )
+            for u in np.flatnonzero(active)
+        ]
+        for r, active in enumerate(metrics["active"])
+    ]

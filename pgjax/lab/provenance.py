@@ -1,0 +1,53 @@
+"""What the bits of a run depend on, besides its settings."""
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+PACKAGES = ("pgjax", "jax", "jaxlib", "flax", "optax", "gymnax")
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of everything that computes.
+
+    >>> list(versions())
+    ['pgjax', 'jax', 'jaxlib', 'flax', 'optax', 'gymnax']
+    """
+    return {name: version(name) for name in PACKAGES}
+
+
+def provenance(mesh: Mesh) -> dict[str, str]:
+    """Versions, thread pool, devices and processor: with these and the settings equal, so are the bits.
+
+    Args:
+      mesh: the devices that the runs are spread over.
+    """
+    return versions() | {
+        "threads": os.environ.get("NPROC", str(os.cpu_count())),
+        "devices": " × ".join([*(f"{n} {axis}" for axis, n in mesh.shape.items()), mesh.devices.flat[0].device_kind]),
+        "processor": _processor(),
+    }
+
+
+def differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What has changed, in words; empty when nothing has.
+
+    >>> differences({"jax": "0.10.1", "threads": "4"}, {"jax": "0.10.2", "threads": "4"})
+    'jax 0.10.1, now 0.10.2'
+    """
+    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    return "; ".join(f"{name} {then.get(name)}, now {now.get(name)}" for name in names)
+
+
+def _processor() -> str:
+    """The processor's model: compiled code uses the instructions it has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()

@@ -1,0 +1,76 @@
+"""Ways to run train.py: in a process of its own that can be killed, or here; and a disk that is full."""
+
+import importlib.util
+import os
+import resource
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import pytest
+from runs import CACHE, Process
+
+from pgjax.lab.configuration import from_command_line
+
+
+@pytest.fixture(scope="session")
+def train(tmp_path_factory):
+    """`train(*arguments)` starts train.py in a process of its own; one at a time."""
+    folder = tmp_path_factory.mktemp("server")
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+        **{f"JAX_{name.upper()}": str(value) for name, value in CACHE.items()},
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    command = [sys.executable, "-u", str(Path(__file__).parent / "server.py")]
+    server = subprocess.Popen(
+        command, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout.readline() == "ready\n"
+    numbers = iter(range(10**6))
+    yield lambda *arguments: Process(server, folder / f"stderr-{next(numbers)}", arguments)
+    server.stdin.close()
+    server.wait(20)
+
+
+@pytest.fixture
+def files_up_to():
+    """`with files_up_to(size):` no file grows beyond it, as on a disk that is full."""
+
+    @contextmanager
+    def limited(size):
+        old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+            signal.signal(signal.SIGXFSZ, handler)
+
+    return limited
+
+
+def load_script(name="train"):
+    """experiments/NAME.py as a module."""
+    path = Path(__file__).parents[2] / "experiments" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"experiments_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def here(tmp_path_factory):
+    """`here(*arguments)` runs train.py in this process, quietly; returns the run directory."""
+    script = load_script()
+    for name, value in CACHE.items():
+        jax.config.update(f"jax_{name}", value)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
+
+    def run(*arguments):
+        return script.main(from_command_line([*map(str, arguments), "--quiet"]))
+
+    return run

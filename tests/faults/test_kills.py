@@ -1,0 +1,90 @@
+"""Processes that are ended from outside at moments drawn by chance, and go on afterwards."""
+
+import signal
+import time
+
+import numpy as np
+import pytest
+from runs import TINY, fingerprint
+
+RUN = [*TINY, "--save-every", "0", "--total-steps", str(36 * 40)]
+LONG_RUN = [*TINY, "--save-every", "1e6", "--total-steps", str(36 * 1500)]
+"""Most of its life is training; it has no checkpoint but those of a stop and the end."""
+
+
+@pytest.fixture(scope="module")
+def whole(train, tmp_path_factory):
+    """A run that nobody disturbs; it fills the cache of compiled programs for the others."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    run = train(*RUN, "--out", path)
+    assert run.end() == 0, run.stderr
+    return path
+
+
+def saving(path):
+    """Whether a checkpoint is being written at this moment."""
+    return any((path / "checkpoints").glob(".writing-*"))
+
+
+def size(path):
+    """Bytes of a run's metrics: how far it is."""
+    table = path / "metrics.csv"
+    return table.stat().st_size if table.exists() else 0
+
+
+def wait_for_moment(run, path, rng, part, whole):
+    """A moment drawn from a part of a run's life: its progress is the clock, so that a slow machine draws alike."""
+    last = max(p.name for p in (whole / "checkpoints").iterdir())
+    goal = rng.uniform() * size(whole)
+    conditions = {
+        "compilation": (path / "config.toml").exists,
+        "training": lambda: size(path) >= goal,
+        "a save": lambda: size(path) >= goal and saving(path),
+        "evaluation": (path / "checkpoints" / last).exists,
+    }
+    run.wait_for(conditions[part])
+    time.sleep(rng.uniform(0, {"compilation": 2.0, "training": 0.0, "a save": 0.02, "evaluation": 0.7}[part]))
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_killed_run_ends_as_if_nothing_had_happened(train, whole, tmp_path, times):
+    rng, killed, in_saves = np.random.default_rng(times), 0, 0
+    for i in range(times):
+        path = tmp_path / f"run-{i}"
+        run = train(*RUN, "--out", path)
+        part = "a save" if i % 2 == 0 else ("training", "compilation", "training", "evaluation")[i // 2 % 4]
+        wait_for_moment(run, path, rng, part, whole)
+        run.send(signal.SIGKILL)
+        code = run.end()
+        assert code in (-signal.SIGKILL, 0), run.stderr
+        killed += code != 0
+        in_saves += saving(path)
+        again = train("--resume", path)
+        assert again.end() == 0, again.stderr
+        assert "damaged" not in again.stderr and not saving(path)
+        assert fingerprint(path) == fingerprint(whole), f"kill {i}"
+    print(f"\n{killed} of {times} killed, {in_saves} of them in the middle of a save; {times} of {times} ended alike")
+    assert killed >= times / 2
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_terminated_run_ends_by_itself_and_loses_no_chunk(train, tmp_path, times):
+    """Half of the moments in training, a quarter each in compilation, and in evaluation and drawing."""
+    whole = tmp_path / "whole"
+    assert train(*LONG_RUN, "--out", whole).end() == 0
+    rng, lines = np.random.default_rng(times), []
+    for i in range(times):
+        path = tmp_path / f"run-{i}"
+        run = train(*LONG_RUN, "--out", path)
+        wait_for_moment(run, path, rng, ("training", "compilation", "training", "evaluation")[i % 4], whole)
+        run.send(signal.SIGTERM)
+        code = run.end()
+        said = [line for line in run.stderr.splitlines() if line.startswith("stopped by SIGTERM")]
+        assert (code == 143 and len(said) == 1) or (code == 0 and (path / "evaluation.csv").exists()), run.stderr
+        lines += said
+        again = train("--resume", path)
+        assert again.end() == 0, again.stderr
+        assert fingerprint(path) == fingerprint(whole)
+    print(f"\n{times} of {times} ended by themselves, {len(lines)} of them before they were finished:")
+    print(", ".join(line.split(": ")[1].partition(" of ")[0].partition(";")[0] for line in lines))
+    assert lines or times == 1
