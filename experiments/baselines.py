@@ -13,9 +13,10 @@ import tyro
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from pgjax import environments, evaluate_runs, make_agent, make_trainer, reinforce, sweep, use_cpu_devices
+from pgjax import environments, evaluate_runs, make_agent, make_trainer, reinforce, sweep
 from pgjax.lab import figures
 from pgjax.lab.results import Options
+from pgjax.lab.start import start
 
 PANELS = {
     "credit": [
@@ -43,7 +44,7 @@ EPISODES_PER_UPDATE, LEARNING_RATE, CONSTANT = 32, 2e-3, 100.0
 
 def main(options: Options) -> None:
     """Train every method once and draw the panels."""
-    use_cpu_devices()
+    start()
     environment = environments.make("CartPole-v1")
     seeds, total_steps = (2, 20_000) if options.quick else (8, 800_000)
     curves, rows = {}, []

@@ -35,11 +35,11 @@ from pgjax import (
     reinforce,
     rollout,
     sweeps,
-    use_cpu_devices,
 )
 from pgjax.distributions import Categorical
 from pgjax.lab import peers, results
-from pgjax.lab.setup import jax_devices
+from pgjax.lab.provenance import processor
+from pgjax.lab.start import start
 from pgjax.types import Agent, Environment
 
 
@@ -124,7 +124,7 @@ QUICK = (ppo_shape(4, 128, 2, 4), reinforce_shape(8, 128, 1, 2))
 
 def main(options: Options) -> None:
     """Measure everything, print the table, write what was asked for."""
-    use_cpu_devices()
+    start()
     shapes = [s for s in (QUICK if options.quick else SHAPES) if options.only in s.name]
     entries, repeats = [], 2 if options.quick else options.repeats
     peak = matrix_rate()
@@ -135,10 +135,17 @@ def main(options: Options) -> None:
         entries += of_peers(options, repeats)
     show(entries, peak)
     if options.json:
-        record = {"devices": jax_devices(), "jax": jax.__version__, "entries": [e._asdict() for e in entries]}
+        record = {"devices": devices_in_words(), "jax": jax.__version__, "entries": [e._asdict() for e in entries]}
         options.json.write_text(json.dumps(record, indent=2) + "\n")
     if options.scaling:
         draw(options, *scaling(options.quick))
+
+
+def devices_in_words() -> str:
+    """What everything ran on."""
+    devices = jax.devices()
+    model = processor() if devices[0].platform == "cpu" else devices[0].device_kind
+    return f"{len(devices)} × {model} ({devices[0].platform})"
 
 
 def timed(train: Callable[[], int], repeats: int) -> tuple[list[float], float]:
@@ -287,7 +294,9 @@ def of_peers(options: Options, repeats: int) -> list[Entry]:
 
 def show(entries: Sequence[Entry], peak: float) -> None:
     """The table, and the ratios to the peers."""
-    table = Table(title=f"training on {jax_devices()}, jax {jax.__version__}; matrix product {peak / 1e9:,.0f} GFLOP/s")
+    table = Table(
+        title=f"training on {devices_in_words()}, jax {jax.__version__}; matrix product {peak / 1e9:,.0f} GFLOP/s"
+    )
     columns = (
         "shape",
         "steps/s",
@@ -352,7 +361,7 @@ def draw(options: Options, over_envs: dict[int, float], over_seeds: dict[int, fl
         rows += [(label.split()[0], n, r) for n, r in found.items()]
     panels[0].set_ylabel("environment steps per second")
     panels[0].legend(frameon=False)
-    figure.suptitle(f"Training PPO on CartPole-v1, 128 steps per batch: {jax_devices()}")
+    figure.suptitle(f"Training PPO on CartPole-v1, 128 steps per batch: {devices_in_words()}")
     options.write("benchmark", figure, ("over", "count", "steps_per_second"), rows)
 
 

@@ -31,10 +31,10 @@ from pgjax import (
     standardised,
     sweep,
     total_return,
-    use_cpu_devices,
 )
 from pgjax.lab import figures
 from pgjax.lab.results import Options
+from pgjax.lab.start import start
 
 BATCHES = {1000: 64, 4000: 192}  # steps per batch -> episodes simulated to fill it, even while they are short
 OVER = {"causal": [0.0, 1.0], "strength": [0.0, 1.0]}
@@ -47,7 +47,7 @@ def credit(signals: Signals, causal: ArrayLike) -> Array:
 
 def main(options: Options) -> None:
     """Run both batch sizes and draw one panel for each."""
-    use_cpu_devices()
+    start()
     environment = environments.make("CartPole-v1")
     agent = make_agent(environment)
     seeds, updates = (2, 5) if options.quick else (5, 100)

@@ -26,11 +26,11 @@ from pgjax import (
     make_trainer,
     normalise_observations,
     sweep,
-    use_cpu_devices,
     with_hyperparameters,
 )
 from pgjax.lab import figures
 from pgjax.lab.results import Options
+from pgjax.lab.start import start
 from pgjax.schedules import decaying
 
 
@@ -56,7 +56,7 @@ COLUMNS = ("environment", "method", "seeds", "total_steps", "greedy_mean", "gree
 
 def main(options: Options) -> None:
     """Train everything; one panel per environment."""
-    use_cpu_devices()
+    start()
     seeds = 2 if options.quick else 5
     tasks, methods = (TASKS[1:2], METHODS[1:3]) if options.quick else (TASKS, METHODS)
     shape = (1, 1) if options.quick else (2, 2)

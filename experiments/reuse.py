@@ -19,10 +19,10 @@ from pgjax import (
     make_agent,
     make_trainer,
     sweep,
-    use_cpu_devices,
 )
 from pgjax.lab import figures
 from pgjax.lab.results import Options
+from pgjax.lab.start import start
 
 EPOCHS = (1, 4, 16)
 EPISODES_PER_BATCH, LEARNING_RATE, MAX_BATCHES = 16, 2e-3, 160
@@ -32,7 +32,7 @@ COLUMNS = ("form", "epochs", "seeds", "total_steps", "greedy_mean", "greedy_wors
 
 def main(options: Options) -> None:
     """Train every form with every number of passes; one panel per number."""
-    use_cpu_devices()
+    start()
     environment = environments.make("CartPole-v1")
     seeds, total_steps = (2, 4_000) if options.quick else (6, 150_000)
     forms = ("trajectory_is", "first_order") if options.quick else METHODS

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pgjax import SettingError, evaluate_runs, sweeps, use_cpu_devices
+from pgjax import SettingError, evaluate_runs, sweeps
 from pgjax.lab import figures, files
 from pgjax.lab.configuration import from_command_line
 from pgjax.lab.interrupts import Stopped, StopRequest, stop_request
@@ -24,6 +24,7 @@ from pgjax.lab.loggers import check_installed
 from pgjax.lab.metrics_file import read_metrics
 from pgjax.lab.progress import progress_bar
 from pgjax.lab.setup import Settings, Setup, build
+from pgjax.lab.start import start
 
 EVALUATION_KEY = 1 << 31  # seeds are below it: evaluation never repeats a training key
 
@@ -31,7 +32,7 @@ EVALUATION_KEY = 1 << 31  # seeds are below it: evaluation never repeats a train
 def main(settings: Settings) -> Path:
     """Train, evaluate, write everything; returns the run directory."""
     with stop_request() as stop:
-        use_cpu_devices(settings.devices or None)
+        start(settings.devices or None)
         setup = build(settings)
         check_installed(settings.log)
         stop.check("nothing was begun")

@@ -1,5 +1,6 @@
 """What the bits of a run depend on, besides its settings."""
 
+import hashlib
 import os
 import platform
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ def provenance(mesh: Mesh) -> dict[str, str]:
     return versions() | {
         "threads": os.environ.get("NPROC", str(os.cpu_count())),
         "devices": " × ".join([*(f"{n} {axis}" for axis, n in mesh.shape.items()), mesh.devices.flat[0].device_kind]),
-        "processor": _processor(),
+        "processor": processor(),
     }
 
 
@@ -43,11 +44,13 @@ def differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     return "; ".join(f"{name} {then.get(name)}, now {now.get(name)}" for name in names)
 
 
-def _processor() -> str:
-    """The processor's model: compiled code uses the instructions it has."""
+def processor() -> str:
+    """The processor's model and a hash of its features: compiled code uses the instructions it has."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.machine()
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)  # all cores are alike
+    known = {name.strip(): value.strip() for name, value in facts.items()}
+    features = known.get("flags", known.get("Features", ""))
+    return f"{known.get('model name', platform.machine())} {hashlib.sha256(features.encode()).hexdigest()[:8]}"
