@@ -171,9 +171,10 @@ def _epoch(
         if algorithm.momentum is not None:
             old_params, old_gradient = moving.previous
             again = batch.gradient(old_params, _with_credit(algorithm, config, batch, old_params))[0]
+            again = {name: again[name] for name in trained}
             alpha = jnp.where(start.update > start.skipped, algorithm.momentum, 1.0)  # nothing before the first
             gradient = jax.tree.map(
-                lambda g, before, same: g + (1 - alpha) * (before - same), gradient, old_gradient, dict(again)
+                lambda g, before, same: g + (1 - alpha) * (before - same), gradient, old_gradient, again
             )
             previous = moving.params, gradient
         metrics["gradient_norm"] = jnp.linalg.norm(ravel_pytree(gradient)[0])

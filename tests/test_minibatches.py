@@ -145,7 +145,12 @@ def test_a_pass_visits_every_row_once_and_keeps_its_leaves_together(shuffle, cou
         whole = jnp.all(n - n[:1] == jnp.arange(len(n))[:, None] * envs)  # columns are environments, time in order
         if shuffle == "environments":
             whole &= jnp.all(part.memory[0] == n[0])
-        return visits.at[n].add(1), {"aligned": aligned(part), "whole": whole, "sum": jnp.sum(n), "kl": 1.0 * n[0, 0]}
+        return visits.at[n].add(1), {
+            "aligned": aligned(part),
+            "whole": whole,
+            "sum": jnp.sum(n),
+            "kl": 1.0 * n[0, 0] * n[0, -1],
+        }
 
     @jax.jit
     @jax.vmap

@@ -514,3 +514,30 @@ def test_settings_that_contradict_each_other():
             sweeps.start(trainer, algorithm, seeds=seeds)
     with pytest.raises(SettingError, match="total_steps"):
         sweep(trainer, algorithm, total_steps=0)
+
+
+def compiled(recipe, updates=4, **changes):
+    """What XLA makes of a few updates on CartPole."""
+    environment = environments.make("CartPole-v1")
+    config = replace(recipe.config, **changes)
+    trainer = make_trainer(environment, make_agent(environment, hidden=(8,), critic=config.critic), config)
+    runs, limits = sweeps.start(trainer, recipe.algorithm), (jnp.int32(1 << 30), jnp.int32(9))
+    return sweeps._advance.lower(trainer, updates, runs.mesh, runs.algorithm, runs.state, limits).compile()
+
+
+def test_minibatches_are_dealt_without_a_sort():
+    program = compiled(ppo(standardise=True), num_envs=4, num_steps=32, epochs=2, minibatches=4).as_text()
+    assert " sort(" not in program and "while" in program
+
+
+@pytest.mark.parametrize("recipe", [ppo(), reinforce()], ids=["ppo", "reinforce"])
+def test_memory_does_not_grow_with_the_number_of_updates(recipe):
+    needed = [compiled(recipe, updates, num_envs=4).memory_analysis().temp_size_in_bytes for updates in (4, 40)]
+    assert needed[1] < 1.05 * needed[0]
+
+
+def test_a_large_batch_s_activations_are_never_in_memory_together():
+    """Two networks of 8, two layers: 64 activations per step and pass would be 256 bytes beside the batch itself."""
+    steps = 256 * 128
+    program = compiled(ppo(), num_envs=256, num_steps=128, epochs=1, minibatches=1)
+    assert program.memory_analysis().temp_size_in_bytes < 160 * steps
