@@ -115,9 +115,9 @@ SHAPES = (
     ppo_shape(1024, 128, 1, 6),
     reinforce_shape(64, 500, 1, 100),
     reinforce_shape(1024, 128, 1, 30),
-    reinforce_shape(64, 500, 16, 10),
+    reinforce_shape(64, 500, 16, 60),
     a2c_shape(16, 5, 4000),
-    ppo_shape(64, 128, 1, 4, "Breakout-MinAtar"),
+    ppo_shape(64, 128, 1, 20, "Breakout-MinAtar"),
 )
 QUICK = (ppo_shape(4, 128, 2, 4), reinforce_shape(8, 128, 1, 2))
 

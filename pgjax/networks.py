@@ -39,7 +39,11 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """One 3×3 convolution with 16 channels (MinAtar's own network), then dense layers and the head."""
+    """One 3×3 convolution with 16 channels (MinAtar's own network), then dense layers and the head.
+
+    Written as a matrix product over patches: images are small, and a convolution's gradient on a CPU, or the grouped
+    convolution that many networks side by side become, is many times slower than its arithmetic.
+    """
 
     hidden: Sequence[int]
     outputs: int
@@ -48,8 +52,11 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[..., height, width, channels] -> [..., outputs]."""
-        x = nn.relu(nn.Conv(16, (3, 3), padding="VALID", kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x))
-        return MLP(self.hidden, self.outputs, self.head_scale)(x.reshape(*x.shape[:-3], -1))
+        height, width = x.shape[-3] - 2, x.shape[-2] - 2
+        shifted = [x[..., i : i + height, j : j + width, :] for i in range(3) for j in range(3)]
+        patches = jnp.concatenate(shifted, axis=-1).reshape(-1, 9 * x.shape[-1])
+        features = nn.relu(nn.Dense(16, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(patches))
+        return MLP(self.hidden, self.outputs, self.head_scale)(features.reshape(*x.shape[:-3], -1))
 
 
 class GRU(nn.Module):

@@ -23,6 +23,7 @@ from pgjax import (
     rollout,
     train,
 )
+from pgjax.networks import CNN
 from pgjax.types import Discrete
 
 
@@ -134,3 +135,13 @@ def test_networks_that_do_not_fit_are_refused():
         make_agent(environment, memory="lstm")
     with pytest.raises(SettingError, match="^hidden: "):
         make_agent(environment, memory="gru", hidden=())
+
+
+def test_the_cnn_is_a_convolution():
+    x = jax.random.normal(jax.random.key(0), (5, 10, 8, 3))
+    network = CNN((6,), 2, 1.0)
+    params = network.init(jax.random.key(1), x)["params"]
+    kernel, layers = params["Dense_0"]["kernel"].reshape(3, 3, 3, 16), params["MLP_0"]
+    maps = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    hidden = jnp.tanh(jax.nn.relu(maps).reshape(5, -1) @ layers["Dense_0"]["kernel"])
+    np.testing.assert_allclose(network.apply({"params": params}, x), hidden @ layers["Dense_1"]["kernel"], atol=1e-5)
