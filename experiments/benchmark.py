@@ -323,7 +323,7 @@ def show(entries: Sequence[Entry], peak: float) -> None:
 
 def scaling(quick: bool) -> tuple[dict[int, float], dict[int, float]]:
     """Steps per second of PPO × 128 steps against environments (one seed) and seeds (4 environments)."""
-    most = (8, 4) if quick else (4096, 2048) if jax.default_backend() != "cpu" else (4096, 64)
+    most = (4, 2) if quick else (4096, 2048) if jax.default_backend() != "cpu" else (4096, 64)
     counts = [[n for n in (1, 2, 4, 8, 16, 32, 64, 128, 512, 1024, 2048, 4096) if n <= limit] for limit in most]
 
     def rate(shape: Shape) -> float:

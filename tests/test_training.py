@@ -32,7 +32,6 @@ from pgjax import (
     normalise_observations,
     ppo,
     reinforce,
-    run_updates,
     standardised,
     sweep,
     sweeps,
@@ -246,18 +245,6 @@ def test_accumulation_needs_less_memory():
         compiled = jax.jit(trainer.update).lower(recipe.algorithm, state).compile()
         bytes_needed.append(compiled.memory_analysis().temp_size_in_bytes)
     assert bytes_needed[1] < bytes_needed[0] / 4
-
-
-def test_memory_does_not_grow_with_the_number_of_updates():
-    environment = environments.make("CartPole-v1")
-    _, algorithm, trainer = setup(environment)
-    state = jax.eval_shape(trainer.init, algorithm, jax.random.key(0))
-
-    def temporary(updates):
-        run = jax.jit(lambda a, s: run_updates(trainer, a, s, jnp.int32(1 << 30), updates))
-        return run.lower(algorithm, state).compile().memory_analysis().temp_size_in_bytes
-
-    assert temporary(1000) < 1.05 * temporary(100)
 
 
 def test_streaming_updates_the_same_way():
@@ -532,7 +519,7 @@ def test_minibatches_are_dealt_without_a_sort():
 
 @pytest.mark.parametrize("recipe", [ppo(), reinforce()], ids=["ppo", "reinforce"])
 def test_memory_does_not_grow_with_the_number_of_updates(recipe):
-    needed = [compiled(recipe, updates, num_envs=4).memory_analysis().temp_size_in_bytes for updates in (4, 40)]
+    needed = [compiled(recipe, updates, num_envs=4).memory_analysis().temp_size_in_bytes for updates in (10, 100)]
     assert needed[1] < 1.05 * needed[0]
 
 
