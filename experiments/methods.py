@@ -51,6 +51,7 @@ TASKS = (
     Task("Pendulum-v1", 500_000, 0.95, scaled=True),
 )
 METHODS = ("reinforce", "a2c", "ppo", "npg", "trpo", "vtrace")
+SMOOTH = 50  # a point of a curve is the mean over a fiftieth of the updates: A2C's are of 128 steps
 COLUMNS = ("environment", "method", "seeds", "total_steps", "greedy_mean", "greedy_worst_seed")
 
 
@@ -68,7 +69,9 @@ def main(options: Options) -> None:
             metrics, greedy = run(task, method, seeds, steps)
             rows.append((task.name, method, seeds, steps, greedy.mean(), greedy.min()))
             print(f"{task.name}, {method}: greedy return {greedy.mean():.1f}", flush=True)
-            figures.draw_curve(axes, *figures.curve(metrics), label=method, spread="range", colour=f"C{i}")
+            window = max(1, metrics["update"].shape[1] // SMOOTH)
+            curve = figures.curve(metrics, window=window)
+            figures.draw_curve(axes, *curve, label=method, spread="range", colour=f"C{i}")
         figures.finish(axes, task.name)
     panels[0, 0].legend(frameon=False)
     figure.suptitle(f"Own defaults: mean of {seeds} seeds, band: lowest to highest")
