@@ -1,16 +1,13 @@
 """Shared fixtures. pgjax is imported first, so that jax starts with a thread pool that cannot deadlock."""
 
 import os
-import tempfile
 
 # Most of the suite's time is compilation of programs that then run for milliseconds: half of it goes without LLVM's
 # optimiser. XLA_FLAGS of your own are respected: XLA_FLAGS= runs the tests as users run the library.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
-# What one process of the suite has compiled, others need not: workers inherit this, scripts they start do too.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _compiled = tempfile.TemporaryDirectory(prefix="pgjax-tests-", ignore_cleanup_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+# Scripts that tests start leave nothing in the user's cache.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 
 import jax
 import numpy as np
