@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MDPS
+from problems import MDPS
 
 from pgjax import off_policy_reward_to_go, oracle, product, ratio, reward_to_go, stopped_prefix
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from conftest import MDPS
 from jax.tree_util import Partial
+from problems import MDPS
 
 from pgjax import baselined, baselines, gradients, oracle, product, reward_to_go, score, total_return
 from pgjax.losses import Batch

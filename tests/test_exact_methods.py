@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MDPS
+from problems import MDPS
 
 from pgjax import ALGORITHMS, oracle
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from conftest import MDPS
+from problems import MDPS
 
 from pgjax import (
     Categorical,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import MDPS
+from problems import MDPS
 
 from pgjax import Categorical, Gaussian, oracle, steps
 

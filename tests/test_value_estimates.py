@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MDPS
+from problems import MDPS
 from scipy import stats
 
 from pgjax import SettingError, make_signals, oracle, value_estimates
