@@ -11,7 +11,8 @@ import pytest
 from faulty import all_finite, learner, walk
 
 from pgjax import ALGORITHMS
-from pgjax.lab import figures, files
+from pgjax.lab import figures
+from pgjax.lab.metrics_file import MetricsFile
 from pgjax.lab.progress import last_return
 
 UPDATES = 4
@@ -103,8 +104,7 @@ def test_no_finished_episode_is_an_empty_cell_no_curve_and_no_return(tmp_path):
     shape = metrics["return_mean"].shape
     counters = {"update": np.arange(UPDATES) + 1, "env_steps": 64 * (np.arange(UPDATES) + 1), "active": True}
     metrics |= {k: np.broadcast_to(v, shape) for k, v in counters.items()}
-    with files.MetricsFile(tmp_path) as file:
-        file.write(np.arange(2), metrics)
+    MetricsFile(tmp_path / "metrics.csv").write(np.arange(2), metrics)
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * UPDATES
