@@ -10,7 +10,7 @@ by most where there are many environments or seeds, and REINFORCE to be bound by
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,14 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pgjax import (
-    Recipe,
-    a2c,
-    environments,
     evaluate_runs,
-    make_agent,
-    make_trainer,
-    ppo,
-    reinforce,
     rollout,
     sweeps,
     use_cpu_devices,
@@ -40,6 +33,7 @@ from pgjax import (
 from pgjax.distributions import Categorical
 from pgjax.lab import peers, results
 from pgjax.lab.provenance import processor
+from pgjax.lab.shapes import QUICK, SHAPES, Shape, built, flops_per_step, ppo_shape
 from pgjax.types import Agent, Environment
 
 
@@ -59,17 +53,6 @@ class Options(results.Options):
     """Only shapes whose name contains this."""
 
 
-class Shape(NamedTuple):
-    """What is trained."""
-
-    name: str
-    recipe: Recipe
-    seeds: int = 1
-    updates: int = 100
-    environment: str = "CartPole-v1"
-    horizon: int | None = None  # a time limit shorter than the environment's own
-
-
 class Entry(NamedTuple):
     """What was measured; rates in executed environment steps per second, all seeds together."""
 
@@ -82,44 +65,6 @@ class Entry(NamedTuple):
     policy_rollout_share: float = float("nan")  # time of the rollout with the policy only / time of the update
     random_rollout_share: float = float("nan")
     share_of_peak: float = float("nan")
-
-
-def ppo_shape(num_envs: int, num_steps: int, seeds: int, updates: int, environment: str = "CartPole-v1") -> Shape:
-    """PPO with the settings that all libraries share."""
-    numbers = {name: value for name, value in peers.PPO.items() if name != "entropy_coefficient"}
-    algorithm, config = ppo(standardise=True, **numbers)
-    algorithm = algorithm._replace(entropy_coefficient=peers.PPO["entropy_coefficient"])
-    config = replace(config, num_envs=num_envs, num_steps=num_steps, epochs=peers.PASSES, minibatches=peers.MINIBATCHES)
-    place = "" if environment == "CartPole-v1" else environment.split("-")[0].lower() + "-"
-    name = f"ppo-{place}{num_envs}x{num_steps}" + (f"-{seeds}seeds" if seeds > 1 else "")
-    return Shape(name, Recipe(algorithm, config), seeds, updates, environment)
-
-
-def reinforce_shape(num_envs: int, horizon: int, seeds: int, updates: int) -> Shape:
-    """REINFORCE with reward-to-go and a baseline that needs no critic."""
-    algorithm, config = reinforce(baseline="time_step", learning_rate=5e-3)
-    name = f"reinforce-{num_envs}x{horizon}" + (f"-{seeds}seeds" if seeds > 1 else "")
-    return Shape(name, Recipe(algorithm, replace(config, num_envs=num_envs)), seeds, updates, horizon=horizon)
-
-
-def a2c_shape(num_envs: int, num_steps: int, updates: int) -> Shape:
-    """A2C."""
-    algorithm, config = a2c()
-    config = replace(config, num_envs=num_envs, num_steps=num_steps)
-    return Shape(f"a2c-{num_envs}x{num_steps}", Recipe(algorithm, config), updates=updates)
-
-
-SHAPES = (
-    ppo_shape(4, 128, 1, 600),
-    ppo_shape(4, 128, 16, 300),
-    ppo_shape(1024, 128, 1, 20),
-    reinforce_shape(64, 500, 1, 100),
-    reinforce_shape(1024, 128, 1, 30),
-    reinforce_shape(64, 500, 16, 60),
-    a2c_shape(16, 5, 4000),
-    ppo_shape(64, 128, 1, 20, "Breakout-MinAtar"),
-)
-QUICK = (ppo_shape(4, 128, 2, 4), reinforce_shape(8, 128, 1, 2))
 
 
 def main(options: Options) -> None:
@@ -183,15 +128,6 @@ def of_pgjax(shape: Shape, repeats: int, peak: float) -> Entry:
     return Entry(name, rate, min(rates), max(rates), compiling, final, acting / update, idle / update, share)
 
 
-def built(shape: Shape) -> tuple[Environment, Agent, Any]:
-    """Environment, agent with two layers of 64 (behind a convolution where it sees images), trainer."""
-    environment = environments.make(shape.environment)
-    environment = environment._replace(horizon=shape.horizon or environment.horizon)
-    config = shape.recipe.config
-    agent = make_agent(environment, critic=config.critic)
-    return environment, agent, make_trainer(environment, agent, config)
-
-
 def rollout_seconds(environment: Environment, agent: Agent, shape: Shape, runs: sweeps.Runs, *, random: bool) -> float:
     """Seconds of one batch's rollout, on the same devices: the policy's, or random actions without a network."""
     config, shares = shape.recipe.config, runs.mesh.shape["env"]
@@ -229,21 +165,6 @@ def rollout_seconds(environment: Environment, agent: Agent, shape: Shape, runs: 
         jax.block_until_ready(call(runs.state.params, keys))
         seconds.append((time.perf_counter() - start) / length)
     return float(np.median(seconds[1:]))
-
-
-def flops_per_step(environment: Environment, agent: Agent, shape: Shape) -> float:
-    """What a step cannot do without: acting, judging, and a forward and a backward pass (twice a forward) per epoch."""
-    params = agent.init(jax.random.key(0))
-    rows = 128
-    batch = jax.tree.map(lambda s: jnp.zeros((rows, *s.shape), s.dtype), environment.observation)
-
-    def flops(function: Callable) -> float:
-        analysis: Any = jax.jit(function).lower(params, batch).compile().cost_analysis()
-        return analysis["flops"] / rows
-
-    policy = flops(lambda p, x: agent.policy(p, x).logits)
-    value = flops(agent.value) if agent.value else 0.0
-    return (policy + value) * (1 + 3 * shape.recipe.config.epochs)
 
 
 def matrix_rate(size: int = 2048) -> float:

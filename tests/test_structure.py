@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parents[1] / "pgjax"
 ORDER = [  # a module may import only from lines above its own
     {"types", "recurrence", "dependence", "sharing"},
     {"statistics"},
-    {"config", "shuffle", "runtime", "hyperparameters", "schedules", "importance"},
+    {"config", "shuffle", "runtime", "hyperparameters", "importance"},
+    {"schedules"},
     {"returns", "advantages", "surrogates", "distributions", "environments"},
     {"baselines", "estimators", "value_estimates"},
     {"agents", "rollout", "normalisation", "steps"},
