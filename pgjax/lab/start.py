@@ -14,7 +14,7 @@ def start(devices: int | None = None) -> None:
     """Make CPU cores devices (`pgjax.use_cpu_devices`) and keep compiled programs; call before the first array is made.
 
     Programs go to the directory that JAX_COMPILATION_CACHE_DIR names, by default to pgjax in the user's cache; where
-    that cannot be written, jax goes on without. An empty JAX_COMPILATION_CACHE_DIR keeps none. With jaxlib 0.10 they
+    that cannot be written, jax goes on without. JAX_ENABLE_COMPILATION_CACHE=0 keeps none. With jaxlib 0.10 they
     are kept only where that variable asks for it: a process that had compiled hundreds has crashed writing one.
 
     Args:

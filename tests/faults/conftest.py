@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from runs import CACHE, Process
 
 from pgjax.lab.configuration import from_command_line
@@ -21,6 +22,7 @@ def train(tmp_path_factory):
     """`train(*arguments)` starts train.py in a process of its own; one at a time."""
     folder = tmp_path_factory.mktemp("server")
     environment = os.environ | {
+        "JAX_ENABLE_COMPILATION_CACHE": "1",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
         **{f"JAX_{name.upper()}": str(value) for name, value in CACHE.items()},
         "PYTHONPATH": str(Path(__file__).parents[2]),
@@ -65,12 +67,26 @@ def load_script(name="train"):
 @pytest.fixture(scope="session")
 def here(tmp_path_factory):
     """`here(*arguments)` runs train.py in this process, quietly; returns the run directory."""
-    script = load_script()
-    for name, value in CACHE.items():
-        jax.config.update(f"jax_{name}", value)
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
+    script, folder = load_script(), str(tmp_path_factory.mktemp("cache"))
 
     def run(*arguments):
-        return script.main(from_command_line([*map(str, arguments), "--quiet"]))
+        with programs_kept_in(folder):
+            return script.main(from_command_line([*map(str, arguments), "--quiet"]))
 
     return run
+
+
+@contextmanager
+def programs_kept_in(folder):
+    """Compiled programs go to a folder and come from there; afterwards, none are kept as before."""
+    settings = CACHE | {"enable_compilation_cache": True, "compilation_cache_dir": folder}
+    before = {name: getattr(jax.config, f"jax_{name}") for name in settings}
+    try:
+        for name, value in settings.items():
+            jax.config.update(f"jax_{name}", value)
+        reset_cache()
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(f"jax_{name}", value)
+        reset_cache()
