@@ -1,6 +1,8 @@
 """Shared fixtures. pgjax is imported first, so that jax starts with a thread pool that cannot deadlock."""
 
+import gc
 import os
+from pathlib import Path
 
 # Most of the suite's time is compilation of programs that then run for milliseconds: half of it goes without LLVM's
 # optimiser. XLA_FLAGS of your own are respected: XLA_FLAGS= runs the tests as users run the library.
@@ -18,6 +20,21 @@ from problems import MDPS
 from pgjax import use_cpu_devices
 
 use_cpu_devices(2)
+
+MOST_MAPS = 15_000
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """Forget compiled programs before there are too many.
+
+    Each maps memory of its own, Linux allows a process 65 530 maps, and XLA crashes when it gets no more.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
