@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ from pgjax.distributions import Categorical
 from pgjax.lab import peers, results
 from pgjax.lab.provenance import processor
 from pgjax.lab.shapes import QUICK, SHAPES, Shape, built, flops_per_step, ppo_shape
-from pgjax.types import Agent, Environment
+from pgjax.types import Agent, Environment, Trainer
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Options(results.Options):
     """Measure other libraries too, those that are installed."""
     scaling: bool = True
     """Draw throughput against the number of environments and of seeds."""
+    devices: int = 0
+    """CPU cores as devices (0: all). Other libraries use the first, and are a little faster with 1."""
     only: str = ""
     """Only shapes whose name contains this."""
 
@@ -69,7 +72,7 @@ class Entry(NamedTuple):
 
 def main(options: Options) -> None:
     """Measure everything, print the table, write what was asked for."""
-    use_cpu_devices()  # no programs kept from earlier runs: compiling is timed
+    use_cpu_devices(options.devices or None)  # no programs kept from earlier runs: compiling is timed
     shapes = [s for s in (QUICK if options.quick else SHAPES) if options.only in s.name]
     entries, repeats = [], 2 if options.quick else options.repeats
     peak = matrix_rate()
@@ -93,39 +96,42 @@ def devices_in_words() -> str:
     return f"{len(devices)} × {model} ({devices[0].platform})"
 
 
-def timed(train: Callable[[], int], repeats: int) -> tuple[list[float], float]:
-    """Steps per second of each repetition, and the seconds that the first call took beyond them."""
-    start = time.perf_counter()
-    train()
-    first, rates, seconds = time.perf_counter() - start, [], []
-    for _ in range(repeats):
+def timed(call: Callable[[], Any], repeats: int) -> tuple[Any, list[float], float]:
+    """What a call returns, the seconds of each repetition, and those that the first, compiling, took beyond them."""
+
+    def once() -> tuple[Any, float]:
         start = time.perf_counter()
-        steps = train()
-        seconds.append(time.perf_counter() - start)
-        rates.append(steps / seconds[-1])
-    return rates, first - float(np.median(seconds))
+        result = jax.block_until_ready(call())
+        return result, time.perf_counter() - start
+
+    (_, first), *rest = [once() for _ in range(1 + repeats)]
+    seconds = [s for _, s in rest]
+    return rest[-1][0], seconds, first - float(np.median(seconds))
 
 
 def of_pgjax(shape: Shape, repeats: int, peak: float) -> Entry:
     """Train a shape from scratch, several times; then its rollouts alone."""
     environment, agent, trainer = built(shape)
-    last: list[sweeps.Runs] = []
-
-    def train() -> int:
-        runs = sweeps.start(trainer, shape.recipe.algorithm, seeds=shape.seeds)
-        runs, metrics = sweeps.advance(trainer, runs, 1 << 30, shape.updates)
-        last[:] = [runs]
-        return int(metrics["env_steps"][:, -1].sum())
-
-    rates, compiling = timed(train, repeats)
-    returns = evaluate_runs(environment, agent, last[0], jax.random.key(1 << 31), episodes=peers.EVALUATION_EPISODES)
-    rate, steps = float(np.median(rates)), train()
-    update = steps / rate / shape.updates
-    acting, idle = (rollout_seconds(environment, agent, shape, last[0], random=r) for r in (False, True))
+    runs, seconds, compiling = timed(partial(trained, shape, trainer), repeats)
+    steps = int(np.asarray(runs.state.env_steps).sum())
+    returns = evaluate_runs(environment, agent, runs, jax.random.key(1 << 31), episodes=peers.EVALUATION_EPISODES)
+    update = float(np.median(seconds)) / shape.updates
+    acting, idle = (rollout_seconds(environment, agent, shape, runs, random=r) for r in (False, True))
     share = steps / shape.updates * flops_per_step(environment, agent, shape) / update / peak
-    name = f"pgjax/{shape.name}"
-    final = float(returns.mean())
-    return Entry(name, rate, min(rates), max(rates), compiling, final, acting / update, idle / update, share)
+    shares = acting / update, idle / update, share
+    return entry(f"pgjax/{shape.name}", steps, seconds, compiling, float(returns.mean()), *shares)
+
+
+def trained(shape: Shape, trainer: Trainer) -> sweeps.Runs:
+    """A shape trained from scratch."""
+    runs = sweeps.start(trainer, shape.recipe.algorithm, seeds=shape.seeds)
+    return sweeps.advance(trainer, runs, 1 << 30, shape.updates)[0]
+
+
+def entry(name: str, steps: int, seconds: Sequence[float], compiling: float, final: float, *shares: float) -> Entry:
+    """Seconds for so many steps as rates."""
+    rates = [steps / s for s in seconds]
+    return Entry(name, float(np.median(rates)), min(rates), max(rates), compiling, final, *shares)
 
 
 def rollout_seconds(environment: Environment, agent: Agent, shape: Shape, runs: sweeps.Runs, *, random: bool) -> float:
@@ -136,35 +142,30 @@ def rollout_seconds(environment: Environment, agent: Agent, shape: Shape, runs: 
         logits = jnp.zeros(getattr(environment.action_space, "n", 1))
         return (lambda observation: Categorical(logits)) if random else rollout.actor(agent, params)
 
-    def one(params: Any, key: Array) -> tuple[Array, Any]:
+    def one(params: Any, key: Array) -> Any:
         keys = jax.random.split(key, config.num_envs // shares)
         if config.rollout == "episodes":
             rows, after = rollout.episodes(environment, act(params), keys), ()
         else:
             stream = rollout.start_stream(environment, keys)
             after, rows, _ = rollout.stream(environment, act(params), stream, keys, config.num_steps)
-        return key, (rows, after)
+        return rows, after
 
     def many(params: Any, key: Array) -> Array:
         def step(key: Array, _: None) -> tuple[Array, Array]:
-            following, record = one(params, key)
-            used = [jnp.sum(x) * 1.0 for x in jax.tree.leaves(record) if x.dtype != key.dtype]
-            return jax.random.fold_in(following, 1), jnp.stack(used)
+            used = [jnp.sum(x) * 1.0 for x in jax.tree.leaves(one(params, key)) if x.dtype != key.dtype]
+            return jax.random.fold_in(key, 1), jnp.stack(used)
 
         return jax.lax.scan(step, key, None, length)[1]
 
-    length = max(2, 20_000 // (config.num_envs * config.num_steps * shape.seeds) * 20)
+    rows = environment.horizon if config.rollout == "episodes" else config.num_steps
+    length = max(2, 400_000 // (config.num_envs * rows * shape.seeds))
     spread = jax.shard_map(
         jax.vmap(many), mesh=runs.mesh, in_specs=P(sweeps.SEED_AXIS), out_specs=P(sweeps.SEED_AXIS), check_vma=False
     )
     keys = jax.random.split(jax.random.key(0), shape.seeds)
     call = jax.jit(spread)
-    seconds = []
-    for _ in range(4):
-        start = time.perf_counter()
-        jax.block_until_ready(call(runs.state.params, keys))
-        seconds.append((time.perf_counter() - start) / length)
-    return float(np.median(seconds[1:]))
+    return float(np.median(timed(lambda: call(runs.state.params, keys), 3)[1])) / length
 
 
 def matrix_rate(size: int = 2048) -> float:
@@ -172,12 +173,7 @@ def matrix_rate(size: int = 2048) -> float:
     mesh = sweeps.make_mesh(jax.device_count())
     product = jax.jit(jax.shard_map(lambda x: x @ x[0], mesh=mesh, in_specs=P("seed"), out_specs=P("seed")))
     x = jnp.ones((jax.device_count(), size, size))
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        jax.block_until_ready(product(x))
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 * jax.device_count() / float(np.median(seconds[1:]))
+    return 2 * size**3 * jax.device_count() / float(np.median(timed(lambda: product(x), 4)[1]))
 
 
 def of_peers(options: Options, repeats: int) -> list[Entry]:
@@ -197,19 +193,13 @@ def of_peers(options: Options, repeats: int) -> list[Entry]:
         if options.only not in name:
             continue
         try:
-            train, latest = make(), []
+            train = make()
         except ImportError as error:
             print(f"{name}: not measured, {error.name} is not installed", flush=True)
             continue
-
-        def once(train: peers.Train = train, latest: list = latest) -> int:
-            latest[:] = [train(0)]
-            return latest[0][1]
-
-        rates, compiling = timed(once, min(repeats, 3) if name.startswith("stable") else repeats)
-        entry = Entry(name, float(np.median(rates)), min(rates), max(rates), compiling, latest[0][0]())
-        entries.append(entry)
-        print(f"{name}: {entry.steps_per_second:,.0f} steps/s", flush=True)
+        (measured, steps), seconds, compiling = timed(partial(train, 0), repeats)
+        entries.append(entry(name, steps, seconds, compiling, measured()))
+        print(f"{name}: {entries[-1].steps_per_second:,.0f} steps/s", flush=True)
     return entries
 
 
@@ -248,16 +238,8 @@ def scaling(quick: bool) -> tuple[dict[int, float], dict[int, float]]:
     counts = [[n for n in (1, 2, 4, 8, 16, 32, 64, 128, 512, 1024, 2048, 4096) if n <= limit] for limit in most]
 
     def rate(shape: Shape) -> float:
-        _, _, trainer = built(shape)
-        runs = sweeps.start(trainer, shape.recipe.algorithm, seeds=shape.seeds)
-        seconds = []
-        for _ in range(4):
-            start = time.perf_counter()
-            runs, _ = sweeps.advance(trainer, runs, 1 << 30, shape.updates)
-            seconds.append(time.perf_counter() - start)
-        config = shape.recipe.config
-        steps = shape.updates * config.num_envs * config.num_steps * shape.seeds
-        return steps / float(np.median(seconds[1:]))
+        runs, seconds, _ = timed(partial(trained, shape, built(shape)[2]), 3)
+        return float(np.asarray(runs.state.env_steps).sum() / np.median(seconds))
 
     def updates(batches: int) -> int:
         return 2 if quick else max(2, 1200 // batches)

@@ -27,8 +27,7 @@ def a2c(
 ) -> Recipe:
     """Advantage actor-critic: GAE(λ) × score, one step per batch, small batches so that there are many.
 
-    With one step per batch a critic needs long to reach returns near 100, and until then misleads the policy; where
-    returns are that large, let `Config.normalise_rewards` bring them to scale.
+    On CartPole, with returns near 100, more seeds reach 500 if `Config.normalise_rewards` brings rewards to scale.
 
     Mnih et al. 2016; Schulman et al. 2016.
 

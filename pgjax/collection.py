@@ -85,7 +85,7 @@ def _hold(agent: Agent, algorithm: Algorithm, config: Config, state: TrainState,
 
     def gradient(params: Params, batch: Batch) -> tuple[Params, Metrics]:
         size = size_of(batch.transition.mask)
-        of_batch = partial(loss_gradient(agent, config), algorithm, params)
+        of_batch = partial(loss_gradient, agent, algorithm, config, params)
         if config.diagnostics:
             return _grouped_gradient(config, of_batch, batch, size)
         gradient, metrics = total(of_batch(batch, size))
@@ -157,7 +157,8 @@ def _simulate_again(
         def of(one: Any) -> tuple[Params, Metrics]:
             start, *rest = one
             _, transition, memory, _ = roll(start)
-            return loss_gradient(agent, config)(algorithm, params, Batch(transition, *rest, memory=memory), size)
+            part = Batch(transition, *rest, memory=memory)
+            return loss_gradient(agent, algorithm, config, params, part, size)
 
         whole = batch.signals, batch.credit, batch.target
         parts = jax.tree.map(lambda x: cut(config.accumulate, x, 1), whole)

@@ -15,8 +15,6 @@ from pgjax.importance import clamped_fraction, effective_sample_size, log_prefix
 from pgjax.losses import Batch, contributions, credit_of, policy_on, ratios_of
 from pgjax.returns import make_signals, off_policy_reward_to_go, reward_to_go, total_return
 from pgjax.rollout import Policy, Visited, episodes
-from pgjax.sharing import highest, sharers, total
-from pgjax.statistics import size_of, step_sum
 from pgjax.surrogates import stopped_prefix
 from pgjax.types import Agent, Algorithm, Discrete, Environment, Params, SettingError, Transition
 
@@ -114,16 +112,14 @@ def weight_statistics(
     continues = mask * ~(transition.terminated | transition.truncated)
     whole = config.rollout == "episodes"
     log_w = jnp.sum(x, axis=0) if whole else x.ravel()
-    relative = jnp.exp(log_w - highest(jnp.max(log_w)))  # to the largest weight
-    sums = jnp.sum(relative), jnp.sum(relative**2), jnp.sum(jnp.exp(jnp.minimum(log_w, 80.0)))
-    weight, square, unscaled = total(sums)
-    count = log_w.size * sharers()
+    w = jnp.exp(log_w - jnp.max(log_w))
+    prefix = log_prefix(x, continues) if whole else x
     return {
-        "effective_sample_size": weight**2 / square / count,
-        "largest_weight_share": 1.0 / weight,
-        "mean_weight": unscaled / count,
-        "kl": step_sum((jnp.expm1(jnp.minimum(x, 80.0)) - x) * mask) / size_of(mask).steps,
-        "clamped": clamped_fraction(log_prefix(x, continues) if whole else x, mask),
+        "effective_sample_size": effective_sample_size(log_w) / log_w.size,
+        "largest_weight_share": jnp.max(w) / jnp.sum(w),
+        "mean_weight": jnp.mean(jnp.exp(jnp.minimum(log_w, 80.0))),
+        "kl": jnp.sum((jnp.expm1(jnp.minimum(x, 80.0)) - x) * mask) / jnp.sum(mask),
+        "clamped": clamped_fraction(prefix, mask),
     }
 
 

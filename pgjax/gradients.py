@@ -17,26 +17,21 @@ CACHED_STEPS = 256
 """Steps whose activations fit in a CPU core's cache: gradients of larger batches are summed over blocks of so many."""
 
 
-def loss_gradient(agent: Agent, config: Config) -> Callable[[Algorithm, Params, Batch, BatchSize], tuple[Params, Any]]:
-    """(algorithm, params, batch, size) -> gradient of `losses.loss` in all parameters, and its metrics.
+def loss_gradient(
+    agent: Agent, algorithm: Algorithm, config: Config, params: Params, batch: Batch, size: BatchSize
+) -> tuple[Params, Any]:
+    """Gradient of `losses.loss` in all parameters, and its metrics; arguments as there.
 
     On a CPU it is a sum over blocks of trajectories (or rows) that stay in a core's cache; elsewhere all at once.
     """
-    gradient = jax.grad(loss, argnums=3, has_aux=True)
 
-    def in_blocks(algorithm: Algorithm, params: Params, batch: Batch, size: BatchSize) -> tuple[Params, Any]:
-        steps, width = batch.signals.mask.shape
-        most = max(1, CACHED_STEPS // steps)
-        blocks = next(b for b in range(1, width + 1) if width % b == 0 and width // b <= most)
-        if blocks == 1:
-            return gradient(agent, algorithm, config, params, batch, size)
-        parts = jax.tree.map(lambda x: cut(blocks, x, 1), batch)
-        return summed(lambda part: gradient(agent, algorithm, config, params, part, size), parts)
+    def of(part: Batch) -> tuple[Params, Any]:
+        return jax.grad(loss, argnums=3, has_aux=True)(agent, algorithm, config, params, part, size)
 
-    def at_once(algorithm: Algorithm, params: Params, batch: Batch, size: BatchSize) -> tuple[Params, Any]:
-        return gradient(agent, algorithm, config, params, batch, size)
-
-    return in_blocks if jax.default_backend() == "cpu" else at_once
+    steps, width = batch.signals.mask.shape
+    most = max(1, CACHED_STEPS // steps) if jax.default_backend() == "cpu" else width
+    blocks = next(b for b in range(1, width + 1) if width % b == 0 and width // b <= most)
+    return of(batch) if blocks == 1 else summed(of, jax.tree.map(lambda x: cut(blocks, x, 1), batch))
 
 
 def cut(slices: int, x: Array, axis: int) -> Array:

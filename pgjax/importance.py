@@ -11,7 +11,6 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pgjax.recurrence import linear_recurrence
-from pgjax.statistics import size_of, step_sum
 
 
 def max_log_weight(dtype: jnp.dtype) -> float:
@@ -74,7 +73,7 @@ def _logsumexp(x: Array) -> Array:
 def clamped_fraction(log_weight: Array, mask: Array) -> Array:
     """Share of executed steps whose weight met the bound."""
     beyond = (log_weight > max_log_weight(log_weight.dtype)) * mask
-    return step_sum(beyond) / size_of(mask).steps
+    return jnp.sum(beyond) / jnp.maximum(jnp.sum(mask), 1.0)
 
 
 def effective_sample_size(log_weight: Array, axis: int = -1) -> Array:

@@ -120,7 +120,7 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
 def _shares(environment: Environment, config: Config) -> int:
     """Among how many devices a batch's environments can be shared, and with profit: see `Trainer.shares`."""
     alone = config.accumulate > 1 or config.batch_steps or config.diagnostics
-    watched = config.rollout == "episodes" and config.epochs > 1  # the score probe compares single trajectories
+    watched = config.rollout == "episodes" and config.epochs > 1  # `_watch` compares single trajectories
     length = config.num_steps if config.rollout == "stream" else environment.horizon
     if alone or watched or config.num_envs * length // config.minibatches < WORTH_SHARING:
         return 1

@@ -8,8 +8,7 @@ from pathlib import Path
 # optimiser. XLA_FLAGS of your own are respected: XLA_FLAGS= runs the tests as users run the library.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
-# jaxlib 0.10 crashes now and then when a process that has compiled hundreds of programs writes one to a cache. (And
-# scripts that tests start leave nothing in the user's.)
+# Scripts that tests start leave nothing in the user's cache.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 
 import jax

@@ -8,8 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "pgjax"
 ORDER = [  # a module may import only from lines above its own
     {"types", "recurrence", "dependence", "sharing"},
-    {"statistics"},
-    {"config", "shuffle", "runtime", "hyperparameters", "importance"},
+    {"config", "statistics", "shuffle", "runtime", "hyperparameters", "importance"},
     {"schedules"},
     {"returns", "advantages", "surrogates", "distributions", "environments"},
     {"baselines", "estimators", "value_estimates"},

@@ -1,6 +1,6 @@
 """Other libraries under the same clock: each trains from scratch in one call and says what its policy then returns.
 
-Thin adapters, with the settings of `PPO` and `A2C` below wherever a library has them. They import their library when
+Thin adapters, PPO with the settings below wherever a library has them, A2C with its own. They import their library when
 they are called, and raise ImportError where it is not installed (`pip install -e ".[bench]"`).
 """
 

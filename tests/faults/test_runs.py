@@ -39,6 +39,14 @@ def whole(here, tmp_path_factory):
     return here(*TINY, *STEPS, "--out", tmp_path_factory.mktemp("whole") / "run")
 
 
+def stopped_run(here, monkeypatch, path, chunks, *arguments):
+    """A run that a signal has ended after so many chunks."""
+    undo = stop_after(monkeypatch, chunks)
+    with pytest.raises(Stopped):
+        here(*TINY, *STEPS, *arguments, "--out", path)
+    undo()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_saves_says_so_and_goes_on_to_the_same_bits(here, whole, tmp_path, monkeypatch, number):
     undo = stop_after(monkeypatch, 1, number)
@@ -74,10 +82,7 @@ def test_a_finished_run_says_so(here, whole, capfd):
 
 
 def test_a_torn_table_is_cut_at_the_checkpoint(here, whole, tmp_path, monkeypatch):
-    undo = stop_after(monkeypatch, 1)
-    with pytest.raises(Stopped):
-        here(*TINY, *STEPS, "--out", tmp_path / "run")
-    undo()
+    stopped_run(here, monkeypatch, tmp_path / "run", 1)
     table = tmp_path / "run" / "metrics.csv"
     lines = (whole / "metrics.csv").read_text().splitlines(keepends=True)
     table.write_text("".join(lines[:22]) + lines[22][:-5])  # a header, ten updates and half of the eleventh, torn
@@ -90,10 +95,7 @@ def test_a_torn_table_is_cut_at_the_checkpoint(here, whole, tmp_path, monkeypatc
 
 
 def test_a_table_that_has_lost_its_end_is_told_and_stays_readable(here, tmp_path, monkeypatch, capfd):
-    undo = stop_after(monkeypatch, 1)
-    with pytest.raises(Stopped):
-        here(*TINY, *STEPS, "--out", tmp_path / "run")
-    undo()
+    stopped_run(here, monkeypatch, tmp_path / "run", 1)
     table = tmp_path / "run" / "metrics.csv"
     table.write_bytes(table.read_bytes()[:-200])
     capfd.readouterr()
@@ -112,10 +114,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(here, whole, tmp_
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_line(here, whole, tmp_path, monkeypatch, capfd):
-    undo = stop_after(monkeypatch, 2)
-    with pytest.raises(Stopped):
-        here(*TINY, *STEPS, "--save-every", 0, "--out", tmp_path / "run")
-    undo()
+    stopped_run(here, monkeypatch, tmp_path / "run", 2, "--save-every", 0)
     last = checkpoints.paths(tmp_path / "run" / "checkpoints")[-1]
     (last / "record.json").write_text("{}")
     capfd.readouterr()
@@ -127,10 +126,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_line(here, whole, tmp_path, 
 
 
 def test_other_settings_are_refused_and_other_versions_told(here, tmp_path, monkeypatch, capfd):
-    undo = stop_after(monkeypatch, 0)
-    with pytest.raises(Stopped):
-        here(*TINY, *STEPS, "--out", tmp_path / "run")
-    undo()
+    stopped_run(here, monkeypatch, tmp_path / "run", 0)
     with pytest.raises(SettingError, match="^seeds: 4 cannot change: the resumed run has 2"):
         here("--resume", tmp_path / "run", "--seeds", 4)
     config = tmp_path / "run" / "config.toml"
@@ -207,9 +203,7 @@ def test_a_disk_that_fails_does_not_end_training(here, whole, tmp_path, monkeypa
 
 
 def test_a_policy_is_read_from_an_unfinished_run(here, tmp_path, monkeypatch):
-    stop_after(monkeypatch, 2)
-    with pytest.raises(Stopped):
-        here(*TINY, *STEPS, "--save-every", 0, "--out", tmp_path / "run")
+    stopped_run(here, monkeypatch, tmp_path / "run", 2, "--save-every", 0)
     _, params = files.load_run(tmp_path / "run")
     _, best = files.load_run(tmp_path / "run", best=True)
     newest = checkpoints.newest(tmp_path / "run" / "checkpoints", files.say)
