@@ -154,7 +154,7 @@ def test_storm_is_the_plain_gradient_at_momentum_one_and_its_correction_vanishes
 
     plain = reinforce(baseline="time_step", learning_rate=0.1)
     plain_algorithm = plain.algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=0.1))
-    trainer = make_trainer(environment, agent, replace(plain.config, num_envs=32))
+    trainer = make_trainer(environment, agent, replace(plain.config, num_envs=recipe.config.num_envs))
     expected = train(trainer, plain_algorithm, jax.random.key(0), 3)[0]
     chex.assert_trees_all_close(after(1.0, 0.1, 3).params, expected.params, atol=1e-6)
     # Standing still, ĝ(θ) and the reweighted ĝ(θ_prev) are one: what is left is an average of gradients.
