@@ -1,7 +1,9 @@
 """gymnax in, `Environment` out: two pure functions with termination and truncation apart. Imports gymnax lazily."""
 
+import ast
 import difflib
 import functools
+from dataclasses import fields
 from typing import Any
 
 import jax
@@ -29,26 +31,47 @@ def available() -> list[str]:
 
 @functools.cache
 def make(name: str, **settings: Any) -> Environment:
-    """Make an environment by its gymnax name; `settings` go to the environment's constructor.
+    """Make an environment by its gymnax name; `settings` go to its constructor, or take the place of its parameters.
 
+    A name can carry settings itself, as text: "FrozenLake-misc:map_name=8x8", "Acrobot-v1:max_steps_in_episode=200".
     The same arguments give the same object, so that programs compiled for it are found again.
 
     Raises:
-      SettingError: for an unknown name, with the closest known one.
+      SettingError: for an unknown name, with the closest known one; for a setting that it does not have.
 
     >>> make("CartPole-v1").horizon
     500
+    >>> make("DeepSea-bsuite:size=10").observation.shape
+    (10, 10)
     """
     import gymnax
 
-    if name not in gymnax.registered_envs:
+    plain, *written = name.split(":")
+    settings = dict(map(_setting, written)) | settings
+    if plain not in gymnax.registered_envs:
         by_lower = {known.lower(): known for known in gymnax.registered_envs}
-        close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
-        raise SettingError("environment", name, f"is not known; the closest name is {by_lower[close[0]]}")
-    env, params = gymnax.make(name, **settings)
-    short = _SHORT_EPISODES.get(name)
-    horizon = min(int(params.max_steps_in_episode), short(env, params) if short else 1 << 30)
+        close = difflib.get_close_matches(plain.lower(), by_lower, n=1, cutoff=0.0)
+        raise SettingError("environment", plain, f"is not known; the closest name is {by_lower[close[0]]}")
+    try:
+        parameters = {field.name for field in fields(gymnax.make(plain)[1])}
+        env, params = gymnax.make(plain, **{k: v for k, v in settings.items() if k not in parameters})
+        params = params.replace(**{k: v for k, v in settings.items() if k in parameters})
+        short = _SHORT_EPISODES.get(plain)
+        horizon = min(int(params.max_steps_in_episode), short(env, params) if short else 1 << 30)
+    except (TypeError, ValueError, OSError) as error:  # OSError: MNISTBandit downloads its data
+        raise SettingError("environment", name, f"cannot be made: {error}") from error
     return from_gymnax(env, params, name=name, horizon=horizon)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """name=value, the value a Python number or bool, or else text."""
+    name, given, value = text.partition("=")
+    if not given:
+        raise SettingError("environment", text, "must be a setting name=value")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int | None = None) -> Environment:

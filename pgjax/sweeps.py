@@ -19,6 +19,9 @@ from pgjax.sharing import ENV_AXIS
 from pgjax.training import NEVER, run_updates
 from pgjax.types import Agent, Algorithm, Environment, Params, SettingError, Trainer, TrainState
 
+Over = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]
+"""What a sweep runs over: names -> values, of which every combination is run, or a list of settings."""
+
 SEED_AXIS = "seed"  # beside ENV_AXIS, along which devices share each run's environments
 
 
@@ -73,7 +76,7 @@ def start(
     algorithm: Algorithm,
     *,
     seeds: int | Sequence[int] = 1,
-    over: Mapping[str, Sequence[float]] | None = None,
+    over: Over | None = None,
     devices: Sequence[Any] | None = None,
 ) -> Runs:
     """Initialise every run of a sweep.
@@ -82,7 +85,7 @@ def start(
       trainer: what to run.
       algorithm: the hyperparameters that are not swept.
       seeds: how many (0, 1, …) or which.
-      over: hyperparameter name -> values; all combinations are run.
+      over: hyperparameter name -> values, all combinations of which are run; or a list of settings, just these.
       devices: where; default all. Runs are spread over as many as divide their number, which needs no communication;
         where devices are left over and batches are large, the environments of each batch are shared among them.
 
@@ -92,12 +95,8 @@ def start(
     chosen = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
     if not chosen:
         raise SettingError("seeds", seeds, "must be at least 1")
-    over = dict(over or {})
-    for name, values in over.items():
-        if len(values) == 0:
-            raise SettingError(name, list(values), "has no values to sweep")
-    combinations = list(itertools.product(*over.values()))
-    settings = {name: np.repeat([c[i] for c in combinations], len(chosen)) for i, name in enumerate(over)}
+    combinations = _combinations({} if over is None else over)
+    settings = {name: np.repeat([c[name] for c in combinations], len(chosen)) for name in combinations[0]}
     count = len(combinations) * len(chosen)
     swept = with_hyperparameters(algorithm, settings)
     check_hyperparameters(swept)
@@ -107,6 +106,18 @@ def start(
     mesh = make_mesh(count, 1 if whole_batch else trainer.shares, devices)
     keys = jax.vmap(jax.random.key)(jnp.asarray(seed_of, jnp.uint32))
     return Runs(seed_of, settings, stacked, _start(trainer, mesh, stacked, keys), mesh)
+
+
+def _combinations(over: Over) -> list[dict[str, float]]:
+    if isinstance(over, Mapping):
+        for name, values in over.items():
+            if len(values) == 0:
+                raise SettingError(name, list(values), "has no values to sweep")
+        return [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
+    listed = [dict(setting) for setting in over]
+    if not listed or any(setting.keys() != listed[0].keys() for setting in listed):
+        raise SettingError("over", listed, "must be one or more settings of the same hyperparameters")
+    return listed
 
 
 def advance(
@@ -149,7 +160,7 @@ def sweep(
     *,
     total_steps: int,
     seeds: int | Sequence[int] = 1,
-    over: Mapping[str, Sequence[float]] | None = None,
+    over: Over | None = None,
     devices: Sequence[Any] | None = None,
     updates_per_chunk: int = 10,
     max_updates: int | None = None,
@@ -161,7 +172,7 @@ def sweep(
       algorithm: hyperparameters that are not swept.
       total_steps: environment steps per run; a run ends with the first update that reaches it.
       seeds: how many, or which.
-      over: hyperparameter name -> values.
+      over: hyperparameter name -> values, or a list of settings, as in `start`.
       devices: where; default all.
       updates_per_chunk: updates per compiled call.
       max_updates: stop after about so many (whole chunks), whatever steps have been taken; default never. A policy

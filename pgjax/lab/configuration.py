@@ -18,26 +18,35 @@ import tyro
 from pgjax.lab.checks import check_fields
 from pgjax.lab.provenance import versions
 from pgjax.lab.setup import Settings, resolve
+from pgjax.lab.tuned import tuned
 from pgjax.types import SettingError
 
-OF_THE_PROCESS = ("config", "out", "quiet", "resume")
+OF_THE_PROCESS = ("config", "out", "quiet", "resume", "tuned")
 """Settings that say how a process runs, not what it computes: not written beside the results."""
 
 
 def from_command_line(arguments: Sequence[str] | None = None, description: str = "") -> Settings:
     """The settings that a command line asks for; `--config FILE` and `--resume DIR` give the base.
 
+    Else a named environment does, if there are tuned settings for it (`pgjax.lab.tuned`).
+
     Raises:
       SettingError: for a bad file, or flags that contradict the resumed run.
       SystemExit: for flags that are none, after one line that says so.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--config", "--resume"):
+    for flag in ("--config", "--resume", "--environment", "--algorithm"):
         first.add_argument(flag, nargs="?", default="")
+    first.add_argument("--no-tuned", dest="tuned", action="store_false")
     given, _ = first.parse_known_args(arguments)
     if not given.resume:
-        base = read_config(Path(given.config)) if given.config else Settings()
-        return _flags(arguments, base, description)
+        if given.config:
+            return _flags(arguments, read_config(Path(given.config)), description)
+        found = tuned(given.environment, given.algorithm) if given.tuned else {}
+        settings = _flags(arguments, settings_from(found), description)
+        if found and not settings.quiet:
+            print(f"{settings.environment}: tuned settings, {settings.algorithm}; --no-tuned for none", file=sys.stderr)
+        return settings
     base = _config_of(Path(given.resume))
     settings = _flags(arguments, base, description)
     for name, value in vars(settings).items():
@@ -91,7 +100,7 @@ def settings_from(table: Mapping[str, Any]) -> Settings:
     """
     names = [field.name for field in fields(Settings)]
     for name, value in table.items():
-        if name in ("config", "resume"):
+        if name in ("config", "resume", "tuned"):
             raise SettingError(name, value, "is for the command line only")
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)

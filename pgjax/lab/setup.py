@@ -112,6 +112,8 @@ class Settings:
     """Action distribution: auto, categorical, gaussian (clipped to the action box) or squashed (tanh)."""
     network: str = "auto"
     """Network: auto, mlp or cnn (images)."""
+    initial_log_std: float = 0.0
+    """Log σ of continuous actions at the start; 0 is half the action box."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the dense layers."""
     shared: bool = False
@@ -140,6 +142,8 @@ class Settings:
     """Log there too, besides metrics.csv: tensorboard, wandb."""
     diagnostics: int = 0
     """Groups of trajectories whose gradients are compared at every update: noise, critical batch, probes (0: off)."""
+    tuned: bool = True
+    """Where only an environment is named, or its method too, begin with the settings found for it (lab/tuned.toml)."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -185,6 +189,7 @@ def build(settings: Settings) -> Setup:
         critic=recipe.config.critic,
         shared=settings.shared,
         memory=settings.memory,
+        initial_log_std=settings.initial_log_std,
     )
     if settings.normalise_observations:
         agent = normalise_observations(agent, environment)

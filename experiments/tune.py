@@ -1,0 +1,169 @@
+"""Which settings suit an environment? A search by chance, every trial × seed in one compiled call.
+
+Draws numbers for a method's hyperparameters around the settings given, trains all draws side by side, trains the best
+few again on seeds they have not seen, and writes the winner as a TOML file for `train.py --config`. The first draw is
+the settings themselves. Shapes (--num-envs, --epochs, ...) are compiled in: try others by another search. Takes all
+flags of train.py; those of the search:
+"""
+
+import sys
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from pgjax import SettingError, evaluate_runs, hyperparameters, sweeps
+from pgjax.lab import figures, files
+from pgjax.lab.comparison import bootstrap_interval, interquartile_mean
+from pgjax.lab.configuration import config_text, from_command_line
+from pgjax.lab.progress import progress_bar
+from pgjax.lab.setup import Settings, Setup, build
+from pgjax.lab.start import start
+
+EVALUATION_KEY = 1 << 31
+NEW_SEEDS = 1 << 20  # of the second round: none that a trial has used
+
+RANGES = {  # each number is drawn log-uniformly; of discount and lambda_, the distance from 1
+    "learning_rate": (1e-4, 3e-2),
+    "discount": (1e-3, 1e-1),
+    "lambda_": (1e-2, 3e-1),
+    "clip": (0.05, 0.5),
+    "entropy_coefficient": (1e-4, 1e-1),
+    "max_grad_norm": (0.1, 10.0),
+    "max_kl": (1e-3, 1e-1),
+    "step_size": (2e-2, 2.0),
+    "damping": (1e-3, 1e-1),
+    "momentum": (0.1, 1.0),
+    "max_rho": (0.5, 4.0),
+    "max_c": (0.5, 4.0),
+}
+FROM_ONE = ("discount", "lambda_")
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to search."""
+
+    trials: int = 32
+    """Settings to try."""
+    finalists: int = 4
+    """How many of them to train again, on other seeds."""
+    final_seeds: int = 8
+    """How many seeds those get."""
+    over: tuple[str, ...] = ()
+    """Hyperparameters to draw; default all that the method has and RANGES lists."""
+    draw: int = 0
+    """Seed of the draws."""
+    folder: Path = Path("tuning")
+    """Where trials.csv, trials.png and best.toml go."""
+
+
+def main(search: Search, settings: Settings) -> None:
+    """Draw, train, train the best again, write."""
+    start(settings.devices or None)
+    setup = build(settings)
+    trials = drawn(search, settings, setup)
+    scores = trained(settings, setup, trials, range(settings.seeds))
+    order = np.argsort(-interquartile_mean(scores), kind="stable")
+    chosen = [trials[i] for i in order[: search.finalists]]
+    final = trained(settings, setup, chosen, range(NEW_SEEDS, NEW_SEEDS + search.final_seeds))
+    intervals = [bootstrap_interval([row]) for row in final]
+    best = int(np.argmax([middle for middle, _, _ in intervals]))
+
+    search.folder.mkdir(parents=True, exist_ok=True)
+    rows = [(1, *trial.values(), *interval(row)) for trial, row in zip(trials, scores, strict=True)]
+    rows += [(2, *trial.values(), *interval(row)) for trial, row in zip(chosen, final, strict=True)]
+    files.write_table(search.folder / "trials.csv", ("round", *trials[0], "iqm", "low", "high"), rows)
+    figures.save(draw(settings, trials, scores), search.folder / "trials.png")
+    (search.folder / "best.toml").write_text(config_text(replace(settings, **chosen[best])))
+    show(settings, chosen, final, best)
+    print(f"wrote {search.folder}/best.toml, trials.csv, trials.png; train.py --config {search.folder}/best.toml uses it")
+
+
+def drawn(search: Search, settings: Settings, setup: Setup) -> list[dict[str, float]]:
+    """The settings to try: those given, then draws from RANGES.
+
+    Raises:
+      SettingError: for numbers that make no search, or hyperparameters that cannot be searched.
+    """
+    for name in ("trials", "finalists", "final_seeds"):
+        if getattr(search, name) < 1:
+            raise SettingError(name, getattr(search, name), "must be at least 1")
+    now = hyperparameters(setup.algorithm)
+    known = {field.name for field in fields(Settings)}
+    possible = [name for name in RANGES if name in known and name in {full.split(".")[-1] for full in now}]
+    for name in search.over:
+        if name not in possible:
+            raise SettingError("over", name, f"cannot be searched here; there are {', '.join(possible)}")
+    names = search.over or possible
+    given = {name: next(x for full, x in now.items() if full.split(".")[-1] == name) for name in names}
+    rng = np.random.default_rng(search.draw)
+    trials = [{name: float(value) for name, value in given.items()}]
+    for _ in range(search.trials - 1):
+        numbers = {name: float(np.exp(rng.uniform(*np.log(RANGES[name])))) for name in names}
+        trials.append({name: 1 - x if name in FROM_ONE else x for name, x in numbers.items()})
+    return trials
+
+
+def trained(settings: Settings, setup: Setup, trials: list[dict[str, float]], seeds: range) -> np.ndarray:
+    """Greedy return at the end of every trial and seed, [trials, seeds]; all are trained in one call."""
+    runs = sweeps.start(setup.trainer, setup.algorithm, seeds=list(seeds), over=trials)
+    total = settings.total_steps
+    with progress_bar(total, quiet=settings.quiet) as bar:
+        for now, metrics in sweeps.chunks(setup.trainer, runs, total, settings.updates_per_chunk):
+            runs = now
+            bar.update(metrics)
+    key = jax.random.key(EVALUATION_KEY)
+    returns = evaluate_runs(
+        setup.environment, setup.agent, runs, key, episodes=settings.eval_episodes, greedy=True
+    ).mean(axis=1)
+    return np.nan_to_num(returns, nan=-np.inf).reshape(len(trials), len(seeds))
+
+
+def interval(scores: np.ndarray) -> tuple[float, float, float]:
+    """Interquartile mean over seeds and its interval."""
+    middle, low, high = bootstrap_interval([scores])
+    return float(middle), float(low), float(high)
+
+
+def draw(settings: Settings, trials: list[dict[str, float]], scores: np.ndarray) -> Figure:
+    """Every trial's score against each of its numbers: what matters, and whether the range is wide enough."""
+    names = list(trials[0])
+    figure, panels = plt.subplots(
+        1, len(names), figsize=(3.2 * len(names), 3.4), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes, name in zip(panels[0], names, strict=True):
+        x = np.array([trial[name] for trial in trials])
+        axes.plot(1 - x if name in FROM_ONE else x, interquartile_mean(scores), "o", alpha=0.6)
+        axes.set(xscale="log", xlabel=f"1 − {name}" if name in FROM_ONE else name)
+        axes.grid(alpha=0.3)
+    panels[0, 0].set_ylabel(f"greedy return, IQM of {scores.shape[1]} seeds")
+    figure.suptitle(f"{settings.environment}, {settings.algorithm}, {settings.total_steps:,} steps")
+    return figure
+
+
+def show(settings: Settings, chosen: list[dict[str, float]], final: np.ndarray, best: int) -> None:
+    """The finalists, for people."""
+    table = Table(title=f"{settings.environment}, {settings.algorithm}: greedy return on {final.shape[1]} new seeds")
+    for name in (*chosen[0], "IQM", "95 % interval", "worst seed"):
+        table.add_column(name, justify="right")
+    for i, (trial, row) in enumerate(zip(chosen, final, strict=True)):
+        middle, low, high = interval(row)
+        cells = *(f"{x:.3g}" for x in trial.values()), f"{middle:.2f}", f"{low:.2f} to {high:.2f}", f"{row.min():.2f}"
+        table.add_row(*cells, style="bold" if i == best else None)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    try:
+        search, rest = tyro.cli(Search, description=__doc__, return_unknown_args=True)
+        main(search, from_command_line(rest, description=__doc__ or ""))
+    except SettingError as error:
+        files.say(f"error: {error}")
+        sys.exit(2)
