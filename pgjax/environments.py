@@ -1,4 +1,7 @@
-"""gymnax in, `Environment` out: two pure functions with termination and truncation apart. Imports gymnax lazily."""
+"""gymnax in, `Environment` out: two pure functions with termination and truncation apart. Imports gymnax lazily.
+
+A name that begins with "brax/" is brax's: see `pgjax.brax_environments`.
+"""
 
 import difflib
 import functools
@@ -9,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from pgjax import brax_environments
+from pgjax.dtypes import strong
 from pgjax.types import Box, Discrete, Environment, SettingError
 
 # Episodes that end by themselves well before gymnax's own limit: after how many steps, at most.
@@ -21,7 +26,10 @@ _SHORT_EPISODES: dict[str, Any] = {
 
 
 def available() -> list[str]:
-    """Names that `make` knows, those registered with `gymnax.register` included."""
+    """gymnax's names that `make` knows, those registered with `gymnax.register` included.
+
+    brax's are listed by `brax_environments.available`: to know them is to import brax.
+    """
     import gymnax
 
     return list(gymnax.registered_envs)
@@ -29,16 +37,18 @@ def available() -> list[str]:
 
 @functools.cache
 def make(name: str, **settings: Any) -> Environment:
-    """Make an environment by its gymnax name; `settings` go to the environment's constructor.
+    """Make an environment by its gymnax name, or a brax name behind "brax/"; `settings` go to its constructor.
 
     The same arguments give the same object, so that programs compiled for it are found again.
 
     Raises:
-      SettingError: for an unknown name, with the closest known one.
+      SettingError: for an unknown name, with the closest known one; for a brax name where brax is not installed.
 
     >>> make("CartPole-v1").horizon
     500
     """
+    if name.startswith(brax_environments.PREFIX):
+        return brax_environments.make(name, **settings)
     import gymnax
 
     if name not in gymnax.registered_envs:
@@ -60,9 +70,6 @@ def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int 
       name: what to call it; default the object's own name.
       horizon: steps after which every episode has ended; default `params.max_steps_in_episode`.
     """
-
-    def strong(tree: Any) -> Any:  # weakly typed leaves would change type inside a scan
-        return jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.asarray(x).dtype), tree)
 
     def reset(key: Array) -> tuple[Any, Any]:
         return strong(env.reset_env(key, params))
