@@ -4,11 +4,10 @@ Every method with its own defaults, chosen on CartPole; an environment decides t
 of steps. Nothing is tuned per environment. Methods that work on streams see rewards brought to scale, and their rates
 fall to zero over the run. About fifteen minutes on two CPU cores.
 
-The table and figure in `results` are still of constant rates and rewards unscaled on CartPole and Catch. With
-those, expect natural gradient and TRPO to be the only ones at the top everywhere, at the price of a slower start on
-Catch and Acrobot; PPO to learn Acrobot and Pendulum in the fewest steps, and to leave one seed of five behind on
-Catch; A2C not to stay at 500 on CartPole; REINFORCE, A2C and V-trace to get nowhere on Pendulum in these steps
-(random: −1224).
+Expect natural gradient and TRPO to be the only ones at the top everywhere, at the price of a slower start; PPO to start
+fastest, to leave one seed of five behind on Catch and to be late on Pendulum; V-trace to be late on CartPole; REINFORCE
+to leave one seed of five behind on Acrobot and, with A2C and V-trace, not to arrive on Pendulum in these steps (random:
+−1224).
 """
 
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Train any method of pgjax on any gymnax environment, several seeds at once: the main job.
+"""Train any method of pgjax on any gymnax or brax environment, several seeds at once: the main job.
 
 Without arguments: REINFORCE with causality and a baseline on CartPole-v1, 8 seeds in one compiled call. Expect every
 seed to reach a return of 500 within a minute on two CPU cores. It leaves a run directory with the resolved settings

@@ -1,4 +1,7 @@
-"""gymnax in, `Environment` out: two pure functions with termination and truncation apart. Imports gymnax lazily."""
+"""gymnax in, `Environment` out: two pure functions with termination and truncation apart. Imports gymnax lazily.
+
+A name that begins with "brax/" is brax's: see `pgjax.brax_environments`.
+"""
 
 import ast
 import difflib
@@ -11,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from pgjax import brax_environments
+from pgjax.dtypes import strong
 from pgjax.types import Box, Discrete, Environment, SettingError
 
 # Episodes that end by themselves well before gymnax's own limit: after how many steps, at most.
@@ -23,7 +28,10 @@ _SHORT_EPISODES: dict[str, Any] = {
 
 
 def available() -> list[str]:
-    """Names that `make` knows, those registered with `gymnax.register` included."""
+    """gymnax's names that `make` knows, those registered with `gymnax.register` included.
+
+    brax's are listed by `brax_environments.available`: to know them is to import brax.
+    """
     import gymnax
 
     return list(gymnax.registered_envs)
@@ -31,23 +39,27 @@ def available() -> list[str]:
 
 @functools.cache
 def make(name: str, **settings: Any) -> Environment:
-    """Make an environment by its gymnax name; `settings` go to its constructor, or take the place of its parameters.
+    """Make an environment by its gymnax name, or a brax name behind "brax/", with `settings` for its constructor.
 
-    A name can carry settings itself, as text: "FrozenLake-misc:map_name=8x8", "Acrobot-v1:max_steps_in_episode=200".
-    The same arguments give the same object, so that programs compiled for it are found again.
+    gymnax's parameters count as settings too. A name can carry settings itself, as text:
+    "FrozenLake-misc:map_name=8x8", "Acrobot-v1:max_steps_in_episode=200". The same arguments give the same object, so
+    that programs compiled for it are found again.
 
     Raises:
-      SettingError: for an unknown name, with the closest known one; for a setting that it does not have.
+      SettingError: for an unknown name, with the closest known one; for a setting that it does not have; for a brax
+        name where brax is not installed.
 
     >>> make("CartPole-v1").horizon
     500
     >>> make("DeepSea-bsuite:size=10").observation.shape
     (10, 10)
     """
-    import gymnax
-
     plain, *written = name.split(":")
     settings = dict(map(_setting, written)) | settings
+    if plain.startswith(brax_environments.PREFIX):
+        return brax_environments.make(plain, **settings)
+    import gymnax
+
     if plain not in gymnax.registered_envs:
         by_lower = {known.lower(): known for known in gymnax.registered_envs}
         close = difflib.get_close_matches(plain.lower(), by_lower, n=1, cutoff=0.0)
@@ -83,9 +95,6 @@ def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int 
       name: what to call it; default the object's own name.
       horizon: steps after which every episode has ended; default `params.max_steps_in_episode`.
     """
-
-    def strong(tree: Any) -> Any:  # weakly typed leaves would change type inside a scan
-        return jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.asarray(x).dtype), tree)
 
     def reset(key: Array) -> tuple[Any, Any]:
         return strong(env.reset_env(key, params))

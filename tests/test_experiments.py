@@ -13,7 +13,9 @@ import pytest
 from pgjax import SettingError
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-SCRIPTS = sorted(p.stem for p in EXPERIMENTS.glob("*.py") if p.stem not in ("train", "exact_table", "compare"))
+SCRIPTS = sorted(
+    p.stem for p in EXPERIMENTS.glob("*.py") if p.stem not in ("train", "exact_table", "compare", "render")
+)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "pgjax"
 ORDER = [  # a module may import only from lines above its own
-    {"types", "recurrence", "dependence", "sharing"},
-    {"config", "statistics", "shuffle", "runtime", "hyperparameters", "importance"},
+    {"types", "recurrence", "dependence", "sharing", "dtypes"},
+    {"config", "statistics", "shuffle", "runtime", "hyperparameters", "importance", "brax_environments"},
     {"schedules"},
     {"returns", "advantages", "surrogates", "distributions", "environments"},
     {"baselines", "estimators", "value_estimates"},
@@ -71,7 +71,9 @@ def test_training_names_no_algorithm():
 
 
 def test_importing_pgjax_does_not_import_what_only_environments_and_scripts_need():
-    code = "import pgjax, sys; print([m for m in ('gymnax', 'matplotlib', 'tyro', 'pandas') if m in sys.modules])"
+    code = (
+        "import pgjax, sys; print([m for m in ('gymnax', 'brax', 'matplotlib', 'tyro', 'pandas') if m in sys.modules])"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 

@@ -91,7 +91,7 @@ def _numbered(stem: str) -> Path:
     number = 1
     while True:
         try:
-            path = Path("runs") / f"{stem}-{number}"
+            path = Path("runs") / f"{stem.replace('/', '-')}-{number}"  # brax's names hold a slash
             path.mkdir()
             return path
         except FileExistsError:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -10,15 +11,16 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 PACKAGES = ("pgjax", "jax", "jaxlib", "flax", "optax", "gymnax")
+WHERE_USED = ("brax", "mujoco")  # optional, and brax's numbers depend on both
 
 
 def versions() -> dict[str, str]:
     """The installed versions of everything that computes.
 
-    >>> list(versions())
+    >>> list(versions())[:6]
     ['pgjax', 'jax', 'jaxlib', 'flax', 'optax', 'gymnax']
     """
-    return {name: version(name) for name in PACKAGES}
+    return {name: version(name) for name in (*PACKAGES, *(name for name in WHERE_USED if name in sys.modules))}
 
 
 def provenance(mesh: Mesh) -> dict[str, str]:

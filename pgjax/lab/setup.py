@@ -26,10 +26,11 @@ OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "rmsprop": optax.rmsprop
 
 @dataclass(frozen=True)
 class Settings:
-    """Train a policy-gradient method on a gymnax environment, several seeds at once."""
+    """Train a policy-gradient method on a gymnax or brax environment, several seeds at once."""
 
     environment: str = "CartPole-v1"
-    """Name of a gymnax environment, such as CartPole-v1, Catch-bsuite, Pendulum-v1 or Breakout-MinAtar."""
+    """Name of a gymnax environment, such as CartPole-v1, Catch-bsuite, Pendulum-v1 or Breakout-MinAtar; or of a brax
+    task behind "brax/", such as brax/inverted_pendulum (extra "envs")."""
     algorithm: str = "reinforce"
     """Method: reinforce, rloo, dice, storm, all_action; several passes per batch by trajectory_is, per_decision_is,
     prefix_is, suffix_is, first_order, truncated_is, weighted_is, weighted_per_decision_is, doubly_robust; with a critic

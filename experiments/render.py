@@ -1,0 +1,161 @@
+"""Show what a trained policy does: one episode of a run of train.py as an animated GIF.
+
+By default the greedy policy of the seed that was best in the run's evaluation. The episode has a key of its own, which
+neither training nor evaluation has used. Long episodes are shown with steps left out; the return counts them all.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+from pgjax import SettingError
+from pgjax.lab import drawing, files
+from pgjax.lab.recording import Recording, record
+from pgjax.lab.start import start
+from pgjax.types import Params
+
+RENDER_KEY = (1 << 31) + 2  # seeds of training are below 2³¹; the two before it are evaluation's
+EPISODE_SEEDS = 1 << 32
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What to show, and where to write it."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory."""
+    seed: int | None = None
+    """Seed whose policy to show; default the one of the best greedy return in evaluation.csv, 0 where there is none."""
+    out: Path | None = None
+    """GIF to write; default episode.gif in the run directory."""
+    sampled: bool = False
+    """Sample actions instead of taking the most likely ones."""
+    best: bool = False
+    """From the checkpoint of the best return instead of the newest."""
+    max_frames: int = 150
+    """Show at most so many frames, evenly spaced; the first and the last state are always shown."""
+    episode_seed: int = 0
+    """Which episode: another number, another start and other chances."""
+
+
+class Shown(NamedTuple):
+    """What is shown."""
+
+    environment: str
+    seed: int
+    recording: Recording
+
+
+def main(rendering: Rendering) -> None:
+    """Read, act, draw, write, say what was written."""
+    check(rendering)
+    start(1)
+    shown = act(rendering)
+    animation = animate(shown.environment, shown.recording, rendering.max_frames)
+    out = rendering.out or rendering.run / "episode.gif"
+    write(out, animation)
+    kind = "sampled" if rendering.sampled else "greedy"
+    end = captions(shown.recording)[-1]
+    print(f"wrote {out} ({len(animation) / 1000:.0f} kB): {shown.environment}, seed {shown.seed}, {kind}, {end}")
+
+
+def check(rendering: Rendering) -> None:
+    """Refuse what can be seen to fail before anything is read.
+
+    Raises:
+      SettingError: naming the first setting that cannot work.
+    """
+    if not rendering.run.is_dir():
+        raise SettingError("run", str(rendering.run), "is no directory")
+    if rendering.out is not None and rendering.out.suffix != ".gif":
+        raise SettingError("out", str(rendering.out), "must end in .gif")
+    if rendering.max_frames < 2:
+        raise SettingError("max_frames", rendering.max_frames, "must be at least 2")
+    if not 0 <= rendering.episode_seed < EPISODE_SEEDS:
+        raise SettingError("episode_seed", rendering.episode_seed, "must be from 0 to 2^32 − 1")
+
+
+def act(rendering: Rendering) -> Shown:
+    """Read a policy back, and let it act.
+
+    Raises:
+      SettingError: for a run without a checkpoint, an environment that cannot be drawn, a seed that is not there.
+    """
+    setup, params = files.load_run(rendering.run, best=rendering.best)
+    drawing.check_drawable(setup.environment.name)
+    seed = best_seed(rendering.run) if rendering.seed is None else rendering.seed
+    policy = of_seed(params, seed, rendering.run)
+    key = jax.random.fold_in(jax.random.key(RENDER_KEY), rendering.episode_seed)
+    recording = record(setup.environment, setup.agent, policy, key, greedy=not rendering.sampled)
+    return Shown(setup.environment.name, seed, recording)
+
+
+def best_seed(run: Path) -> int:
+    """The seed of the best greedy return, the first of several; 0 before a run has been evaluated.
+
+    Raises:
+      SettingError: if the evaluation cannot be read.
+    """
+    if not files.is_finished(run):
+        return 0
+    try:
+        table = np.atleast_1d(np.genfromtxt(run / "evaluation.csv", delimiter=",", names=True))
+        return int(table["seed"][np.argmax(np.nan_to_num(table["greedy_return"], nan=-np.inf))])
+    except (OSError, ValueError) as error:
+        raise SettingError("run", str(run), "has an evaluation.csv that cannot be read; name a --seed") from error
+
+
+def of_seed(params: Params, seed: int, run: Path) -> Params:
+    """One seed's parameters of all, which lie in the order 0, 1, 2, …
+
+    Raises:
+      SettingError: if the run has no such seed.
+    """
+    count = len(jax.tree.leaves(params)[0])
+    if not 0 <= seed < count:
+        raise SettingError("seed", seed, f"is not in {run}, whose seeds are below {count}")
+    return jax.tree.map(lambda x: x[seed], params)
+
+
+def animate(name: str, recording: Recording, max_frames: int) -> bytes:
+    """The GIF of an episode."""
+    length = len(recording.returns) - 1
+    stride = -(-length // (max_frames - 1))
+    shown = [*range(0, length, stride), length]
+    places = [jax.tree.map(lambda x, t=t: x[t], recording.places) for t in shown]
+    lines = captions(recording)
+    return drawing.gif(list(drawing.pictures(name, places, [lines[t] for t in shown])))
+
+
+def captions(recording: Recording) -> list[str]:
+    """What stands above each state: the steps that led to it and their return; how it ended, above the last."""
+    decimals = 0 if np.all(recording.returns % 1 == 0) else 2
+    totals = recording.returns.round(decimals) + 0.0  # no "-0"
+    lines = [f"step {t}, return {total:.{decimals}f}" for t, total in enumerate(totals)]
+    return [*lines[:-1], f"{lines[-1]} ({'ended' if recording.terminated else 'time limit'})"]
+
+
+def write(out: Path, content: bytes) -> None:
+    """Write a file, and the folder that it goes to.
+
+    Raises:
+      SettingError: if that cannot be done.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(content)
+    except OSError as error:
+        raise SettingError("out", str(out), f"cannot be written: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Rendering, description=__doc__))
+    except SettingError as error:
+        files.say(f"error: {error}")
+        sys.exit(2)

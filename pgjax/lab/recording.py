@@ -1,0 +1,69 @@
+"""One whole episode with every state of the environment, to be looked at."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from pgjax import rollout
+from pgjax.distributions import Distribution
+from pgjax.types import Agent, Environment, Params
+
+
+class Recording(NamedTuple):
+    """An episode of L steps, in numpy."""
+
+    places: rollout.Visited  # every state and what was observed there, the end included: [L + 1, ...]
+    returns: np.ndarray  # sum of the rewards up to each place, undiscounted: [L + 1]
+    terminated: bool  # ended by itself, not by a time limit
+
+
+def record(environment: Environment, agent: Agent, params: Params, key: Array, *, greedy: bool) -> Recording:
+    """The episode that `rollout.episodes` runs for this key, with its states.
+
+    Args:
+      environment: where to act.
+      agent: whose policy.
+      params: its parameters.
+      key: of the episode.
+      greedy: the most likely action instead of a sampled one.
+    """
+
+    @jax.jit
+    def run(params: Params, keys: Array) -> Any:
+        policy = _looking_past_states(rollout.actor(agent, params))
+        return rollout.episodes(_showing_states(environment), policy, keys, greedy=greedy)
+
+    rows = jax.tree.map(lambda x: np.asarray(x)[:, 0], run(params, key[None]))
+    length = int(rows.mask.sum())
+    places = jax.tree.map(
+        lambda before, after: np.concatenate([before[:length], after[length - 1 : length]]),
+        rows.observation,
+        rows.next_observation,
+    )
+    returns = np.concatenate([[0.0], np.cumsum(rows.reward[:length])])
+    return Recording(places, returns, bool(rows.terminated[length - 1]))
+
+
+def _showing_states(environment: Environment) -> Environment:
+    """The same environment, whose observations carry the state: rollouts record observations, and no states."""
+
+    def reset(key: Array) -> tuple[rollout.Visited, Any]:
+        observation, state = environment.reset(key)
+        return rollout.Visited(state, observation), state
+
+    def step(key: Array, state: Any, action: Array) -> tuple[rollout.Visited, Any, Array, Array, Array]:
+        observation, state, reward, terminated, truncated = environment.step(key, state, action)
+        return rollout.Visited(state, observation), state, reward, terminated, truncated
+
+    return environment._replace(reset=reset, step=step)
+
+
+def _looking_past_states(actor: rollout.Actor) -> rollout.Actor:
+    """The same actor, for such an environment: it sees no more than before."""
+
+    def act(carry: Any, place: rollout.Visited) -> tuple[Any, Distribution]:
+        return actor.act(carry, place.observation)
+
+    return rollout.Actor(act, actor.initial)
