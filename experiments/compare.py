@@ -6,7 +6,6 @@ learning_rate; directories of the same value are taken together. One panel for e
 """
 
 import sys
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +20,7 @@ from rich.table import Table
 from pgjax import SettingError
 from pgjax.lab import figures, files
 from pgjax.lab.comparison import bootstrap_interval
-from pgjax.lab.metrics_file import read_metrics
+from pgjax.lab.reading import Run, draw_band, read_run
 
 COLUMNS = ("environment", "name", "score", "seeds", "iqm", "low", "high", "lowest_seed", "highest_seed")
 
@@ -40,24 +39,15 @@ class Comparison:
     """Where the figure (.png) and the table (.csv) go."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run directory, read."""
-
-    path: Path
-    settings: dict
-    metrics: dict[str, np.ndarray]
-    scores: np.ndarray
-    """Of every seed."""
-    score: str
-    """What the scores are: greedy_return, or, of a run that is not finished, its last training return."""
-
-
 def main(comparison: Comparison) -> None:
     """Read, draw, write, print."""
-    runs = [read(path, comparison.metric) for path in comparison.runs]
+    runs = [read_run(path) for path in comparison.runs]
     if not runs:
         raise SettingError("runs", (), "are missing; name one or more run directories")
+    for run in runs:
+        if comparison.metric not in run.metrics:
+            there = ", ".join(sorted(run.metrics))
+            raise SettingError("metric", comparison.metric, f"is not in {run.path}; there are {there}")
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.settings["environment"], name_of(run, comparison.by)), []).append(run)
@@ -69,28 +59,18 @@ def main(comparison: Comparison) -> None:
     print(f"wrote {comparison.out.with_suffix('.png')} and {comparison.out.with_suffix('.csv')}")
 
 
-def read(path: Path, metric: str) -> Run:
-    """A run directory.
+def scores(run: Run) -> tuple[str, np.ndarray]:
+    """What a run's score is, and every seed's: greedy_return, or, if it is not finished, its last training return.
 
     Raises:
-      SettingError: if it is none, or has no such metric.
+      SettingError: if it has no score yet.
     """
-    try:
-        settings = tomllib.loads((path / "config.toml").read_text())
-        metrics = read_metrics(path / "metrics.csv")
-        if metric not in metrics:
-            raise SettingError("metric", metric, f"is not in {path}; there are {', '.join(sorted(metrics))}")
-        if files.is_finished(path):
-            table = np.genfromtxt(path / "evaluation.csv", delimiter=",", names=True)
-            return Run(path, settings, metrics, np.atleast_1d(table["greedy_return"]), "greedy_return")
-    except SettingError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        raise SettingError("runs", str(path), "is not the directory of a run that has begun") from error
-    known = [row[np.isfinite(row)] for row in metrics["return_mean"]]
+    if run.evaluation:
+        return "greedy_return", run.evaluation["greedy_return"]
+    known = [row[np.isfinite(row)] for row in run.metrics["return_mean"]]
     if not all(row.size for row in known):
-        raise SettingError("runs", str(path), "has a seed of which no episode has ended yet")
-    return Run(path, settings, metrics, np.array([row[-1] for row in known]), "return_mean")
+        raise SettingError("runs", str(run.path), "has a seed of which no episode has ended yet")
+    return "return_mean", np.array([row[-1] for row in known])
 
 
 def name_of(run: Run, by: str) -> str:
@@ -104,10 +84,11 @@ def name_of(run: Run, by: str) -> str:
 
 def summary(environment: str, name: str, group: list[Run]) -> tuple:
     """A row of the table."""
-    middle, low, high = bootstrap_interval([run.scores for run in group])
-    scores = np.concatenate([run.scores for run in group])
-    kinds = "/".join(sorted({run.score for run in group}))
-    return environment, name, kinds, len(scores), float(middle), float(low), float(high), scores.min(), scores.max()
+    kinds, strata = zip(*map(scores, group), strict=True)
+    middle, low, high = bootstrap_interval(strata)
+    everyone = np.concatenate(strata)
+    numbers = len(everyone), float(middle), float(low), float(high), everyone.min(), everyone.max()
+    return environment, name, "/".join(sorted(set(kinds))), *numbers
 
 
 def draw(groups: dict[tuple[str, str], list[Run]], metric: str) -> Figure:
@@ -117,14 +98,7 @@ def draw(groups: dict[tuple[str, str], list[Run]], metric: str) -> Figure:
     for axes, environment in zip(panels[0], names, strict=True):
         here = {name: runs for (where, name), runs in groups.items() if where == environment}
         for i, (name, runs) in enumerate(here.items()):
-            end = min(r.metrics["env_steps"].max(axis=1).min() for r in runs)
-            curves = [figures.curve(run.metrics, metric, until=end) for run in runs]
-            grid = np.linspace(max(g[0] for g, _ in curves), end, figures.GRID_POINTS)
-            strata = [np.stack([np.interp(grid, g, row) for row in rows]) for g, rows in curves]
-            middle, low, high = bootstrap_interval(strata, resamples=500)
-            colour = f"C{i % figures.MAX_COLOURS}"
-            axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
-            axes.plot(grid, middle, color=colour, linewidth=1.8, label=f"{name} ({sum(map(len, strata))} seeds)")
+            draw_band(axes, runs, metric, label=name, colour=f"C{i % figures.MAX_COLOURS}")
         ylabel = "episode return (undiscounted)" if metric == "return_mean" else metric
         figures.finish(axes, environment, ylabel)
         axes.legend(title="interquartile mean, 95 % bootstrap band", fontsize=9, title_fontsize=8, frameon=False)

@@ -83,7 +83,9 @@ def main(search: Search, settings: Settings) -> None:
     figures.save(draw(settings, trials, scores), search.folder / "trials.png")
     (search.folder / "best.toml").write_text(config_text(replace(settings, **chosen[best])))
     show(settings, chosen, final, best)
-    print(f"wrote {search.folder}/best.toml, trials.csv, trials.png; train.py --config {search.folder}/best.toml uses it")
+    print(
+        f"wrote {search.folder}/best.toml, trials.csv, trials.png; train.py --config {search.folder}/best.toml uses it"
+    )
 
 
 def drawn(search: Search, settings: Settings, setup: Setup) -> list[dict[str, float]]:
@@ -149,14 +151,18 @@ def draw(settings: Settings, trials: list[dict[str, float]], scores: np.ndarray)
 
 
 def show(settings: Settings, chosen: list[dict[str, float]], final: np.ndarray, best: int) -> None:
-    """The finalists, for people."""
+    """The finalists, for people: one column each, the winner's in bold."""
     table = Table(title=f"{settings.environment}, {settings.algorithm}: greedy return on {final.shape[1]} new seeds")
-    for name in (*chosen[0], "IQM", "95 % interval", "worst seed"):
-        table.add_column(name, justify="right")
-    for i, (trial, row) in enumerate(zip(chosen, final, strict=True)):
-        middle, low, high = interval(row)
-        cells = *(f"{x:.3g}" for x in trial.values()), f"{middle:.2f}", f"{low:.2f} to {high:.2f}", f"{row.min():.2f}"
-        table.add_row(*cells, style="bold" if i == best else None)
+    table.add_column("")
+    for i in range(len(chosen)):
+        table.add_column(f"finalist {i + 1}", justify="right", style="bold" if i == best else None)
+    for name in chosen[0]:
+        table.add_row(name, *(f"{trial[name]:.3g}" for trial in chosen))
+    table.add_section()
+    intervals = [interval(row) for row in final]
+    table.add_row("interquartile mean", *(f"{middle:.2f}" for middle, _, _ in intervals))
+    table.add_row("95 % interval", *(f"{low:.1f} to {high:.1f}" for _, low, high in intervals))
+    table.add_row("worst seed", *(f"{row.min():.2f}" for row in final))
     Console().print(table)
 
 

@@ -1,0 +1,244 @@
+"""How good are pgjax's methods on every environment? The table of scores, and a curves figure for each environment.
+
+Reads run directories of train.py, several of the same environment taken together, and measures a random policy beside
+them. Scores are those of the evaluation after training: interquartile means over seeds, with intervals of a bootstrap
+over seeds, stratified by run directory. What is aimed at, what others reached, and why a number stays below is in
+published.toml. Expect every aim to be reached but those with a reason; half a minute per environment, most of it
+compilation.
+"""
+
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax import Array
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter
+
+from pgjax import SettingError, environments, rollout
+from pgjax.distributions import Categorical
+from pgjax.lab import figures, files
+from pgjax.lab.comparison import bootstrap_interval
+from pgjax.lab.reading import Run, draw_band, read_run
+from pgjax.lab.start import start
+from pgjax.lab.tuned import tuned_environments
+from pgjax.types import Discrete, Environment
+
+PUBLISHED = Path(__file__).with_name("published.toml")
+RANDOM_KEY = (1 << 31) + 3
+PANELS_PER_ROW = 4
+SMOOTH = 50  # a point of a curve is the mean over a fiftieth of the updates
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What to read, and where to write."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run directories, finished."""
+    random_episodes: int = 1024
+    """Episodes of the random policy."""
+    out: Path = Path("experiments/results/scores")
+    """Where scores.md, scores.csv, curves.png and ENVIRONMENT.png go."""
+
+
+class Row(NamedTuple):
+    """An environment's line in the table."""
+
+    environment: str
+    algorithm: str
+    steps: int
+    seeds: int
+    greedy: float
+    greedy_low: float
+    greedy_high: float
+    sampled: float
+    sampled_low: float
+    sampled_high: float
+    greedy_worst: float
+    random: float
+    target: float
+    published: str
+
+
+def main(scores: Scores) -> None:
+    """Read, measure, write, print."""
+    groups = read(scores.runs)
+    published = tomllib.loads(PUBLISHED.read_text())
+    scores.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name, runs in groups.items():
+        random = random_returns(environments.make(name), scores.random_episodes).mean()
+        rows.append(row_of(name, runs, float(random), published.get(name, {})))
+    files.write_table(scores.out / "scores.csv", Row._fields, rows)
+    text = as_markdown(rows, published) + "\n" + versions(groups) + "\n"
+    (scores.out / "scores.md").write_text(text)
+    for row, runs in zip(rows, groups.values(), strict=True):
+        figure, axes = plt.subplots(figsize=(6.2, 4.2), layout="constrained")
+        draw(axes, row, runs)
+        axes.legend(frameon=False, fontsize=9)
+        figures.save(figure, scores.out / f"{row.environment.replace('/', '-')}.png")
+    overview(scores.out / "curves.png", rows, groups)
+    print(text + f"wrote {scores.out}: scores.md, scores.csv, curves.png and a figure for each environment")
+
+
+def read(paths: tuple[Path, ...]) -> dict[str, list[Run]]:
+    """Finished runs by environment, in the order of the tuned settings, others behind.
+
+    Raises:
+      SettingError: for a directory that is no finished run, or runs of one environment by different settings.
+    """
+    if not paths:
+        raise SettingError("runs", (), "are missing; name one or more run directories")
+    groups: dict[str, list[Run]] = {}
+    for run in map(read_run, paths):
+        if not run.evaluation:
+            raise SettingError("runs", str(run.path), "is not finished; --resume it")
+        group = groups.setdefault(run.settings["environment"], [])
+        for name in ("algorithm", "total_steps"):
+            if group and group[0].settings[name] != run.settings[name]:
+                raise SettingError("runs", str(run.path), f"has another {name} than {group[0].path}")
+        group.append(run)
+    order = {name: i for i, name in enumerate(tuned_environments())}
+    return dict(sorted(groups.items(), key=lambda item: order.get(item[0], len(order))))
+
+
+def row_of(name: str, runs: list[Run], random: float, published: dict[str, Any]) -> Row:
+    """An environment's line: interquartile means over all seeds, and their intervals."""
+    greedy, sampled = ([run.evaluation[f"{kind}_return"] for run in runs] for kind in ("greedy", "sampled"))
+    steps = max(int(run.evaluation["env_steps"].max()) for run in runs)
+    numbers = [float(x) for scores in (greedy, sampled) for x in bootstrap_interval(scores)]
+    everyone = np.concatenate(greedy)
+    target = float(published.get("target", np.nan))
+    algorithm = runs[0].settings["algorithm"] + (" + GRU" if runs[0].settings.get("memory") == "gru" else "")
+    return Row(
+        name, algorithm, steps, len(everyone), *numbers, float(everyone.min()), random, target,
+        published.get("published", ""),
+    )  # fmt: skip
+
+
+class Uniform(NamedTuple):
+    """The random policy on a box: every action as likely as any other. Only what a rollout calls."""
+
+    low: Array
+    high: Array
+
+    def noise(self, key: Array, draws: tuple[int, ...] = ()) -> Array:
+        """From 0 to 1."""
+        return jax.random.uniform(key, (*draws, *self.low.shape))
+
+    def at(self, noise: Array) -> Array:
+        """An action."""
+        return self.low + noise * (self.high - self.low)
+
+    def log_prob(self, action: Array) -> Array:
+        """Logarithm of the density."""
+        return -jnp.sum(jnp.log(self.high - self.low))
+
+    def to_environment(self, action: Array) -> Array:
+        """The action itself."""
+        return action
+
+
+def random_returns(environment: Environment, episodes: int) -> np.ndarray:
+    """Undiscounted returns of the random policy, [episodes]."""
+    space = environment.action_space
+    if isinstance(space, Discrete):
+        chosen: Any = Categorical(jnp.zeros(space.n))
+    else:
+        chosen = Uniform(*map(jnp.asarray, space.bounds()))
+
+    @jax.jit
+    def play(key: Array) -> Array:
+        keys = jax.random.split(key, episodes)
+        return rollout.episodes(environment, lambda observation: chosen, keys).reward.sum(axis=0)
+
+    return np.asarray(play(jax.random.key(RANDOM_KEY)))
+
+
+def as_markdown(rows: list[Row], published: dict[str, dict[str, Any]]) -> str:
+    """The table, and below it the reason for each number that stays below its aim."""
+    lines = [
+        "| environment | method | steps | seeds | greedy | sampled | worst seed | random | aim | published |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    reasons = []
+    for row in rows:
+        mark = ""
+        if round(row.greedy, 2) < row.target:
+            reasons.append(published[row.environment].get("reason", "no reason known"))
+            mark = f" ({len(reasons)})"
+        greedy = f"{number(row.greedy)} [{number(row.greedy_low)}, {number(row.greedy_high)}]{mark}"
+        sampled = f"{number(row.sampled)} [{number(row.sampled_low)}, {number(row.sampled_high)}]"
+        aim = "" if np.isnan(row.target) else number(row.target)
+        cells = [
+            row.environment,
+            row.algorithm,
+            EngFormatter(places=0, sep="")(row.steps),
+            str(row.seeds),
+            greedy,
+            sampled,
+        ]
+        cells += [number(row.greedy_worst), number(row.random), aim, row.published]
+        lines.append(f"| {' | '.join(cells)} |")
+    notes = [f"({i}) {reason}" for i, reason in enumerate(reasons, 1)]
+    return "\n".join(lines) + "\n\n" + "".join(f"{note}\n" for note in notes)
+
+
+def number(x: float) -> str:
+    """Three significant digits, at most two of them behind the point."""
+    digits = 2 if abs(x) < 10 else 1 if abs(x) < 100 else 0
+    return f"{x:.{digits}f}".replace("-", "−")
+
+
+def versions(groups: dict[str, list[Run]]) -> str:
+    """What computed the runs, by name; several where runs differ."""
+    found: dict[str, set[str]] = {}
+    for run in (run for runs in groups.values() for run in runs):
+        for name, version in run.settings["versions"].items():
+            found.setdefault(name, set()).add(version)
+    return ", ".join(f"{name} {'/'.join(sorted(kinds))}" for name, kinds in found.items())
+
+
+def draw(axes: Axes, row: Row, runs: list[Run]) -> None:
+    """The training curve, the random policy's return and the aim."""
+    updates = max(run.metrics["update"].shape[1] for run in runs)
+    draw_band(axes, runs, label=row.algorithm, window=max(1, updates // SMOOTH))
+    axes.axhline(row.random, color="0.5", linestyle=":", label="random")
+    if not np.isnan(row.target):
+        axes.axhline(row.target, color="C2", linestyle="--", linewidth=1, label="aim")
+    figures.finish(axes, row.environment)
+
+
+def overview(path: Path, rows: list[Row], groups: dict[str, list[Run]]) -> None:
+    """All curves in one figure."""
+    height = -(-len(rows) // PANELS_PER_ROW)
+    width = min(len(rows), PANELS_PER_ROW)
+    figure, panels = plt.subplots(
+        height, width, figsize=(4.0 * width, 2.9 * height), squeeze=False, layout="constrained"
+    )
+    for axes in panels.flat[len(rows) :]:
+        axes.remove()
+    for axes, row in zip(panels.flat, rows, strict=False):
+        draw(axes, row, groups[row.environment])
+        axes.set(xlabel="", ylabel="")
+    figure.supxlabel("environment steps per seed")
+    figure.supylabel("episode return (undiscounted)")
+    figure.suptitle("Interquartile mean over seeds and 95 % bootstrap band; dotted: random policy, dashed: aim")
+    figures.save(figure, path)
+
+
+if __name__ == "__main__":
+    try:
+        start()
+        main(tyro.cli(Scores, description=__doc__))
+    except SettingError as error:
+        files.say(f"error: {error}")
+        sys.exit(2)

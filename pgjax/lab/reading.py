@@ -1,0 +1,73 @@
+"""Run directories of train.py, read back for tables and figures."""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from pgjax.lab import figures, files
+from pgjax.lab.comparison import bootstrap_interval
+from pgjax.lab.metrics_file import read_metrics
+from pgjax.types import SettingError
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, read."""
+
+    path: Path
+    settings: dict[str, Any]
+    """config.toml, its table of versions included."""
+    metrics: dict[str, np.ndarray]
+    """metrics.csv, by column: [seeds, updates]."""
+    evaluation: dict[str, np.ndarray]
+    """evaluation.csv, by column: [seeds]; empty if the run is not finished."""
+
+
+def read_run(path: Path) -> Run:
+    """A run directory, finished or not.
+
+    Raises:
+      SettingError: if it is none.
+    """
+    try:
+        settings = tomllib.loads((path / "config.toml").read_text())
+        settings["environment"]  # any run has one
+        metrics = read_metrics(path / "metrics.csv")
+        table = np.genfromtxt(path / "evaluation.csv", delimiter=",", names=True) if files.is_finished(path) else None
+    except (OSError, ValueError, KeyError) as error:
+        raise SettingError("runs", str(path), "is not the directory of a run that has begun") from error
+    names = () if table is None else table.dtype.names or ()
+    return Run(path, settings, metrics, {name: np.atleast_1d(table[name]) for name in names})  # type: ignore[index]
+
+
+def draw_band(
+    axes: Axes,
+    runs: Sequence[Run],
+    metric: str = "return_mean",
+    *,
+    label: str = "",
+    colour: str = "C0",
+    window: int = 1,
+) -> None:
+    """The interquartile mean of a metric over all seeds of some runs, and its 95 % bootstrap band, by run directory.
+
+    Args:
+      axes: where to draw.
+      runs: taken together; the curve ends where the shortest ends.
+      metric: column of metrics.csv.
+      label: for a legend; the number of seeds is put behind it.
+      colour: of matplotlib's.
+      window: updates that a point of the curve is the mean of.
+    """
+    end = min(run.metrics["env_steps"].max(axis=1).min() for run in runs)
+    curves = [figures.curve(run.metrics, metric, until=end, window=window) for run in runs]
+    grid = np.linspace(max(g[0] for g, _ in curves), end, figures.GRID_POINTS)
+    strata = [np.stack([np.interp(grid, g, row) for row in rows]) for g, rows in curves]
+    middle, low, high = bootstrap_interval(strata, resamples=500)
+    axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(grid, middle, color=colour, linewidth=1.8, label=f"{label} ({sum(map(len, strata))} seeds)".lstrip())
