@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from rich.console import Console
 from rich.table import Table
 
@@ -140,12 +141,19 @@ def draw(settings: Settings, trials: list[dict[str, float]], scores: np.ndarray)
     figure, panels = plt.subplots(
         1, len(names), figsize=(3.2 * len(names), 3.4), sharey=True, squeeze=False, layout="constrained"
     )
+    means = interquartile_mean(scores)
     for axes, name in zip(panels[0], names, strict=True):
-        x = np.array([trial[name] for trial in trials])
-        axes.plot(1 - x if name in FROM_ONE else x, interquartile_mean(scores), "o", alpha=0.6)
-        axes.set(xscale="log", xlabel=f"1 − {name}" if name in FROM_ONE else name)
+        x = np.array([1 - trial[name] if name in FROM_ONE else trial[name] for trial in trials])
+        low, high = RANGES[name]
+        shown = np.clip(x, low, high)  # a zero has no place on this axis
+        axes.plot(shown[1:], means[1:], "o", alpha=0.6, label="drawn")
+        axes.plot(shown[:1], means[:1], "D", color="C1", label="as given")
+        axes.set(xscale="log", xlim=(low / 1.3, high * 1.3), xlabel=f"1 − {name}" if name in FROM_ONE else name)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xticks([low, np.sqrt(low * high), high], [f"{tick:.2g}" for tick in (low, np.sqrt(low * high), high)])
         axes.grid(alpha=0.3)
     panels[0, 0].set_ylabel(f"greedy return, IQM of {scores.shape[1]} seeds")
+    panels[0, 0].legend(frameon=False)
     figure.suptitle(f"{settings.environment}, {settings.algorithm}, {settings.total_steps:,} steps")
     return figure
 
