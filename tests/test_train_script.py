@@ -17,6 +17,7 @@ from pgjax.types import SettingError
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "train.py"
 SMALL = [
+    "--no-tuned",
     "--environment",
     "Catch-bsuite",
     "--seeds",

@@ -102,11 +102,12 @@ class Settings:
     optimizer: str = "adam"
     """Optimiser: adam, adamw, rmsprop or sgd."""
     decay_updates: int = 0
-    """Let the learning rate fall linearly to zero over this many updates (0: constant)."""
+    """Let the learning rate fall linearly to zero over this many updates (0: constant; -1: over the whole run, for
+    methods that work on streams of steps)."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
     decay_entropy: int = 0
-    """Let the entropy bonus fall linearly to zero over this many updates (0: constant)."""
+    """Let the entropy bonus fall linearly to zero over this many updates (0: constant; -1: over the whole run)."""
     max_grad_norm: float | None = None
     """Clip the gradient's global norm to this (inf: do not)."""
     policy: str = "auto"
@@ -172,7 +173,7 @@ def build(settings: Settings) -> Setup:
     for name in ("seeds", "total_steps", "eval_episodes", "updates_per_chunk", "keep", "max_skipped"):
         if getattr(settings, name) < 1:
             raise SettingError(name, getattr(settings, name), "must be at least 1")
-    for name in ("decay_updates", "decay_entropy", "devices", "save_every"):
+    for name in ("devices", "save_every"):
         if getattr(settings, name) < 0:
             raise SettingError(name, getattr(settings, name), "must not be negative")
     tables = {"algorithm": ALGORITHMS, "credit": CREDITS, "baseline": BASELINES, "optimizer": OPTIMIZERS}
@@ -237,17 +238,29 @@ def _recipe(settings: Settings) -> Recipe:
     rate = hyperparameters(algorithm)["learning_rate"]
     algorithm = algorithm._replace(optimizer=Partial(OPTIMIZERS[settings.optimizer], learning_rate=rate))
     if settings.decay_updates:
-        algorithm = decaying(Recipe(algorithm, config), settings.decay_updates).algorithm
+        algorithm = decaying(Recipe(algorithm, config), _updates(settings, "decay_updates", config)).algorithm
     if settings.decay_entropy:
         decay = {
             "entropy_coefficient": settings.entropy_coefficient,
-            "entropy_updates": float(settings.decay_entropy),
+            "entropy_updates": float(_updates(settings, "decay_entropy", config)),
         }
         algorithm = algorithm._replace(entropy_coefficient=Partial(entropy_decay, **decay))
     if settings.standardise and "standardise" not in arguments:
         algorithm = algorithm._replace(estimator=estimator._replace(credit=standardised(estimator.credit)))
     _check_baseline(settings, arguments, config)
     return Recipe(algorithm, config)
+
+
+def _updates(settings: Settings, field: str, config: Config) -> int:
+    """Over how many updates something falls: as many as given, or, at -1, all that the run has."""
+    given: int = getattr(settings, field)
+    if given > 0:
+        return given
+    if given < -1:
+        raise SettingError(field, given, "must be a number of updates, 0 or -1")
+    if config.rollout != "stream":
+        raise SettingError(field, given, f"cannot be: {settings.algorithm} does not know how many updates it will do")
+    return max(1, settings.total_steps // (config.num_envs * config.num_steps))
 
 
 _METHODS_OWN = {f.name for f in fields(Settings) if f.default is None}
