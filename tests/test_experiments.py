@@ -14,7 +14,9 @@ from pgjax import SettingError
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SCRIPTS = sorted(
-    p.stem for p in EXPERIMENTS.glob("*.py") if p.stem not in ("train", "exact_table", "compare", "render")
+    p.stem
+    for p in EXPERIMENTS.glob("*.py")
+    if p.stem not in ("train", "exact_table", "compare", "render", "tune", "scores")
 )
 
 

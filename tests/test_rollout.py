@@ -188,6 +188,24 @@ def test_unknown_environment_names_the_closest():
         environments.make("cartpole")
 
 
+def test_a_name_can_carry_settings():
+    """Of the constructor and of gymnax's parameters; the horizon follows them."""
+    large = environments.make("FrozenLake-misc:map_name=8x8")
+    assert large.num_categories == 64 and large.name == "FrozenLake-misc:map_name=8x8"
+    assert environments.make("CartPole-v1:max_steps_in_episode=20").horizon == 20
+    assert environments.make("DeepSea-bsuite:size=5").horizon == 5
+    assert environments.make("Catch-bsuite:rows=7:columns=3").observation.shape == (7, 3)
+
+
+@pytest.mark.parametrize(
+    "name", ["CartPole-v1:gravity", "CartPole-v1:levity=1", "DeepSea-bsuite:size=large", "Cart:x=1"]
+)
+def test_settings_in_a_name_that_cannot_be(name):
+    with pytest.raises(SettingError, match="^environment: ") as error:
+        environments.make(name)
+    assert "\n" not in str(error.value)
+
+
 def test_a_registered_environment_is_found():
     gymnax.register("Tiny-CartPole", lambda: gymnax.environments.classic_control.cartpole.CartPole())
     assert environments.make("Tiny-CartPole").horizon == 500

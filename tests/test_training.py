@@ -402,6 +402,17 @@ def test_impossible_numbers_are_refused_also_inside_a_sweep(name, value):
         sweeps.start(trainer, algorithm, over={name: [0.5, value]})
 
 
+def test_a_list_of_settings_is_swept_as_it_stands():
+    _, algorithm, trainer = setup(environments.make("Catch-bsuite"))
+    settings = [{"discount": 0.9, "learning_rate": 1e-3}, {"discount": 0.5, "learning_rate": 1e-2}]
+    runs = sweeps.start(trainer, algorithm, seeds=3, over=settings)
+    np.testing.assert_array_equal(runs.settings["discount"], np.repeat([0.9, 0.5], 3))
+    np.testing.assert_array_equal(runs.settings["learning_rate"], np.repeat([1e-3, 1e-2], 3))
+    for wrong in ([], [{"discount": 0.9}, {"learning_rate": 1e-3}]):
+        with pytest.raises(SettingError, match="^over: "):
+            sweeps.start(trainer, algorithm, over=wrong)
+
+
 def test_any_optimiser_and_schedule():
     environment = probes.bandit()
     for optimizer in (

@@ -10,19 +10,8 @@ from pgjax.lab import checkpoints
 from pgjax.lab.files import say
 
 TINY = [
-    *(
-        "--no-tuned",
-        "--environment",
-        "Catch-bsuite",
-        "--seeds",
-        "2",
-        "--num-envs",
-        "4",
-        "--hidden",
-        "4",
-        "--devices",
-        "2",
-    ),
+    *("--no-tuned", "--environment", "Catch-bsuite", "--seeds", "2", "--num-envs", "4", "--hidden", "4"),
+    "--devices=2",
     *("--eval-episodes", "4", "--updates-per-chunk", "5"),
 ]
 """Two seeds of a tiny network: 36 steps an update; with --total-steps 36 n it makes n updates."""

@@ -1,0 +1,162 @@
+"""Tuned settings and what is made with them: the search, the table of scores."""
+
+import csv
+import runpy
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import gymnax
+import jax
+import numpy as np
+import pytest
+from test_comparison import write_run
+
+from pgjax import SettingError, environments
+from pgjax.lab.configuration import from_command_line, read_config
+from pgjax.lab.setup import build
+from pgjax.lab.tuned import tuned, tuned_environments
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+LEFT_OUT = {"MNISTBandit-bsuite", "Pong-misc"}  # one downloads its data, the other cannot be won
+
+
+@pytest.mark.parametrize("name", tuned_environments())
+def test_tuned_settings_can_be_trained_with(name):
+    """They name settings that exist, fit their method and environment, and are enough seeds and episodes."""
+    settings = from_command_line(["--environment", name, "--quiet"])
+    setup = build(settings)
+    assert setup.environment.name == name
+    assert settings.seeds >= (3 if "MinAtar" in name else 10) and settings.eval_episodes >= 64
+    assert settings.memory == "gru" or name not in ("MemoryChain-bsuite", "BernoulliBandit-misc")
+
+
+def test_every_gymnax_environment_is_tuned():
+    assert {name.split(":")[0] for name in tuned_environments()} >= set(gymnax.registered_envs) - LEFT_OUT
+
+
+def test_when_tuned_settings_are_the_base(capsys, tmp_path):
+    known = tuned("Pendulum-v1")
+    settings = from_command_line(["--environment", "Pendulum-v1", "--seeds", "3"])
+    assert (settings.algorithm, settings.discount, settings.seeds) == (known["algorithm"], known["discount"], 3)
+    assert capsys.readouterr().err == "Pendulum-v1: tuned settings, npg; --no-tuned for none\n"
+    assert from_command_line(["--environment", "Pendulum-v1", "--algorithm", "npg"]).discount == known["discount"]
+    for others in (["--algorithm", "ppo"], ["--no-tuned"]):
+        assert from_command_line(["--environment", "Pendulum-v1", *others]).discount is None
+    assert from_command_line([]).discount is None
+    (tmp_path / "mine.toml").write_text('environment = "Pendulum-v1"\n')
+    assert from_command_line(["--config", str(tmp_path / "mine.toml")]).discount is None
+    (tmp_path / "bad.toml").write_text("tuned = true\n")
+    with pytest.raises(SettingError, match="^tuned: "):
+        read_config(tmp_path / "bad.toml")
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_search_finds_the_step_size_that_learns(tmp_path):
+    """Catch; of a tiny step and one that learns, the second wins, and its file is a configuration."""
+    flags = "--environment Catch-bsuite --algorithm a2c --learning-rate 1e-7 --total-steps 8000 --seeds 2 --hidden 16"
+    flags += " --eval-episodes 16 --trials 5 --finalists 2 --final-seeds 2 --over learning_rate --folder found --quiet"
+    command = [sys.executable, EXPERIMENTS / "tune.py", *flags.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "" and "interquartile mean" in done.stdout
+    with (tmp_path / "found" / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    first, final = [[row for row in rows if row["round"] == r] for r in ("1", "2")]
+    assert len(first) == 5 and len(final) == 2 and float(first[0]["learning_rate"]) == pytest.approx(1e-7)
+    best = read_config(tmp_path / "found" / "best.toml")
+    winner = max(final, key=lambda row: float(row["iqm"]))
+    assert best.learning_rate == pytest.approx(float(winner["learning_rate"]))
+    assert best.learning_rate > 1e-5 and best.seeds == 2
+    assert (tmp_path / "found" / "trials.png").stat().st_size > 5_000
+
+
+@pytest.fixture(scope="module")
+def tune():
+    return runpy.run_path(str(EXPERIMENTS / "tune.py"))
+
+
+def test_draws_keep_to_their_ranges_and_searches_that_cannot_be(tune):
+    settings = from_command_line(["--environment", "Catch-bsuite", "--algorithm", "ppo", "--no-tuned"])
+    trials = tune["drawn"](tune["Search"](trials=50), settings, build(settings))
+    assert len(trials) == 50 and {"learning_rate", "clip", "lambda_"} <= trials[0].keys() and "max_kl" not in trials[0]
+    for name in trials[0]:
+        low, high = tune["RANGES"][name]
+        x = np.array([1 - trial[name] if name in tune["FROM_ONE"] else trial[name] for trial in trials[1:]])
+        assert np.all((low <= x) & (x <= high)) and x.max() / x.min() > np.sqrt(high / low)
+    for field, search in {
+        "trials": tune["Search"](trials=0),
+        "final_seeds": tune["Search"](final_seeds=0),
+        "over": tune["Search"](over=("clip", "hidden")),
+    }.items():
+        with pytest.raises(SettingError, match=f"^{field}: "):
+            tune["drawn"](search, settings, build(settings))
+
+
+@pytest.fixture(scope="module")
+def scores():
+    return runpy.run_path(str(EXPERIMENTS / "scores.py"))
+
+
+def scored_run(path, environment, final, algorithm="ppo"):
+    write_run(path, environment, 0.1, final)
+    config = path / "config.toml"
+    config.write_text(
+        config.read_text() + f'algorithm = "{algorithm}"\ntotal_steps = 200\n[versions]\njax = "{path.name}"\n'
+    )
+    return path
+
+
+def test_the_table_of_scores(scores, tmp_path, capsys):
+    runs = (
+        scored_run(tmp_path / "a", "Catch-bsuite", [0.0, 0.5]),
+        scored_run(tmp_path / "b", "CartPole-v1", [499.0, 499.0, 499.0]),
+        scored_run(tmp_path / "c", "Catch-bsuite", [-1.0, -0.5]),
+    )
+    scores["main"](scores["Scores"](runs, random_episodes=256, out=tmp_path / "out"))
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        cart, catch = csv.DictReader(file)  # in the order of the tuned settings, not of the command
+    assert (cart["environment"], cart["seeds"], float(cart["greedy"])) == ("CartPole-v1", "3", 500.0)
+    assert (catch["environment"], catch["seeds"], float(catch["greedy"])) == ("Catch-bsuite", "4", 0.75)
+    assert float(catch["greedy_worst"]) == 0.0 and float(catch["sampled"]) == 0.0
+    assert 20 < float(cart["random"]) < 25 and -0.75 < float(catch["random"]) < -0.45
+    text = capsys.readouterr().out
+    line = next(line for line in text.splitlines() if "Catch" in line)
+    assert "(1)" in line and "no reason known" in text and "(2)" not in text  # CartPole's aim of 500 is reached
+    assert "jax a/b/c" in text
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {"scores.md", "scores.csv", "curves.png", "Catch-bsuite.png", "CartPole-v1.png"}
+    assert (tmp_path / "out" / "scores.md").read_text() in text
+
+
+def test_runs_that_make_no_table(scores, tmp_path):
+    finished = scored_run(tmp_path / "a", "Catch-bsuite", [0.0, 0.5])
+    other = scored_run(tmp_path / "b", "Catch-bsuite", [0.0, 0.5], algorithm="a2c")
+    begun = write_run(tmp_path / "c", "Catch-bsuite", 0.1, [1.0], finished=False)
+    for runs, message in [((), "are missing"), ((finished, other), "another algorithm"), ((begun,), "not finished")]:
+        with pytest.raises(SettingError, match=f"^runs: .*{message}"):
+            scores["read"](runs)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("MountainCarContinuous-v0", (-36, -30)), ("BernoulliBandit-misc", (49, 51)), ("DeepSea-bsuite", (-0.02, 0.02))],
+)
+def test_the_random_policy_earns_what_is_known_of_it(scores, name, known):
+    low, high = known
+    assert low < scores["random_returns"](environments.make(name), 256).mean() < high
+
+
+def test_a_random_action_is_anywhere_in_the_box(scores):
+    box = scores["Uniform"](np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32))
+    actions = np.asarray(box.at(box.noise(jax.random.key(0), (5000,))))
+    np.testing.assert_allclose(actions.mean(0), [0, 0.5], atol=0.06)
+    np.testing.assert_allclose(actions.std(0), [4 / 12**0.5, 1 / 12**0.5], rtol=0.05)
+    assert float(box.log_prob(actions[0])) == pytest.approx(-np.log(4))
+
+
+def test_what_is_published_is_of_known_environments():
+    table = tomllib.loads((EXPERIMENTS / "published.toml").read_text())
+    assert set(table) <= set(tuned_environments())
+    assert all(set(entry) <= {"target", "published", "reason"} for entry in table.values())
