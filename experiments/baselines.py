@@ -46,9 +46,9 @@ def main(options: Options) -> None:
     """Train every method once and draw the panels."""
     start()
     environment = environments.make("CartPole-v1")
-    seeds, total_steps = (2, 20_000) if options.quick else (8, 800_000)
+    seeds, total_steps = (2, 4_000) if options.quick else (8, 800_000)
     curves, rows = {}, []
-    panels = dict(list(PANELS.items())[:1]) if options.quick else PANELS
+    panels = {"credit": PANELS["credit"][2:]} if options.quick else PANELS
     for method in dict.fromkeys(m for panel in panels.values() for m in panel):
         recipe = reinforce(*method, baseline_constant=CONSTANT, learning_rate=LEARNING_RATE)
         agent = make_agent(environment, critic=recipe.config.critic)

@@ -74,10 +74,11 @@ def main(options: Options) -> None:
     """Measure everything, print the table, write what was asked for."""
     use_cpu_devices(options.devices or None)  # no programs kept from earlier runs: compiling is timed
     shapes = [s for s in (QUICK if options.quick else SHAPES) if options.only in s.name]
-    entries, repeats = [], 2 if options.quick else options.repeats
+    repeats, measured = (2, 4_000) if options.quick else (options.repeats, 400_000)
+    entries = []
     peak = matrix_rate()
     for shape in shapes:
-        entries.append(of_pgjax(shape, repeats, peak))
+        entries.append(of_pgjax(shape, repeats, measured, peak))
         print(f"{entries[-1].name}: {entries[-1].steps_per_second:,.0f} steps/s", flush=True)
     if options.peers:
         entries += of_peers(options, repeats)
@@ -109,14 +110,14 @@ def timed(call: Callable[[], Any], repeats: int) -> tuple[Any, list[float], floa
     return rest[-1][0], seconds, first - float(np.median(seconds))
 
 
-def of_pgjax(shape: Shape, repeats: int, peak: float) -> Entry:
-    """Train a shape from scratch, several times; then its rollouts alone."""
+def of_pgjax(shape: Shape, repeats: int, measured: int, peak: float) -> Entry:
+    """Train a shape from scratch, several times; then its rollouts alone, for so many measured steps."""
     environment, agent, trainer = built(shape)
     runs, seconds, compiling = timed(partial(trained, shape, trainer), repeats)
     steps = int(np.asarray(runs.state.env_steps).sum())
     returns = evaluate_runs(environment, agent, runs, jax.random.key(1 << 31), episodes=peers.EVALUATION_EPISODES)
     update = float(np.median(seconds)) / shape.updates
-    acting, idle = (rollout_seconds(environment, agent, shape, runs, random=r) for r in (False, True))
+    acting, idle = (rollout_seconds(environment, agent, shape, runs, measured, random=r) for r in (False, True))
     share = steps / shape.updates * flops_per_step(environment, agent, shape) / update / peak
     shares = acting / update, idle / update, share
     return entry(f"pgjax/{shape.name}", steps, seconds, compiling, float(returns.mean()), *shares)
@@ -134,7 +135,9 @@ def entry(name: str, steps: int, seconds: Sequence[float], compiling: float, fin
     return Entry(name, float(np.median(rates)), min(rates), max(rates), compiling, final, *shares)
 
 
-def rollout_seconds(environment: Environment, agent: Agent, shape: Shape, runs: sweeps.Runs, *, random: bool) -> float:
+def rollout_seconds(
+    environment: Environment, agent: Agent, shape: Shape, runs: sweeps.Runs, measured: int, *, random: bool
+) -> float:
     """Seconds of one batch's rollout, on the same devices: the policy's, or random actions without a network."""
     config, shares = shape.recipe.config, runs.mesh.shape["env"]
 
@@ -159,7 +162,7 @@ def rollout_seconds(environment: Environment, agent: Agent, shape: Shape, runs: 
         return jax.lax.scan(step, key, None, length)[1]
 
     rows = environment.horizon if config.rollout == "episodes" else config.num_steps
-    length = max(2, 400_000 // (config.num_envs * rows * shape.seeds))
+    length = max(2, measured // (config.num_envs * rows * shape.seeds))
     spread = jax.shard_map(
         jax.vmap(many), mesh=runs.mesh, in_specs=P(sweeps.SEED_AXIS), out_specs=P(sweeps.SEED_AXIS), check_vma=False
     )

@@ -37,6 +37,7 @@ from pgjax.lab.results import Options
 from pgjax.lab.start import start
 
 BATCHES = {1000: 64, 4000: 192}  # steps per batch -> episodes simulated to fill it, even while they are short
+QUICK_BATCHES = {100: 8, 200: 16}
 OVER = {"causal": [0.0, 1.0], "strength": [0.0, 1.0]}
 
 
@@ -55,7 +56,8 @@ def main(options: Options) -> None:
     estimator = product(standardised(Partial(credit, causal=1.0)), score)
     figure, panels = plt.subplots(1, 2, figsize=(12, 4.8), sharey=True, layout="constrained")
     rows = []
-    for axes, (steps, episodes) in zip(panels, BATCHES.items(), strict=True):
+    batches = QUICK_BATCHES if options.quick else BATCHES
+    for axes, (steps, episodes) in zip(panels, batches.items(), strict=True):
         trainer = make_trainer(
             environment, agent, replace(recipe.config, num_envs=episodes, batch_steps=steps, mean="steps")
         )
