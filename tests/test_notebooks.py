@@ -22,6 +22,8 @@ def syntax(path):
 
 def execute(path, folder, monkeypatch, quick):
     monkeypatch.setenv("PGJAX_QUICK", "1" if quick else "0")
+    if quick:  # what is compiled runs for an instant: compiling well would take longer than it saves
+        monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=400, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
     return notebook
