@@ -22,8 +22,6 @@ def syntax(path):
 
 def execute(path, folder, monkeypatch, quick):
     monkeypatch.setenv("PGJAX_QUICK", "1" if quick else "0")
-    if quick:  # what is compiled runs for an instant: compiling well would take longer than it saves
-        monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=400, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
     return notebook
@@ -47,7 +45,7 @@ def test_is_kept_executed_and_small(path):
     notebook = nbformat.read(path, as_version=4)
     counts = [c.execution_count for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
     assert counts == list(range(1, len(counts) + 1)), "not executed in order from a fresh start"
-    assert path.stat().st_size < 500_000
+    assert path.stat().st_size < 600_000
     assert str(Path.home()) not in path.read_text() and os.sep + "work" + os.sep not in path.read_text()
 
 
