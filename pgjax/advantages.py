@@ -10,7 +10,15 @@ from pgjax.types import Signals
 
 
 def td_error(signals: Signals) -> Array:
-    """One-step error δ_t = r_t + γ V(s_{t+1}) − V(s_t), with nothing after a termination."""
+    """One-step error δ_t = r_t + γ V(s_{t+1}) − V(s_t), with nothing after a termination.
+
+    Returns:
+      δ, [T, ...], in units of reward. Sutton 1988.
+
+    >>> from pgjax import make_signals
+    >>> td_error(make_signals([1.0], value=[0.5], next_value=[2.0]))
+    Array([2.5], dtype=float32)
+    """
     return signals.reward + signals.discount * signals.next_value - signals.value
 
 
@@ -32,7 +40,15 @@ def gae(signals: Signals, lambda_: ArrayLike = 0.95) -> Array:
 
 
 def lambda_return(signals: Signals, lambda_: ArrayLike = 0.95) -> Array:
-    """What a critic regresses on beside GAE: Â_t + V(s_t), the TD(λ) return. Sutton & Barto 2018, ch. 12."""
+    """What a critic regresses on beside GAE: Â_t + V(s_t), the TD(λ) return. Sutton & Barto 2018, ch. 12.
+
+    Returns:
+      [T, ...]; with λ = 1 the reward-to-go, whatever V is.
+
+    >>> from pgjax import make_signals
+    >>> lambda_return(make_signals([1.0, 1.0], value=[9.0, 5.0], next_value=[5.0, 0.0]), lambda_=1.0)
+    Array([2., 1.], dtype=float32)
+    """
     return gae(signals, lambda_) + signals.value
 
 

@@ -21,7 +21,12 @@ Baseline = Callable[[Signals, Array], Array]
 
 
 def constant(signals: Signals, credit: Array, baseline_constant: ArrayLike = 0.0) -> Array:
-    """The same number everywhere: b_t = c. Unbiased for any c chosen before the batch was drawn."""
+    """The same number everywhere: b_t = c. Unbiased for any c chosen before the batch was drawn.
+
+    >>> from pgjax import make_signals
+    >>> constant(make_signals([[1.0, 3.0]]), jnp.array([[1.0, 3.0]]), baseline_constant=0.5)
+    Array([[0.5, 0.5]], dtype=float32)
+    """
     return jnp.broadcast_to(jnp.asarray(baseline_constant, credit.dtype), credit.shape)
 
 
@@ -86,12 +91,22 @@ def _group_sum(signals: Signals, x: Array) -> Array:
 
 
 def state_value(signals: Signals, credit: Array) -> Array:
-    """The critic's V(s_t). Unbiased for any V that was not fitted to this batch."""
+    """The critic's V(s_t). Unbiased for any V that was not fitted to this batch.
+
+    >>> from pgjax import make_signals
+    >>> state_value(make_signals([1.0, 1.0], value=[2.0, 1.0]), jnp.array([2.0, 1.0]))
+    Array([2., 1.], dtype=float32)
+    """
     return signals.value
 
 
 def baselined(credit: Credit, baseline: Baseline) -> Partial:
-    """Credit minus a baseline, itself a credit: Ψ_t − b_t on executed steps."""
+    """Credit minus a baseline, itself a credit: Ψ_t − b_t on executed steps.
+
+    >>> from pgjax import make_signals, reward_to_go
+    >>> baselined(reward_to_go, leave_one_out)(make_signals([[1.0, 3.0]]))
+    Array([[-2.,  2.]], dtype=float32)
+    """
     return Partial(_baselined, as_partial(credit), as_partial(baseline))
 
 

@@ -45,6 +45,9 @@ def prefix_product(log_ratio: Array, credit: Array, continues: Array) -> Array:
     With the discounted reward as credit, its mean over the behaviour policy is J(θ) and its gradient ∇J(θ) at every θ:
     the double product. Never give it reward-to-go: each reward would be counted once for every step before it.
     Precup, Sutton & Singh 2000.
+
+    >>> prefix_product(jnp.log(jnp.array([2.0, 0.5])), jnp.array([1.0, 3.0]), jnp.array([1.0, 0.0]))
+    Array([2., 3.], dtype=float32)
     """
     return weight(log_prefix(log_ratio, continues)) * credit
 
@@ -60,6 +63,9 @@ def stopped_prefix(log_ratio: Array, credit: Array, continues: Array, max_weight
       credit: Ψ.
       continues: [T, ...].
       max_weight: c; finite values truncate the weights, which bounds the variance and biases the estimate.
+
+    >>> stopped_prefix(jnp.log(jnp.array([2.0, 2.0])), jnp.ones(2), jnp.array([1.0, 0.0]), max_weight=3.0)
+    Array([2., 3.], dtype=float32)
     """
     w = jnp.minimum(weight(log_prefix(log_ratio, continues)), max_weight)
     return stop_gradient(w) * score(log_ratio, credit, continues)
@@ -69,6 +75,9 @@ def trajectory_weight(log_ratio: Array, credit: Array, continues: Array, max_wei
     """Trajectory importance sampling: stop_gradient(min(ρ_{1:T}, c)) · score · Ψ_t; exact with any on-policy credit.
 
     Whole episodes only. `max_weight` as in `stopped_prefix`.
+
+    >>> trajectory_weight(jnp.log(jnp.array([2.0, 2.0])), jnp.ones(2), jnp.array([1.0, 0.0]))
+    Array([4., 4.], dtype=float32)
     """
     w = jnp.minimum(weight(log_whole(log_ratio, continues)), max_weight)
     return stop_gradient(w) * score(log_ratio, credit, continues)

@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom: quickly on every run, in full behind the marker `slow`."""
 
+import ast
 import os
 from pathlib import Path
 
@@ -8,6 +9,15 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+ALLOWED = {"pgjax", "jax", "numpy", "matplotlib", "optax", "os", "functools", "dataclasses"}
+
+
+def syntax(path):
+    """The notebook's code as one module."""
+    cells = nbformat.read(path, as_version=4).cells
+    return ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
 
 
 def execute(path, folder, monkeypatch, quick):
@@ -37,3 +47,21 @@ def test_is_kept_executed_and_small(path):
     assert counts == list(range(1, len(counts) + 1)), "not executed in order from a fresh start"
     assert path.stat().st_size < 600_000
     assert str(Path.home()) not in path.read_text() and os.sep + "work" + os.sep not in path.read_text()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_needs_only_the_library_and_plotting(path):
+    nodes = list(ast.walk(syntax(path)))
+    names = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    names |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    assert {name.split(".")[0] for name in names} <= ALLOWED
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_function_fits_on_a_screen(path):
+    functions = [node for node in ast.walk(syntax(path)) if isinstance(node, ast.FunctionDef)]
+    assert all(node.end_lineno - node.lineno < 30 for node in functions)
+
+
+def test_there_are_six():
+    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]

@@ -135,6 +135,13 @@ def moments(
 
     Raises:
       SettingError: for more than `MAX_BATCHES` batches; says how many there are.
+
+    >>> from pgjax import product, score, total_return
+    >>> from pgjax.oracle import make_mdp
+    >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)  # a bandit; action 0 earns 1
+    >>> m = moments(mdp, product(total_return, score), jax.nn.log_softmax, jnp.zeros((1, 2)))
+    >>> m.mean.tolist(), float(m.variance)
+    ([0.25, -0.25], 0.125)
     """
     trajectories = enumerate_trajectories(mdp)
     count = len(trajectories.probability) ** sampling.batch_size

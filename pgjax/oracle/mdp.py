@@ -114,6 +114,11 @@ def exact_values(mdp: MDP, log_probs: Array) -> Values:
     Args:
       mdp: the problem.
       log_probs: log π, [S, A] or [T, S, A].
+
+    >>> mdp = make_mdp([1.0], [[[1.0], [1.0]]], [[1.0, 0.0]], horizon=2)  # one state; action 0 earns 1
+    >>> values = exact_values(mdp, jnp.log(jnp.array([[0.5, 0.5]])))
+    >>> float(values.objective), values.value[:, 0].tolist()
+    (1.0, [1.0, 0.5, 0.0])
     """
     pi = jnp.exp(per_step(mdp, log_probs))
     reward, transition = jnp.asarray(mdp.reward), jnp.asarray(mdp.transition)
@@ -134,7 +139,17 @@ def exact_values(mdp: MDP, log_probs: Array) -> Values:
 
 @partial(jax.jit, static_argnames="log_policy")
 def exact_gradient(mdp: MDP, log_policy: LogPolicy, params: Params) -> Params:
-    """∇J of the discounted objective, by differentiating the dynamic programme."""
+    """∇J of the discounted objective, by differentiating the dynamic programme.
+
+    Args:
+      mdp: the problem.
+      log_policy: params -> log π, [S, A] or [T, S, A].
+      params: θ, a pytree; the gradient has its structure.
+
+    >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
+    >>> exact_gradient(mdp, jax.nn.log_softmax, jnp.zeros((1, 2))).tolist()
+    [[0.25, -0.25]]
+    """
     return jax.grad(lambda p: exact_values(mdp, log_policy(p)).objective)(params)
 
 
@@ -147,7 +162,14 @@ def exact_hessian(mdp: MDP, log_policy: LogPolicy, params: Params) -> Array:
 
 @partial(jax.jit, static_argnames="log_policy")
 def exact_fisher(mdp: MDP, log_policy: LogPolicy, params: Params) -> Array:
-    """Fisher information of a trajectory, F = E[Σ_t score_t score_tᵀ], in the flattened parameters, [P, P]."""
+    """Fisher information of a trajectory, F = E[Σ_t score_t score_tᵀ], in the flattened parameters, [P, P].
+
+    Kakade 2001. https://papers.nips.cc/paper/2073
+
+    >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
+    >>> exact_fisher(mdp, jax.nn.log_softmax, jnp.zeros((1, 2))).tolist()
+    [[0.25, -0.25], [-0.25, 0.25]]
+    """
     weight, score, _ = _score_terms(mdp, log_policy, params)
     return jnp.einsum("tsa,tsap,tsaq->pq", weight, score, score)
 
