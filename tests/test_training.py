@@ -28,6 +28,7 @@ from pgjax import (
     importance_sampling,
     make_agent,
     make_trainer,
+    meshes,
     normalise_observations,
     ppo,
     reinforce,
@@ -35,7 +36,6 @@ from pgjax import (
     sweep,
     sweeps,
     train,
-    training,
     vtrace_actor_critic,
     with_hyperparameters,
 )
@@ -270,7 +270,7 @@ def test_spreading_over_devices_changes_nothing():
 
 
 def test_devices_go_to_runs_first_and_share_batches_where_some_are_left():
-    shapes = [sweeps.make_mesh(runs, shares).devices.shape for runs, shares in ((4, 8), (3, 1), (3, 8), (1, 3))]
+    shapes = [meshes.make_mesh(runs, shares).devices.shape for runs, shares in ((4, 8), (3, 1), (3, 8), (1, 3))]
     assert shapes == [(2, 1), (1, 1), (1, 2), (1, 1)]
 
 
@@ -286,9 +286,8 @@ SHARED = {
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_devices_that_share_a_batch_do_what_one_does(name, monkeypatch):
+def test_devices_that_share_a_batch_do_what_one_does(name):
     """Only the order of summation differs."""
-    monkeypatch.setattr(training, "WORTH_SHARING", 1)
     environment = probes.five()
     algorithm, config = SHARED[name]()
     streaming = {"num_steps": 12, "normalise_rewards": True} if config.rollout == "stream" else {}
@@ -297,9 +296,7 @@ def test_devices_that_share_a_batch_do_what_one_does(name, monkeypatch):
         config = replace(config, minibatches=2, shuffle="environments" if "environments" in name else "steps")
     agent = normalise_observations(make_agent(environment, hidden=(8,), critic=config.critic), environment)
     trainer = make_trainer(environment, agent, config)
-    one, two = (
-        sweeps.advance(trainer, sweeps.start(trainer, algorithm, devices=jax.devices()[:n]), 1 << 30, 3) for n in (1, 2)
-    )
+    one, two = (sweeps.advance(trainer, sweeps.start(trainer, algorithm, mesh=(1, n)), 1 << 30, 3) for n in (1, 2))
     assert one[0].mesh.shape["env"] == 1 and two[0].mesh.shape["env"] == 2
     floats = [jax.tree.map(lambda x: x if x.dtype == jnp.float32 else None, r[0].state) for r in (one, two)]
     chex.assert_trees_all_close(*floats, atol=2e-5, rtol=1e-4)
