@@ -121,7 +121,7 @@ def episodes(
     """
 
     acting, horizon = _as_actor(policy), environment.horizon
-    length = max(n for n in range(1, max(LOOK_EVERY, 1) + 1) if horizon % n == 0)
+    length = max(n for n in range(1, LOOK_EVERY + 1) if horizon % n == 0)
     length = length if 2 * length > LOOK_EVERY else horizon  # a horizon that cannot be cut well is not
 
     def episode(reset_key: Array, steps_key: Array, start: Visited | None) -> Transition:

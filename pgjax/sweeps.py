@@ -145,6 +145,12 @@ def advance(
     return runs._replace(state=state), processes.fetch(metrics)
 
 
+def compiled(trainer: Trainer, runs: Runs, updates: int) -> Any:
+    """The program that `advance` runs, as jax's `Compiled`: its text says what devices tell each other."""
+    limits = jnp.int32(0), jnp.int32(NEVER)
+    return _advance.lower(trainer, updates, runs.mesh, runs.algorithm, runs.state, limits).compile()
+
+
 def chunks(
     trainer: Trainer, runs: Runs, total_steps: int, updates: int = 10, max_skipped: int = NEVER
 ) -> Iterator[tuple[Runs, dict[str, np.ndarray]]]:

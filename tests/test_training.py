@@ -308,8 +308,8 @@ def test_devices_that_share_a_batch_do_what_one_does(name):
 def test_runs_on_devices_of_their_own_do_not_communicate():
     environment = environments.make("Catch-bsuite")
     _, algorithm, trainer = setup(environment)
-    runs, limits = sweeps.start(trainer, algorithm, seeds=4), (jnp.int32(9), jnp.int32(9))
-    program = sweeps._advance.lower(trainer, 2, runs.mesh, runs.algorithm, runs.state, limits).compile().as_text()
+    runs = sweeps.start(trainer, algorithm, seeds=4)
+    program = sweeps.compiled(trainer, runs, 2).as_text()
     assert runs.mesh.size == 2
     assert not any(word in program for word in ("all-reduce", "all-gather", "collective-permute", "all-to-all"))
 
@@ -479,8 +479,8 @@ def compiled(recipe, updates=4, **changes):
     environment = environments.make("CartPole-v1")
     config = replace(recipe.config, **changes)
     trainer = make_trainer(environment, make_agent(environment, hidden=(8,), critic=config.critic), config)
-    runs, limits = sweeps.start(trainer, recipe.algorithm), (jnp.int32(1 << 30), jnp.int32(9))
-    return sweeps._advance.lower(trainer, updates, runs.mesh, runs.algorithm, runs.state, limits).compile()
+    runs = sweeps.start(trainer, recipe.algorithm)
+    return sweeps.compiled(trainer, runs, updates)
 
 
 def test_minibatches_are_dealt_without_a_sort():
