@@ -14,6 +14,7 @@ from jax import Array
 
 from pgjax.distributions import Distribution
 from pgjax.recurrence import linear_recurrence
+from pgjax.runtime import anywhere
 from pgjax.types import Agent, Environment, Params, Transition
 
 RESETS_AT_ONCE = 1 << 12
@@ -154,7 +155,7 @@ def episodes(
             return carry, rows._replace(observation=still, next_observation=still)
 
         def block(carry: tuple, now: tuple) -> tuple[tuple, Transition]:
-            return jax.lax.cond(_anywhere(carry[-1]), go_on, rest, carry, now)
+            return jax.lax.cond(anywhere(carry[-1]), go_on, rest, carry, now)
 
         carry = (observation, state, acting.initial, jnp.bool_(True))
         if length == horizon:
@@ -310,20 +311,6 @@ def _act(
         mask=jnp.ones((), jnp.float32),
     )
     return row, state, memory
-
-
-@jax.custom_batching.custom_vmap
-def _anywhere(x: Array) -> Array:
-    """Whether x holds in any of the episodes, of any run, that are mapped over together: one answer for all of them.
-
-    So that a `cond` on it stays a branch, where one on the answers of each would compute both sides for all.
-    """
-    return jnp.any(x)
-
-
-@_anywhere.def_vmap
-def _anywhere_in_all(axis_size: int, in_batched: list[bool], x: Array) -> tuple[Array, bool]:
-    return _anywhere(x), False
 
 
 def _where(condition: Array, yes: Any, no: Any) -> Any:

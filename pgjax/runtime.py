@@ -76,6 +76,23 @@ def in_turn(function: Callable, *args: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(shapes), call(traced.consts, jax.tree.leaves(args)))
 
 
+@jax.custom_batching.custom_vmap
+def anywhere(x: jax.Array) -> jax.Array:
+    """Whether x is true in any of the calls that are mapped over together: one answer for all of them.
+
+    So that a `jax.lax.cond` on it stays a branch under `vmap`; one on the answers of each would compute both sides.
+
+    >>> jax.vmap(anywhere, out_axes=None)(jax.numpy.array([False, True])).tolist()
+    True
+    """
+    return jax.numpy.any(x)
+
+
+@anywhere.def_vmap
+def _anywhere_in_all(axis_size: int, in_batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
+    return anywhere(x), False
+
+
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
