@@ -14,9 +14,10 @@ EPOCHS, MINIBATCHES = 3, 2
 CALLS = {
     "reinforce seeds": 0,
     "ppo seeds": 0,
-    # once per update: counts and the baseline's sums; the gradient; sums of the episodes; whether all is finite
-    "reinforce environments": 4,
-    "both": 4,
+    # once per update: counts and the baseline's sums; the gradient, and with it sums of the episodes; whether all is
+    # finite. Each needs the one before it.
+    "reinforce environments": 3,
+    "both": 3,
     # per gradient step: the minibatch's steps, then the gradient; once per update: the advantages' mean, then their
     # spread together with the sums of the episodes, then whether all is finite
     "ppo environments": 2 * EPOCHS * MINIBATCHES + 3,
