@@ -43,7 +43,7 @@ def check(found):
 
 
 def test_eight_devices_do_what_one_does():
-    check(on_eight_devices("Catch-bsuite", 8, "reinforce seeds", "reinforce environments", seconds=200))
+    check(on_eight_devices("Catch-bsuite", 8, "reinforce seeds", "reinforce environments", seconds=500))
 
 
 @pytest.mark.slow
