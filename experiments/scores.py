@@ -113,15 +113,22 @@ def read(paths: tuple[Path, ...]) -> dict[str, list[Run]]:
 def row_of(name: str, runs: list[Run], random: float, published: dict[str, Any]) -> Row:
     """An environment's line: interquartile means over all seeds, and their intervals."""
     greedy, sampled = ([run.evaluation[f"{kind}_return"] for run in runs] for kind in ("greedy", "sampled"))
-    steps = max(int(run.evaluation["env_steps"].max()) for run in runs)
-    numbers = [float(x) for scores in (greedy, sampled) for x in bootstrap_interval(scores)]
-    everyone = np.concatenate(greedy)
-    target = float(published.get("target", np.nan))
+    middle, low, high = map(float, bootstrap_interval(greedy))
     algorithm = runs[0].settings["algorithm"] + (" + GRU" if runs[0].settings.get("memory") == "gru" else "")
     return Row(
-        name, algorithm, steps, len(everyone), *numbers, float(everyone.min()), random, target,
-        published.get("published", ""),
-    )  # fmt: skip
+        name,
+        algorithm,
+        steps=max(int(run.evaluation["env_steps"].max()) for run in runs),
+        seeds=sum(map(len, greedy)),
+        greedy=middle,
+        greedy_low=low,
+        greedy_high=high,
+        **dict(zip(("sampled", "sampled_low", "sampled_high"), map(float, bootstrap_interval(sampled)), strict=True)),
+        greedy_worst=float(np.concatenate(greedy).min()),
+        random=random,
+        target=float(published.get("target", np.nan)),
+        published=published.get("published", ""),
+    )
 
 
 class Uniform(NamedTuple):

@@ -8,6 +8,8 @@ on, bit for bit.
 """
 
 import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -15,52 +17,66 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pgjax import SettingError, evaluate_runs, sweeps
+from pgjax import SettingError, evaluate_runs, processes, sweeps
 from pgjax.lab import figures, files
 from pgjax.lab.configuration import from_command_line
 from pgjax.lab.interrupts import Stopped, StopRequest, stop_request
+from pgjax.lab.joining import joined
 from pgjax.lab.journal import Journal
 from pgjax.lab.loggers import check_installed
 from pgjax.lab.metrics_file import read_metrics
 from pgjax.lab.progress import progress_bar
 from pgjax.lab.setup import Settings, Setup, build
-from pgjax.lab.start import start
+from pgjax.lab.start import chosen_devices, start
 
 EVALUATION_KEY = 1 << 31  # seeds are below it: evaluation never repeats a training key
 
 
 def main(settings: Settings) -> Path:
     """Train, evaluate, write everything; returns the run directory."""
-    with stop_request() as stop:
+    with stop_request() as stop, joined(settings), ExitStack() as held:
         start(settings.devices or None)
         setup = build(settings)
         check_installed(settings.log)
         stop.check("nothing was begun")
-        path = Path(settings.resume) if settings.resume else files.new_run_directory(settings)
-        with files.locked(path):
-            if files.is_finished(path):
+        settings = settings if processes.is_first() else replace(settings, quiet=True)
+        where = {"devices": chosen_devices(settings.devices), "mesh": settings.mesh or None}
+        sweeps.plan(setup.trainer, setup.algorithm, settings.seeds, **where)  # refuses what start would, at once
+        path = Path(processes.from_first(lambda: str(claim(settings, held))))
+        if processes.highest(int(processes.is_first() and files.is_finished(path))):
+            if processes.is_first():
                 files.say(f"{path} is finished: there is nothing to resume")
-                return path
-            attempt = files.Attempts(path)
-            runs = train(setup, settings, path, stop, attempt)
-            finish(setup, settings, path, stop, attempt, runs)
+            return path
+        attempt = files.Attempts(path)
+        runs = sweeps.start(setup.trainer, setup.algorithm, seeds=settings.seeds, **where)
+        runs = train(setup, settings, path, stop, attempt, runs)
+        finish(setup, settings, path, stop, attempt, runs)
     return path
 
 
-def train(setup: Setup, settings: Settings, path: Path, stop: StopRequest, attempt: files.Attempts) -> sweeps.Runs:
+def claim(settings: Settings, held: ExitStack) -> Path:
+    """The run directory, made if it is new; no other process writes to it until `held` is closed."""
+    path = Path(settings.resume) if settings.resume else files.new_run_directory(settings)
+    held.enter_context(files.locked(path))
+    return path
+
+
+def train(
+    setup: Setup, settings: Settings, path: Path, stop: StopRequest, attempt: files.Attempts, runs: sweeps.Runs
+) -> sweeps.Runs:
     """All updates that are still to be done; a checkpoint is the last thing left behind, whatever happens."""
-    runs = sweeps.start(setup.trainer, setup.algorithm, seeds=settings.seeds)
     journal = Journal(path, settings, runs, attempt)
     if settings.resume and not settings.quiet:
         files.say(f"{path} goes on from update {journal.update}")
     total = settings.total_steps
-    done = int(np.minimum(journal.runs.state.env_steps, total).mean())
+    done = int(np.minimum(processes.fetch(journal.runs.state.env_steps), total).mean())
     with progress_bar(total, done=done, quiet=settings.quiet) as bar:
         chunk, max_skipped = settings.updates_per_chunk, settings.max_skipped
         for now, metrics in sweeps.chunks(setup.trainer, journal.runs, total, chunk, max_skipped):
             journal.write(now, metrics)
             bar.update(metrics)
-            if stop or journal.due():
+            stop.agree()
+            if journal.due() or stop:
                 journal.save()
             stop.check(f"update {journal.saved} of {path} is saved; go on with --resume {path}")
     journal.save()
@@ -80,7 +96,7 @@ def finish(
         returns[name] = evaluate_runs(
             setup.environment, setup.agent, runs, key, episodes=settings.eval_episodes, greedy=bool(greedy)
         ).mean(axis=1)
-    rows = list(zip(runs.seeds, np.asarray(runs.state.env_steps), *returns.values(), strict=True))
+    rows = list(zip(runs.seeds, processes.fetch(runs.state.env_steps), *returns.values(), strict=True))
     stop.check(saved)
     attempt("learning_curve.png", lambda: draw(settings, path))
     stop.check(saved)
@@ -90,7 +106,7 @@ def finish(
     if not settings.quiet:
         show(path, settings, rows)
     attempt.settle()
-    stopped = np.flatnonzero(np.asarray(runs.state.skipped_in_a_row) >= settings.max_skipped)
+    stopped = np.flatnonzero(processes.fetch(runs.state.skipped_in_a_row) >= settings.max_skipped)
     if stopped.size:
         seeds = ", ".join(str(seed) for seed in runs.seeds[stopped])
         raise files.Incomplete(f"seeds {seeds} stopped, not finite: see {path / 'post-mortem'}; try a smaller step")

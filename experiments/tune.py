@@ -107,7 +107,7 @@ def drawn(search: Search, settings: Settings, setup: Setup) -> list[dict[str, fl
     names = search.over or possible
     given = {name: next(x for full, x in now.items() if full.split(".")[-1] == name) for name in names}
     rng = np.random.default_rng(search.draw)
-    trials = [{name: float(value) for name, value in given.items()}]
+    trials = [{name: float(np.asarray(value)) for name, value in given.items()}]
     for _ in range(search.trials - 1):
         numbers = {name: float(np.exp(rng.uniform(*np.log(RANGES[name])))) for name in names}
         trials.append({name: 1 - x if name in FROM_ONE else x for name, x in numbers.items()})

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 
 from pgjax.config import Config
 from pgjax.dependence import depends_on
-from pgjax.distributions import Categorical
-from pgjax.losses import credit_of
+from pgjax.losses import credit_of, looks_along_time
 from pgjax.returns import make_signals
 from pgjax.types import Agent, Algorithm, Environment, SettingError, Signals
 
@@ -31,7 +30,7 @@ def check(environment: Environment, agent: Agent, config: Config, algorithm: Alg
     signals = _example(environment, agent, config)
     if config.critic == "none" and depends_on(partial(credit_of, algorithm, config), signals, "value"):
         raise SettingError("critic", config.critic, "leaves out V(s), which this method's credit uses")
-    if by_steps and _uses_products(algorithm, signals):
+    if by_steps and looks_along_time(algorithm, signals):
         raise SettingError("shuffle", config.shuffle, "tears apart the products over time of this method's surrogate")
     if algorithm.policy_step is not None:
         _check_policy_step(agent, config)
@@ -59,15 +58,3 @@ def _example(environment: Environment, agent: Agent, config: Config) -> Signals:
         return make_signals(zeros, action_value=q, action=jnp.zeros(zeros.shape, int), group=group)
 
     return jax.eval_shape(make)
-
-
-def _uses_products(algorithm: Algorithm, signals: Signals) -> bool:
-    """Whether the surrogate looks beyond its own step: whether it asks where episodes go on."""
-
-    def contribution(given: Signals) -> jax.Array:
-        actions = 1 if given.action_value is None else given.action_value.shape[-1]
-        distribution = Categorical(jnp.zeros((*given.reward.shape, actions)))
-        credit = algorithm.estimator.credit(given._replace(continues=jnp.ones_like(given.continues)))
-        return algorithm.estimator.contribution(credit, given, distribution, jnp.zeros_like(given.reward))
-
-    return depends_on(contribution, signals, "continues")

@@ -9,7 +9,7 @@ import optax
 from jax import Array
 
 from pgjax.config import Config
-from pgjax.losses import Batch, contributions, loss
+from pgjax.losses import Batch, contributions, looks_along_time, loss
 from pgjax.statistics import BatchSize
 from pgjax.types import Agent, Algorithm, Estimator, Params
 
@@ -22,16 +22,41 @@ def loss_gradient(
 ) -> tuple[Params, Any]:
     """Gradient of `losses.loss` in all parameters, and its metrics; arguments as there.
 
-    On a CPU it is a sum over blocks of trajectories (or rows) that stay in a core's cache; elsewhere all at once.
+    On a CPU it is a sum over blocks of trajectories (or rows) that stay in a core's cache; elsewhere all at once. Of
+    whole episodes, where nothing looks along time, the blocks are of executed steps: padding costs nothing.
     """
 
     def of(part: Batch) -> tuple[Params, Any]:
         return jax.grad(loss, argnums=3, has_aux=True)(agent, algorithm, config, params, part, size)
 
+    on_cpu = jax.default_backend() == "cpu"
+    padded = config.rollout == "episodes" and agent.memory is None
+    if on_cpu and padded and not looks_along_time(algorithm, jax.eval_shape(lambda: batch.signals)):
+        return _over_executed_steps(of, batch)
     steps, width = batch.signals.mask.shape
-    most = max(1, CACHED_STEPS // steps) if jax.default_backend() == "cpu" else width
+    most = max(1, CACHED_STEPS // steps) if on_cpu else width
     blocks = next(b for b in range(1, width + 1) if width % b == 0 and width // b <= most)
     return of(batch) if blocks == 1 else summed(of, jax.tree.map(lambda x: cut(blocks, x, 1), batch))
+
+
+def _over_executed_steps(of: Callable[[Batch], Any], batch: Batch) -> Any:
+    """Σ of(block) over blocks of CACHED_STEPS executed steps, as many as there are."""
+    flat = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch._replace(memory=()))
+    mask = flat.transition.mask[0]
+    size = min(CACHED_STEPS, mask.shape[0])
+    room = -mask.shape[0] % size  # so that the last block is whole
+    order = jnp.pad(jnp.nonzero(mask > 0, size=mask.shape[0], fill_value=0)[0], (0, room))
+    count = jnp.sum(mask > 0, dtype=jnp.int32)
+
+    def block(i: Array) -> Any:
+        chosen = jax.lax.dynamic_slice_in_dim(order, i * size, size)
+        part = jax.tree.map(lambda x: x[:, chosen], flat)
+        there = (i * size + jnp.arange(size) < count).astype(mask.dtype)[None]
+        return of(part._replace(transition=part.transition._replace(mask=there)))
+
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(block, jnp.int32(0)))
+    blocks = (count + size - 1) // size
+    return jax.lax.fori_loop(0, blocks, lambda i, sums: jax.tree.map(jnp.add, sums, block(i)), zeros)
 
 
 def cut(slices: int, x: Array, axis: int) -> Array:

@@ -10,7 +10,8 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from pgjax.config import Config
-from pgjax.distributions import Distribution
+from pgjax.dependence import depends_on
+from pgjax.distributions import Categorical, Distribution
 from pgjax.returns import discounted_objective, make_signals
 from pgjax.statistics import BatchSize
 from pgjax.types import Agent, Algorithm, Estimator, Params, Signals, Transition
@@ -162,6 +163,18 @@ def contributions(
     x = log_ratio(distribution, batch.transition)
     out = estimator.contribution(batch.credit, batch.signals, distribution, x)
     return jnp.where(batch.transition.mask > 0, out, 0.0), distribution, x
+
+
+def looks_along_time(algorithm: Algorithm, signals: Signals) -> bool:
+    """Whether the surrogate looks beyond its own step: whether it asks where episodes go on."""
+
+    def contribution(given: Signals) -> Array:
+        actions = 1 if given.action_value is None else given.action_value.shape[-1]
+        distribution = Categorical(jnp.zeros((*given.reward.shape, actions)))
+        credit = algorithm.estimator.credit(given._replace(continues=jnp.ones_like(given.continues)))
+        return algorithm.estimator.contribution(credit, given, distribution, jnp.zeros_like(given.reward))
+
+    return depends_on(contribution, signals, "continues")
 
 
 def loss(

@@ -14,10 +14,15 @@ from jax import Array
 
 from pgjax.distributions import Distribution
 from pgjax.recurrence import linear_recurrence
+from pgjax.runtime import anywhere
 from pgjax.types import Agent, Environment, Params, Transition
 
 RESETS_AT_ONCE = 1 << 12
 """Up to so many steps per batch, every step's reset is made before the loop: faster while it all stays in cache."""
+
+
+LOOK_EVERY = 32
+"""A rollout of whole episodes looks at least once in so many steps, where they divide it, if any still runs."""
 
 
 class Actor(NamedTuple):
@@ -101,8 +106,8 @@ def episodes(
 ) -> Transition:
     """Whole-episode mode: reset, run to the horizon, mask after the first end.
 
-    What follows an end is frozen at the final observation, with mask and reward 0. An episode still running at
-    `environment.horizon` is truncated there.
+    What follows an end is frozen at the final observation, with mask, action and reward 0; once all episodes have
+    ended nothing is simulated any more. An episode still running at `environment.horizon` is truncated there.
 
     Args:
       environment: what to act in.
@@ -116,11 +121,13 @@ def episodes(
       Transition [horizon, N, ...].
     """
 
-    acting = _as_actor(policy)
+    acting, horizon = _as_actor(policy), environment.horizon
+    length = max(n for n in range(1, LOOK_EVERY + 1) if horizon % n == 0)
+    length = length if 2 * length > LOOK_EVERY else horizon  # a horizon that cannot be cut well is not
 
     def episode(reset_key: Array, steps_key: Array, start: Visited | None) -> Transition:
         observation, state = environment.reset(reset_key) if start is None else (start.observation, start.state)
-        draws = _draw(acting, observation, steps_key, environment.horizon, greedy=greedy)
+        draws = _draw(acting, observation, steps_key, horizon, greedy=greedy)
 
         def step(
             carry: tuple[Any, Any, Any, Array], now: tuple[Array, Draws]
@@ -128,17 +135,34 @@ def episodes(
             (observation, state, memory, alive), (t, draw) = carry, now
             row, new_state, memory = _act(environment, acting, draw, observation, state, memory)
             row = row._replace(
+                action=jnp.where(alive, row.action, jnp.zeros_like(row.action)),
+                log_prob=jnp.where(alive, row.log_prob, 0.0),
                 reward=jnp.where(alive, row.reward, 0.0),
                 terminated=alive & row.terminated,
-                truncated=alive & (row.truncated | (~row.terminated & (t == environment.horizon - 1))),
+                truncated=alive & (row.truncated | (~row.terminated & (t == horizon - 1))),
                 next_observation=_where(alive, row.next_observation, observation),
                 mask=alive.astype(jnp.float32),
             )
             alive = alive & ~(row.terminated | row.truncated)
             return (row.next_observation, _where(alive, new_state, state), memory, alive), row
 
+        def go_on(carry: tuple, now: tuple) -> tuple[tuple, Transition]:
+            return jax.lax.scan(step, carry, now)
+
+        def rest(carry: tuple, now: tuple) -> tuple[tuple, Transition]:
+            rows = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(go_on, carry, now)[1])
+            still = jax.tree.map(lambda x: jnp.broadcast_to(x, (length, *x.shape)), carry[0])
+            return carry, rows._replace(observation=still, next_observation=still)
+
+        def block(carry: tuple, now: tuple) -> tuple[tuple, Transition]:
+            return jax.lax.cond(anywhere(carry[-1]), go_on, rest, carry, now)
+
         carry = (observation, state, acting.initial, jnp.bool_(True))
-        return jax.lax.scan(step, carry, (jnp.arange(environment.horizon), draws))[1]
+        if length == horizon:
+            return go_on(carry, (jnp.arange(horizon), draws))[1]
+        blocks = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), (jnp.arange(horizon), draws))
+        rows = jax.lax.scan(block, carry, blocks)[1]
+        return jax.tree.map(lambda x: x.reshape(horizon, *x.shape[2:]), rows)
 
     pairs = jax.vmap(jax.random.split)(keys)
     leader = jnp.arange(len(keys)) // group_size * group_size

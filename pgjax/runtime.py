@@ -33,7 +33,7 @@ def avoid_deadlock(devices: int = 1) -> None:
     if given is not None and given != os.environ.get(_OURS):
         if devices > 1 and int(given) < needed:
             raise SettingError("NPROC", int(given), f"is too small for {devices} devices; unset it, or set {needed}")
-    elif _cores() < needed:
+    elif cores() < needed:
         os.environ["NPROC"] = os.environ[_OURS] = str(needed)
 
 
@@ -46,7 +46,7 @@ def use_cpu_devices(count: int | None = None) -> None:
     Raises:
       SettingError: for a count below one, or if jax has already started with another number.
     """
-    count = _cores() if count is None else count
+    count = cores() if count is None else count
     if count < 1:
         raise SettingError("devices", count, "must be at least 1")
     avoid_deadlock(count)
@@ -76,6 +76,23 @@ def in_turn(function: Callable, *args: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(shapes), call(traced.consts, jax.tree.leaves(args)))
 
 
-def _cores() -> int:
+@jax.custom_batching.custom_vmap
+def anywhere(x: jax.Array) -> jax.Array:
+    """Whether x is true in any of the calls that are mapped over together: one answer for all of them.
+
+    So that a `jax.lax.cond` on it stays a branch under `vmap`; one on the answers of each would compute both sides.
+
+    >>> jax.vmap(anywhere, out_axes=None)(jax.numpy.array([False, True])).tolist()
+    True
+    """
+    return jax.numpy.any(x)
+
+
+@anywhere.def_vmap
+def _anywhere_in_all(axis_size: int, in_batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
+    return anywhere(x), False
+
+
+def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

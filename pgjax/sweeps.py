@@ -9,20 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
+from pgjax import processes
 from pgjax.evaluation import evaluate
 from pgjax.hyperparameters import check_hyperparameters, with_hyperparameters
+from pgjax.meshes import SEED_AXIS, asked_mesh, make_mesh
 from pgjax.sharing import ENV_AXIS
 from pgjax.training import NEVER, run_updates
 from pgjax.types import Agent, Algorithm, Environment, Params, SettingError, Trainer, TrainState
 
 Over = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]
 """What a sweep runs over: names -> values, of which every combination is run, or a list of settings."""
-
-SEED_AXIS = "seed"  # beside ENV_AXIS, along which devices share each run's environments
 
 
 class Runs(NamedTuple):
@@ -60,8 +60,8 @@ class Runs(NamedTuple):
 
     def pick(self, **wanted: float) -> TrainState:
         """One run's state, e.g. `runs.pick(seed=3, learning_rate=0.01).params`, taken off the mesh."""
-        i = self.find(**wanted)
-        return jax.tree.map(lambda x: jax.device_put(x[i], self.mesh.devices.flat[0]), self.state)
+        one = _pick(self.mesh, self.state, self.find(**wanted))
+        return jax.tree.map(lambda x: x.addressable_data(0), one)
 
 
 class SweepResult(NamedTuple):
@@ -78,6 +78,7 @@ def start(
     seeds: int | Sequence[int] = 1,
     over: Over | None = None,
     devices: Sequence[Any] | None = None,
+    mesh: Sequence[int] | None = None,
 ) -> Runs:
     """Initialise every run of a sweep.
 
@@ -86,11 +87,13 @@ def start(
       algorithm: the hyperparameters that are not swept.
       seeds: how many (0, 1, …) or which.
       over: hyperparameter name -> values, all combinations of which are run; or a list of settings, just these.
-      devices: where; default all. Runs are spread over as many as divide their number, which needs no communication;
-        where devices are left over and batches are large, the environments of each batch are shared among them.
+      devices: where; default all, of all processes. Runs are spread over as many as divide their number, which needs
+        no communication; where devices are left over and batches are large, they share the environments of each batch.
+      mesh: so many devices along the runs, and so many that share each batch's environments, instead.
 
     Raises:
-      SettingError: for no seeds, unknown names, empty or impossible values.
+      SettingError: for no seeds, unknown names, empty or impossible values; for a mesh that does not divide the runs
+        or environments or needs more devices than there are; for processes that would have nothing to do.
     """
     chosen = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
     if not chosen:
@@ -102,10 +105,26 @@ def start(
     check_hyperparameters(swept)
     stacked = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count,)), swept)
     seed_of = np.tile(chosen, len(combinations))
-    whole_batch = algorithm.control_variate is not None or algorithm.policy_step is not None
-    mesh = make_mesh(count, 1 if whole_batch else trainer.shares, devices)
+    spread = plan(trainer, algorithm, count, devices=devices, mesh=mesh)
     keys = jax.vmap(jax.random.key)(jnp.asarray(seed_of, jnp.uint32))
-    return Runs(seed_of, settings, stacked, _start(trainer, mesh, stacked, keys), mesh)
+    return Runs(seed_of, settings, stacked, _start(trainer, spread, stacked, keys), spread)
+
+
+def plan(
+    trainer: Trainer,
+    algorithm: Algorithm,
+    runs: int,
+    *,
+    devices: Sequence[Any] | None = None,
+    mesh: Sequence[int] | None = None,
+) -> Mesh:
+    """The devices that so many runs are spread over; arguments and refusals as in `start`."""
+    whole_batch = algorithm.control_variate is not None or algorithm.policy_step is not None
+    shares = 1 if whole_batch else trainer.shares
+    if mesh is None:
+        return make_mesh(runs, shares if trainer.worth_sharing else 1, devices)
+    seeds, sharing = mesh
+    return asked_mesh(seeds, sharing, runs, shares, devices)
 
 
 def _combinations(over: Over) -> list[dict[str, float]]:
@@ -134,7 +153,13 @@ def advance(
     """
     limits = jnp.int32(total_steps), jnp.int32(max_skipped)
     state, metrics = _advance(trainer, updates, runs.mesh, runs.algorithm, runs.state, limits)
-    return runs._replace(state=state), jax.tree.map(np.asarray, metrics)
+    return runs._replace(state=state), processes.fetch(metrics)
+
+
+def compiled(trainer: Trainer, runs: Runs, updates: int) -> Any:
+    """The program that `advance` runs, as jax's `Compiled`: its text says what devices tell each other."""
+    limits = jnp.int32(0), jnp.int32(NEVER)
+    return _advance.lower(trainer, updates, runs.mesh, runs.algorithm, runs.state, limits).compile()
 
 
 def chunks(
@@ -148,7 +173,8 @@ def chunks(
         raise SettingError("total_steps", total_steps, "must be at least 1")
     while True:
         runs, metrics = advance(trainer, runs, total_steps, updates, max_skipped)
-        over = (metrics["env_steps"][:, -1] >= total_steps) | (np.asarray(runs.state.skipped_in_a_row) >= max_skipped)
+        skipped = processes.fetch(runs.state.skipped_in_a_row)
+        over = (metrics["env_steps"][:, -1] >= total_steps) | (skipped >= max_skipped)
         yield runs, metrics
         if np.all(over):
             return
@@ -162,6 +188,7 @@ def sweep(
     seeds: int | Sequence[int] = 1,
     over: Over | None = None,
     devices: Sequence[Any] | None = None,
+    mesh: Sequence[int] | None = None,
     updates_per_chunk: int = 10,
     max_updates: int | None = None,
 ) -> SweepResult:
@@ -174,6 +201,7 @@ def sweep(
       seeds: how many, or which.
       over: hyperparameter name -> values, or a list of settings, as in `start`.
       devices: where; default all.
+      mesh: how they are used, as in `start`.
       updates_per_chunk: updates per compiled call.
       max_updates: stop after about so many (whole chunks), whatever steps have been taken; default never. A policy
         whose episodes have become short would otherwise need very many.
@@ -185,7 +213,7 @@ def sweep(
     >>> result.runs.settings["learning_rate"].tolist(), result.runs.seeds.tolist()
     ([0.1, 0.1, 0.01, 0.01], [0, 1, 0, 1])
     """
-    runs, pieces = start(trainer, algorithm, seeds=seeds, over=over, devices=devices), []
+    runs, pieces = start(trainer, algorithm, seeds=seeds, over=over, devices=devices, mesh=mesh), []
     for now, metrics in chunks(trainer, runs, total_steps, updates_per_chunk):
         pieces.append(metrics)
         runs = now
@@ -212,23 +240,7 @@ def evaluate_runs(
 ) -> np.ndarray:
     """Evaluate every run's policy on the same evaluation episodes: undiscounted returns, [R, episodes]."""
     returns = _evaluate(environment, agent, episodes, greedy, runs.mesh, runs.state.params, key)
-    return np.asarray(returns)
-
-
-def make_mesh(runs: int, shares: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh (seed, env): first over as many devices as divide the runs, then over what divides each batch's shares.
-
-    >>> dict(make_mesh(runs=3, devices=jax.devices()[:1]).shape)
-    {'seed': 1, 'env': 1}
-    """
-    devices = jax.devices() if devices is None else list(devices)
-    seeds = _largest_divisor(runs, len(devices))
-    sharing = _largest_divisor(shares, len(devices) // seeds)
-    return Mesh(np.array(devices[: seeds * sharing]).reshape(seeds, sharing), (SEED_AXIS, ENV_AXIS))
-
-
-def _largest_divisor(number: int, at_most: int) -> int:
-    return max(n for n in range(1, at_most + 1) if number % n == 0)
+    return processes.fetch(returns)
 
 
 def _placed(state: TrainState) -> Any:
@@ -252,6 +264,12 @@ def _start(trainer: Trainer, mesh: Mesh, algorithm: Algorithm, keys: Array) -> T
     every = jax.vmap(trainer.init)
     out = _placed(jax.eval_shape(every, algorithm, keys))
     return _spread(every, mesh, (P(SEED_AXIS), P(SEED_AXIS)), out)(algorithm, keys)
+
+
+@partial(jax.jit, static_argnums=0)
+def _pick(mesh: Mesh, state: TrainState, i: int) -> TrainState:
+    """Run i, on every device."""
+    return jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[i], state), NamedSharding(mesh, P()))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))

@@ -114,15 +114,16 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
         new, guarded = guard(environment, agent, state, new, batch, metrics, jax.random.fold_in(rollout_key, 3))
         return new, total(batch.statistics).means() | metrics | guarded
 
-    return Trainer(init, update, _shares(environment, config))
+    length = config.num_steps if config.rollout == "stream" else environment.horizon
+    worth = config.num_envs * length // config.minibatches >= WORTH_SHARING
+    return Trainer(init, update, _shares(config), worth)
 
 
-def _shares(environment: Environment, config: Config) -> int:
-    """Among how many devices a batch's environments can be shared, and with profit: see `Trainer.shares`."""
+def _shares(config: Config) -> int:
+    """Among how many devices a batch's environments can be shared: see `Trainer.shares`."""
     alone = config.accumulate > 1 or config.batch_steps or config.diagnostics
     watched = config.rollout == "episodes" and config.epochs > 1  # `_watch` compares single trajectories
-    length = config.num_steps if config.rollout == "stream" else environment.horizon
-    if alone or watched or config.num_envs * length // config.minibatches < WORTH_SHARING:
+    if alone or watched:
         return 1
     apart = config.minibatches if config.shuffle == "environments" else 1
     return config.num_envs // math.lcm(apart, config.group_size)

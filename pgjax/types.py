@@ -212,8 +212,10 @@ class Trainer(NamedTuple):
       init: (algorithm, key) -> TrainState.
       update: (algorithm, state) -> (state, metrics), metrics a dict of scalars.
       shares: among at most so many devices can one batch's environments be shared (any divisor serves).
+      worth_sharing: whether that gains more than the devices' meeting costs.
     """
 
     init: Callable[[Algorithm, Array], TrainState]
     update: Callable[[Algorithm, TrainState], tuple[TrainState, dict[str, Array]]]
     shares: int = 1
+    worth_sharing: bool = False

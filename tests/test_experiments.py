@@ -20,7 +20,10 @@ SCRIPTS = sorted(
 )
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+STARTS_MANY = "scaling"  # a dozen processes
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == STARTS_MANY else n for n in SCRIPTS])
 def test_quick_mode(name, tmp_path):
     command = [sys.executable, EXPERIMENTS / f"{name}.py", "--quick", "--out", tmp_path / "results"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)

@@ -162,7 +162,7 @@ def test_greedy_takes_the_mode():
     environment = environments.make("CartPole-v1")
     keys = jax.random.split(jax.random.key(0), 4)
     rows = rollout.episodes(environment, lambda o: Categorical(jnp.array([0.0, 0.1])), keys, greedy=True)
-    assert (rows.action == 1).all()
+    assert (rows.action == rows.mask).all()  # 1 until the end, 0 behind it
 
 
 def test_the_final_observation_is_kept_raw():

@@ -8,7 +8,17 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "pgjax"
 ORDER = [  # a module may import only from lines above its own
     {"types", "recurrence", "dependence", "sharing", "dtypes"},
-    {"config", "statistics", "shuffle", "runtime", "hyperparameters", "importance", "brax_environments"},
+    {
+        "config",
+        "meshes",
+        "processes",
+        "statistics",
+        "shuffle",
+        "runtime",
+        "hyperparameters",
+        "importance",
+        "brax_environments",
+    },
     {"schedules"},
     {"returns", "advantages", "surrogates", "distributions", "environments"},
     {"baselines", "estimators", "value_estimates"},

@@ -28,6 +28,7 @@ from pgjax import (
     importance_sampling,
     make_agent,
     make_trainer,
+    meshes,
     normalise_observations,
     ppo,
     reinforce,
@@ -35,7 +36,6 @@ from pgjax import (
     sweep,
     sweeps,
     train,
-    training,
     vtrace_actor_critic,
     with_hyperparameters,
 )
@@ -270,7 +270,7 @@ def test_spreading_over_devices_changes_nothing():
 
 
 def test_devices_go_to_runs_first_and_share_batches_where_some_are_left():
-    shapes = [sweeps.make_mesh(runs, shares).devices.shape for runs, shares in ((4, 8), (3, 1), (3, 8), (1, 3))]
+    shapes = [meshes.make_mesh(runs, shares).devices.shape for runs, shares in ((4, 8), (3, 1), (3, 8), (1, 3))]
     assert shapes == [(2, 1), (1, 1), (1, 2), (1, 1)]
 
 
@@ -286,9 +286,8 @@ SHARED = {
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_devices_that_share_a_batch_do_what_one_does(name, monkeypatch):
+def test_devices_that_share_a_batch_do_what_one_does(name):
     """Only the order of summation differs."""
-    monkeypatch.setattr(training, "WORTH_SHARING", 1)
     environment = probes.five()
     algorithm, config = SHARED[name]()
     streaming = {"num_steps": 12, "normalise_rewards": True} if config.rollout == "stream" else {}
@@ -297,9 +296,7 @@ def test_devices_that_share_a_batch_do_what_one_does(name, monkeypatch):
         config = replace(config, minibatches=2, shuffle="environments" if "environments" in name else "steps")
     agent = normalise_observations(make_agent(environment, hidden=(8,), critic=config.critic), environment)
     trainer = make_trainer(environment, agent, config)
-    one, two = (
-        sweeps.advance(trainer, sweeps.start(trainer, algorithm, devices=jax.devices()[:n]), 1 << 30, 3) for n in (1, 2)
-    )
+    one, two = (sweeps.advance(trainer, sweeps.start(trainer, algorithm, mesh=(1, n)), 1 << 30, 3) for n in (1, 2))
     assert one[0].mesh.shape["env"] == 1 and two[0].mesh.shape["env"] == 2
     floats = [jax.tree.map(lambda x: x if x.dtype == jnp.float32 else None, r[0].state) for r in (one, two)]
     chex.assert_trees_all_close(*floats, atol=2e-5, rtol=1e-4)
@@ -311,8 +308,8 @@ def test_devices_that_share_a_batch_do_what_one_does(name, monkeypatch):
 def test_runs_on_devices_of_their_own_do_not_communicate():
     environment = environments.make("Catch-bsuite")
     _, algorithm, trainer = setup(environment)
-    runs, limits = sweeps.start(trainer, algorithm, seeds=4), (jnp.int32(9), jnp.int32(9))
-    program = sweeps._advance.lower(trainer, 2, runs.mesh, runs.algorithm, runs.state, limits).compile().as_text()
+    runs = sweeps.start(trainer, algorithm, seeds=4)
+    program = sweeps.compiled(trainer, runs, 2).as_text()
     assert runs.mesh.size == 2
     assert not any(word in program for word in ("all-reduce", "all-gather", "collective-permute", "all-to-all"))
 
@@ -493,8 +490,8 @@ def compiled(recipe, updates=4, **changes):
     environment = environments.make("CartPole-v1")
     config = replace(recipe.config, **changes)
     trainer = make_trainer(environment, make_agent(environment, hidden=(8,), critic=config.critic), config)
-    runs, limits = sweeps.start(trainer, recipe.algorithm), (jnp.int32(1 << 30), jnp.int32(9))
-    return sweeps._advance.lower(trainer, updates, runs.mesh, runs.algorithm, runs.state, limits).compile()
+    runs = sweeps.start(trainer, recipe.algorithm)
+    return sweeps.compiled(trainer, runs, updates)
 
 
 def test_minibatches_are_dealt_without_a_sort():

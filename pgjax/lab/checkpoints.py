@@ -1,5 +1,7 @@
 """Checkpoints: any pytree of arrays with a record beside it, written at once or not at all, verified when read.
 
+Where several processes train together, all of them come to `save` and `read`, and the first one writes.
+
 A checkpoint is a folder `<number>/` with `leaves/` (orbax) and `record.json`: what the caller wants to remember, a
 SHA-256 of the leaves and one of the record itself. It appears under its name only when every byte is on the disk.
 """
@@ -18,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pgjax import processes
 from pgjax.types import SettingError
 
 FORMAT = 1
@@ -56,7 +59,7 @@ class Checkpoint(NamedTuple):
 
 
 def save(folder: Path, number: int, tree: Any, record: Mapping[str, Any]) -> None:
-    """Write a checkpoint; one of the same number is replaced.
+    """Write a checkpoint; one of the same number is replaced. Together, if there are several processes.
 
     Args:
       folder: where checkpoints are kept; made if its parent exists.
@@ -67,28 +70,39 @@ def save(folder: Path, number: int, tree: Any, record: Mapping[str, Any]) -> Non
     Raises:
       OSError: if it cannot be written; checkpoints already there stay as they are.
     """
-    leaves = {name: _data(value) for name, value in _named(tree).items()}
-    shapes = {name: [str(array.dtype), list(array.shape)] for name, array in leaves.items()}
-    whole = {"format": FORMAT, "leaves": shapes, "leaves_sha256": _hash_of_leaves(leaves), **record}
-    whole["record_sha256"] = _hash_of_record(whole)
-    folder.mkdir(exist_ok=True)
-    for left in folder.glob(".writing-*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    leaves = {name: processes.fetch(value) for name, value in _named(tree).items()}
     temporary, final = folder / f".writing-{number}", folder / f"{number:08d}"
-    try:
+
+    def prepare() -> None:
+        folder.mkdir(exist_ok=True)
+        for left in folder.glob(".writing-*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir()
         _reserve(temporary / "room", sum(array.nbytes for array in leaves.values()) + ROOM)
-        _write_leaves(temporary / "leaves", leaves)
-        (temporary / "record.json").write_text(json.dumps(whole, indent=1))
+
+    def complete() -> None:
+        (temporary / "record.json").write_text(json.dumps(_whole_record(leaves, record), indent=1))
         for path in [*temporary.rglob("*"), temporary]:
             _sync(path)
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)
         _sync(folder)
+
+    try:
+        processes.first_only(prepare)
+        _write_leaves(temporary / "leaves", leaves)
+        processes.first_only(complete)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _whole_record(leaves: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> dict[str, Any]:
+    shapes = {name: [str(array.dtype), list(array.shape)] for name, array in leaves.items()}
+    whole = {"format": FORMAT, "leaves": shapes, "leaves_sha256": _hash_of_leaves(leaves), **record}
+    whole["record_sha256"] = _hash_of_record(whole)
+    return whole
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -181,25 +195,16 @@ def _named(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in jax.tree.leaves_with_path(tree)}
 
 
-def _data(value: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(value) if _is_key(value) else value)
-
-
-def _is_key(value: Any) -> bool:
-    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-
-
 def _like(name: str, array: np.ndarray, like: Any) -> Any:
-    here = _data(like)
+    here = jax.eval_shape(jax.random.key_data, like) if processes.is_key(like) else like
     if (array.dtype, array.shape) != (here.dtype, here.shape):
         saved, now = (f"{a.dtype}{list(a.shape)}" for a in (array, here))
         raise SettingError("checkpoint", name, f"was saved as {saved} and is now {now}: for other settings")
     if not isinstance(like, jax.Array):
         return array
-    copy = jnp.array(array)  # a copy: its buffer will be donated
-    if _is_key(like):
-        copy = jax.random.wrap_key_data(copy, impl=jax.random.key_impl(like))
-    return jax.device_put(copy, like.sharding) if like.committed else copy
+    # a copy in either case: its buffer will be donated
+    copy = processes.place(array, like.sharding) if like.committed else jnp.array(array)
+    return jax.random.wrap_key_data(copy, impl=jax.random.key_impl(like)) if processes.is_key(like) else copy
 
 
 def _hash_of_leaves(leaves: Mapping[str, np.ndarray]) -> str:

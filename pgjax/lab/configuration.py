@@ -21,8 +21,14 @@ from pgjax.lab.setup import Settings, resolve
 from pgjax.lab.tuned import tuned
 from pgjax.types import SettingError
 
-OF_THE_PROCESS = ("config", "out", "quiet", "resume", "tuned")
+OF_THE_START = ("quiet", "resume", "distributed", "coordinator", "processes", "process_id", "join_timeout")
+"""Settings that a resumed run is given anew."""
+
+OF_THE_PROCESS = ("config", "out", "tuned", *OF_THE_START)
 """Settings that say how a process runs, not what it computes: not written beside the results."""
+
+OF_THE_LAYOUT = ("devices", "mesh")
+"""Settings that say where it is computed: a run may go on elsewhere, with other bits at most."""
 
 
 def from_command_line(arguments: Sequence[str] | None = None, description: str = "") -> Settings:
@@ -50,7 +56,7 @@ def from_command_line(arguments: Sequence[str] | None = None, description: str =
     base = _config_of(Path(given.resume))
     settings = _flags(arguments, base, description)
     for name, value in vars(settings).items():
-        if name not in ("resume", "quiet") and value != getattr(base, name):
+        if name not in (*OF_THE_START, *OF_THE_LAYOUT) and value != getattr(base, name):
             raise SettingError(name, value, f"cannot change: the resumed run has {getattr(base, name)!r}; leave it out")
     return settings
 

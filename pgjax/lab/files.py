@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pgjax import processes
 from pgjax.lab import checkpoints
 from pgjax.lab.configuration import config_text, settings_from
 from pgjax.lab.metrics_file import csv_text
@@ -38,12 +39,16 @@ class Attempts:
         self.missing: dict[str, str] = {}
 
     def __call__(self, what: str, action: Callable[[], Any]) -> bool:
-        """Try an action that writes `what`; False if it failed."""
+        """Try an action of the first process that writes `what`; False if it failed."""
+        return self.together(what, action) if processes.is_first() else True
+
+    def together(self, what: str, action: Callable[[], Any]) -> bool:
+        """Try an action of every process that writes `what`; False if it failed."""
         try:
             action()
         except OSError as error:
             reason = getattr(error, "strerror", None) or str(error)
-            if not self.missing:
+            if not self.missing and processes.is_first():
                 say(f"warning: {self.path / what} cannot be written: {reason}; training goes on")
             self.missing[what] = reason
             return False
@@ -56,7 +61,7 @@ class Attempts:
         Raises:
           Incomplete: if anything is.
         """
-        if self.missing:
+        if self.missing and processes.is_first():
             what = ", ".join(f"{name} ({reason})" for name, reason in self.missing.items())
             raise Incomplete(f"the run is done, but {self.path} lacks {what}; make room, then --resume {self.path}")
 

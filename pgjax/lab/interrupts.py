@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pgjax import processes
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -34,12 +36,17 @@ class StopRequest:
         """Remember the first signal."""
         self.number = number if self.number is None else self.number
 
+    def agree(self) -> None:
+        """Stop all processes if one of them has been asked to; together, if there are several."""
+        self.number = processes.highest(self.number or 0) or None
+
     def check(self, message: str) -> None:
-        """Stop here if asked to.
+        """Stop here if asked to; together, if there are several processes.
 
         Raises:
           Stopped: carrying the message.
         """
+        self.agree()
         if self.number is not None:
             raise Stopped(self.number, message)
 

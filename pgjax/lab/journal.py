@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from pgjax import processes
 from pgjax.guard import NONFINITE
 from pgjax.lab import checkpoints
-from pgjax.lab.configuration import recorded
+from pgjax.lab.configuration import OF_THE_LAYOUT, recorded
 from pgjax.lab.files import Attempts, say
 from pgjax.lab.loggers import LOGGERS, Logger
 from pgjax.lab.metrics_file import GrowingFile, MetricsFile, csv_text
@@ -25,6 +26,7 @@ class Journal:
     """metrics.csv, timing.csv, the loggers asked for, and checkpoints of everything, under one directory.
 
     A checkpoint knows how long the tables were: on resume they are cut there, so every update appears in them once.
+    Where several processes train together all of them keep a journal, and the first one's is written.
     """
 
     def __init__(self, path: Path, settings: Settings, runs: Runs, attempt: Attempts):
@@ -38,47 +40,51 @@ class Journal:
         self._path, self._folder, self._settings = path, path / "checkpoints", settings
         self._provenance = provenance(runs.mesh)
         self._recorded = json.loads(json.dumps(recorded(settings)))
-        self.saved = 0  # update of the last checkpoint
-        checkpoint = checkpoints.newest(self._folder, say)
+        self._say = say if processes.is_first() else _nothing
+        self.update = self.saved = 0  # updates done by the run that has done most; and that at the last checkpoint
+        there = checkpoints.paths(self._folder)
+        newest = int(there[-1].name) if there else -1
+        processes.require_same("resume", newest, f"is not the newest checkpoint everywhere: {path} must be shared")
+        checkpoint = checkpoints.newest(self._folder, self._say)
         record: dict[str, Any] = {"metrics_bytes": 0, "timing_bytes": 0, "seconds": 0.0}
         if checkpoint is not None:
             record = checkpoint.record
             self._compare(record)
             self.runs = runs._replace(**checkpoint.restore(_tree(runs)))
-            self.saved = checkpoint.number
-        self._metrics = MetricsFile(_checked(path / "metrics.csv", record["metrics_bytes"]), record["metrics_bytes"])
-        self._timing = GrowingFile(_checked(path / "timing.csv", record["timing_bytes"]), record["timing_bytes"])
+            self.update = self.saved = checkpoint.number
         self.given_up = self._not_finite()
-        self._loggers = {name: LOGGERS[name](path, self._recorded, self.saved) for name in settings.log}
+        self._loggers: dict[str, Logger] = {}
+        if processes.is_first():
+            lengths = record["metrics_bytes"], record["timing_bytes"]
+            self._metrics = MetricsFile(_checked(path / "metrics.csv", lengths[0]), lengths[0])
+            self._timing = GrowingFile(_checked(path / "timing.csv", lengths[1]), lengths[1])
+            self._loggers = {name: LOGGERS[name](path, self._recorded, self.saved) for name in settings.log}
         self._score = float("nan")
         self._start = time.monotonic() - record["seconds"]
         self._last_save = time.monotonic()
 
     def write(self, runs: Runs, metrics: dict[str, np.ndarray]) -> None:
         """Note a chunk: metrics by name [R, updates], and the runs after it."""
-        self.runs = runs
+        self.runs, self.update = runs, int(metrics["update"][:, -1].max())
         score = last_return(metrics)
         self._score = self._score if np.isnan(score) else score
-        header = "" if self._timing.length else "update,env_steps,seconds\n"
         row = [[self.update, int(metrics["env_steps"][:, -1].sum()), time.monotonic() - self._start]]
         self.attempt("metrics.csv", lambda: self._metrics.write(runs.seeds, metrics))
-        self.attempt("timing.csv", lambda: self._timing.append(header + csv_text(row)))
+        self.attempt("timing.csv", lambda: self._timing.append(self._timing_header() + csv_text(row)))
         self._with_loggers(lambda logger: logger.write(runs.seeds, metrics))
         for r in sorted(self._not_finite() - self.given_up):
             self._post_mortem(r, metrics)
 
-    @property
-    def update(self) -> int:
-        """Updates done by the run that has done most."""
-        return int(np.asarray(self.runs.state.update).max())
+    def _timing_header(self) -> str:
+        return "" if self._timing.length else "update,env_steps,seconds\n"
 
     def due(self) -> bool:
-        """Whether it is time for a checkpoint."""
-        return time.monotonic() - self._last_save >= self._settings.save_every
+        """Whether it is time for a checkpoint, by the clock of one of the processes."""
+        return bool(processes.highest(int(time.monotonic() - self._last_save >= self._settings.save_every)))
 
     def save(self) -> bool:
         """Write a checkpoint, unless this update has one; False if that failed. Old ones go."""
-        return self.saved == self.update or self.attempt("checkpoints", self._save)
+        return self.saved == self.update or self.attempt.together("checkpoints", self._save)
 
     def close(self) -> None:
         """End the loggers."""
@@ -95,7 +101,8 @@ class Journal:
 
     def _not_finite(self) -> set[int]:
         """The runs that have stopped because too many of their updates in a row were not finite."""
-        return set(np.flatnonzero(np.asarray(self.runs.state.skipped_in_a_row) >= self._settings.max_skipped).tolist())
+        skipped = processes.fetch(self.runs.state.skipped_in_a_row)
+        return set(np.flatnonzero(skipped >= self._settings.max_skipped).tolist())
 
     def _post_mortem(self, r: int, metrics: dict[str, np.ndarray]) -> None:
         """Keep the state in which a run stopped, and say which quantity was to blame."""
@@ -103,28 +110,33 @@ class Journal:
         last = int(np.flatnonzero(metrics["active"][r])[-1])
         quantity, update = NONFINITE[int(metrics["nonfinite"][r, last])], int(metrics["update"][r, last])
         folder = self._path / "post-mortem"
-        say(
+        self._say(
             f"warning: seed {self.runs.seeds[r]} stopped at update {update}: {self._settings.max_skipped} updates in a "
             f"row were not finite ({quantity}); its state is in {folder}, the other seeds go on"
         )
-        self.attempt(folder.name, lambda: checkpoints.save(folder, update, _tree(self.runs), self._record()))
+        record = self._record()
+        self.attempt.together(folder.name, lambda: checkpoints.save(folder, update, _tree(self.runs), record))
 
     def _save(self) -> None:
         self._last_save = time.monotonic()
-        self._metrics.file.sync()
-        self._timing.sync()
+        processes.first_only(self._sync)
         checkpoints.save(self._folder, self.update, _tree(self.runs), self._record())
         self.saved = self.update
-        checkpoints.prune(self._folder, self._settings.keep)
+        processes.first_only(lambda: checkpoints.prune(self._folder, self._settings.keep))
+
+    def _sync(self) -> None:
+        self._metrics.file.sync()
+        self._timing.sync()
 
     def _record(self) -> dict[str, Any]:
-        """What a checkpoint remembers beside the arrays."""
+        """What a checkpoint remembers beside the arrays; the first process's is written."""
+        first = processes.is_first()
         return {
             "update": self.update,
-            "env_steps": np.asarray(self.runs.state.env_steps).tolist(),
+            "env_steps": processes.fetch(self.runs.state.env_steps).tolist(),
             "score": None if np.isnan(self._score) else self._score,
-            "metrics_bytes": self._metrics.file.length,
-            "timing_bytes": self._timing.length,
+            "metrics_bytes": self._metrics.file.length if first else 0,
+            "timing_bytes": self._timing.length if first else 0,
             "seconds": time.monotonic() - self._start,
             "settings": self._recorded,
             "provenance": self._provenance,
@@ -133,12 +145,16 @@ class Journal:
     def _compare(self, record: dict[str, Any]) -> None:
         """Refuse a checkpoint of other settings; say where its bits may not come again."""
         then = record["settings"]
-        for name in sorted(set(then) | set(self._recorded)):
+        for name in sorted((set(then) | set(self._recorded)) - set(OF_THE_LAYOUT)):
             if then.get(name) != self._recorded.get(name):
                 reason = f"is in config.toml, but the checkpoint was written with {then.get(name)!r}; put that back"
                 raise SettingError(name, self._recorded.get(name), reason)
         if changed := differences(record["provenance"], self._provenance):
-            say(f"warning: the run goes on, but not with the bits it would have had: {changed}")
+            self._say(f"warning: the run goes on, but not with the bits it would have had: {changed}")
+
+
+def _nothing(line: str) -> None:
+    """What the other processes say of what the first one says."""
 
 
 def _tree(runs: Runs) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 
 PACKAGES = ("pgjax", "jax", "jaxlib", "flax", "optax", "gymnax")
@@ -24,7 +25,7 @@ def versions() -> dict[str, str]:
 
 
 def provenance(mesh: Mesh) -> dict[str, str]:
-    """Versions, thread pool, devices and processor: with these and the settings equal, so are the bits.
+    """Versions, thread pool, devices, processes and processor: with these and the settings equal, so are the bits.
 
     Args:
       mesh: the devices that the runs are spread over.
@@ -32,6 +33,7 @@ def provenance(mesh: Mesh) -> dict[str, str]:
     return versions() | {
         "threads": os.environ.get("NPROC", str(os.cpu_count())),
         "devices": " × ".join([*(f"{n} {axis}" for axis, n in mesh.shape.items()), mesh.devices.flat[0].device_kind]),
+        "processes": str(jax.process_count()),
         "processor": processor(),
     }
 
@@ -42,7 +44,7 @@ def differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     >>> differences({"jax": "0.10.1", "threads": "4"}, {"jax": "0.10.2", "threads": "4"})
     'jax 0.10.1, now 0.10.2'
     """
-    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    names = [name for name in {**now, **then} if then.get(name, now.get(name)) != now.get(name)]
     return "; ".join(f"{name} {then.get(name)}, now {now.get(name)}" for name in names)
 
 

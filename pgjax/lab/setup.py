@@ -125,7 +125,20 @@ class Settings:
     eval_episodes: int = 64
     """Episodes per seed in the evaluation at the end, greedy and sampled."""
     devices: int = 0
-    """CPU cores to spread the seeds over (0: all)."""
+    """Devices of each process to spread the seeds over: GPUs, or CPU cores (0: all)."""
+    mesh: tuple[int, ...] = ()
+    """Devices along the seeds, and devices that share each seed's environments, such as 4 2; default: as many as divide
+    the seeds, and the rest for the environments where batches are large."""
+    distributed: bool = False
+    """Be one of several processes, on one machine or many, that train together; each is started with this command."""
+    coordinator: str = ""
+    """HOST:PORT where process 0 waits for the others (--distributed); SLURM's is found by itself."""
+    processes: int = 0
+    """How many processes there are (--distributed); SLURM's are counted by themselves."""
+    process_id: int = -1
+    """Which of them this is, from 0; a SLURM task, or a pod of an indexed Kubernetes job, knows by itself."""
+    join_timeout: int = 120
+    """Seconds to wait for the others at the start."""
     updates_per_chunk: int = 10
     """Updates per compiled call; progress, checkpoints and stopping happen in between."""
     max_skipped: int = 10
@@ -170,12 +183,14 @@ def build(settings: Settings) -> Setup:
     pgjax.types.SettingError: discount: 1.5 must lie in [0, 1]
     """
     check_fields(settings)
-    for name in ("seeds", "total_steps", "eval_episodes", "updates_per_chunk", "keep", "max_skipped"):
+    for name in ("seeds", "total_steps", "eval_episodes", "updates_per_chunk", "keep", "max_skipped", "join_timeout"):
         if getattr(settings, name) < 1:
             raise SettingError(name, getattr(settings, name), "must be at least 1")
     for name in ("devices", "save_every"):
         if getattr(settings, name) < 0:
             raise SettingError(name, getattr(settings, name), "must not be negative")
+    if len(settings.mesh) not in (0, 2):
+        raise SettingError("mesh", list(settings.mesh), "must be two numbers: along seeds, along environments")
     tables = {"algorithm": ALGORITHMS, "credit": CREDITS, "baseline": BASELINES, "optimizer": OPTIMIZERS}
     for name, table in tables.items():
         if getattr(settings, name) is not None:

@@ -1,12 +1,15 @@
 """How a script begins: CPU cores as devices, and compiled programs kept from one run to the next."""
 
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from pgjax.lab.provenance import processor
-from pgjax.runtime import use_cpu_devices
+from pgjax.runtime import cores, use_cpu_devices
+from pgjax.types import SettingError
 
 
 def start(devices: int | None = None) -> None:
@@ -16,11 +19,31 @@ def start(devices: int | None = None) -> None:
     that cannot be written, jax goes on without. JAX_ENABLE_COMPILATION_CACHE=0 keeps none.
 
     Args:
-      devices: how many; default one per core.
+      devices: how many; default one per core, or as many as XLA_FLAGS asks for.
     """
-    use_cpu_devices(devices)
+    asked = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    use_cpu_devices(devices or (int(asked[1]) if asked else None))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         # By processor: what is compiled for one may not run on another that shares the home directory.
         jax.config.update("jax_compilation_cache_dir", str(home / "pgjax" / processor().replace(" ", "-")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def chosen_devices(count: int) -> list[Any] | None:
+    """The first `count` devices of every process; None, for all of them, if it is 0.
+
+    Raises:
+      SettingError: if a process has fewer. CPU devices beyond the cores are there only where XLA_FLAGS asks for them.
+    """
+    if count == 0:
+        return None
+    of_process: dict[int, list[Any]] = {}
+    for device in jax.devices():
+        of_process.setdefault(device.process_index, []).append(device)
+    there = min(map(len, of_process.values()))
+    if jax.default_backend() == "cpu" and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        there = min(there, cores())
+    if count > there:
+        raise SettingError("devices", count, f"are more than the {there} there are")
+    return [device for devices in of_process.values() for device in devices[:count]]

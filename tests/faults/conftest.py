@@ -4,9 +4,10 @@ import importlib.util
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import jax
@@ -17,13 +18,12 @@ from runs import CACHE, Process
 from pgjax.lab.configuration import from_command_line
 
 
-@pytest.fixture(scope="session")
-def train(tmp_path_factory):
-    """`train(*arguments)` starts train.py in a process of its own; one at a time."""
-    folder = tmp_path_factory.mktemp("server")
+@contextmanager
+def serving(folder, cache):
+    """`run(*arguments)` starts train.py in a process of its own; one at a time."""
     environment = os.environ | {
         "JAX_ENABLE_COMPILATION_CACHE": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
         **{f"JAX_{name.upper()}": str(value) for name, value in CACHE.items()},
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
@@ -36,6 +36,31 @@ def train(tmp_path_factory):
     yield lambda *arguments: Process(server, folder / f"stderr-{next(numbers)}", arguments)
     server.stdin.close()
     server.wait(20)
+
+
+@pytest.fixture(scope="session")
+def train(tmp_path_factory):
+    """`train(*arguments)` starts train.py in a process of its own; one at a time."""
+    folder = tmp_path_factory.mktemp("server")
+    with serving(folder, folder / "cache") as run:
+        yield run
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """`pair(*arguments)` starts two processes that train together; returns both. One pair at a time."""
+    folders = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
+    with ExitStack() as servers:
+        runs = [servers.enter_context(serving(folder, folder / "cache")) for folder in folders]
+
+        def start(*arguments):
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                place = f"127.0.0.1:{probe.getsockname()[1]}"
+            common = [*arguments, "--distributed", "--coordinator", place, "--processes", 2, "--devices", 1]
+            return [run(*common, "--process-id", i) for i, run in enumerate(runs)]
+
+        yield start
 
 
 @pytest.fixture

@@ -1,0 +1,239 @@
+"""What do more devices and more processes buy, what do they say to each other, and what follows for 8 to 1024 GPUs?
+
+Trains the same 16 seeds of REINFORCE and of PPO on one device held to one core, on 2, 4 and 8 virtual devices, and in
+two processes that meet over loopback; counts the collectives of the compiled programs; and lets eight devices share one
+batch, to see from when on float32 makes that another run. Expect, on two cores, two devices near twice one core and
+more virtual devices to gain nothing; no collective at all along seeds. Run nothing beside it.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+from matplotlib import pyplot as plt
+from rich.console import Console
+from rich.table import Table
+
+from pgjax import processes, sweeps, use_cpu_devices
+from pgjax.lab import results, scaling_model
+from pgjax.lab.collectives import Traffic, traffic
+from pgjax.lab.joining import joined
+from pgjax.lab.setup import Settings
+from pgjax.lab.shapes import Shape, built, ppo_shape, reinforce_shape
+
+SEEDS = 16
+SHAPES = {"reinforce": reinforce_shape(64, 500, SEEDS, 30), "ppo": ppo_shape(4, 128, SEEDS, 60)}
+QUICK = {"reinforce": reinforce_shape(4, 20, 8, 2), "ppo": ppo_shape(4, 8, 8, 2)}
+DEVICES = (1, 2, 4, 8)
+DRIFT_UPDATES = 200
+
+
+@dataclass(frozen=True)
+class Options(results.Options):
+    """What to measure."""
+
+    limit: int = 300
+    """Seconds after which a measurement is killed."""
+    part: Literal["all", "rate", "traffic", "drift"] = "all"
+    """One measurement, as a process of its own; "all" starts them."""
+    method: Literal["reinforce", "ppo"] = "reinforce"
+    """Of that measurement."""
+    devices: int = 1
+    """Of that measurement."""
+    processes: int = 1
+    """Of that measurement."""
+    process_id: int = 0
+    """Which process this is."""
+    coordinator: str = "127.0.0.1:0"
+    """Where process 0 is."""
+
+
+def main(options: Options) -> None:
+    """Be one measurement, or start them all."""
+    if options.part != "all":
+        settings = Settings(
+            distributed=options.processes > 1,
+            coordinator=options.coordinator,
+            processes=options.processes,
+            process_id=options.process_id,
+        )
+        with joined(settings):
+            use_cpu_devices(options.devices)
+            found = {"rate": rate, "traffic": said, "drift": drift}[options.part](options)
+            if processes.is_first():
+                print(json.dumps(found))
+        return
+    rates = {method: rates_of(options, method) for method in SHAPES}
+    counted = {method: measure(options, "traffic", method, 8)[0] for method in SHAPES}
+    apart = measure(options, "drift", "reinforce", 8)[0]
+    show(rates, counted)
+    draw(options, rates, apart)
+
+
+def shape_of(options: Options) -> Shape:
+    """What is trained."""
+    return (QUICK if options.quick else SHAPES)[options.method]
+
+
+def rate(options: Options) -> float:
+    """Environment steps per second of all seeds together, once episodes are as long as they get; median of five."""
+    shape = shape_of(options)
+    _, _, trainer = built(shape)
+    runs = sweeps.start(trainer, shape.recipe.algorithm, seeds=shape.seeds)
+    seconds, steps = [], []
+    for _ in range(3 if options.quick else 8):  # the first ones compile, and learn
+        begun, before = time.perf_counter(), processes.fetch(runs.state.env_steps).sum(dtype=float)
+        runs, metrics = sweeps.advance(trainer, runs, 1 << 30, shape.updates)
+        seconds.append(time.perf_counter() - begun)
+        steps.append(metrics["env_steps"][:, -1].sum(dtype=float) - before)
+    return float(np.median(np.array(steps[-5:]) / np.array(seconds[-5:])))
+
+
+def said(options: Options) -> dict[str, Any]:
+    """Collectives and bytes per update, along seeds and along environments."""
+    shape = shape_of(options)
+    _, _, trainer = built(shape)
+    found = {}
+    for axis, seeds, mesh in (("seed", shape.seeds, (8, 1)), ("env", 1, (1, 4))):
+        runs = sweeps.start(trainer, shape.recipe.algorithm, seeds=seeds, mesh=mesh)
+        program = sweeps.compiled(trainer, runs, 2)
+        per_update = traffic(program.as_text())
+        found[axis] = [per_update.calls / 2, per_update.bytes / 2]
+    return found
+
+
+def drift(options: Options) -> list[float]:
+    """The largest difference of a parameter between one device and eight that share its batches, update by update."""
+    shape = shape_of(options)
+    _, _, trainer = built(shape)
+    updates = 4 if options.quick else DRIFT_UPDATES
+    meshes = (1, 1), (1, 4 if options.quick else 8)
+    pair = [sweeps.start(trainer, shape.recipe.algorithm, mesh=mesh) for mesh in meshes]
+    apart = []
+    for _ in range(updates):
+        pair = [sweeps.advance(trainer, runs, 1 << 30, 1)[0] for runs in pair]
+        one, other = (jax.tree.leaves(processes.fetch(runs.state.params)) for runs in pair)
+        apart.append(max(float(np.max(np.abs(a - b))) for a, b in zip(one, other, strict=True)))
+    return apart
+
+
+def rates_of(options: Options, method: str) -> dict[str, float]:
+    """Rates by layout."""
+    rates = {"1 device, 1 core": measure(options, "rate", method, 1, cores=[0])[0]}
+    for devices in DEVICES[1:]:
+        rates[f"{devices} devices"] = measure(options, "rate", method, devices)[0]
+    rates["2 processes"] = measure(options, "rate", method, 1, cores=[0, 1], count=2)[0]
+    for name, found in rates.items():
+        print(f"{method}, {name}: {found:,.0f} steps/s", flush=True)
+    return rates
+
+
+def measure(
+    options: Options, part: str, method: str, devices: int, cores: Sequence[int] = (), count: int = 1
+) -> list[Any]:
+    """A measurement by `count` processes of their own, each held to its core if there are any; killed if it hangs."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{probe.getsockname()[1]}"
+    flags = ["--part", part, "--method", method, "--devices", devices, "--processes", count, "--coordinator", place]
+    started = []
+    for i in range(count):
+        command = [sys.executable, __file__, *map(str, flags), "--process-id", str(i), *["--quick"] * options.quick]
+        held = [{cores[i]}] if cores else [os.sched_getaffinity(0)]
+        hold = lambda core=held[0]: os.sched_setaffinity(0, core)  # noqa: E731
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=hold))
+    end, answers = time.monotonic() + options.limit, []
+    try:
+        for process in started:
+            text, _ = process.communicate(timeout=max(1, end - time.monotonic()))
+            if process.returncode:
+                raise SystemExit(f"{part} of {method} on {devices} devices ended with {process.returncode}")
+            answers += [json.loads(line) for line in text.splitlines()[-1:] if line[:1] in "[{0123456789"]
+    finally:
+        for process in started:
+            process.kill()
+    return answers
+
+
+def show(rates: dict[str, dict[str, float]], counted: dict[str, Any]) -> None:
+    """Tables: rates, what is said, what follows."""
+    console = Console(width=120)
+    table = Table(title=f"{SEEDS} seeds on {os.cpu_count()} cores, jax {jax.__version__}: steps/s (× one core)")
+    table.add_column("")
+    for name in next(iter(rates.values())):
+        table.add_column(name, justify="right")
+    for method, found in rates.items():
+        base = next(iter(found.values()))
+        table.add_row(method, *(f"{x / 1e3:,.0f}k ({x / base:.2f})" for x in found.values()))
+    console.print(table)
+    table = Table(title="per update, from the compiled program: collectives, kB that each device hands in")
+    for name in ("", "along seeds", "along environments"):
+        table.add_column(name)
+    for method, found in counted.items():
+        table.add_row(method, *(f"{found[axis][0]:g}, {found[axis][1] / 1e3:,.1f}" for axis in ("seed", "env")))
+    console.print(table)
+    table = Table(title="model: share of n times one GPU's speed")
+    cases = [(m, axis, ms) for m in counted for axis, ms in (("seed", 100), ("env", 10), ("env", 100))]
+    for name in ("method", "axis", "ms on one GPU", *map(str, GPUS)):
+        table.add_column(name, justify="right")
+    for method, axis, ms in cases:
+        table.add_row(method, axis, str(ms), *(f"{predicted(counted[method], axis, ms, n):.2f}" for n in GPUS))
+    console.print(table)
+
+
+GPUS = (8, 16, 64, 256, 1024)
+METRICS_PER_UPDATE = 20 * 4  # bytes per run
+UPDATES_PER_CHUNK = 10
+
+
+def predicted(counted: dict[str, Any], axis: str, milliseconds: float, devices: int) -> float:
+    """Efficiency if one GPU takes so long for an update (env) or a chunk (seed) of as much work as each of n has."""
+    if axis == "seed":
+        bytes_per_chunk = SEEDS * METRICS_PER_UPDATE * UPDATES_PER_CHUNK
+        return scaling_model.seed_efficiency(devices, milliseconds / 1e3, bytes_per_chunk)
+    calls, size = counted["env"]
+    return scaling_model.environment_efficiency(devices, milliseconds / 1e3, Traffic(int(calls), int(size)))
+
+
+def draw(options: Options, rates: dict[str, dict[str, float]], apart: list[float]) -> None:
+    """Rates against devices; and how two orders of summation part."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    rows = []
+    for i, (method, found) in enumerate(rates.items()):
+        names, values = list(found), np.array(list(found.values()))
+        counts = DEVICES[: len(values) - 1]
+        left.plot(counts, values[:-1] / values[0], "o-", color=f"C{i}", label=f"{method}, virtual devices")
+        left.plot([2], values[-1:] / values[0], "*", markersize=11, color=f"C{i}", label=f"{method}, 2 processes")
+        rows += [(method, name, value, value / values[0]) for name, value in zip(names, values, strict=True)]
+    left.axhline(os.cpu_count() or 1, color="0.6", linestyle="--", label="cores")
+    left.set(xscale="log", xticks=DEVICES, xticklabels=DEVICES, xlabel="devices", ylabel="× one device on one core")
+    left.set_ylim(0, None)
+    left.legend(frameon=False, fontsize=8)
+    right.plot(np.arange(1, len(apart) + 1), np.maximum(apart, 1e-9), color="C0")
+    right.axhline(1e-5, color="0.6", linestyle="--")
+    right.set(yscale="log", xscale="log", xlabel="update", ylabel="largest difference of a parameter")
+    right.set_title("one batch on 8 devices against 1", fontsize=10)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    rows += [("reinforce", f"8 devices share a batch, update {u}", float("nan"), apart[u - 1]) for u in marks(apart)]
+    columns = ("method", "layout", "steps_per_second", "ratio_or_difference")
+    options.write("scaling", figure, columns, rows)
+
+
+def marks(apart: list[float]) -> list[int]:
+    """Updates that the table names."""
+    return [u for u in (1, 5, 20, 50, 100, 200) if u <= len(apart)]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

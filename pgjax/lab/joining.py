@@ -1,0 +1,127 @@
+"""Several processes that train together: how one joins, and how it leaves."""
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import jax
+
+from pgjax.lab.files import Incomplete, say
+from pgjax.lab.interrupts import Stopped
+from pgjax.lab.setup import Settings
+from pgjax.types import SettingError
+
+HEARTBEAT_TIMEOUT = 30
+"""Seconds without a sign of life after which a process counts as dead, and all others end."""
+
+SHUTDOWN_TIMEOUT = 120
+"""Seconds for which a process that is done waits for the others: the first one still draws and writes."""
+
+
+class Place(NamedTuple):
+    """Who a process is. All None where jax finds it out (SLURM)."""
+
+    coordinator: str | None = None
+    processes: int | None = None
+    process_id: int | None = None
+
+
+def place_of(settings: Settings) -> Place:
+    """Where a process stands: by its flags; its number also by a Kubernetes index; all of it by SLURM.
+
+    Raises:
+      SettingError: for what is missing or impossible.
+
+    >>> place_of(Settings(distributed=True, coordinator="node1:8476", processes=2, process_id=2))
+    Traceback (most recent call last):
+    pgjax.types.SettingError: process_id: 2 must be one of 0 to 1
+    """
+    given = settings.coordinator or settings.processes or settings.process_id >= 0
+    if not given and "SLURM_PROCID" in os.environ and "SLURM_STEP_NODELIST" in os.environ:
+        return Place()
+    if ":" not in settings.coordinator or not settings.coordinator.rpartition(":")[2].isdigit():
+        raise SettingError("coordinator", settings.coordinator, "must be HOST:PORT of process 0")
+    if settings.processes < 1:
+        raise SettingError("processes", settings.processes, "must say how many processes there are, at least 1")
+    number = settings.process_id if settings.process_id >= 0 else int(os.environ.get("JOB_COMPLETION_INDEX", -1))
+    if not 0 <= number < settings.processes:
+        raise SettingError("process_id", number, f"must be one of 0 to {settings.processes - 1}")
+    return Place(settings.coordinator, settings.processes, number)
+
+
+@contextmanager
+def joined(settings: Settings) -> Iterator[None]:
+    """Be one of the processes that train together, if the settings say so; call before the first array is made.
+
+    A process that ends early takes the others with it: at once where they wait for it, otherwise when its heartbeat
+    has been missing for HEARTBEAT_TIMEOUT. What all of them refuse, or stop for, they leave together.
+
+    Raises:
+      SettingError: for a place that is none.
+    """
+    if not settings.distributed:
+        yield
+        return
+    _join(place_of(settings), settings.join_timeout)
+    try:
+        yield
+    except (SettingError, Stopped, Incomplete):
+        jax.distributed.shutdown()
+        raise
+    except BaseException as error:
+        # Leaving politely would mean to wait for a process that may be dead.
+        if _is_of_others(error):
+            say("error: another process has ended, or cannot be reached; start all of them again with --resume")
+        else:
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    jax.distributed.shutdown()
+
+
+def _join(place: Place, timeout: int) -> None:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+    with _deadline(timeout, place):
+        try:
+            jax.distributed.initialize(
+                *place,
+                cluster_detection_method=None if place.coordinator is None else "deactivate",
+                initialization_timeout=timeout + 60,  # beyond the deadline: jax itself would end in a stack trace
+                heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+                shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
+            )
+        except (RuntimeError, ValueError) as error:
+            reason = f"cannot be used: {str(error).splitlines()[0]}"
+            raise SettingError("coordinator", place.coordinator, reason) from error
+
+
+@contextmanager
+def _deadline(seconds: int, place: Place) -> Iterator[None]:
+    """End the process, with one line, if what is inside takes longer: jax waits in C++, where no exception reaches."""
+
+    def end() -> None:
+        where = place.coordinator or "the first task's host"
+        if place.process_id == 0:
+            say(f"error: processes: {place.processes} were expected at {where}, not all came within {seconds} s")
+        else:
+            say(f"error: coordinator: {where} could not be reached within {seconds} s; is process 0 running there?")
+        os._exit(2)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _is_of_others(error: BaseException) -> bool:
+    """Whether an error says that a connection to another process has broken."""
+    text = str(error)
+    return any(word in text for word in ("Gloo", "NCCL", "coordination service", "Connection closed by peer"))

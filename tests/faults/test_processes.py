@@ -1,0 +1,119 @@
+"""Two processes that train together: as one would, until one of them is lost; and what they refuse."""
+
+import signal
+import time
+
+import pytest
+from runs import TINY, fingerprint
+
+from pgjax.lab.joining import place_of
+from pgjax.lab.setup import Settings
+from pgjax.lab.start import chosen_devices
+from pgjax.types import SettingError
+
+RUN = [*TINY[:-6], *TINY[-4:], "--save-every", "0", "--total-steps", str(36 * 60)]
+"""12 chunks, a checkpoint after each; without the number of devices."""
+
+
+@pytest.fixture(scope="module")
+def whole(train, tmp_path_factory):
+    """The same by one process with two devices, undisturbed."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    run = train(*RUN, "--devices", "2", "--out", path)
+    assert run.end() == 0, run.stderr
+    return path
+
+
+def test_two_processes_do_what_one_does(pair, whole, tmp_path):
+    processes = pair(*RUN, "--out", tmp_path / "run")
+    assert [p.end() for p in processes] == [0, 0], [p.stderr for p in processes]
+    assert fingerprint(tmp_path / "run") == fingerprint(whole)
+    assert (tmp_path / "run" / "evaluation.csv").read_bytes() == (whole / "evaluation.csv").read_bytes()
+    first, second = (p.stderr for p in processes)
+    assert "everything is in" in first and "everything is in" not in second
+
+
+@pytest.mark.parametrize("lost", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_lost_process_ends_the_other_and_a_restart_goes_on(pair, train, whole, tmp_path, lost):
+    path = tmp_path / "run"
+    processes = pair(*RUN, "--out", path)
+    processes[lost].wait_for((path / "checkpoints" / "00000015").exists)
+    processes[lost].send(signal.SIGKILL)
+    begun = time.monotonic()
+    assert processes[lost].end() == -signal.SIGKILL, processes[lost].stderr
+    assert processes[1 - lost].end(60) not in (0, 2)
+    print(f"\nthe other ended {time.monotonic() - begun:.1f} s after it")
+    assert not (path / "evaluation.csv").exists()
+    again = pair("--resume", path)
+    assert [p.end() for p in again] == [0, 0], [p.stderr for p in again]
+    assert fingerprint(path) == fingerprint(whole)
+
+
+def test_a_signal_to_one_stops_both_and_one_process_can_go_on_alone(pair, train, whole, tmp_path):
+    path = tmp_path / "run"
+    processes = pair(*RUN, "--out", path)
+    processes[1].wait_for((path / "checkpoints" / "00000015").exists)
+    processes[1].send(signal.SIGTERM)
+    assert [p.end() for p in processes] == [143, 143], [p.stderr for p in processes]
+    alone = train("--resume", path, "--devices", "2")
+    assert alone.end() == 0, alone.stderr
+    line = "not with the bits it would have had: processes 2, now 1\n"
+    assert line in alone.stderr
+    assert fingerprint(path)[2] == fingerprint(whole)[2]  # here they are the same all the same
+
+
+def test_what_two_processes_refuse_they_refuse_together(pair, whole, tmp_path):
+    processes = pair(*RUN, "--seeds", 3, "--out", tmp_path / "run")
+    assert [p.end() for p in processes] == [2, 2]
+    for p in processes:
+        assert "error: seeds: 3 runs would leave 1 of the 2 devices of 2 processes idle" in p.stderr
+    assert not (tmp_path / "run").exists()
+    processes = pair(*RUN, "--out", whole)
+    assert [p.end() for p in processes] == [2, 2]
+    assert "already holds a run" in processes[0].stderr and "process 0 could not begin" in processes[1].stderr
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_that_stays_alone_says_so_in_one_line(train, tmp_path, number):
+    place = ["--coordinator", "127.0.0.1:9", "--processes", "2", "--process-id", number, "--join-timeout", "2"]
+    if number == 0:
+        place[1] = "127.0.0.1:29471"
+    run = train(*RUN, "--distributed", *place, "--out", tmp_path / "run")
+    assert run.end(30) == 2
+    (line,) = run.stderr.splitlines()
+    assert (
+        line
+        == {
+            0: "error: processes: 2 were expected at 127.0.0.1:29471, not all came within 2 s",
+            1: "error: coordinator: 127.0.0.1:9 could not be reached within 2 s; is process 0 running there?",
+        }[number]
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "settings"),
+    [
+        ("coordinator", {}),
+        ("coordinator", {"coordinator": "node1", "processes": 2, "process_id": 0}),
+        ("processes", {"coordinator": "node1:1234", "process_id": 0}),
+        ("process_id", {"coordinator": "node1:1234", "processes": 2}),
+        ("process_id", {"coordinator": "node1:1234", "processes": 2, "process_id": 2}),
+    ],
+)
+def test_a_place_that_is_none_is_refused(field, settings, monkeypatch):
+    monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
+    with pytest.raises(SettingError, match=f"^{field}: "):
+        place_of(Settings(distributed=True, **settings))
+
+
+def test_a_kubernetes_pod_knows_its_number_and_a_slurm_task_everything(monkeypatch):
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
+    assert place_of(Settings(distributed=True, coordinator="job-0.svc:1", processes=4)) == ("job-0.svc:1", 4, 3)
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "n[1-2]")
+    assert place_of(Settings(distributed=True)) == (None, None, None)
+
+
+def test_more_devices_than_there_are_are_refused():
+    with pytest.raises(SettingError, match="^devices: 99 are more than the [0-9]+ there are"):
+        chosen_devices(99)
