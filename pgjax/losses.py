@@ -174,6 +174,11 @@ def looks_along_time(algorithm: Algorithm, signals: Signals) -> bool:
         credit = algorithm.estimator.credit(given._replace(continues=jnp.ones_like(given.continues)))
         return algorithm.estimator.contribution(credit, given, distribution, jnp.zeros_like(given.reward))
 
+    # Of twice as many trajectories: some baselines need two, and the slice at hand may hold one.
+    def widened(x: Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((x.shape[0], 2 * x.shape[1], *x.shape[2:]), x.dtype)
+
+    signals = jax.tree.map(widened, signals)
     return depends_on(contribution, signals, "continues")
 
 

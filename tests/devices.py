@@ -4,14 +4,10 @@ import json
 import sys
 from dataclasses import replace
 
-import pgjax
-
-pgjax.use_cpu_devices(8)
-
 import jax
 import numpy as np
 
-from pgjax import environments, make_agent, make_trainer, ppo, processes, reinforce, sweeps
+from pgjax import environments, make_agent, make_trainer, ppo, processes, reinforce, sweeps, use_cpu_devices
 from pgjax.lab.collectives import traffic
 
 UPDATES = 2  # of the program whose collectives are counted
@@ -49,5 +45,6 @@ def case(name, environment, hidden):
 
 
 if __name__ == "__main__":
+    use_cpu_devices(8)
     environment, hidden, *names = sys.argv[1:]
     print(json.dumps({name: case(name, environment, int(hidden)) for name in names}))

@@ -220,7 +220,7 @@ def test_a_task_that_the_installed_jax_cannot_run_is_refused_in_one_line(monkeyp
 
 def test_without_brax_one_line_says_what_to_install(tmp_path):
     code = f"import runpy, sys; sys.modules['brax'] = None; runpy.run_path({str(TRAIN)!r}, run_name='__main__')"
-    command = [sys.executable, "-c", code, "--environment", "brax/inverted_pendulum"]
+    command = [sys.executable, "-c", code, "--no-tuned", "--environment", "brax/inverted_pendulum"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: environment: 'brax/inverted_pendulum' needs brax")

@@ -27,7 +27,7 @@ def test_blocks_train_what_one_sweep_does(trainer):
     for name, wanted in (("seed", whole.seeds), ("learning_rate", whole.settings["learning_rate"])):
         found = [p.seeds if name == "seed" else p.settings[name] for p in pieces]
         np.testing.assert_array_equal(np.concatenate(found), wanted[2:])
-    kernel = [np.asarray(r.state.params["policy"]["params"]["Dense_0"]["kernel"]) for r in (whole, *pieces)]
+    kernel = [np.asarray(r.state.params["policy"]["net"]["params"]["Dense_0"]["kernel"]) for r in (whole, *pieces)]
     np.testing.assert_allclose(np.concatenate(kernel[1:]), kernel[0][2:], atol=1e-6)
 
 

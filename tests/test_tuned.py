@@ -33,7 +33,8 @@ def test_tuned_settings_can_be_trained_with(name):
 
 
 def test_every_gymnax_environment_is_tuned():
-    assert {name.split(":")[0] for name in tuned_environments()} >= set(gymnax.registered_envs) - LEFT_OUT
+    theirs = {name for name in gymnax.registered_envs if not name.startswith("Tiny-")}  # those are our tests'
+    assert {name.split(":")[0] for name in tuned_environments()} >= theirs - LEFT_OUT
 
 
 def test_when_tuned_settings_are_the_base(capsys, tmp_path):

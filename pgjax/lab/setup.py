@@ -189,8 +189,11 @@ def build(settings: Settings) -> Setup:
     for name in ("devices", "save_every"):
         if getattr(settings, name) < 0:
             raise SettingError(name, getattr(settings, name), "must not be negative")
-    if len(settings.mesh) not in (0, 2):
-        raise SettingError("mesh", list(settings.mesh), "must be two numbers: along seeds, along environments")
+    if settings.mesh and (len(settings.mesh) != 2 or min(settings.mesh) < 1):
+        raise SettingError("mesh", settings.mesh, "must be two numbers from 1: along seeds, along environments")
+    for name, unset in (("coordinator", ""), ("processes", 0), ("process_id", -1)):
+        if getattr(settings, name) != unset and not settings.distributed:
+            raise SettingError(name, getattr(settings, name), "is for processes that train together: --distributed")
     tables = {"algorithm": ALGORITHMS, "credit": CREDITS, "baseline": BASELINES, "optimizer": OPTIMIZERS}
     for name, table in tables.items():
         if getattr(settings, name) is not None:

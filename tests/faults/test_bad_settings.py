@@ -16,8 +16,8 @@ HINTS = {name: str(hint) for name, hint in get_type_hints(Settings).items()}
 NAN, INF = float("nan"), float("inf")
 MAY_BE_INFINITE = {"clip", "value_clip", "target_kl", "step_size", "max_grad_norm", "max_rho", "max_c"}
 UP_TO_ONE = {"discount", "lambda_", "momentum"}
-NUMBERS_OF_ANY_SIGN = {"baseline_constant"}
-FREE_TEXT = {"out", "resume", "config"}
+NUMBERS_OF_ANY_SIGN = {"baseline_constant", "initial_log_std"}
+FREE_TEXT = {"out", "resume", "config", "coordinator"}
 MUST_DIVIDE = {"accumulate", "minibatches", "group_size", "diagnostics"}
 
 
@@ -37,7 +37,7 @@ def bad_values(name):
         above = (1.5,) if name in UP_TO_ONE else ()
         return NAN, "much", True, (0.5,), *signs, *above, *(() if name in MAY_BE_INFINITE else (INF,))
     assert "int" in hint, name
-    return -1, 2.5, "many", True, NAN, 10**12, *((7,) if name in MUST_DIVIDE else ())
+    return (-2 if name == "process_id" else -1), 2.5, "many", True, NAN, 10**12, *((7,) if name in MUST_DIVIDE else ())
 
 
 def home(name):
