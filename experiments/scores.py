@@ -78,7 +78,9 @@ def main(scores: Scores) -> None:
         random = random_returns(environments.make(name), scores.random_episodes).mean()
         rows.append(row_of(name, runs, float(random), published.get(name, {})))
     files.write_table(scores.out / "scores.csv", Row._fields, rows)
+    missing = [name for name in tuned_environments() if name not in groups]
     text = as_markdown(rows, published) + "\n" + versions(groups) + "\n"
+    text += f"\nNot run: {', '.join(missing)}\n" if missing else ""
     (scores.out / "scores.md").write_text(text)
     for row, runs in zip(rows, groups.values(), strict=True):
         figure, axes = plt.subplots(figsize=(6.2, 4.2), layout="constrained")

@@ -125,7 +125,7 @@ def test_the_table_of_scores(scores, tmp_path, capsys):
     text = capsys.readouterr().out
     line = next(line for line in text.splitlines() if "Catch" in line)
     assert "(1)" in line and "no reason known" in text and "(2)" not in text  # CartPole's aim of 500 is reached
-    assert "jax a/b/c" in text
+    assert "jax a/b/c" in text and "Not run: Acrobot-v1, " in text
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names == {"scores.md", "scores.csv", "curves.png", "Catch-bsuite.png", "CartPole-v1.png"}
     assert (tmp_path / "out" / "scores.md").read_text() in text
@@ -161,3 +161,10 @@ def test_what_is_published_is_of_known_environments():
     table = tomllib.loads((EXPERIMENTS / "published.toml").read_text())
     assert set(table) <= set(tuned_environments())
     assert all(set(entry) <= {"target", "published", "reason"} for entry in table.values())
+
+
+def test_the_readme_shows_the_table_that_the_script_made():
+    root = EXPERIMENTS.parent
+    table = (EXPERIMENTS / "results" / "scores" / "scores.md").read_text()
+    shown = (root / "README.md").read_text().partition("<!-- scores -->")[2].partition("<!-- /scores -->")[0]
+    assert shown.strip() == table.strip()
