@@ -2,8 +2,8 @@
 
 Without arguments: REINFORCE on CartPole-v1, 1000 seeds of each of 8 learning rates, 50 000 steps per run. A row per run
 goes to a CSV file as soon as its block is done; the same command takes up a sweep that was stopped or killed, after the
-last whole block. At the end, the distribution of the greedy return for every learning rate. Expect rates
-from 5e-3 on to solve it with nearly every seed, and less than 1 GB.
+last whole block. At the end, the distribution of the greedy return for every learning rate. Expect less
+than 1 GB (0.79 GB with --seeds 40; all 1000 have not been run yet).
 """
 
 import json

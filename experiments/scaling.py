@@ -2,8 +2,8 @@
 
 Trains the same 16 seeds of REINFORCE and of PPO on one device held to one core, on 2, 4 and 8 virtual devices, and in
 two processes that meet over loopback; counts the collectives of the compiled programs; and lets eight devices share one
-batch, to see from when on float32 makes that another run. Expect, on two cores, two devices near twice one core and
-more virtual devices to gain nothing; no collective at all along seeds. Run nothing beside it.
+batch, to see from when on float32 makes that another run. Expect no collective at all along seeds. The
+rates need the machine to themselves, and have not been taken yet.
 """
 
 import json

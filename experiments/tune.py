@@ -74,8 +74,7 @@ def main(search: Search, settings: Settings) -> None:
     order = np.argsort(-interquartile_mean(scores), kind="stable")
     chosen = [trials[i] for i in order[: search.finalists]]
     final = trained(settings, setup, chosen, range(NEW_SEEDS, NEW_SEEDS + search.final_seeds))
-    intervals = [bootstrap_interval([row]) for row in final]
-    best = int(np.argmax([middle for middle, _, _ in intervals]))
+    best = int(np.argmax(interquartile_mean(final)))
 
     search.folder.mkdir(parents=True, exist_ok=True)
     rows = [(1, *trial.values(), *interval(row)) for trial, row in zip(trials, scores, strict=True)]
