@@ -1,8 +1,9 @@
-"""Compare finished or unfinished runs of train.py: learning curves and a table, each with 95 % intervals.
+"""How do runs of train.py compare, finished or not? Learning curves and a table, each with 95 % intervals.
 
 Curves and scores are interquartile means over seeds, bands and intervals a bootstrap over seeds, stratified by run
 directory. Each directory stands for itself, or --by names a setting whose values are compared, such as algorithm or
-learning_rate; directories of the same value are taken together. One panel for each environment.
+learning_rate; directories of the same value are taken together. One panel for each environment. Expect intervals that
+overlap where the seeds are too few to tell. Seconds.
 """
 
 import sys
@@ -37,6 +38,8 @@ class Comparison:
     """Column of metrics.csv to draw."""
     out: Path = Path("comparison")
     """Where the figure (.png) and the table (.csv) go."""
+    quick: bool = False
+    """A rough bootstrap, of 100 instead of 2000 resamples."""
 
 
 def main(comparison: Comparison) -> None:
@@ -51,7 +54,7 @@ def main(comparison: Comparison) -> None:
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.settings["environment"], name_of(run, comparison.by)), []).append(run)
-    rows = [summary(*names, group) for names, group in groups.items()]
+    rows = [summary(*names, group, 100 if comparison.quick else 2000) for names, group in groups.items()]
     comparison.out.parent.mkdir(parents=True, exist_ok=True)
     figures.save(draw(groups, comparison.metric), comparison.out.with_suffix(".png"))
     files.write_table(comparison.out.with_suffix(".csv"), COLUMNS, rows)
@@ -82,10 +85,10 @@ def name_of(run: Run, by: str) -> str:
     return f"{by} {run.settings[by]}" if by != "algorithm" else run.settings[by]
 
 
-def summary(environment: str, name: str, group: list[Run]) -> tuple:
+def summary(environment: str, name: str, group: list[Run], resamples: int) -> tuple:
     """A row of the table."""
     kinds, strata = zip(*map(scores, group), strict=True)
-    middle, low, high = bootstrap_interval(strata)
+    middle, low, high = bootstrap_interval(strata, resamples=resamples)
     everyone = np.concatenate(strata)
     numbers = len(everyone), float(middle), float(low), float(high), everyone.min(), everyone.max()
     return environment, name, "/".join(sorted(set(kinds))), *numbers
@@ -108,11 +111,12 @@ def draw(groups: dict[tuple[str, str], list[Run]], metric: str) -> Figure:
 def show(rows: list[tuple]) -> None:
     """The table, for people."""
     table = Table(title="interquartile mean over seeds, with 95 % bootstrap interval")
-    for column in ("environment", "name", "score", "seeds", "IQM", "95 % interval", "lowest to highest seed"):
+    shown = {"greedy_return": "greedy", "return_mean": "training"}
+    for column in ("environment", "name", "score", "seeds", "IQM", "95 % interval", "range of seeds"):
         table.add_column(column, justify="left" if column in ("environment", "name", "score") else "right")
-    for *names, seeds, middle, low, high, lowest, highest in rows:
+    for environment, name, score, seeds, middle, low, high, lowest, highest in rows:
         cells = str(seeds), f"{middle:.2f}", f"{low:.2f} to {high:.2f}", f"{lowest:.2f} to {highest:.2f}"
-        table.add_row(*names, *cells)
+        table.add_row(environment, name, "/".join(shown[kind] for kind in score.split("/")), *cells)
     Console().print(table)
 
 

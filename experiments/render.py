@@ -1,7 +1,8 @@
-"""Show what a trained policy does: one episode of a run of train.py as an animated GIF.
+"""What does a trained policy do? One episode of a run of train.py as an animated GIF.
 
 By default the greedy policy of the seed that was best in the run's evaluation. The episode has a key of its own, which
 neither training nor evaluation has used. Long episodes are shown with steps left out; the return counts them all.
+Expect the return to be near the greedy one of the run's table. Seconds.
 """
 
 import sys
@@ -41,6 +42,8 @@ class Rendering:
     """Show at most so many frames, evenly spaced; the first and the last state are always shown."""
     episode_seed: int = 0
     """Which episode: another number, another start and other chances."""
+    quick: bool = False
+    """Show at most 20 frames."""
 
 
 class Shown(NamedTuple):
@@ -56,7 +59,9 @@ def main(rendering: Rendering) -> None:
     check(rendering)
     start(1)
     shown = act(rendering)
-    animation = animate(shown.environment, shown.recording, rendering.max_frames)
+    animation = animate(
+        shown.environment, shown.recording, min(rendering.max_frames, 20 if rendering.quick else sys.maxsize)
+    )
     out = rendering.out or rendering.run / "episode.gif"
     write(out, animation)
     kind = "sampled" if rendering.sampled else "greedy"

@@ -45,6 +45,8 @@ class Scores:
     """Run directories, finished."""
     random_episodes: int = 1024
     """Episodes of the random policy."""
+    quick: bool = False
+    """Eight episodes of the random policy."""
     out: Path = Path("experiments/results/scores")
     """Where scores.md, scores.csv, curves.png and ENVIRONMENT.png go."""
 
@@ -75,7 +77,7 @@ def main(scores: Scores) -> None:
     scores.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, runs in groups.items():
-        random = random_returns(environments.make(name), scores.random_episodes).mean()
+        random = random_returns(environments.make(name), 8 if scores.quick else scores.random_episodes).mean()
         rows.append(row_of(name, runs, float(random), published.get(name, {})))
     files.write_table(scores.out / "scores.csv", Row._fields, rows)
     missing = [name for name in tuned_environments() if name not in groups]

@@ -1,5 +1,6 @@
 """Every script runs in its quick mode and leaves what it says."""
 
+import ast
 import json
 import re
 import runpy
@@ -13,11 +14,15 @@ import pytest
 from pgjax import SettingError
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-SCRIPTS = sorted(
-    p.stem
-    for p in EXPERIMENTS.glob("*.py")
-    if p.stem not in ("train", "exact_table", "compare", "render", "tune", "scores")
-)
+MAIN_JOB = {  # what each is given besides --quick, and leaves: they train, or read what was trained
+    "train": ("--out run", "run/evaluation.csv"),
+    "compare": ("run", "comparison.csv"),
+    "render": ("run", "run/episode.gif"),
+    "scores": ("run --out scores", "scores/scores.md"),
+    "tune": ("--hidden 8 --folder tuning", "tuning/best.toml"),
+    "exact_table": ("--json out.json", "out.json"),
+}
+SCRIPTS = sorted(p.stem for p in EXPERIMENTS.glob("*.py") if p.stem not in MAIN_JOB)
 
 
 STARTS_MANY = "scaling"  # a dozen processes
@@ -30,6 +35,24 @@ def test_quick_mode(name, tmp_path):
     assert done.returncode == 0, done.stderr
     assert {p.name for p in (tmp_path / "results").iterdir()} == {f"{name}-quick.png", f"{name}-quick.csv"}
     assert done.stderr == ""
+
+
+def test_quick_modes_of_the_main_job(tmp_path):
+    for name, (arguments, left) in MAIN_JOB.items():
+        command = [sys.executable, EXPERIMENTS / f"{name}.py", "--quick", *arguments.split()]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0 and done.stderr == "", (name, done.stderr)
+        assert (tmp_path / left).stat().st_size > 0
+    steps = np.genfromtxt(tmp_path / "run" / "evaluation.csv", delimiter=",", names=True)["env_steps"]
+    assert len(steps) == 2 and all(steps >= 4000) and all(steps < 10_000)
+    assert json.loads((tmp_path / "out.json").read_text())["trajectories"] == 20  # a horizon of 2
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.py")), ids=lambda p: p.stem)
+def test_every_script_says_its_question_and_what_to_expect(path):
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    assert "?" in text.splitlines()[0] or path.stem == "train", "the first line is the question"
+    assert re.search(r"\b[Ee]xpect\b", text)
 
 
 def test_exact_table_reads_a_problem_and_writes_all_numbers(tmp_path):

@@ -8,7 +8,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,20 @@ from pgjax.types import SettingError
 OF_THE_START = ("quiet", "resume", "distributed", "coordinator", "processes", "process_id", "join_timeout")
 """Settings that a resumed run is given anew."""
 
-OF_THE_PROCESS = ("config", "out", "tuned", *OF_THE_START)
+OF_THE_PROCESS = ("config", "out", "tuned", "quick", *OF_THE_START)
 """Settings that say how a process runs, not what it computes: not written beside the results."""
 
 OF_THE_LAYOUT = ("devices", "mesh")
 """Settings that say where it is computed: a run may go on elsewhere, with other bits at most."""
 
+QUICK = {"seeds": 2, "total_steps": 4000, "eval_episodes": 8}
+"""What `--quick` puts over the base."""
+
 
 def from_command_line(arguments: Sequence[str] | None = None, description: str = "") -> Settings:
     """The settings that a command line asks for; `--config FILE` and `--resume DIR` give the base.
 
-    Else a named environment does, if there are tuned settings for it (`pgjax.lab.tuned`).
+    Else a named environment does, if there are tuned settings for it (`pgjax.lab.tuned`). `--quick` makes either small.
 
     Raises:
       SettingError: for a bad file, or flags that contradict the resumed run.
@@ -44,12 +47,14 @@ def from_command_line(arguments: Sequence[str] | None = None, description: str =
     for flag in ("--config", "--resume", "--environment", "--algorithm"):
         first.add_argument(flag, nargs="?", default="")
     first.add_argument("--no-tuned", dest="tuned", action="store_false")
+    first.add_argument("--quick", action="store_true")
     given, _ = first.parse_known_args(arguments)
     if not given.resume:
+        quick = QUICK if given.quick else {}
         if given.config:
-            return _flags(arguments, read_config(Path(given.config)), description)
+            return _flags(arguments, replace(read_config(Path(given.config)), **quick), description)
         found = tuned(given.environment, given.algorithm) if given.tuned else {}
-        settings = _flags(arguments, settings_from(found), description)
+        settings = _flags(arguments, settings_from(found | quick), description)
         if found and not settings.quiet:
             print(f"{settings.environment}: tuned settings, {settings.algorithm}; --no-tuned for none", file=sys.stderr)
         return settings
@@ -106,7 +111,7 @@ def settings_from(table: Mapping[str, Any]) -> Settings:
     """
     names = [field.name for field in fields(Settings)]
     for name, value in table.items():
-        if name in ("config", "resume", "tuned"):
+        if name in ("config", "resume", "tuned", "quick"):
             raise SettingError(name, value, "is for the command line only")
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)

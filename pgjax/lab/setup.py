@@ -159,6 +159,8 @@ class Settings:
     """Groups of trajectories whose gradients are compared at every update: noise, critical batch, probes (0: off)."""
     tuned: bool = True
     """Where only an environment is named, or its method too, begin with the settings found for it (lab/tuned.toml)."""
+    quick: bool = False
+    """Begin with much smaller numbers: shows that it runs, not what it finds. Flags go on top."""
     quiet: bool = False
     """Print nothing but errors."""
 
