@@ -1,8 +1,10 @@
-"""The chapter map of the README: every name in it exists, and no formula is missing."""
+"""The README: no formula is missing from its chapter map, every name and link exists, and its examples run."""
 
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -46,3 +48,22 @@ def test_the_notebook_has_the_section(row):
     path, section = re.fullmatch(r"\[\d\d\]\((notebooks/\w+\.ipynb)\) §(\d)", row[4]).groups()
     text = "\n".join(cell.source for cell in nbformat.read(ROOT / path, as_version=4).cells)
     assert re.search(rf"^## (Page )?{section}\. ", text, re.MULTILINE)
+
+
+BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("block", range(len(BLOCKS)))
+def test_every_python_block_runs_by_itself(block, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKS[block]], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_link_leads_somewhere():
+    links = re.findall(r"\]\((?!http|#)([^)]+)\)", (ROOT / "README.md").read_text())
+    assert len(links) > 60 and not [link for link in links if not (ROOT / link).exists()]
+    images = re.findall(r'src="([^"]+)"', (ROOT / "README.md").read_text())
+    assert images and not [image for image in images if not (ROOT / image).exists()]
