@@ -33,6 +33,7 @@ from pgjax import (
     weighted_trajectory,
 )
 from pgjax.returns import discounted_reward
+from pgjax.sharing import ENV_AXIS
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -268,6 +269,16 @@ def test_self_normalised_weights_are_the_gradient_of_their_ratio(credit):
     three = mean(mdp, product(credit, score), theta, off_policy(mdp, behaviour, batch_size=3))
     np.testing.assert_allclose(two, np.ravel(expected), atol=1e-12)
     assert np.linalg.norm(three - exact(mdp, theta)) < 0.85 * np.linalg.norm(two - exact(mdp, theta))
+
+
+@pytest.mark.parametrize("credit", [weighted_trajectory, weighted_per_decision])
+def test_self_normalised_weights_are_those_of_the_whole_batch_when_devices_share_it(credit):
+    """Four parts of two trajectories each, mapped over the axis that devices share, against all eight at once."""
+    log_ratio, reward = np.random.default_rng(0).normal(size=(2, 5, 8)) * 3
+    parts = [jnp.asarray(x).reshape(5, 4, 2).swapaxes(0, 1) for x in (reward, log_ratio)]
+    shared = jax.vmap(lambda r, x: credit(make_signals(r, log_ratio=x)), axis_name=ENV_AXIS)(*parts)
+    whole = credit(make_signals(jnp.asarray(reward), log_ratio=jnp.asarray(log_ratio)))
+    np.testing.assert_allclose(shared.swapaxes(0, 1).reshape(5, 8), whole, atol=1e-12)
 
 
 def stay_or_stop(rounds):
