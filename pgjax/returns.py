@@ -81,7 +81,11 @@ def _taken(action_value: ArrayLike, action: Array | None) -> Array:
 
 
 def discount_factor(signals: Signals) -> Array:
-    """γ^t with t counted from the start of each episode, [T, ...]; 1 at its first step."""
+    """γ^t with t counted from the start of each episode, [T, ...]; 1 at its first step.
+
+    >>> discount_factor(make_signals([1.0, 1.0, 1.0], terminated=[False, True, False], discount=0.5)).tolist()
+    [1.0, 0.5, 1.0]
+    """
     time = linear_recurrence(jnp.ones_like(signals.reward), signals.continues) - 1.0
     return signals.discount**time
 
