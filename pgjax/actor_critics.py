@@ -114,6 +114,11 @@ def natural(
       lambda_: of GAE and of the value target.
       learning_rate: of the critic's Adam.
       discount: γ.
+
+    >>> from pgjax import hyperparameters
+    >>> numbers = hyperparameters(natural(max_kl=0.05).algorithm)
+    >>> numbers["max_kl"], numbers["step_size"], numbers["learning_rate"]  # the last moves the critic alone
+    (0.05, 0.2, 0.003)
     """
     return _with_policy_step(
         Partial(natural_step, max_kl=max_kl, step_size=step_size, damping=damping), lambda_, learning_rate, discount
@@ -132,6 +137,9 @@ def trpo(
     """Trust-region policy optimisation: the natural step, backtracking until KL and surrogate both agree.
 
     Arguments as for `natural`; here `max_kl` is never exceeded. Schulman et al. 2015. https://arxiv.org/abs/1502.05477
+
+    >>> trpo().algorithm.policy_step.func.__name__, trpo().config == natural().config  # the step alone differs
+    ('trust_region_step', True)
     """
     return _with_policy_step(
         Partial(trust_region_step, max_kl=max_kl, step_size=step_size, damping=damping),
@@ -160,6 +168,11 @@ def vtrace_actor_critic(
       discount: γ.
       max_grad_norm: of the whole gradient.
     Espeholt et al. 2018. https://arxiv.org/abs/1802.01561
+
+    >>> from pgjax import make_signals
+    >>> signals = make_signals([1.0, 1.0], value=[0.5, 0.5], next_value=[0.5, 0.0])
+    >>> vtrace_actor_critic().algorithm.estimator.credit(signals).tolist()  # on-policy: the return minus V
+    [1.5, 0.5]
     """
     bars = {"lambda_": lambda_, "max_rho": max_rho, "max_c": max_c}
     recipe = a2c(learning_rate=learning_rate, discount=discount, max_grad_norm=max_grad_norm)

@@ -55,7 +55,17 @@ def lambda_return(signals: Signals, lambda_: ArrayLike = 0.95) -> Array:
 def vtrace_target(
     signals: Signals, lambda_: ArrayLike = 1.0, max_rho: ArrayLike = 1.0, max_c: ArrayLike = 1.0
 ) -> Array:
-    """V-trace's own value target, v_t of `vtrace`."""
+    """V-trace's own value target, v_t of `vtrace`.
+
+    Returns:
+      v, [T, ...]; on-policy with both bars ≥ 1 the TD(λ) return, `lambda_return`.
+
+    >>> from pgjax import make_signals
+    >>> log_ratio = jnp.log(jnp.array([4.0, 0.5]))  # 4 counts as 1
+    >>> signals = make_signals([1.0, 1.0], value=[0.5, 0.5], next_value=[0.5, 0.0], log_ratio=log_ratio)
+    >>> [round(x, 3) for x in vtrace_target(signals).tolist()]  # 0.5 + 1 + 0.25, 0.5 + 0.5 · 0.5
+    [1.75, 0.75]
+    """
     rho = weight(signals.log_ratio)
     decay = signals.discount * signals.continues * lambda_ * jnp.minimum(max_c, rho)
     return signals.value + linear_recurrence(jnp.minimum(max_rho, rho) * td_error(signals), decay, reverse=True)
@@ -69,6 +79,12 @@ def vtrace(signals: Signals, lambda_: ArrayLike = 1.0, max_rho: ArrayLike = 1.0,
 
     On-policy with both bars ≥ 1 and λ = 1 this is the return minus V. Carries ratios: recomputed at every update.
     Espeholt et al. 2018. https://arxiv.org/abs/1802.01561
+
+    >>> from pgjax import make_signals
+    >>> log_ratio = jnp.log(jnp.array([4.0, 0.5]))
+    >>> signals = make_signals([1.0, 1.0], value=[0.5, 0.5], next_value=[0.5, 0.0], log_ratio=log_ratio)
+    >>> [round(x, 3) for x in vtrace(signals).tolist()]  # 1 · (1 + v_1 − 0.5) with v_1 = 0.75, 0.5 · (1 − 0.5)
+    [1.25, 0.25]
     """
     target = vtrace_target(signals, lambda_, max_rho, max_c)
     following = jnp.concatenate([target[1:], jnp.zeros_like(target[:1])])
@@ -81,7 +97,16 @@ def vtrace(signals: Signals, lambda_: ArrayLike = 1.0, max_rho: ArrayLike = 1.0,
 
 
 def action_advantage(signals: Signals) -> Array:
-    """Q̃(s_t, a_t) − V(s_t), from `Signals.action_value` and `Signals.value`."""
+    """Q̃(s_t, a_t) − V(s_t), from `Signals.action_value` and `Signals.value`.
+
+    Raises:
+      ValueError: for signals without action values.
+
+    >>> from pgjax import make_signals
+    >>> signals = make_signals([0.0], value=[2.0], action_value=jnp.array([[1.0, 5.0]]), action=jnp.array([1]))
+    >>> action_advantage(signals).tolist()
+    [3.0]
+    """
     if signals.taken_value is None:
         raise ValueError("action_advantage needs signals with action_value, Q̃(s, ·)")
     return signals.taken_value - signals.value

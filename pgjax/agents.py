@@ -157,6 +157,12 @@ def default_features(environment: Environment, *, flatten: bool = True) -> Calla
     """How an observation becomes a network's input: float32, integers of a Discrete space one-hot, arrays flat.
 
     A dict or tuple of arrays is flattened and joined; an action mask is left out.
+
+    >>> from pgjax import environments
+    >>> image = default_features(environments.make("DeepSea-bsuite:size=4"))(jnp.eye(4))
+    >>> numbered = default_features(environments.make("FrozenLake-misc"))(2)
+    >>> image.shape, numbered.tolist().index(1.0)
+    ((16,), 2)
     """
     template, categories = environment.observation, environment.num_categories
 

@@ -146,6 +146,10 @@ def doubly_robust_is(
 
     The critic acts as it was before it saw the batch, so the first update is unbiased however bad it is.
     `pgjax.estimators.doubly_robust` has the formula.
+
+    >>> recipe = doubly_robust_is()
+    >>> recipe.config.critic, recipe.config.epochs  # needs make_agent(…, critic="action")
+    ('action', 4)
     """
     return _with_action_values(doubly_robust(), learning_rate, discount, epochs, value_coefficient)
 
@@ -153,7 +157,12 @@ def doubly_robust_is(
 def all_action_gradient(
     *, learning_rate: ArrayLike = 3e-3, discount: ArrayLike = 1.0, value_coefficient: ArrayLike = 0.5
 ) -> Recipe:
-    """The policy gradient summed over actions, Σ_t Σ_a ∇π(a|s_t) Q(s_t, a), with a learned Q. As good as its critic."""
+    """The policy gradient summed over actions, Σ_t Σ_a ∇π(a|s_t) Q(s_t, a), with a learned Q. As good as its critic.
+
+    >>> recipe = all_action_gradient()
+    >>> recipe.config.critic, recipe.config.epochs  # no ratios: one update per batch
+    ('action', 1)
+    """
     return _with_action_values(all_action(), learning_rate, discount, 1, value_coefficient)
 
 
@@ -161,6 +170,11 @@ def rloo(*, learning_rate: ArrayLike = 1e-2, discount: ArrayLike = 1.0) -> Recip
     """Leave-one-out over groups: trajectories from one reset judge each other, total return × score.
 
     `Config.group_size` says how many. Kool et al. 2019; Ahmadian et al. 2024. https://arxiv.org/abs/2402.14740
+
+    >>> from pgjax import make_signals
+    >>> signals = make_signals([[1.0, 3.0, 10.0, 30.0]], group=[0, 0, 1, 1])
+    >>> rloo().algorithm.estimator.credit(signals).tolist()
+    [[-2.0, 2.0, -20.0, 20.0]]
     """
     recipe = reinforce("total_return", "leave_one_out", learning_rate=learning_rate, discount=discount)
     return recipe._replace(config=replace(recipe.config, group_size=4))
@@ -171,6 +185,13 @@ def dice(*, learning_rate: ArrayLike = 3e-3, discount: ArrayLike = 1.0) -> Recip
 
     Its gradient is reward-to-go REINFORCE's; so are, in expectation, its Hessian and the rest.
     Foerster et al. 2018. https://arxiv.org/abs/1802.05098
+
+    >>> import jax
+    >>> from pgjax import make_signals
+    >>> estimator, signals = dice().algorithm.estimator, make_signals([[1.0], [2.0]])
+    >>> surrogate = lambda x: estimator.contribution(estimator.credit(signals), signals, None, x).sum()
+    >>> jax.grad(surrogate)(signals.log_ratio).T.tolist()  # in front of each ∇log π: the reward-to-go
+    [[3.0, 2.0]]
     """
     recipe = reinforce(baseline="none", learning_rate=learning_rate, discount=discount)
     return recipe._replace(algorithm=recipe.algorithm._replace(estimator=product(discounted_reward, prefix_product)))
@@ -198,6 +219,10 @@ def storm(
       learning_rate: Adam's.
       discount: γ.
     Yuan et al. 2020. https://arxiv.org/abs/2003.04302
+
+    >>> recipe = storm(momentum=0.5)  # half of what the last estimate knew is kept
+    >>> recipe.algorithm.momentum, recipe.config.epochs
+    (0.5, 1)
     """
     recipe = importance_sampling(
         "per_decision_is",

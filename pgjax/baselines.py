@@ -69,6 +69,11 @@ def time_step(signals: Signals, credit: Array) -> Array:
 
     Raises:
       ValueError: with fewer than two trajectories.
+
+    >>> from pgjax import make_signals
+    >>> signals = make_signals([[1.0, 3.0], [0.0, 2.0]], mask=[[1.0, 1.0], [0.0, 1.0]])
+    >>> time_step(signals, jnp.array([[1.0, 5.0], [0.0, 2.0]]))[:, 1].tolist()  # at the end it runs alone
+    [1.0, 0.0]
     """
     require_batch(credit, "baseline time_step", at_least=2)
     alive = jnp.broadcast_to(signals.mask, credit.shape)
@@ -122,6 +127,10 @@ def standardised(credit: Credit, strength: ArrayLike = 1.0) -> Partial:
 
     **Biased** in direction (the batch divides by its own spread); common, never silent. The strength is a number, so
     that on and off can stand in one vmapped sweep.
+
+    >>> from pgjax import make_signals, reward_to_go
+    >>> [round(x, 3) for x in standardised(reward_to_go)(make_signals([[1.0, 3.0]]))[0].tolist()]
+    [-1.0, 1.0]
     """
     return Partial(_standardised, as_partial(credit), strength=strength)
 
@@ -138,6 +147,11 @@ def group_standardised(signals: Signals) -> Array:
     """GRPO's credit without length: (R_n − mean) / (std + 1e-8) over the trajectory's group (or batch), population std.
 
     **Biased** in scale and direction: each batch divides by its own spread. Shao et al. 2024.
+
+    >>> from pgjax import make_signals
+    >>> signals = make_signals([[1.0, 3.0, 10.0, 30.0]], group=[0, 0, 1, 1])
+    >>> [round(x, 3) for x in group_standardised(signals)[0].tolist()]  # groups of very different returns weigh alike
+    [-1.0, 1.0, -1.0, 1.0]
     """
     total = total_return(signals)
     count = _trajectories(signals)
@@ -147,5 +161,10 @@ def group_standardised(signals: Signals) -> Array:
 
 
 def per_time(signals: Signals, credit: Array, table: Array) -> Array:
-    """A given number for each time step, b_t = table[t], [T]; for whole episodes. Unbiased if fixed beforehand."""
+    """A given number for each time step, b_t = table[t], [T]; for whole episodes. Unbiased if fixed beforehand.
+
+    >>> from pgjax import make_signals
+    >>> per_time(make_signals([[1.0], [2.0]]), jnp.zeros((2, 1)), jnp.array([3.0, 2.0])).T.tolist()
+    [[3.0, 2.0]]
+    """
     return jnp.broadcast_to(table.reshape(-1, *[1] * (credit.ndim - 1)), credit.shape)

@@ -37,6 +37,14 @@ class Config:
       critic: which values are learned: "none", "state" for V(s), "action" for Q(s, a) of discrete actions.
       diagnostics: groups of trajectories whose gradients are compared at every update (`pgjax.diagnostics.monitor`):
         gradient noise, critical batch size, probes of score and bias among the metrics. 0 is off.
+
+    Raises:
+      SettingError: for settings that contradict each other.
+
+    >>> Config(num_envs=32, minibatches=5)
+    Traceback (most recent call last):
+        ...
+    pgjax.types.SettingError: minibatches: 5 does not divide the batch's 32 environments
     """
 
     rollout: Literal["episodes", "stream"] = "episodes"
@@ -97,7 +105,14 @@ class Config:
 
 
 class Recipe(NamedTuple):
-    """A method ready to train: its numbers (a pytree) and its static settings."""
+    """A method ready to train: its numbers (a pytree) and its static settings.
+
+    >>> from dataclasses import replace
+    >>> from pgjax import hyperparameters, reinforce
+    >>> algorithm, config = reinforce(learning_rate=0.1)
+    >>> hyperparameters(algorithm)["learning_rate"], replace(config, num_envs=8).num_envs
+    (0.1, 8)
+    """
 
     algorithm: Algorithm
     config: Config

@@ -105,6 +105,9 @@ def effective_sample_size_per_step(log_ratio: Array) -> Array:
     """ESS of ρ_{1:t} over the batch at every step, [T]; a finished trajectory keeps its last weight.
 
     Whole episodes, [T, N], with log ρ = 0 on padding.
+
+    >>> effective_sample_size_per_step(jnp.log(jnp.array([[1.0, 1.0, 1.0], [4.0, 1.0, 1.0]]))).round().tolist()
+    [3.0, 2.0]
     """
     return effective_sample_size(jnp.cumsum(log_ratio, axis=0), axis=1)
 
@@ -121,6 +124,14 @@ def weight_statistics(
         clamped                 share of steps whose weight met the bound of `pgjax.importance`
 
     In "episodes" w = ρ_{1:T} of each trajectory; in "stream" ρ_t of each step.
+
+    >>> from pgjax import oracle
+    >>> mdp = oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)  # one step, two actions
+    >>> rows = oracle.as_transition(mdp, oracle.enumerate_trajectories(mdp), jnp.log(jnp.full((1, 2), 0.5)))
+    >>> agent, moved = oracle.mdp_agent(jax.nn.log_softmax), jnp.log(jnp.array([[0.75, 0.25]]))  # w = 1.5 and 0.5
+    >>> found = weight_statistics(agent, Config(), moved, rows)
+    >>> [round(float(found[name]), 3) for name in ("effective_sample_size", "largest_weight_share", "mean_weight")]
+    [0.8, 0.75, 1.0]
     """
     x = ratios_of(agent, params, transition, memory)
     mask = transition.mask
@@ -142,6 +153,14 @@ def score_mean(agent: Agent, params: Params, transition: Transition) -> Params:
     """Mean score per step, ∇ (1/steps) Σ log π_θ(a_t|s_t): zero in expectation for the policy that sampled the batch.
 
     Far from zero (against 1/√steps) it shows actions, observations or masks that do not belong together.
+
+    >>> from pgjax import oracle
+    >>> mdp = oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
+    >>> rows = oracle.as_transition(mdp, oracle.enumerate_trajectories(mdp), jnp.log(jnp.full((1, 2), 0.5)))
+    >>> agent = oracle.mdp_agent(lambda params: jax.nn.log_softmax(params["policy"]))
+    >>> params, wrong = {"policy": jnp.zeros((1, 2))}, rows._replace(action=jnp.zeros_like(rows.action))
+    >>> [score_mean(agent, params, given)[0].tolist() for given in (rows, wrong)]  # rows hold each action once
+    [[0.0, 0.0], [0.5, -0.5]]
     """
 
     def mean_log_prob(policy: Params) -> Array:
@@ -165,6 +184,13 @@ def score_probe(agent: Agent, params: Params, transition: Transition, key: Array
       transition: [T, N, ...], N ≥ 2.
       key: draws the direction.
       memory: of a recurrent policy, at the first row.
+
+    >>> from pgjax import oracle
+    >>> mdp = oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
+    >>> rows = oracle.as_transition(mdp, oracle.enumerate_trajectories(mdp), jnp.log(jnp.full((1, 2), 0.5)))
+    >>> agent = oracle.mdp_agent(lambda params: jax.nn.log_softmax(params["policy"]))
+    >>> abs(round(float(score_probe(agent, {"policy": jnp.zeros((1, 2))}, rows, jax.random.key(0))), 3))
+    0.0
     """
 
     def log_probs(policy: Params) -> Array:
@@ -247,6 +273,15 @@ def monitor(
       params: after the updates.
       batch: held, its signals those of the parameters that sampled it; credit and target are not used.
       key: draws the direction.
+
+    >>> from pgjax import oracle, reinforce
+    >>> mdp = oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
+    >>> rows = oracle.as_transition(mdp, oracle.enumerate_trajectories(mdp), jnp.log(jnp.full((1, 2), 0.5)))
+    >>> agent = oracle.mdp_agent(lambda params: jax.nn.log_softmax(params["policy"]))
+    >>> batch, params = Batch(rows, make_signals(rows.reward), credit=None), {"policy": jnp.zeros((1, 2))}
+    >>> found = monitor(agent, reinforce(baseline="none").algorithm, Config(), params, batch, jax.random.key(0))
+    >>> abs(round(float(found["bias_probe"]), 3))  # on-policy there are no ratios to drop
+    0.0
     """
     signals = batch.signals
     now = signals._replace(log_ratio=ratios_of(agent, params, batch.transition, batch.memory))

@@ -31,6 +31,9 @@ def available() -> list[str]:
     """gymnax's names that `make` knows, those registered with `gymnax.register` included.
 
     brax's are listed by `brax_environments.available`: to know them is to import brax.
+
+    >>> "CartPole-v1" in available()
+    True
     """
     import gymnax
 
@@ -94,6 +97,11 @@ def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int 
       params: its parameters; numbers in it may be traced.
       name: what to call it; default the object's own name.
       horizon: steps after which every episode has ended; default `params.max_steps_in_episode`.
+
+    >>> import gymnax
+    >>> environment = from_gymnax(*gymnax.make("CartPole-v1"))
+    >>> environment.action_space, environment.observation.shape, environment.horizon
+    (Discrete(n=2), (4,), 500)
     """
 
     def reset(key: Array) -> tuple[Any, Any]:

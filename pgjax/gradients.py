@@ -24,6 +24,16 @@ def loss_gradient(
 
     On a CPU it is a sum over blocks of trajectories (or rows) that stay in a core's cache; elsewhere all at once. Of
     whole episodes, where nothing looks along time, the blocks are of executed steps: padding costs nothing.
+
+    >>> from pgjax import Categorical, Transition, make_signals, reinforce
+    >>> agent = Agent(init=None, policy=lambda params, x: Categorical(params["policy"] * x))  # a bandit's two arms
+    >>> x, ones = jnp.ones((1, 2, 1)), jnp.ones((1, 2))
+    >>> rows = Transition(x, jnp.array([[0, 1]]), jnp.log(0.5 * ones), ones, ones, 0 * ones, x, ones)
+    >>> batch = Batch(rows, make_signals(rows.reward), credit=jnp.array([[1.0, 3.0]]))
+    >>> params = {"policy": jnp.zeros(2)}
+    >>> gradient, _ = loss_gradient(agent, reinforce().algorithm, Config(), params, batch, BatchSize(2.0, 2.0))
+    >>> gradient["policy"].tolist()  # minus the mean of 1 · (½, −½) and 3 · (−½, ½)
+    [0.5, -0.5]
     """
 
     def of(part: Batch) -> tuple[Params, Any]:
@@ -69,6 +79,15 @@ def trajectory_gradients(agent: Agent, estimator: Estimator, params: Params, bat
     """The surrogate's gradient in `params["policy"]` of every trajectory by itself, a pytree of [N, ...].
 
     Their mean is the estimate.
+
+    >>> from pgjax import Categorical, Transition, make_signals, product, reward_to_go, score
+    >>> agent = Agent(init=None, policy=lambda params, x: Categorical(params["policy"] * x))  # a bandit's two arms
+    >>> x, ones = jnp.ones((1, 2, 1)), jnp.ones((1, 2))
+    >>> rows = Transition(x, jnp.array([[0, 1]]), jnp.log(0.5 * ones), ones, ones, 0 * ones, x, ones)
+    >>> batch = Batch(rows, make_signals(rows.reward), credit=jnp.array([[1.0, 3.0]]))
+    >>> estimator, params = product(reward_to_go, score), {"policy": jnp.zeros(2)}
+    >>> trajectory_gradients(agent, estimator, params, batch).tolist()  # 1 · (½, −½) and 3 · (−½, ½)
+    [[0.5, -0.5], [-1.5, 1.5]]
     """
 
     def surrogate(policy: Params, trajectory: Batch) -> Array:
@@ -110,12 +129,20 @@ def optimal_baseline(gradients: Params, scores: Params, *, per_parameter: bool =
 
 
 def optimal_scalar(gradients: Params, scores: Params) -> Params:
-    """Σ_n b_n G_n with one optimal b for all parameters: what to take off Σ_n ĝ_n."""
+    """Σ_n b_n G_n with one optimal b for all parameters: what to take off Σ_n ĝ_n.
+
+    >>> optimal_scalar(jnp.array([[2.0], [6.0]]), jnp.array([[1.0], [1.0]])).tolist()  # 6 + 2
+    [8.0]
+    """
     return _weighted_scores(optimal_baseline(gradients, scores), scores)
 
 
 def optimal_per_parameter(gradients: Params, scores: Params) -> Params:
-    """Σ_n b_n ⊙ G_n with an optimal b for each parameter: what to take off Σ_n ĝ_n."""
+    """Σ_n b_n ⊙ G_n with an optimal b for each parameter: what to take off Σ_n ĝ_n.
+
+    >>> optimal_per_parameter(jnp.array([[2.0, 1.0], [6.0, 9.0]]), jnp.array([[1.0, 1.0], [1.0, 3.0]])).tolist()
+    [8.0, 6.0]
+    """
     return _weighted_scores(optimal_baseline(gradients, scores, per_parameter=True), scores)
 
 

@@ -56,6 +56,14 @@ def guard(
 
     Returns:
       The state, and the metrics `skipped` (1 or 0) and `nonfinite` (a place in `NONFINITE`).
+
+    >>> from pgjax import make_signals
+    >>> old = TrainState({"policy": jnp.ones(1)}, None, None, None, *[jnp.int32(0)] * 4)
+    >>> new = old._replace(params={"policy": jnp.array([jnp.nan])}, update=jnp.int32(1))
+    >>> batch = Collection(None, None, make_signals([[1.0]]), *[None] * 5)
+    >>> kept, metrics = guard(None, None, old, new, batch, {}, jax.random.key(0))
+    >>> kept.params["policy"].tolist(), int(kept.update), int(kept.skipped), NONFINITE[metrics["nonfinite"]]
+    ([1.0], 1, 1, 'parameters')
     """
     goes_on, states = None, jnp.bool_(True)
     seen = () if batch.held is None else batch.held.transition.observation
@@ -108,6 +116,14 @@ def restart_broken(
 
     Returns:
       The stream; whether each environment goes on [N]; whether all their states were finite.
+
+    >>> from pgjax import environments
+    >>> env, keys = environments.make("CartPole-v1"), jax.random.split(jax.random.key(0), 2)
+    >>> stream = start_stream(env, keys)
+    >>> broken = stream._replace(observation=stream.observation.at[1].set(jnp.nan))
+    >>> restarted, goes_on, _ = restart_broken(env, broken, jax.random.key(1), ())
+    >>> goes_on.tolist(), bool(is_finite(restarted))
+    ([True, False], True)
     """
     keys = own_share(jax.random.split(key, len(stream.episode_return) * sharers()))
     fresh = start_stream(environment, keys, memory)

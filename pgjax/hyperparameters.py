@@ -70,6 +70,11 @@ def check_hyperparameters(algorithm: Algorithm) -> None:
 
     Raises:
       SettingError: naming the hyperparameter and its value.
+
+    >>> from pgjax import reinforce
+    >>> check_hyperparameters(reinforce(discount=1.5).algorithm)
+    Traceback (most recent call last):
+    pgjax.types.SettingError: discount: 1.5 must lie in [0, 1]
     """
     for name, values in hyperparameters(algorithm).items():
         for value in np.ravel(np.asarray(values, np.float64)).tolist():

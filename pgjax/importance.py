@@ -14,7 +14,11 @@ from pgjax.recurrence import linear_recurrence
 
 
 def max_log_weight(dtype: jnp.dtype) -> float:
-    """The bound on log ρ: 20 in float32 (weights of 4.9e8), 160 in float64: its fourth power does not overflow."""
+    """The bound on log ρ: 20 in float32 (weights of 4.9e8), 160 in float64: its fourth power does not overflow.
+
+    >>> max_log_weight(jnp.dtype("float32")), max_log_weight(jnp.dtype("float64"))
+    (20.0, 160.0)
+    """
     return 20.0 if jnp.finfo(dtype).bits <= 32 else 160.0
 
 
@@ -29,12 +33,22 @@ def weight(log_weight: ArrayLike) -> Array:
 
 
 def log_prefix(log_ratio: Array, continues: Array) -> Array:
-    """log ρ_{1:t}, [T, ...]; restarts with each episode. On padding it keeps no memory of the episode before."""
+    """log ρ_{1:t}, [T, ...]; restarts with each episode. On padding it keeps no memory of the episode before.
+
+    >>> log_rho, continues = jnp.log(jnp.array([2.0, 3.0, 5.0])), jnp.array([1.0, 0.0, 0.0])
+    >>> [round(x, 3) for x in jnp.exp(log_prefix(log_rho, continues)).tolist()]  # 2, 2 · 3; another episode
+    [2.0, 6.0, 5.0]
+    """
     return linear_recurrence(log_ratio, continues)
 
 
 def log_whole(log_ratio: Array, continues: Array) -> Array:
-    """log ρ_{1:T} of the episode that step t belongs to, at each of its steps, [T, ...]."""
+    """log ρ_{1:T} of the episode that step t belongs to, at each of its steps, [T, ...].
+
+    >>> log_rho, continues = jnp.log(jnp.array([2.0, 3.0, 5.0])), jnp.array([1.0, 0.0, 0.0])
+    >>> [round(x, 3) for x in jnp.exp(log_whole(log_rho, continues)).tolist()]
+    [6.0, 6.0, 5.0]
+    """
     past, future = (linear_recurrence(log_ratio, continues, reverse=reverse) for reverse in (False, True))
     return past + future - log_ratio
 
@@ -55,6 +69,11 @@ def mixture_log_prob(log_probs: Array, shares: ArrayLike, continues: Array) -> A
     Returns:
       log μ, [T, N]: use it as `Transition.log_prob`.
     Veach & Guibas 1995; Metelli et al. 2018. https://arxiv.org/abs/1809.06098
+
+    >>> probs = jnp.array([[[0.5], [0.5]], [[0.25], [1.0]]])  # of two policies on one trajectory of two steps
+    >>> mixed = mixture_log_prob(jnp.log(probs), [0.5, 0.5], jnp.array([[1.0], [0.0]]))
+    >>> round(float(jnp.exp(mixed.sum())), 5)  # ½ · 0.5 · 0.5 + ½ · 0.25 · 1
+    0.25
     """
     log_probs = jnp.asarray(log_probs)
     log_shares = jnp.log(jnp.asarray(shares, log_probs.dtype)).reshape(-1, *[1] * (log_probs.ndim - 1))
@@ -71,7 +90,11 @@ def _logsumexp(x: Array) -> Array:
 
 
 def clamped_fraction(log_weight: Array, mask: Array) -> Array:
-    """Share of executed steps whose weight met the bound."""
+    """Share of executed steps whose weight met the bound.
+
+    >>> float(clamped_fraction(jnp.array([0.0, 30.0]), jnp.ones(2)))
+    0.5
+    """
     beyond = (log_weight > max_log_weight(log_weight.dtype)) * mask
     return jnp.sum(beyond) / jnp.maximum(jnp.sum(mask), 1.0)
 

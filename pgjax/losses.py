@@ -194,6 +194,17 @@ def loss(
       params: what to differentiate in.
       batch: the whole batch or a slice of it.
       size: what to divide by: counts of the *whole* batch where losses of slices are to add up to the whole one.
+
+    >>> from pgjax import a2c
+    >>> policy, value = lambda p, x: Categorical(p["policy"] * x), lambda p, x: p["value"] * x[..., 0]
+    >>> agent = Agent(init=None, policy=policy, value=value)
+    >>> x, ones = jnp.ones((1, 2, 1)), jnp.ones((1, 2))
+    >>> rows = Transition(x, jnp.array([[0, 1]]), jnp.log(0.5 * ones), ones, ones, 0 * ones, x, ones)
+    >>> batch = Batch(rows, make_signals(ones), credit=ones, target=jnp.array([[1.0, 3.0]]))
+    >>> params, recipe = {"policy": jnp.zeros(2), "value": 1.0}, a2c(value_coefficient=0.5)
+    >>> total, metrics = loss(agent, recipe.algorithm, recipe.config, params, batch, BatchSize(2.0, 2.0))
+    >>> float(metrics["value_loss"]), round(float(total), 3)  # ½ (0² + 2²) / 2; −Ψ + 0.5 · 1
+    (1.0, -0.5)
     """
     total, metrics = policy_loss(agent, algorithm, config, params, batch, size)
     if batch.target is not None:
@@ -208,6 +219,16 @@ def policy_loss(
     """−surrogate − entropy_coefficient · entropy + kl_coefficient · KL(π_θ̄ ‖ π_θ), each a sum over (N or steps).
 
     Its gradient in `params["policy"]` is minus the estimator, minus the entropy bonus's, plus the penalty's.
+
+    >>> from pgjax import reinforce
+    >>> agent = Agent(init=None, policy=lambda params, x: Categorical(params["policy"] * x))  # a bandit's two arms
+    >>> x, ones = jnp.ones((1, 2, 1)), jnp.ones((1, 2))
+    >>> rows = Transition(x, jnp.array([[0, 1]]), jnp.log(0.5 * ones), ones, ones, 0 * ones, x, ones)
+    >>> batch, params = Batch(rows, make_signals(ones), credit=jnp.array([[1.0, 3.0]])), {"policy": jnp.zeros(2)}
+    >>> of = lambda params: policy_loss(agent, reinforce().algorithm, Config(), params, batch, BatchSize(2.0, 2.0))
+    >>> gradient, metrics = jax.grad(of, has_aux=True)(params)
+    >>> gradient["policy"].tolist(), round(float(metrics["entropy"]), 4)  # − ½ (1 · (½, −½) + 3 · (−½, ½)); log 2
+    ([0.5, -0.5], 0.6931)
     """
     mask = batch.transition.mask
     out, distribution, x = contributions(agent, algorithm.estimator, params, batch)
@@ -227,6 +248,13 @@ def value_loss(agent: Agent, algorithm: Algorithm, params: Params, batch: Batch,
 
     With `value_clip` c, the larger of this and the same with V held within ±c of what it was before the batch: PPO's
     code has it, its paper does not.
+
+    >>> from pgjax import a2c
+    >>> agent = Agent(init=None, policy=None, value=lambda params, x: params["value"] * x)
+    >>> rows = Transition(*[jnp.ones((1, 2))] * 8)
+    >>> batch = Batch(rows, make_signals(rows.reward), credit=None, target=jnp.array([[1.0, 3.0]]))
+    >>> float(value_loss(agent, a2c().algorithm, {"value": 1.0}, batch, BatchSize(2.0, 2.0)))  # ½ (0² + 2²) / 2
+    1.0
     """
     assert agent.value is not None and batch.target is not None  # the trainer has compared agent and config
     features = remembered(agent, params, batch.transition, batch.memory)[0]

@@ -78,6 +78,18 @@ def normalise_observations(agent: Agent, environment: Environment, clip: float =
 
     Raises:
       SettingError: for observations that are numbers of categories, which have no scale.
+
+    >>> from pgjax import environments, make_agent
+    >>> env = environments.make("CartPole-v1")
+    >>> plain = make_agent(env)
+    >>> agent = normalise_observations(plain, env)
+    >>> seen = jnp.array([[[1.0, 2.0, 3.0, 4.0]], [[3.0, 4.0, 5.0, 6.0]]])  # [T, N, 4]
+    >>> params = agent.observe(agent.init(jax.random.key(0)), seen, jnp.ones((2, 1)))
+    >>> params["statistics"].mean.tolist(), params["statistics"].variance.tolist()
+    ([2.0, 3.0, 4.0, 5.0], [1.0, 1.0, 1.0, 1.0])
+    >>> raw, scaled = jnp.array([2.0, 3.0, 4.0, 6.0]), jnp.array([0.0, 0.0, 0.0, 1.0])
+    >>> bool(jnp.allclose(agent.policy(params, raw).logits, plain.policy(params, scaled).logits, atol=1e-6))
+    True
     """
     if environment.num_categories is not None:
         raise SettingError("normalise_observations", True, f"does not fit {environment.name}: its states are numbered")
@@ -128,6 +140,12 @@ def scale_rewards(
         G_t = r_t + γ G_{t−1} within an episode,      r_t ← r_t / std(G)
 
     The mean is not taken off (that would change the problem), and no episode's G leaks into the next.
+
+    >>> ones, ended = jnp.ones((1, 2)), jnp.ones((1, 2), bool)
+    >>> rows = Transition(ones, ones, ones, jnp.array([[4.0, -4.0]]), ended, ~ended, ones, ones)
+    >>> scale, scaled = scale_rewards(no_reward_scale(2), rows, discount=0.99, streaming=False)
+    >>> [round(x, 3) for x in scaled.reward[0].tolist()], float(scale.moments.variance)
+    ([1.0, -1.0], 16.0)
     """
     continues = transition.mask * ~(transition.terminated | transition.truncated)
     reward = transition.reward.at[0].add(discount * scale.running) if streaming else transition.reward

@@ -81,7 +81,11 @@ def _taken(action_value: ArrayLike, action: Array | None) -> Array:
 
 
 def discount_factor(signals: Signals) -> Array:
-    """γ^t with t counted from the start of each episode, [T, ...]; 1 at its first step."""
+    """γ^t with t counted from the start of each episode, [T, ...]; 1 at its first step.
+
+    >>> discount_factor(make_signals([1.0, 1.0, 1.0], terminated=[False, True, False], discount=0.5)).tolist()
+    [1.0, 0.5, 1.0]
+    """
     time = linear_recurrence(jnp.ones_like(signals.reward), signals.continues) - 1.0
     return signals.discount**time
 
@@ -93,6 +97,10 @@ def discounted_objective(signals: Signals) -> Signals:
 
     Every credit of the result carries γ^t, which the gradient of E[Σ γ^t r_t] needs and nearly every library drops.
     Nota & Thomas 2020. https://arxiv.org/abs/1906.07073
+
+    >>> signals = make_signals([1.0, 1.0], terminated=[False, True], discount=0.5)
+    >>> reward_to_go(signals).tolist(), reward_to_go(discounted_objective(signals)).tolist()
+    ([1.5, 1.0], [1.5, 0.5])
     """
     factor = discount_factor(signals)
     return signals._replace(
@@ -167,6 +175,14 @@ def weighted_trajectory(signals: Signals) -> Array:
         Ψ_n = N · (w_n / Σ w) · (R_n − R̂),   R̂ = Σ w R / Σ w
 
     Batch-coupled: bias O(1/N), consistent. At θ = θ̄ it is the total return minus the batch's mean.
+
+    Returns:
+      Ψ, [T, N].
+    Precup, Sutton & Singh 2000.
+
+    >>> signals = make_signals([[1.0, 5.0]], log_ratio=jnp.log(jnp.array([[3.0, 1.0]])))  # R̂ = ¾ · 1 + ¼ · 5 = 2
+    >>> [round(x, 3) for x in weighted_trajectory(signals)[0].tolist()]
+    [-1.5, 1.5]
     """
     total = total_return(signals)
     log_w = jnp.broadcast_to(jnp.sum(signals.log_ratio, axis=0, keepdims=True), total.shape)
@@ -180,6 +196,14 @@ def weighted_per_decision(signals: Signals) -> Array:
         J̃ = Σ_t Σ_n w̃_{n,t} γ^t r_{n,t},   w̃_{n,t} = ρ_{1:t} / Σ_k ρ^k_{1:t}
 
     A finished trajectory keeps its last weight and earns 0. Batch-coupled: bias O(1/N), consistent.
+
+    Returns:
+      Ψ, [T, N].
+    Precup, Sutton & Singh 2000.
+
+    >>> signals = make_signals([[1.0, 3.0], [0.0, 4.0]], log_ratio=jnp.log(jnp.array([[1.0, 1.0], [3.0, 1.0]])))
+    >>> [round(x, 3) for x in weighted_per_decision(signals)[1].tolist()]  # 2 · ¾ · (0 − 1), 2 · ¼ · (4 − 1)
+    [-1.5, 1.5]
     """
     reward = discounted_reward(signals)
     share = _normalised(signals, jnp.cumsum(signals.log_ratio, axis=0))

@@ -20,7 +20,6 @@ from pgjax.types import Agent, Environment, Params, Transition
 RESETS_AT_ONCE = 1 << 12
 """Up to so many steps per batch, every step's reset is made before the loop: faster while it all stays in cache."""
 
-
 LOOK_EVERY = 32
 """A rollout of whole episodes looks at least once in so many steps, where they divide it, if any still runs."""
 
@@ -119,8 +118,13 @@ def episodes(
 
     Returns:
       Transition [horizon, N, ...].
-    """
 
+    >>> from pgjax import Categorical
+    >>> step = lambda key, s, action: (s + 1, s + 1, jnp.float32(1), s >= 2, jnp.bool_(False))  # ends after three steps
+    >>> env = Environment("three", lambda key: (jnp.int32(0), jnp.int32(0)), step, None, None, None, horizon=5)
+    >>> episodes(env, lambda s: Categorical(jnp.zeros(2)), jax.random.split(jax.random.key(0))).mask[:, 0].tolist()
+    [1.0, 1.0, 1.0, 0.0, 0.0]
+    """
     acting, horizon = _as_actor(policy), environment.horizon
     length = max(n for n in range(1, LOOK_EVERY + 1) if horizon % n == 0)
     length = length if 2 * length > LOOK_EVERY else horizon  # a horizon that cannot be cut well is not
@@ -129,9 +133,7 @@ def episodes(
         observation, state = environment.reset(reset_key) if start is None else (start.observation, start.state)
         draws = _draw(acting, observation, steps_key, horizon, greedy=greedy)
 
-        def step(
-            carry: tuple[Any, Any, Any, Array], now: tuple[Array, Draws]
-        ) -> tuple[tuple[Any, Any, Any, Array], Transition]:
+        def step(carry: tuple, now: tuple[Array, Draws]) -> tuple[tuple, Transition]:
             (observation, state, memory, alive), (t, draw) = carry, now
             row, new_state, memory = _act(environment, acting, draw, observation, state, memory)
             row = row._replace(
@@ -178,12 +180,9 @@ def visit(environment: Environment, policy: Policy, key: Array, steps: Array) ->
       key: of the episode.
       steps: how many, a scalar.
     """
-
     acting = _as_actor(policy)
 
-    def step(
-        carry: tuple[Visited, Any, Array], following: tuple[Array, Draws]
-    ) -> tuple[tuple[Visited, Any, Array], None]:
+    def step(carry: tuple, following: tuple[Array, Draws]) -> tuple[tuple, None]:
         (now, memory, alive), (t, draw) = carry, following
         row, state, memory = _act(environment, acting, draw, now.observation, now.state, memory)
         alive = alive & (t < steps)
@@ -214,8 +213,7 @@ def stream(
 ) -> tuple[StreamState, Transition, EpisodeStatistics]:
     """Streaming mode: exactly `num_steps` steps of every environment, with auto-reset.
 
-    `next_observation` is the observation before a reset; the next row's observation the one after it. Statistics of
-    the episodes that ended are summed.
+    `next_observation` is the observation before a reset; the next row's observation the one after it.
 
     Args:
       environment: what to act in.
@@ -225,11 +223,16 @@ def stream(
       num_steps: steps per environment.
 
     Returns:
-      The new stream state, Transition [num_steps, N, ...], episode statistics.
+      The new stream state, Transition [num_steps, N, ...], statistics summed over the episodes that ended.
+
+    >>> from pgjax import Categorical
+    >>> step = lambda key, s, action: (s + 1, s + 1, jnp.float32(1), s >= 2, jnp.bool_(False))  # ends after three steps
+    >>> env = Environment("three", lambda key: (jnp.int32(0), jnp.int32(0)), step, None, None, None, horizon=5)
+    >>> keys = jax.random.split(jax.random.key(0))
+    >>> stream(env, lambda s: Categorical(jnp.zeros(2)), start_stream(env, keys), keys, 7)[1].observation[:, 0].tolist()
+    [0, 1, 2, 0, 1, 2, 0]
     """
-
     acting = _as_actor(policy)
-
     at_once = num_steps * len(keys) <= RESETS_AT_ONCE
 
     def one(start: StreamState, key: Array) -> tuple[Place, Transition]:

@@ -45,6 +45,12 @@ def fisher_product(problem: PolicyProblem, vector: Params) -> Params:
         F = E_s[ Jᵀ M J ],   J = ∂(distribution's parameters)/∂θ,   M = their own Fisher matrix
 
     J by forward mode, M as the curvature of the KL in the distribution's parameters, Jᵀ by reverse mode.
+
+    >>> from pgjax import Categorical
+    >>> policy, gradient = jnp.zeros(2), jnp.array([1.0, -1.0])
+    >>> problem = PolicyProblem(policy, gradient, lambda p: p[0] - p[1], lambda p: Categorical(p[None]), jnp.ones(1))
+    >>> fisher_product(problem, jnp.array([1.0, 0.0])).tolist()  # (diag π − π πᵀ) v
+    [0.25, -0.25]
     """
     now, moved = jax.jvp(problem.distribution, (problem.policy,), (vector,))
     slope = jax.grad(lambda other: jnp.sum(problem.weight * now.kl(other)))
@@ -56,6 +62,13 @@ def natural_direction(problem: PolicyProblem, damping: ArrayLike) -> tuple[Param
     """x = (F + damping)⁻¹ g by conjugate gradients, and xᵀ(F + damping)x.
 
     Kakade 2001; Schulman et al. 2015, appendix C.
+
+    >>> from pgjax import Categorical
+    >>> policy, gradient = jnp.zeros(2), jnp.array([1.0, -1.0])  # F g = ½ g
+    >>> problem = PolicyProblem(policy, gradient, lambda p: p[0] - p[1], lambda p: Categorical(p[None]), jnp.ones(1))
+    >>> direction, size = natural_direction(problem, damping=0.5)
+    >>> [round(x, 3) for x in direction.tolist()], round(float(size), 3)
+    ([1.0, -1.0], 2.0)
     """
 
     def product(v: Params) -> Params:
@@ -116,6 +129,13 @@ def natural_step(
     mostly noise, near an optimum, the policy walks at random at that speed.
 
     Kakade 2001. https://papers.nips.cc/paper/2073
+
+    >>> from pgjax import Gaussian
+    >>> unit = lambda mean: Gaussian(mean[None], jnp.zeros((1, 2)), None, None)  # F is the identity, KL ½‖Δθ‖²
+    >>> problem = PolicyProblem(jnp.zeros(2), jnp.array([3.0, 4.0]), lambda p: 3 * p[0] + 4 * p[1], unit, jnp.ones(1))
+    >>> policy, metrics = natural_step(problem, max_kl=0.02, damping=0.0)
+    >>> [round(x, 3) for x in policy.tolist()], round(float(metrics["kl_step"]), 4)
+    ([0.12, 0.16], 0.02)
     """
     policy, length = _full_step(problem, max_kl, step_size, damping)
     return policy, {"kl_step": problem.kl(policy), "step_length": length}
@@ -130,7 +150,19 @@ def trust_region_step(
     """The natural step, shortened until the KL is within `max_kl` *and* the surrogate has risen.
 
     If no length passes, the parameters stay as they are, to the bit. The KL is (old ‖ new), a mean per step.
+
+    Returns:
+      The policy, and metrics `kl_step`, `step_length`, `backtracks`, `accepted`.
     Schulman et al. 2015. https://arxiv.org/abs/1502.05477
+
+    >>> from pgjax import Gaussian
+    >>> unit = lambda mean: Gaussian(mean[None], jnp.zeros((1, 2)), None, None)  # F is the identity, KL ½‖Δθ‖²
+    >>> gradient = jnp.array([3.0, 4.0])
+    >>> surrogate = lambda p: gradient @ p - 40 * p @ p  # below 0 beyond ‖p‖ = ⅛; the full step has ‖p‖ = 0.2
+    >>> problem = PolicyProblem(jnp.zeros(2), gradient, surrogate, unit, jnp.ones(1))
+    >>> policy, metrics = trust_region_step(problem, max_kl=0.02, damping=0.0)
+    >>> [round(x, 4) for x in policy.tolist()], int(metrics["backtracks"])  # 0.7² (0.12, 0.16)
+    ([0.0588, 0.0784], 2)
     """
     full, length = _full_step(problem, max_kl, step_size, damping)
     before = problem.surrogate(problem.policy)

@@ -94,6 +94,13 @@ def start(
     Raises:
       SettingError: for no seeds, unknown names, empty or impossible values; for a mesh that does not divide the runs
         or environments or needs more devices than there are; for processes that would have nothing to do.
+
+    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
+    >>> env = environments.make("SimpleBandit-bsuite")
+    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
+    >>> runs = start(trainer, reinforce().algorithm, seeds=2, over={"learning_rate": [0.1, 0.01]})
+    >>> runs.seeds.tolist(), runs.find(seed=1, learning_rate=0.01)
+    ([0, 1, 0, 1], 3)
     """
     chosen = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
     if not chosen:
@@ -168,6 +175,13 @@ def chunks(
     """Advance until every run has taken `total_steps`; yields after each compiled chunk, for the caller to report.
 
     A run is also over once `max_skipped` of its updates in a row were not finite.
+
+    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
+    >>> env = environments.make("SimpleBandit-bsuite")  # episodes of one step
+    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
+    >>> runs = start(trainer, reinforce().algorithm)
+    >>> [metrics["env_steps"].tolist() for _, metrics in chunks(trainer, runs, total_steps=8, updates=3)]
+    [[[2, 4, 6]], [[8, 8, 8]]]
     """
     if total_steps < 1:
         raise SettingError("total_steps", total_steps, "must be at least 1")
@@ -238,7 +252,16 @@ def evaluate_runs(
     episodes: int = 64,
     greedy: bool = False,
 ) -> np.ndarray:
-    """Evaluate every run's policy on the same evaluation episodes: undiscounted returns, [R, episodes]."""
+    """Evaluate every run's policy on the same evaluation episodes: undiscounted returns, [R, episodes].
+
+    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
+    >>> env = environments.make("SimpleBandit-bsuite")
+    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
+    >>> runs = start(trainer, reinforce().algorithm, over={"learning_rate": [0.1, 0.01]})
+    >>> first, second = evaluate_runs(env, make_agent(env, hidden=()), runs, jax.random.key(1), episodes=8)
+    >>> first.shape, bool((first == second).all())  # not trained yet: one seed, one policy
+    ((8,), True)
+    """
     returns = _evaluate(environment, agent, episodes, greedy, runs.mesh, runs.state.params, key)
     return processes.fetch(returns)
 
@@ -288,13 +311,7 @@ def _advance(
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _evaluate(
-    environment: Environment,
-    agent: Agent,
-    episodes: int,
-    greedy: bool,
-    mesh: Mesh,
-    params: Params,
-    key: Array,
+    environment: Environment, agent: Agent, episodes: int, greedy: bool, mesh: Mesh, params: Params, key: Array
 ) -> Array:
     def one(params: Params, key: Array) -> Array:
         return evaluate(environment, agent, params, key, episodes=episodes, greedy=greedy)

@@ -256,6 +256,14 @@ def run_updates(
 
     Returns:
       The state, and metrics [length] with `update`, `env_steps` and `active` (False where nothing was done).
+
+    >>> from pgjax import environments, make_agent, reinforce
+    >>> env, algorithm = environments.make("SimpleBandit-bsuite"), reinforce().algorithm
+    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=4))
+    >>> state = trainer.init(algorithm, jax.random.key(0))
+    >>> state, metrics = run_updates(trainer, algorithm, state, total_steps=8, length=3)  # episodes of one step
+    >>> metrics["env_steps"].tolist(), metrics["active"].tolist()
+    ([4, 8, 8], [True, True, False])
     """
 
     def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
@@ -273,6 +281,13 @@ def train(trainer: Trainer, algorithm: Algorithm, key: Array, num_updates: int) 
 
     Returns:
       The final state and metrics, each [num_updates].
+
+    >>> from pgjax import environments, make_agent, reinforce
+    >>> env = environments.make("SimpleBandit-bsuite")
+    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=4))
+    >>> state, metrics = train(trainer, reinforce().algorithm, jax.random.key(0), num_updates=3)
+    >>> int(state.env_steps), metrics["return_mean"].shape  # 3 updates, 4 episodes each, of one step
+    (12, (3,))
     """
 
     def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:

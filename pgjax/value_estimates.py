@@ -27,7 +27,16 @@ from pgjax.types import SettingError, Signals
 
 
 class ValueEstimate(NamedTuple):
-    """An estimate of J and how far to trust it; scalars. The last four describe the batch's weights w_n = ρ_{1:T}."""
+    """An estimate of J and how far to trust it; scalars. The last four describe the batch's weights w_n = ρ_{1:T}.
+
+    >>> import jax.numpy as jnp
+    >>> from pgjax import make_signals
+    >>> estimate = trajectory(make_signals([[1.0, 3.0]]))  # on-policy: mean ± t₁ · standard error, t₁ = 12.706
+    >>> [round(float(x), 3) for x in (estimate.mean, estimate.standard_error, estimate.low, estimate.high)]
+    [2.0, 1.0, -10.706, 14.706]
+    >>> float(estimate.effective_sample_size), float(estimate.largest_weight_share), float(estimate.mean_weight)
+    (2.0, 0.5, 1.0)
+    """
 
     mean: Array
     standard_error: Array
@@ -186,12 +195,26 @@ def weighted_per_decision(signals: Signals, level: float = 0.95) -> ValueEstimat
 
 
 def trajectory_values(signals: Signals) -> Array:
-    """ρ_{1:T} R of every trajectory, [N]."""
+    """ρ_{1:T} R of every trajectory, [N].
+
+    >>> import jax.numpy as jnp
+    >>> from pgjax import make_signals
+    >>> signals = make_signals([[1.0, 1.0], [2.0, 0.0]], log_ratio=jnp.log(jnp.array([[2.0, 0.5], [0.5, 1.0]])))
+    >>> [round(x, 3) for x in trajectory_values(signals).tolist()]  # 2 · ½ · (1 + 2), ½ · 1 · 1
+    [3.0, 0.5]
+    """
     return weight(_log_prefix(signals)[-1]) * total_return(signals)[0]
 
 
 def per_decision_values(signals: Signals) -> Array:
-    """Σ_t ρ_{1:t} γ^t r_t of every trajectory, [N]."""
+    """Σ_t ρ_{1:t} γ^t r_t of every trajectory, [N].
+
+    >>> import jax.numpy as jnp
+    >>> from pgjax import make_signals
+    >>> signals = make_signals([[1.0, 1.0], [2.0, 0.0]], log_ratio=jnp.log(jnp.array([[2.0, 0.5], [0.5, 1.0]])))
+    >>> [round(x, 3) for x in per_decision_values(signals).tolist()]  # 2 · 1 + 2 · ½ · 2, ½ · 1
+    [4.0, 0.5]
+    """
     return jnp.sum(weight(_log_prefix(signals)) * discounted_reward(signals), axis=0)
 
 
@@ -202,6 +225,14 @@ def doubly_robust_values(signals: Signals) -> Array:
 
     Raises:
       SettingError: without action values.
+
+    >>> import jax.numpy as jnp
+    >>> from pgjax import make_signals
+    >>> reward, log_ratio = [[1.0, 1.0], [2.0, 0.0]], jnp.log(jnp.array([[2.0, 0.5], [0.5, 1.0]]))
+    >>> action, no_critic = jnp.zeros((2, 2), int), jnp.zeros((2, 2, 3))
+    >>> signals = make_signals(reward, log_ratio=log_ratio, action=action, action_value=no_critic)
+    >>> [round(x, 3) for x in doubly_robust_values(signals).tolist()]  # those of `per_decision`
+    [4.0, 0.5]
     """
     if signals.taken_value is None:
         raise SettingError("taken_value", None, "is missing; doubly_robust needs Q̃(s_t, a_t), from action_value")

@@ -69,6 +69,13 @@ def save(folder: Path, number: int, tree: Any, record: Mapping[str, Any]) -> Non
 
     Raises:
       OSError: if it cannot be written; checkpoints already there stay as they are.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(Path(folder), 7, {"theta": jnp.arange(3.0)}, {"score": 1.5})
+    ...     found = newest(Path(folder), print)
+    >>> found.number, found.record["score"], found.leaves["theta"].tolist()
+    (7, 1.5, [0.0, 1.0, 2.0])
     """
     leaves = {name: processes.fetch(value) for name, value in _named(tree).items()}
     temporary, final = folder / f".writing-{number}", folder / f"{number:08d}"
@@ -153,6 +160,16 @@ def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
 
     Raises:
       SettingError: if there are checkpoints, and all are damaged.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for number in (1, 2):
+    ...         save(Path(folder), number, {"theta": jnp.full(2, number)}, {})
+    ...     (Path(folder) / "00000002" / "record.json").write_text("torn")
+    ...     restored = newest(Path(folder), lambda line: None).restore({"theta": jnp.zeros(2, int)})
+    4
+    >>> restored["theta"].tolist()
+    [1, 1]
     """
     return _first_whole(folder, paths(folder)[::-1], say)
 

@@ -147,6 +147,11 @@ def load_run(path: str | Path, *, best: bool = False) -> tuple[Setup, Params]:
 
     Raises:
       SettingError: if the directory holds no checkpoint that is whole.
+
+    >>> load_run("nowhere")
+    Traceback (most recent call last):
+        ...
+    pgjax.types.SettingError: run: 'nowhere' holds no checkpoint
     """
     folder = Path(path) / "checkpoints"
     checkpoint = checkpoints.best(folder, say) if best else checkpoints.newest(folder, say)

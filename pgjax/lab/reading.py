@@ -33,6 +33,16 @@ def read_run(path: Path) -> Run:
 
     Raises:
       SettingError: if it is none.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder)
+    ...     _ = (path / "config.toml").write_text('environment = "CartPole-v1"')
+    ...     columns = ["update", "env_steps", "seed", "return_mean", "episodes"]
+    ...     files.write_table(path / "metrics.csv", columns, [[1, 32, 0, 20.0, 2], [1, 32, 1, 24.0, 1]])
+    ...     run = read_run(path)
+    >>> run.settings["environment"], run.metrics["return_mean"].tolist(), run.evaluation  # two seeds, not finished
+    ('CartPole-v1', [[20.0], [24.0]], {})
     """
     try:
         settings = tomllib.loads((path / "config.toml").read_text())

@@ -43,6 +43,12 @@ def enumerate_trajectories(mdp: MDP, max_trajectories: int = 2_000_000) -> Traje
 
     Raises:
       SettingError: if there are more than `max_trajectories`; says how many.
+
+    >>> from pgjax.oracle import make_mdp
+    >>> mdp = make_mdp([1.0], [[[0.5], [0.0]]], [[1.0, 0.0]], horizon=2)  # action 0 goes on half the time
+    >>> found = enumerate_trajectories(mdp)
+    >>> found.mask.sum(axis=0).tolist(), found.probability.tolist()
+    ([1.0, 1.0, 2.0, 2.0], [0.5, 1.0, 0.5, 0.5])
     """
     count = count_trajectories(mdp)
     if count > max_trajectories:
@@ -76,7 +82,11 @@ def enumerate_trajectories(mdp: MDP, max_trajectories: int = 2_000_000) -> Traje
 
 
 def count_trajectories(mdp: MDP) -> float:
-    """How many trajectories `enumerate_trajectories` would list; infinity beyond 1e300."""
+    """How many trajectories `enumerate_trajectories` would list; infinity beyond 1e300.
+
+    >>> count_trajectories(MDP(np.ones(1), np.ones((1, 2, 1)), np.ones((1, 2)), horizon=10, discount=1.0))  # 2¹⁰
+    1024.0
+    """
     following = (mdp.transition > 0).astype(float)
     ends = (1.0 - mdp.transition.sum(-1) > 1e-15).astype(float)
     ways, total = (mdp.initial > 0).astype(float), 0.0
@@ -89,7 +99,14 @@ def count_trajectories(mdp: MDP) -> float:
 
 
 def trajectory_probability(mdp: MDP, trajectories: Trajectories, log_probs: Array) -> Array:
-    """P(τ) under a policy, [M]; sums to one."""
+    """P(τ) under a policy, [M]; sums to one.
+
+    >>> from pgjax.oracle import make_mdp
+    >>> mdp = make_mdp([1.0], [[[0.5], [0.0]]], [[1.0, 0.0]], horizon=2)
+    >>> chance = trajectory_probability(mdp, enumerate_trajectories(mdp), jnp.log(jnp.array([[0.5, 0.5]])))
+    >>> [round(p, 4) for p in chance.tolist()]
+    [0.25, 0.5, 0.125, 0.125]
+    """
     return jnp.asarray(trajectories.probability) * jnp.exp(jnp.sum(_taken(mdp, trajectories, log_probs), axis=0))
 
 
@@ -188,7 +205,15 @@ def _moments(
 def trajectory_estimates(
     mdp: MDP, estimator: Estimator, log_policy: LogPolicy, params: Params, sampling: Sampling = ON_POLICY
 ) -> tuple[Array, Array]:
-    """Every trajectory's probability [M] and gradient estimate [M, P], for estimators that do not couple the batch."""
+    """Every trajectory's probability [M] and gradient estimate [M, P], for estimators that do not couple the batch.
+
+    >>> from pgjax import product, score, total_return
+    >>> from pgjax.oracle import make_mdp
+    >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 3.0]], horizon=1)
+    >>> chance, each = trajectory_estimates(mdp, product(total_return, score), jax.nn.log_softmax, jnp.zeros((1, 2)))
+    >>> each.tolist(), (chance @ each).tolist()  # the mean is ∇J
+    ([[0.5, -0.5], [-1.5, 1.5]], [-0.5, 0.5])
+    """
     return _trajectory_estimates(mdp, enumerate_trajectories(mdp), estimator, log_policy, params, sampling)
 
 
@@ -231,7 +256,11 @@ def _estimates(
 
 
 def mdp_agent(log_policy: LogPolicy) -> Agent:
-    """An Agent acting on observations (t, s) of an MDP."""
+    """An Agent acting on observations (t, s) of an MDP.
+
+    >>> mdp_agent(jax.nn.log_softmax).policy(jnp.array([[0.0, 1.0], [1.0, 0.0]]), (7, 1)).mode().item()  # state 1
+    0
+    """
 
     def policy(params: Params, observation: tuple[Array, Array]) -> Categorical:
         time, state = observation

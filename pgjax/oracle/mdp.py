@@ -29,6 +29,10 @@ class MDP:
 
     An episode starts at t = 0, earns the reward of every step it executes, the ending one included, and ends with the
     missing mass or after `horizon` steps; nothing follows.
+
+    >>> mdp = make_mdp([1.0], [[[0.5]]], [[1.0]], horizon=3)  # goes on half the time and earns 1 each time
+    >>> (1.0 - mdp.transition.sum(axis=-1)).tolist(), float(exact_values(mdp, jnp.zeros((1, 1))).objective)
+    ([[0.5]], 1.75)
     """
 
     initial: np.ndarray  # [S]
@@ -155,7 +159,13 @@ def exact_gradient(mdp: MDP, log_policy: LogPolicy, params: Params) -> Params:
 
 @partial(jax.jit, static_argnames="log_policy")
 def exact_hessian(mdp: MDP, log_policy: LogPolicy, params: Params) -> Array:
-    """Hessian of J in the flattened parameters, [P, P]."""
+    """Hessian of J in the flattened parameters, [P, P].
+
+    >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)  # J = π(0), of slope π(0) π(1)
+    >>> hessian = exact_hessian(mdp, jax.nn.log_softmax, jnp.log(jnp.array([[0.75, 0.25]])))
+    >>> round(float(hessian[0, 0]), 4)  # 0.75 · 0.25 · (0.25 − 0.75)
+    -0.0938
+    """
     flat, unravel = ravel_pytree(params)
     return jax.hessian(lambda p: exact_values(mdp, log_policy(unravel(p))).objective)(flat)
 
@@ -180,6 +190,14 @@ def cross_term(mdp: MDP, log_policy: LogPolicy, params: Params) -> Array:
 
     To first order in d = θ − θ̄ the bias is −H₁₂ d without future ratios (prefix), −H₁₂ᵀ d without past ones (suffix),
     and −(H₁₂ + H₁₂ᵀ) d without either (first order).
+
+    >>> from pgjax.oracle import mean_gradients
+    >>> mdp = make_mdp([1.0], [[[1.0], [0.5]]], [[0.0, 1.0]], horizon=2)
+    >>> theta, d = jnp.array([[0.3, -0.2]]), jnp.array([[0.01, -0.01]])
+    >>> means = mean_gradients(mdp, jax.nn.log_softmax, theta, jax.nn.log_softmax(theta - d))
+    >>> expected = -cross_term(mdp, jax.nn.log_softmax, theta) @ d.ravel()
+    >>> bool(jnp.allclose(means.prefix - means.exact, expected, rtol=0.05))
+    True
     """
     weight, score, slope = _score_terms(mdp, log_policy, params)
     factor = mdp.discount ** jnp.arange(mdp.horizon)

@@ -17,6 +17,13 @@ class Tabular(NamedTuple):
 
     Rewards are means given state and action: J, V, Q and ∇J are exact; an estimator's variance on the real environment
     is larger where its reward is random beyond that.
+
+    >>> from pgjax import Categorical
+    >>> mdp = make_mdp([1.0, 0.0], np.zeros((2, 2, 2)), np.zeros((2, 2)), horizon=1)
+    >>> linear = Agent(init=None, policy=lambda params, x: Categorical(x @ params))
+    >>> table = Tabular(mdp, jnp.eye(2)).log_policy(linear)(jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]])))
+    >>> bool(jnp.allclose(jnp.exp(table), jnp.array([[0.5, 0.5], [0.25, 0.75]])))
+    True
     """
 
     mdp: MDP
