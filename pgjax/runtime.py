@@ -4,8 +4,7 @@ jaxlib 0.10 can stop for ever at 0 % CPU: its thread pool has one thread per cor
 with a pool shared by several virtual devices) every thread can end up waiting for work that only another could do.
 A pool of at least four threads, and twice the number of devices, has never been seen to. The size is read from the
 environment variable NPROC when the first array is made, so `import pgjax` sets it, unless it is already set.
-jaxlib 0.11 does not need it, but its compiler crashes on some programs of several devices (those of MinAtar's
-SpaceInvaders) with the partitioner that is its default; the older one has nothing to decide in ours either, and does not.
+jaxlib 0.11 does not need it.
 """
 
 import os
@@ -19,7 +18,6 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from pgjax.types import SettingError
 
 _OURS = "PGJAX_SET_NPROC"  # marks a size that was set here, in this process or a parent
-_PARTITIONER = "jax_use_shardy_partitioner"
 
 
 def avoid_deadlock(devices: int = 1) -> None:
@@ -52,8 +50,6 @@ def use_cpu_devices(count: int | None = None) -> None:
     if count < 1:
         raise SettingError("devices", count, "must be at least 1")
     avoid_deadlock(count)
-    if count > 1 and _PARTITIONER.upper() not in os.environ and hasattr(jax.config, _PARTITIONER):
-        jax.config.update(_PARTITIONER, False)
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:

@@ -88,19 +88,3 @@ def test_too_late_is_said():
 
 def test_too_few_is_said():
     assert "devices: 0 must be at least 1" in pool_after("pgjax.use_cpu_devices(0)")
-
-
-def test_an_environment_on_which_a_compiler_crashes_can_be_trained_on_two_devices():
-    """jaxlib 0.11.2 ends with a segmentation fault if the partitioner stays the one it comes with."""
-    program = """
-import pgjax
-pgjax.use_cpu_devices(2)
-from dataclasses import replace
-environment = pgjax.environments.make("SpaceInvaders-MinAtar")
-algorithm, config = pgjax.a2c()
-agent = pgjax.make_agent(environment, critic="state", network="mlp", hidden=(4,))
-trainer = pgjax.make_trainer(environment, agent, replace(config, num_envs=2, num_steps=2))
-print(pgjax.sweep(trainer, algorithm, seeds=2, total_steps=4).metrics["env_steps"][:, -1].tolist())
-"""
-    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
-    assert child.stdout == "[4, 4]\n", child.stderr
