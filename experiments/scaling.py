@@ -35,6 +35,7 @@ SHAPES = {"reinforce": reinforce_shape(64, 500, SEEDS, 30), "ppo": ppo_shape(4, 
 QUICK = {"reinforce": reinforce_shape(4, 20, 8, 2), "ppo": ppo_shape(4, 8, 8, 2)}
 DEVICES = (1, 2, 4, 8)
 DRIFT_UPDATES = 200
+FOUND = "found "
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def main(options: Options) -> None:
             use_cpu_devices(options.devices)
             found = {"rate": rate, "traffic": said, "drift": drift}[options.part](options)
             if processes.is_first():
-                print(json.dumps(found))
+                print(FOUND + json.dumps(found))
         return
     rates = {method: rates_of(options, method) for method in SHAPES}
     counted = {method: measure(options, "traffic", method, 8)[0] for method in SHAPES}
@@ -128,12 +129,13 @@ def drift(options: Options) -> list[float]:
 
 def rates_of(options: Options, method: str) -> dict[str, float]:
     """Rates by layout."""
-    rates = {"1 device, 1 core": measure(options, "rate", method, 1, cores=[0])[0]}
-    for devices in DEVICES[1:]:
-        rates[f"{devices} devices"] = measure(options, "rate", method, devices)[0]
-    rates["2 processes"] = measure(options, "rate", method, 1, cores=[0, 1], count=2)[0]
-    for name, found in rates.items():
-        print(f"{method}, {name}: {found:,.0f} steps/s", flush=True)
+    layouts: dict[str, dict[str, Any]] = {"1 device, 1 core": {"devices": 1, "cores": [0]}}
+    layouts |= {f"{devices} devices": {"devices": devices} for devices in DEVICES[1:]}
+    layouts["2 processes"] = {"devices": 1, "cores": [0, 1], "count": 2}
+    rates = {}
+    for name, layout in layouts.items():
+        [rates[name]] = measure(options, "rate", method, **layout)
+        print(f"{method}, {name}: {rates[name]:,.0f} steps/s", flush=True)
     return rates
 
 
@@ -157,7 +159,8 @@ def measure(
             text, _ = process.communicate(timeout=max(1, end - time.monotonic()))
             if process.returncode:
                 raise SystemExit(f"{part} of {method} on {devices} devices ended with {process.returncode}")
-            answers += [json.loads(line) for line in text.splitlines()[-1:] if line[:1] in "[{0123456789"]
+            lines = [line for line in text.splitlines() if line.startswith(FOUND)]  # others are the transport's
+            answers += [json.loads(line.removeprefix(FOUND)) for line in lines]
     finally:
         for process in started:
             process.kill()
