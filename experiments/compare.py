@@ -20,10 +20,11 @@ from rich.table import Table
 
 from pgjax import SettingError
 from pgjax.lab import figures, files
-from pgjax.lab.comparison import bootstrap_interval
+from pgjax.lab.comparison import RESAMPLES, bootstrap_interval
 from pgjax.lab.reading import Run, draw_band, read_run
 
 COLUMNS = ("environment", "name", "score", "seeds", "iqm", "low", "high", "lowest_seed", "highest_seed")
+QUICK_RESAMPLES = 100
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Comparison:
     out: Path = Path("comparison")
     """Where the figure (.png) and the table (.csv) go."""
     quick: bool = False
-    """A rough bootstrap, of 100 instead of 2000 resamples."""
+    """A rough bootstrap, of few resamples."""
 
 
 def main(comparison: Comparison) -> None:
@@ -54,7 +55,9 @@ def main(comparison: Comparison) -> None:
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.settings["environment"], name_of(run, comparison.by)), []).append(run)
-    rows = [summary(*names, group, 100 if comparison.quick else 2000) for names, group in groups.items()]
+    rows = [
+        summary(*names, group, QUICK_RESAMPLES if comparison.quick else RESAMPLES) for names, group in groups.items()
+    ]
     comparison.out.parent.mkdir(parents=True, exist_ok=True)
     figures.save(draw(groups, comparison.metric), comparison.out.with_suffix(".png"))
     files.write_table(comparison.out.with_suffix(".csv"), COLUMNS, rows)

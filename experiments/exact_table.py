@@ -8,7 +8,7 @@ that is exact, and less variance the more an estimator knows. About half a minut
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,9 @@ class Options:
 def main(options: Options) -> None:
     """Read, enumerate, write, show."""
     given = EXAMPLE if options.mdp is None else read(options.mdp)
-    if options.quick:
-        given = given | {"horizon": min(given["horizon"], 2)}
     with jax.enable_x64(True):
         mdp = oracle.make_mdp(*(given[name] for name in FIELDS[:5]))
+        mdp = replace(mdp, horizon=min(mdp.horizon, 2)) if options.quick else mdp
         logits = {name: oracle.check_logits(mdp, name, given[name]) for name in FIELDS[5:]}
         result = oracle.exact_table(mdp, logits["target_logits"], logits["behaviour_logits"])
     if options.json is not None:

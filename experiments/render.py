@@ -22,6 +22,7 @@ from pgjax.types import Params
 
 RENDER_KEY = (1 << 31) + 2  # seeds of training are below 2³¹; the two before it are evaluation's
 EPISODE_SEEDS = 1 << 32
+QUICK_FRAMES = 20
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,8 @@ def main(rendering: Rendering) -> None:
     check(rendering)
     start(1)
     shown = act(rendering)
-    animation = animate(
-        shown.environment, shown.recording, min(rendering.max_frames, 20 if rendering.quick else sys.maxsize)
-    )
+    frames = min(rendering.max_frames, QUICK_FRAMES) if rendering.quick else rendering.max_frames
+    animation = animate(shown.environment, shown.recording, frames)
     out = rendering.out or rendering.run / "episode.gif"
     write(out, animation)
     kind = "sampled" if rendering.sampled else "greedy"

@@ -2,8 +2,9 @@
 
 Trains the same 16 seeds of REINFORCE and of PPO on one device held to one core, on 2, 4 and 8 virtual devices, and in
 two processes that meet over loopback; counts the collectives of the compiled programs; and lets four devices share one
-PPO batch, to see from when on float32 makes that another run. Expect no collective at all along seeds, and nearly twice
-the speed from two cores, however many devices they are. Ten minutes on a machine that does nothing else.
+PPO batch, to see from when on float32 makes that another run. Expect no collective at all along seeds, nearly twice the
+speed from two cores, and a seventh of it lost at most by calling them eight devices. Ten minutes on a machine that does
+nothing else; --quick starts as many processes, and takes two.
 """
 
 import json
@@ -36,7 +37,7 @@ QUICK = {"reinforce": reinforce_shape(4, 20, 8, 2), "ppo": ppo_shape(4, 8, 8, 2)
 DEVICES = (1, 2, 4, 8)
 DRIFT_UPDATES = 200
 SHARING = 4  # devices that share one batch
-FOUND = "found "
+FOUND = "found "  # begins the line of an answer; others are the transport's
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def measure(
             text, _ = process.communicate(timeout=max(1, end - time.monotonic()))
             if process.returncode:
                 raise SystemExit(f"{part} of {method} on {devices} devices ended with {process.returncode}")
-            lines = [line for line in text.splitlines() if line.startswith(FOUND)]  # others are the transport's
+            lines = [line for line in text.splitlines() if line.startswith(FOUND)]
             answers += [json.loads(line.removeprefix(FOUND)) for line in lines]
     finally:
         for process in started:

@@ -178,6 +178,7 @@ def weighted_trajectory(signals: Signals) -> Array:
 
     Returns:
       Ψ, [T, N].
+
     Precup, Sutton & Singh 2000.
 
     >>> signals = make_signals([[1.0, 5.0]], log_ratio=jnp.log(jnp.array([[3.0, 1.0]])))  # R̂ = ¾ · 1 + ¼ · 5 = 2
@@ -199,6 +200,7 @@ def weighted_per_decision(signals: Signals) -> Array:
 
     Returns:
       Ψ, [T, N].
+
     Precup, Sutton & Singh 2000.
 
     >>> signals = make_signals([[1.0, 3.0], [0.0, 4.0]], log_ratio=jnp.log(jnp.array([[1.0, 1.0], [3.0, 1.0]])))

@@ -153,6 +153,7 @@ def trust_region_step(
 
     Returns:
       The policy, and metrics `kl_step`, `step_length`, `backtracks`, `accepted`.
+
     Schulman et al. 2015. https://arxiv.org/abs/1502.05477
 
     >>> from pgjax import Gaussian

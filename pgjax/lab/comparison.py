@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+RESAMPLES = 2000
+
 
 def interquartile_mean(x: ArrayLike, axis: int = -1) -> np.ndarray:
     """Mean of the middle half; of n numbers the lowest and highest ⌊n/4⌋ are left out.
@@ -21,7 +23,7 @@ def interquartile_mean(x: ArrayLike, axis: int = -1) -> np.ndarray:
 
 
 def bootstrap_interval(
-    strata: Sequence[ArrayLike], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+    strata: Sequence[ArrayLike], *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Interquartile mean over all seeds of all strata, and a percentile bootstrap interval.
 
