@@ -14,9 +14,9 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from pgjax import environments, evaluate_runs, make_agent, make_trainer, reinforce, sweep
-from pgjax.lab import figures
-from pgjax.lab.results import Options
-from pgjax.lab.start import start
+from pgjax.runs.record.results import Options
+from pgjax.runs.settings.start import start
+from pgjax.runs.show import figures
 
 PANELS = {
     "credit": [

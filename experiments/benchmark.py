@@ -22,20 +22,21 @@ import tyro
 from jax import Array
 from jax.sharding import PartitionSpec as P
 from matplotlib import pyplot as plt
+from parts import peers
+from parts.shapes import QUICK, SHAPES, Shape, built, flops_per_step, ppo_shape
 from rich.console import Console
 from rich.table import Table
 
 from pgjax import (
     evaluate_runs,
-    meshes,
     rollout,
     sweeps,
     use_cpu_devices,
 )
-from pgjax.distributions import Categorical
-from pgjax.lab import peers, results
-from pgjax.lab.provenance import processor
-from pgjax.lab.shapes import QUICK, SHAPES, Shape, built, flops_per_step, ppo_shape
+from pgjax.engine import devices
+from pgjax.estimators.distributions import Categorical
+from pgjax.runs.record import results
+from pgjax.runs.record.provenance import processor
 from pgjax.types import Agent, Environment, Trainer
 
 
@@ -165,7 +166,7 @@ def rollout_seconds(
     rows = environment.horizon if config.rollout == "episodes" else config.num_steps
     length = max(2, measured // (config.num_envs * rows * shape.seeds))
     spread = jax.shard_map(
-        jax.vmap(many), mesh=runs.mesh, in_specs=P(meshes.SEED_AXIS), out_specs=P(meshes.SEED_AXIS), check_vma=False
+        jax.vmap(many), mesh=runs.mesh, in_specs=P(devices.SEED_AXIS), out_specs=P(devices.SEED_AXIS), check_vma=False
     )
     keys = jax.random.split(jax.random.key(0), shape.seeds)
     call = jax.jit(spread)
@@ -174,7 +175,7 @@ def rollout_seconds(
 
 def matrix_rate(size: int = 2048) -> float:
     """Floating-point operations per second of a large matrix product, on all devices together."""
-    mesh = meshes.make_mesh(jax.device_count())
+    mesh = devices.make_mesh(jax.device_count())
     product = jax.jit(jax.shard_map(lambda x: x @ x[0], mesh=mesh, in_specs=P("seed"), out_specs=P("seed")))
     x = jnp.ones((jax.device_count(), size, size))
     return 2 * size**3 * jax.device_count() / float(np.median(timed(lambda: product(x), 4)[1]))

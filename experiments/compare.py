@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pgjax import SettingError
-from pgjax.lab import figures, files
-from pgjax.lab.comparison import RESAMPLES, bootstrap_interval
-from pgjax.lab.reading import Run, draw_band, read_run
+from pgjax.runs.record import files
+from pgjax.runs.show import figures
+from pgjax.runs.show.comparison import RESAMPLES, bootstrap_interval
+from pgjax.runs.show.reading import Run, draw_band, read_run
 
 COLUMNS = ("environment", "name", "score", "seeds", "iqm", "low", "high", "lowest_seed", "highest_seed")
 QUICK_RESAMPLES = 100

@@ -53,10 +53,10 @@ from pgjax import (
     rollout,
     score,
 )
-from pgjax.baselines import Baseline, per_time, time_step
-from pgjax.gradients import trajectory_gradients
-from pgjax.lab.results import Options
-from pgjax.losses import Batch, log_ratio
+from pgjax.estimators.baselines import Baseline, per_time, time_step
+from pgjax.runs.record.results import Options
+from pgjax.training.gradients import trajectory_gradients
+from pgjax.training.loss import Batch, log_ratio
 from pgjax.types import Estimator, Params
 
 EXACT = ("trajectory_is", "per_decision_is")

@@ -32,9 +32,9 @@ from pgjax import (
     sweep,
     total_return,
 )
-from pgjax.lab import figures
-from pgjax.lab.results import Options
-from pgjax.lab.start import start
+from pgjax.runs.record.results import Options
+from pgjax.runs.settings.start import start
+from pgjax.runs.show import figures
 
 BATCHES = {1000: 64, 4000: 192}  # steps per batch -> episodes simulated to fill it, even while they are short
 QUICK_BATCHES = {100: 8, 200: 16}

@@ -18,13 +18,15 @@ import jax
 import numpy as np
 import tyro
 from matplotlib import pyplot as plt
+from parts import blocks
 from rich.console import Console
 from rich.progress import Progress
 
-from pgjax import SettingError, environments, evaluate_runs, make_agent, make_trainer, processes, reinforce
-from pgjax.lab import blocks, results
-from pgjax.lab.files import say
-from pgjax.lab.start import start
+from pgjax import SettingError, environments, evaluate_runs, make_agent, make_trainer, reinforce
+from pgjax.engine import hosts
+from pgjax.runs.record import results
+from pgjax.runs.record.files import say
+from pgjax.runs.settings.start import start
 
 COLUMNS = ("learning_rate", "seed", "env_steps", "updates", "greedy_return")
 EVALUATION_KEY = 1 << 31
@@ -78,7 +80,7 @@ def main(options: Options) -> None:
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(f"{number} blocks", total=number, completed=table.blocks)
         for runs in work:
-            state = processes.fetch((runs.state.env_steps, runs.state.update))
+            state = hosts.fetch((runs.state.env_steps, runs.state.update))
             key = jax.random.key(EVALUATION_KEY)
             returns = evaluate_runs(environment, agent, runs, key, episodes=16, greedy=True).mean(axis=1)
             table.append(list(zip(runs.settings["learning_rate"], runs.seeds, *state, returns, strict=True)))

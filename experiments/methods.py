@@ -27,10 +27,10 @@ from pgjax import (
     sweep,
     with_hyperparameters,
 )
-from pgjax.lab import figures
-from pgjax.lab.results import Options
-from pgjax.lab.start import start
-from pgjax.schedules import decaying
+from pgjax.methods.schedules import decaying
+from pgjax.runs.record.results import Options
+from pgjax.runs.settings.start import start
+from pgjax.runs.show import figures
 
 
 @dataclass(frozen=True)

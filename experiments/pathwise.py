@@ -28,9 +28,9 @@ from pgjax import (
     rollout,
     score,
 )
-from pgjax.gradients import trajectory_gradients
-from pgjax.lab.results import Options
-from pgjax.losses import Batch
+from pgjax.runs.record.results import Options
+from pgjax.training.gradients import trajectory_gradients
+from pgjax.training.loss import Batch
 from pgjax.types import Params
 
 HORIZONS = (5, 10, 25, 50, 100, 200)

@@ -15,9 +15,10 @@ import numpy as np
 import tyro
 
 from pgjax import SettingError
-from pgjax.lab import drawing, files
-from pgjax.lab.recording import Recording, record
-from pgjax.lab.start import start
+from pgjax.runs.record import files
+from pgjax.runs.settings.start import start
+from pgjax.runs.show import drawing
+from pgjax.runs.show.recording import Recording, record
 from pgjax.types import Params
 
 RENDER_KEY = (1 << 31) + 2  # seeds of training are below 2³¹; the two before it are evaluation's

@@ -20,9 +20,9 @@ from pgjax import (
     make_trainer,
     sweep,
 )
-from pgjax.lab import figures
-from pgjax.lab.results import Options
-from pgjax.lab.start import start
+from pgjax.runs.record.results import Options
+from pgjax.runs.settings.start import start
+from pgjax.runs.show import figures
 
 EPOCHS = (1, 4, 16)
 EPISODES_PER_BATCH, LEARNING_RATE, MAX_BATCHES = 16, 2e-3, 160

@@ -21,15 +21,17 @@ import jax
 import numpy as np
 import tyro
 from matplotlib import pyplot as plt
+from parts import scaling_model
+from parts.collectives import Traffic, traffic
+from parts.shapes import Shape, built, ppo_shape, reinforce_shape
 from rich.console import Console
 from rich.table import Table
 
-from pgjax import processes, sweeps, use_cpu_devices
-from pgjax.lab import results, scaling_model
-from pgjax.lab.collectives import Traffic, traffic
-from pgjax.lab.joining import joined
-from pgjax.lab.setup import Settings
-from pgjax.lab.shapes import Shape, built, ppo_shape, reinforce_shape
+from pgjax import sweeps, use_cpu_devices
+from pgjax.engine import hosts
+from pgjax.runs.record import results
+from pgjax.runs.settings.joining import joined
+from pgjax.runs.settings.setup import Settings
 
 SEEDS = 16
 SHAPES = {"reinforce": reinforce_shape(64, 500, SEEDS, 30), "ppo": ppo_shape(4, 128, SEEDS, 60)}
@@ -72,7 +74,7 @@ def main(options: Options) -> None:
         with joined(settings):
             use_cpu_devices(options.devices)
             found = {"rate": rate, "traffic": said, "drift": drift}[options.part](options)
-            if processes.is_first():
+            if hosts.is_first():
                 print(FOUND + json.dumps(found))
         return
     rates = {method: rates_of(options, method) for method in SHAPES}
@@ -94,7 +96,7 @@ def rate(options: Options) -> float:
     runs = sweeps.start(trainer, shape.recipe.algorithm, seeds=shape.seeds)
     seconds, steps = [], []
     for _ in range(3 if options.quick else 8):  # the first ones compile, and learn
-        begun, before = time.perf_counter(), processes.fetch(runs.state.env_steps).sum(dtype=float)
+        begun, before = time.perf_counter(), hosts.fetch(runs.state.env_steps).sum(dtype=float)
         runs, metrics = sweeps.advance(trainer, runs, 1 << 30, shape.updates)
         seconds.append(time.perf_counter() - begun)
         steps.append(metrics["env_steps"][:, -1].sum(dtype=float) - before)
@@ -123,7 +125,7 @@ def drift(options: Options) -> list[float]:
     apart = []
     for _ in range(updates):
         pair = [sweeps.advance(trainer, runs, 1 << 30, 1)[0] for runs in pair]
-        one, other = (jax.tree.leaves(processes.fetch(runs.state.params)) for runs in pair)
+        one, other = (jax.tree.leaves(hosts.fetch(runs.state.params)) for runs in pair)
         apart.append(max(float(np.max(np.abs(a - b))) for a, b in zip(one, other, strict=True)))
     return apart
 

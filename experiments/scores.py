@@ -23,12 +23,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
 from pgjax import SettingError, environments, rollout
-from pgjax.distributions import Categorical
-from pgjax.lab import figures, files
-from pgjax.lab.comparison import bootstrap_interval
-from pgjax.lab.reading import Run, draw_band, read_run
-from pgjax.lab.start import start
-from pgjax.lab.tuned import tuned_environments
+from pgjax.estimators.distributions import Categorical
+from pgjax.runs.record import files
+from pgjax.runs.settings.start import start
+from pgjax.runs.settings.tuned import tuned_environments
+from pgjax.runs.show import figures
+from pgjax.runs.show.comparison import bootstrap_interval
+from pgjax.runs.show.reading import Run, draw_band, read_run
 from pgjax.types import Discrete, Environment
 
 PUBLISHED = Path(__file__).with_name("published.toml")

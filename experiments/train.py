@@ -17,17 +17,19 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pgjax import SettingError, evaluate_runs, processes, sweeps
-from pgjax.lab import figures, files
-from pgjax.lab.configuration import from_command_line
-from pgjax.lab.interrupts import Stopped, StopRequest, stop_request
-from pgjax.lab.joining import joined
-from pgjax.lab.journal import Journal
-from pgjax.lab.loggers import check_installed
-from pgjax.lab.metrics_file import read_metrics
-from pgjax.lab.progress import progress_bar
-from pgjax.lab.setup import Settings, Setup, build
-from pgjax.lab.start import chosen_devices, start
+from pgjax import SettingError, evaluate_runs, sweeps
+from pgjax.engine import hosts
+from pgjax.runs.record import files
+from pgjax.runs.record.interrupts import Stopped, StopRequest, stop_request
+from pgjax.runs.record.journal import Journal
+from pgjax.runs.record.loggers import check_installed
+from pgjax.runs.record.metrics_file import read_metrics
+from pgjax.runs.settings.configuration import from_command_line
+from pgjax.runs.settings.joining import joined
+from pgjax.runs.settings.setup import Settings, Setup, build
+from pgjax.runs.settings.start import chosen_devices, start
+from pgjax.runs.show import figures
+from pgjax.runs.show.progress import progress_bar
 
 EVALUATION_KEY = 1 << 31  # seeds are below it: evaluation never repeats a training key
 
@@ -39,12 +41,12 @@ def main(settings: Settings) -> Path:
         setup = build(settings)
         check_installed(settings.log)
         stop.check("nothing was begun")
-        settings = settings if processes.is_first() else replace(settings, quiet=True)
+        settings = settings if hosts.is_first() else replace(settings, quiet=True)
         where = {"devices": chosen_devices(settings.devices), "mesh": settings.mesh or None}
         sweeps.plan(setup.trainer, setup.algorithm, settings.seeds, **where)  # refuses what start would, at once
-        path = Path(processes.from_first(lambda: str(claim(settings, held))))
-        if processes.highest(int(processes.is_first() and files.is_finished(path))):
-            if processes.is_first():
+        path = Path(hosts.from_first(lambda: str(claim(settings, held))))
+        if hosts.highest(int(hosts.is_first() and files.is_finished(path))):
+            if hosts.is_first():
                 files.say(f"{path} is finished: there is nothing to resume")
             return path
         attempt = files.Attempts(path)
@@ -69,7 +71,7 @@ def train(
     if settings.resume and not settings.quiet:
         files.say(f"{path} goes on from update {journal.update}")
     total = settings.total_steps
-    done = int(np.minimum(processes.fetch(journal.runs.state.env_steps), total).mean())
+    done = int(np.minimum(hosts.fetch(journal.runs.state.env_steps), total).mean())
     with progress_bar(total, done=done, quiet=settings.quiet) as bar:
         chunk, max_skipped = settings.updates_per_chunk, settings.max_skipped
         for now, metrics in sweeps.chunks(setup.trainer, journal.runs, total, chunk, max_skipped):
@@ -96,7 +98,7 @@ def finish(
         returns[name] = evaluate_runs(
             setup.environment, setup.agent, runs, key, episodes=settings.eval_episodes, greedy=bool(greedy)
         ).mean(axis=1)
-    rows = list(zip(runs.seeds, processes.fetch(runs.state.env_steps), *returns.values(), strict=True))
+    rows = list(zip(runs.seeds, hosts.fetch(runs.state.env_steps), *returns.values(), strict=True))
     stop.check(saved)
     attempt("learning_curve.png", lambda: draw(settings, path))
     stop.check(saved)
@@ -106,7 +108,7 @@ def finish(
     if not settings.quiet:
         show(path, settings, rows)
     attempt.settle()
-    stopped = np.flatnonzero(processes.fetch(runs.state.skipped_in_a_row) >= settings.max_skipped)
+    stopped = np.flatnonzero(hosts.fetch(runs.state.skipped_in_a_row) >= settings.max_skipped)
     if stopped.size:
         seeds = ", ".join(str(seed) for seed in runs.seeds[stopped])
         raise files.Incomplete(f"seeds {seeds} stopped, not finite: see {path / 'post-mortem'}; try a smaller step")

@@ -22,12 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pgjax import SettingError, evaluate_runs, hyperparameters, sweeps
-from pgjax.lab import figures, files
-from pgjax.lab.comparison import bootstrap_interval, interquartile_mean
-from pgjax.lab.configuration import config_text, from_command_line
-from pgjax.lab.progress import progress_bar
-from pgjax.lab.setup import Settings, Setup, build
-from pgjax.lab.start import start
+from pgjax.runs.record import files
+from pgjax.runs.settings.configuration import config_text, from_command_line
+from pgjax.runs.settings.setup import Settings, Setup, build
+from pgjax.runs.settings.start import start
+from pgjax.runs.show import figures
+from pgjax.runs.show.comparison import bootstrap_interval, interquartile_mean
+from pgjax.runs.show.progress import progress_bar
 
 EVALUATION_KEY = 1 << 31
 NEW_SEEDS = 1 << 20  # of the second round: none that a trial has used

@@ -26,14 +26,14 @@ import tyro
 from jax import Array
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from parts.trajectory_log import read_log
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from pgjax import Categorical, Environment, SettingError, Signals, environments, make_signals, oracle, rollout
-from pgjax.lab import results
-from pgjax.lab.trajectory_log import read_log
-from pgjax.value_estimates import VALUE_ESTIMATES, ValueEstimate
+from pgjax.estimators.value_estimates import VALUE_ESTIMATES, ValueEstimate
+from pgjax.runs.record import results
 
 FEW = 20  # effective trajectories, below which an interval is not to be believed
 

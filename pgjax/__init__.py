@@ -1,36 +1,21 @@
 """pgjax: policy gradients in JAX, every estimator a product of small pure functions."""
 
-from pgjax import runtime
+from pgjax import former_names
+from pgjax.engine import startup
 
-runtime.avoid_deadlock()  # before anything makes an array
+former_names.install()
+startup.avoid_deadlock()  # before anything makes an array
 
-from pgjax import (
-    algorithms,
-    baselines,
-    diagnostics,
-    environments,
-    gradients,
-    importance,
-    oracle,
-    rollout,
-    steps,
-    sweeps,
-    value_estimates,
-)
-from pgjax.actor_critics import a2c, natural, ppo, trpo, vtrace_actor_critic
-from pgjax.advantages import action_advantage, gae, lambda_return, td_error, vtrace, vtrace_target
-from pgjax.agents import from_networks
-from pgjax.algorithms import ALGORITHMS, BASELINES, CREDITS, FORMS, importance_sampling, reinforce
-from pgjax.baselines import baselined, standardised
+from pgjax import environments, methods, oracle, sweeps
+from pgjax import methods as algorithms
 from pgjax.config import Config, Recipe
-from pgjax.distributions import Categorical, Gaussian, SquashedGaussian
-from pgjax.estimators import all_action, doubly_robust, product
-from pgjax.evaluation import evaluate
-from pgjax.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
-from pgjax.networks import make_agent
-from pgjax.normalisation import normalise_observations
-from pgjax.recurrence import linear_recurrence
-from pgjax.returns import (
+from pgjax.engine.startup import use_cpu_devices
+from pgjax.estimators import all_action, baselines, doubly_robust, importance, product, steps, value_estimates
+from pgjax.estimators.advantages import action_advantage, gae, lambda_return, td_error, vtrace, vtrace_target
+from pgjax.estimators.baselines import baselined, standardised
+from pgjax.estimators.distributions import Categorical, Gaussian, SquashedGaussian
+from pgjax.estimators.recurrence import linear_recurrence
+from pgjax.estimators.returns import (
     discounted_objective,
     discounted_reward,
     make_signals,
@@ -40,8 +25,7 @@ from pgjax.returns import (
     weighted_per_decision,
     weighted_trajectory,
 )
-from pgjax.runtime import use_cpu_devices
-from pgjax.surrogates import (
+from pgjax.estimators.surrogates import (
     clipped_ratio,
     prefix_product,
     ratio,
@@ -50,7 +34,15 @@ from pgjax.surrogates import (
     surrogate_loss,
     trajectory_weight,
 )
+from pgjax.estimators.value_estimates import VALUE_ESTIMATES, ValueEstimate
+from pgjax.methods import ALGORITHMS, BASELINES, CREDITS, FORMS, importance_sampling, reinforce
+from pgjax.methods.actor_critic import a2c, natural, ppo, trpo, vtrace_actor_critic
+from pgjax.methods.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
+from pgjax.policies.build import from_networks
+from pgjax.policies.networks import make_agent
+from pgjax.policies.normalisation import normalise_observations
 from pgjax.sweeps import evaluate_runs, sweep
-from pgjax.training import make_trainer, run_updates, train
+from pgjax.training import gradients, make_trainer, rollout, run_updates, train
+from pgjax.training import monitors as diagnostics
+from pgjax.training.evaluation import evaluate
 from pgjax.types import Agent, Algorithm, Environment, SettingError, Signals, Trainer, TrainState, Transition
-from pgjax.value_estimates import VALUE_ESTIMATES, ValueEstimate

@@ -22,7 +22,7 @@ class Config:
       num_envs: trajectories (episodes) or parallel environments (stream) per update.
       num_steps: steps per environment and update in "stream"; not used in "episodes", where the horizon rules.
       epochs: passes over each batch; from the second on the policy is no longer the one that sampled it, and what an
-        estimator does about that is its business (`pgjax.importance`). With a `policy_step` the critic's passes.
+        estimator does about that is its business. With a `policy_step` the critic's passes.
       minibatches: gradient steps per pass, each on its share of the batch.
       shuffle: what a minibatch is made of: whole "environments" (products over time need them), or single "steps".
       group_size: in "episodes", so many consecutive trajectories start from the same reset.
@@ -35,7 +35,7 @@ class Config:
       discounted_objective: True keeps the factor γ^t in front of step t, the gradient of E[Σ γ^t r_t]; False drops
         it, as most libraries do (with γ < 1 that is the gradient of no function, Nota & Thomas 2020).
       critic: which values are learned: "none", "state" for V(s), "action" for Q(s, a) of discrete actions.
-      diagnostics: groups of trajectories whose gradients are compared at every update (`pgjax.diagnostics.monitor`):
+      diagnostics: groups of trajectories whose gradients are compared at every update (`pgjax.diagnostics`):
         gradient noise, critical batch size, probes of score and bias among the metrics. 0 is off.
 
     Raises:

@@ -13,12 +13,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
-from pgjax import processes
-from pgjax.evaluation import evaluate
-from pgjax.hyperparameters import check_hyperparameters, with_hyperparameters
-from pgjax.meshes import SEED_AXIS, asked_mesh, make_mesh
-from pgjax.sharing import ENV_AXIS
-from pgjax.training import NEVER, run_updates
+from pgjax.engine import hosts
+from pgjax.engine.devices import SEED_AXIS, asked_mesh, make_mesh
+from pgjax.estimators.sharing import ENV_AXIS
+from pgjax.methods.hyperparameters import check_hyperparameters, with_hyperparameters
+from pgjax.training.evaluation import evaluate
+from pgjax.training.update import NEVER, run_updates
 from pgjax.types import Agent, Algorithm, Environment, Params, SettingError, Trainer, TrainState
 
 Over = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]
@@ -160,7 +160,7 @@ def advance(
     """
     limits = jnp.int32(total_steps), jnp.int32(max_skipped)
     state, metrics = _advance(trainer, updates, runs.mesh, runs.algorithm, runs.state, limits)
-    return runs._replace(state=state), processes.fetch(metrics)
+    return runs._replace(state=state), hosts.fetch(metrics)
 
 
 def compiled(trainer: Trainer, runs: Runs, updates: int) -> Any:
@@ -187,7 +187,7 @@ def chunks(
         raise SettingError("total_steps", total_steps, "must be at least 1")
     while True:
         runs, metrics = advance(trainer, runs, total_steps, updates, max_skipped)
-        skipped = processes.fetch(runs.state.skipped_in_a_row)
+        skipped = hosts.fetch(runs.state.skipped_in_a_row)
         over = (metrics["env_steps"][:, -1] >= total_steps) | (skipped >= max_skipped)
         yield runs, metrics
         if np.all(over):
@@ -263,7 +263,7 @@ def evaluate_runs(
     ((8,), True)
     """
     returns = _evaluate(environment, agent, episodes, greedy, runs.mesh, runs.state.params, key)
-    return processes.fetch(returns)
+    return hosts.fetch(returns)
 
 
 def _placed(state: TrainState) -> Any:

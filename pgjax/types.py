@@ -94,7 +94,7 @@ class Algorithm(NamedTuple):
     target_kl: ArrayLike | None = None  # no further step on a batch once the estimated KL is above
     momentum: ArrayLike | None = None  # weight α of the new gradient in a recursive estimate (STORM-PG)
     control_variate: Partial | None = None  # (gradients [N, ...], scores [N, ...]) -> correction
-    policy_step: Partial | None = None  # moves the policy in place of the optimiser (`pgjax.steps`)
+    policy_step: Partial | None = None  # moves the policy in place of the optimiser (`pgjax.estimators.steps`)
 
 
 def as_partial(function: Callable) -> Partial:
@@ -199,7 +199,7 @@ class TrainState(NamedTuple):
     key: Array
     update: Array  # updates done
     env_steps: Array  # environment steps taken (padding not counted)
-    skipped: Array  # updates dropped because they were not finite (`pgjax.guard`)
+    skipped: Array  # updates dropped because they were not finite (`pgjax.training.guard`)
     skipped_in_a_row: Array  # of these, the last ones with none in between that was
     reward_scale: Any = None  # statistics of the discounted return, with `normalise_rewards`
     previous: Any = None  # (params, gradient) of the update before, with `momentum`

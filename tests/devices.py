@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+from parts.collectives import traffic
 
-from pgjax import environments, make_agent, make_trainer, ppo, processes, reinforce, sweeps, use_cpu_devices
-from pgjax.lab.collectives import traffic
+from pgjax import environments, make_agent, make_trainer, ppo, reinforce, sweeps, use_cpu_devices
+from pgjax.engine import hosts
 
 UPDATES = 2  # of the program whose collectives are counted
 
@@ -37,7 +38,7 @@ def case(name, environment, hidden):
         program = sweeps.compiled(trainer, runs, UPDATES)
         for _ in range(-(-updates // UPDATES)):
             runs, _ = sweeps.advance(trainer, runs, 1 << 30, UPDATES)
-        ends.append(jax.tree.leaves(processes.fetch(runs.state.params)))
+        ends.append(jax.tree.leaves(hosts.fetch(runs.state.params)))
     sent = traffic(program.as_text())
     apart = max(float(np.max(np.abs(a - b))) for a, b in zip(*ends, strict=True))
     moved = float(max(np.max(np.abs(a)) for a in ends[0]))

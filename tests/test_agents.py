@@ -23,7 +23,7 @@ from pgjax import (
     rollout,
     train,
 )
-from pgjax.networks import CNN
+from pgjax.policies.networks import CNN
 from pgjax.types import Discrete
 
 

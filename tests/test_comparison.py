@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pgjax.lab.comparison import bootstrap_interval, interquartile_mean
+from pgjax.runs.show.comparison import bootstrap_interval, interquartile_mean
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "compare.py"
 

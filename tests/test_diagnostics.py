@@ -28,7 +28,7 @@ from pgjax import (
     stopped_prefix,
     train,
 )
-from pgjax.losses import Batch, values_of
+from pgjax.training.loss import Batch, values_of
 
 SHORT = environments.make("CartPole-v1")._replace(horizon=100)  # untrained policies fall within it
 

@@ -14,8 +14,8 @@ from jax.tree_util import Partial
 from problems import MDPS
 
 from pgjax import baselined, baselines, gradients, oracle, product, reward_to_go, score, total_return
-from pgjax.losses import Batch
-from pgjax.statistics import size_of
+from pgjax.estimators.reductions import size_of
+from pgjax.training.loss import Batch
 
 pytestmark = pytest.mark.usefixtures("x64")
 

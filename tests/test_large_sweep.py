@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from parts import blocks
 
 from pgjax import environments, make_agent, make_trainer, reinforce, sweep
-from pgjax.lab import blocks
-from pgjax.lab.metrics_file import csv_text
+from pgjax.runs.record.metrics_file import csv_text
 from pgjax.types import SettingError
 
 OVER = {"learning_rate": [1e-2, 3e-2]}

@@ -21,8 +21,8 @@ from pgjax import (
     sweep,
     train,
 )
-from pgjax.losses import Batch, first_memory, ratios_of, remembered, values_of
-from pgjax.minibatches import over_minibatches
+from pgjax.training.loss import Batch, first_memory, ratios_of, remembered, values_of
+from pgjax.training.minibatches import over_minibatches
 
 STEPS, ENVS = 37, 6
 

@@ -36,11 +36,11 @@ from pgjax import (
     train,
     trpo,
 )
-from pgjax.losses import Batch, policy_loss, value_loss
-from pgjax.minibatches import over_minibatches
-from pgjax.returns import make_signals
-from pgjax.shuffle import random_parts
-from pgjax.statistics import size_of
+from pgjax.estimators.reductions import size_of
+from pgjax.estimators.returns import make_signals
+from pgjax.training.loss import Batch, policy_loss, value_loss
+from pgjax.training.minibatches import over_minibatches
+from pgjax.training.shuffle import random_parts
 from pgjax.types import Transition
 
 

@@ -25,8 +25,8 @@ from pgjax import (
     rollout,
     train,
 )
-from pgjax.collection import collect
-from pgjax.normalisation import EPSILON, merge, no_moments, no_reward_scale, scale_rewards
+from pgjax.policies.normalisation import EPSILON, merge, no_moments, no_reward_scale, scale_rewards
+from pgjax.training.batch import collect
 from pgjax.types import Discrete, Environment
 
 

@@ -32,8 +32,8 @@ from pgjax import (
     weighted_per_decision,
     weighted_trajectory,
 )
-from pgjax.returns import discounted_reward
-from pgjax.sharing import ENV_AXIS
+from pgjax.estimators.returns import discounted_reward
+from pgjax.estimators.sharing import ENV_AXIS
 
 pytestmark = pytest.mark.usefixtures("x64")
 

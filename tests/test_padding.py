@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from pgjax import algorithms, environments, make_agent, normalise_observations, rollout
-from pgjax.gradients import loss_gradient
-from pgjax.losses import Batch, credit_of, first_memory, loss, signals_of, target_of
-from pgjax.statistics import size_of
+from pgjax.estimators.reductions import size_of
+from pgjax.training.gradients import loss_gradient
+from pgjax.training.loss import Batch, credit_of, first_memory, loss, signals_of, target_of
 
 
 def test_rollouts_that_stop_early_give_what_those_to_the_horizon_give(monkeypatch):

@@ -16,11 +16,12 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from pgjax import SettingError, environments, make_agent, normalise_observations, rollout
-from pgjax.lab import checkpoints, drawing
-from pgjax.lab.configuration import recorded
-from pgjax.lab.recording import Recording, record
-from pgjax.lab.setup import Settings, build
-from pgjax.rollout import Visited
+from pgjax.runs.record import checkpoints
+from pgjax.runs.settings.configuration import recorded
+from pgjax.runs.settings.setup import Settings, build
+from pgjax.runs.show import drawing
+from pgjax.runs.show.recording import Recording, record
+from pgjax.training.rollout import Visited
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "render.py"
 SMALL = Settings(environment="Catch-bsuite", hidden=(8,), seeds=2)

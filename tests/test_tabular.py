@@ -29,8 +29,8 @@ from pgjax import (
     total_return,
     trajectory_weight,
 )
-from pgjax.losses import Batch, log_ratio
-from pgjax.returns import make_signals
+from pgjax.estimators.returns import make_signals
+from pgjax.training.loss import Batch, log_ratio
 
 NAMES = ["FrozenLake-misc", "FourRooms-misc", "Catch-bsuite", "DeepSea-bsuite"]
 

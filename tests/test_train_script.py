@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pgjax import evaluate
-from pgjax.lab import files
-from pgjax.lab.setup import Settings, build
+from pgjax.runs.record import files
+from pgjax.runs.settings.setup import Settings, build
 from pgjax.types import SettingError
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "train.py"

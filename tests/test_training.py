@@ -28,7 +28,6 @@ from pgjax import (
     importance_sampling,
     make_agent,
     make_trainer,
-    meshes,
     normalise_observations,
     ppo,
     reinforce,
@@ -39,8 +38,9 @@ from pgjax import (
     vtrace_actor_critic,
     with_hyperparameters,
 )
-from pgjax.algorithms import rloo, storm
-from pgjax.schedules import decaying, linear_decay
+from pgjax.engine import devices
+from pgjax.methods.schedules import decaying, linear_decay
+from pgjax.methods.table import rloo, storm
 
 METHODS = [
     *(("total_return", baseline) for baseline in ("none", "leave_one_out", "optimal")),
@@ -270,7 +270,7 @@ def test_spreading_over_devices_changes_nothing():
 
 
 def test_devices_go_to_runs_first_and_share_batches_where_some_are_left():
-    shapes = [meshes.make_mesh(runs, shares).devices.shape for runs, shares in ((4, 8), (3, 1), (3, 8), (1, 3))]
+    shapes = [devices.make_mesh(runs, shares).devices.shape for runs, shares in ((4, 8), (3, 1), (3, 8), (1, 3))]
     assert shapes == [(2, 1), (1, 1), (1, 2), (1, 1)]
 
 

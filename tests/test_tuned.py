@@ -14,9 +14,9 @@ import pytest
 from test_comparison import write_run
 
 from pgjax import SettingError, environments
-from pgjax.lab.configuration import from_command_line, read_config
-from pgjax.lab.setup import build
-from pgjax.lab.tuned import tuned, tuned_environments
+from pgjax.runs.settings.configuration import from_command_line, read_config
+from pgjax.runs.settings.setup import build
+from pgjax.runs.settings.tuned import tuned, tuned_environments
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 LEFT_OUT = {"MNISTBandit-bsuite", "Pong-misc"}  # one downloads its data, the other cannot be won

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from parts.trajectory_log import read_log
 
 from pgjax import SettingError, make_signals
-from pgjax.lab.trajectory_log import read_log
-from pgjax.value_estimates import VALUE_ESTIMATES
+from pgjax.estimators.value_estimates import VALUE_ESTIMATES
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "value_estimate.py"
 

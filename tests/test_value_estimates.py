@@ -11,7 +11,7 @@ from problems import MDPS
 from scipy import stats
 
 from pgjax import SettingError, make_signals, oracle, value_estimates
-from pgjax.value_estimates import VALUE_ESTIMATES
+from pgjax.estimators.value_estimates import VALUE_ESTIMATES
 
 WEIGHTED = ("weighted_trajectory", "weighted_per_decision")
 VALUES = {

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from pgjax.lab.collectives import Traffic
+from parts.collectives import Traffic
 
 
 class Link(NamedTuple):

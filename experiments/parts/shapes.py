@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from parts import peers
 from pgjax import Recipe, a2c, environments, make_agent, make_trainer, ppo, reinforce
-from pgjax.lab import peers
 from pgjax.types import Agent, Environment, Trainer
 
 

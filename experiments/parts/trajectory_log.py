@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from pgjax.returns import make_signals
+from pgjax.estimators.returns import make_signals
 from pgjax.types import SettingError, Signals
 
 NEEDED, FLAGS, CRITIC = ("reward", "log_prob", "target_log_prob"), ("mask", "terminated"), ("value", "action_value")

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pgjax.dtypes import strong
+from pgjax.environments.dtypes import strong
 from pgjax.types import Box, Environment, SettingError
 
 PREFIX = "brax/"

@@ -1,6 +1,6 @@
 """gymnax in, `Environment` out: two pure functions with termination and truncation apart. Imports gymnax lazily.
 
-A name that begins with "brax/" is brax's: see `pgjax.brax_environments`.
+A name that begins with "brax/" is brax's: see `pgjax.environments.brax`.
 """
 
 import ast
@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pgjax import brax_environments
-from pgjax.dtypes import strong
+from pgjax.environments import brax as brax_environments
+from pgjax.environments.dtypes import strong
 from pgjax.types import Box, Discrete, Environment, SettingError
 
 # Episodes that end by themselves well before gymnax's own limit: after how many steps, at most.

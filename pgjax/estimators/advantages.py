@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from pgjax.importance import weight
-from pgjax.recurrence import linear_recurrence
+from pgjax.estimators.importance import weight
+from pgjax.estimators.recurrence import linear_recurrence
 from pgjax.types import Signals
 
 

@@ -2,7 +2,7 @@
 
 A baseline leaves the gradient's mean alone if b_t is independent of a_t given the history: it may see s_t, earlier
 steps and other trajectories, never the action it judges. The variance-optimal ones need per-trajectory gradients
-and live in `pgjax.gradients`.
+and live in `pgjax.training.gradients`.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from pgjax.returns import total_return
-from pgjax.statistics import batch_sum, require_batch, size_of, step_sum
+from pgjax.estimators.reductions import batch_sum, require_batch, size_of, step_sum
+from pgjax.estimators.returns import total_return
 from pgjax.types import Credit, Signals, as_partial
 
 Baseline = Callable[[Signals, Array], Array]

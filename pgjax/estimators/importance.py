@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from pgjax.recurrence import linear_recurrence
+from pgjax.estimators.recurrence import linear_recurrence
 
 
 def max_log_weight(dtype: jnp.dtype) -> float:

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
-from pgjax.distributions import Categorical, Distribution
-from pgjax.importance import log_prefix, weight
-from pgjax.returns import discount_factor, discounted_reward
+from pgjax.estimators.distributions import Categorical, Distribution
+from pgjax.estimators.importance import log_prefix, weight
+from pgjax.estimators.returns import discount_factor, discounted_reward
 from pgjax.types import Credit, Estimator, SettingError, Signals, Surrogate, as_partial
 
 

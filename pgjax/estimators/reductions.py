@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from pgjax.sharing import highest, sharers, total
+from pgjax.estimators.sharing import highest, sharers, total
 
 BATCH_AXIS = 1
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from pgjax.importance import max_log_weight, weight
-from pgjax.recurrence import linear_recurrence
-from pgjax.statistics import batch_max, batch_sum, require_batch
+from pgjax.estimators.importance import max_log_weight, weight
+from pgjax.estimators.recurrence import linear_recurrence
+from pgjax.estimators.reductions import batch_max, batch_sum, require_batch
 from pgjax.types import Signals
 
 

@@ -9,7 +9,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from pgjax.distributions import Distribution
+from pgjax.estimators.distributions import Distribution
 from pgjax.types import Params
 
 CG_ITERATIONS = 10

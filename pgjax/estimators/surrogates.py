@@ -9,8 +9,8 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
-from pgjax.importance import log_prefix, log_whole, weight
-from pgjax.statistics import size_of
+from pgjax.estimators.importance import log_prefix, log_whole, weight
+from pgjax.estimators.reductions import size_of
 
 
 def score(log_ratio: Array, credit: Array, continues: Array) -> Array:

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pgjax.importance import clamped_fraction, effective_sample_size, weight
-from pgjax.returns import discount_factor, discounted_reward, total_return
-from pgjax.statistics import BATCH_AXIS, size_of
+from pgjax.estimators.importance import clamped_fraction, effective_sample_size, weight
+from pgjax.estimators.reductions import BATCH_AXIS, size_of
+from pgjax.estimators.returns import discount_factor, discounted_reward, total_return
 from pgjax.types import SettingError, Signals
 
 

@@ -6,12 +6,12 @@ import optax
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from pgjax.advantages import gae, lambda_return, vtrace, vtrace_target
-from pgjax.baselines import standardised
 from pgjax.config import Config, Recipe
-from pgjax.estimators import product
-from pgjax.steps import natural_step, trust_region_step
-from pgjax.surrogates import clipped_ratio, ratio, score
+from pgjax.estimators.advantages import gae, lambda_return, vtrace, vtrace_target
+from pgjax.estimators.baselines import standardised
+from pgjax.estimators.products import product
+from pgjax.estimators.steps import natural_step, trust_region_step
+from pgjax.estimators.surrogates import clipped_ratio, ratio, score
 from pgjax.types import Algorithm
 
 STREAM = Config(rollout="stream", mean="steps", critic="state", num_envs=16, num_steps=16)

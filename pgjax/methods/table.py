@@ -8,12 +8,10 @@ import optax
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from pgjax import baselines
-from pgjax.actor_critics import a2c, natural, ppo, trpo, vtrace_actor_critic
 from pgjax.config import Config, Critic, Recipe
-from pgjax.estimators import all_action, doubly_robust, product
-from pgjax.gradients import optimal_per_parameter, optimal_scalar
-from pgjax.returns import (
+from pgjax.estimators import baselines
+from pgjax.estimators.products import all_action, doubly_robust, product
+from pgjax.estimators.returns import (
     discounted_reward,
     off_policy_reward_to_go,
     reward_to_go,
@@ -21,7 +19,9 @@ from pgjax.returns import (
     weighted_per_decision,
     weighted_trajectory,
 )
-from pgjax.surrogates import prefix_product, ratio, score, stopped_prefix, trajectory_weight
+from pgjax.estimators.surrogates import prefix_product, ratio, score, stopped_prefix, trajectory_weight
+from pgjax.methods.actor_critic import a2c, natural, ppo, trpo, vtrace_actor_critic
+from pgjax.training.gradients import optimal_per_parameter, optimal_scalar
 from pgjax.types import Algorithm, Credit, Estimator, SettingError, Surrogate
 
 CREDITS: dict[str, Credit] = {"total_return": total_return, "reward_to_go": reward_to_go}
@@ -36,7 +36,7 @@ BASELINES: dict[str, baselines.Baseline | None] = {
     "optimal": None,
     "optimal_per_parameter": None,
 }
-"""Baselines by name; the last two act on gradients, not on credit (`pgjax.gradients`)."""
+"""Baselines by name; the last two act on gradients, not on credit (`pgjax.training.gradients`)."""
 
 _CONTROL_VARIATES = {
     "optimal": Partial(optimal_scalar),

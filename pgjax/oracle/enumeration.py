@@ -11,10 +11,10 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from pgjax.distributions import Categorical
-from pgjax.losses import Batch, contributions, log_ratio
+from pgjax.estimators.distributions import Categorical
+from pgjax.estimators.returns import discounted_objective, make_signals
 from pgjax.oracle.mdp import MDP, LogPolicy, per_step
-from pgjax.returns import discounted_objective, make_signals
+from pgjax.training.loss import Batch, contributions, log_ratio
 from pgjax.types import Agent, Estimator, Params, SettingError, Signals, Transition
 
 MAX_BATCHES = 20_000_000

@@ -10,8 +10,8 @@ from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from pgjax.advantages import action_advantage, gae, vtrace
-from pgjax.baselines import (
+from pgjax.estimators.advantages import action_advantage, gae, vtrace
+from pgjax.estimators.baselines import (
     baselined,
     constant,
     group_standardised,
@@ -20,7 +20,9 @@ from pgjax.baselines import (
     same_batch_mean,
     state_value,
 )
-from pgjax.estimators import all_action, doubly_robust, product
+from pgjax.estimators.products import all_action, doubly_robust, product
+from pgjax.estimators.returns import discounted_reward, off_policy_reward_to_go, reward_to_go, total_return
+from pgjax.estimators.surrogates import clipped_ratio, prefix_product, ratio, score, stopped_prefix, trajectory_weight
 from pgjax.oracle.enumeration import (
     MAX_BATCHES,
     Sampling,
@@ -29,8 +31,6 @@ from pgjax.oracle.enumeration import (
     trajectory_estimates,
 )
 from pgjax.oracle.mdp import MDP, exact_gradient, exact_values
-from pgjax.returns import discounted_reward, off_policy_reward_to_go, reward_to_go, total_return
-from pgjax.surrogates import clipped_ratio, prefix_product, ratio, score, stopped_prefix, trajectory_weight
 from pgjax.types import Estimator
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from pgjax.config import Critic
-from pgjax.distributions import Categorical, Gaussian, SquashedGaussian
+from pgjax.estimators.distributions import Categorical, Gaussian, SquashedGaussian
 from pgjax.types import ACTION_MASK, Agent, Box, Discrete, Environment, Memory, Params, SettingError
 
 PolicyKind = Literal["auto", "categorical", "gaussian", "squashed"]

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pgjax.agents import PolicyKind, check_policy, default_features, from_networks
 from pgjax.config import Critic
+from pgjax.policies.build import PolicyKind, check_policy, default_features, from_networks
 from pgjax.types import Agent, Discrete, Environment, SettingError
 
 NetworkKind = Literal["auto", "mlp", "cnn"]

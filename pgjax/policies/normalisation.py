@@ -8,8 +8,8 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
-from pgjax.recurrence import linear_recurrence
-from pgjax.statistics import step_sum
+from pgjax.estimators.recurrence import linear_recurrence
+from pgjax.estimators.reductions import step_sum
 from pgjax.types import ACTION_MASK, Agent, Environment, Memory, Params, SettingError, Transition
 
 EPSILON = 1e-8

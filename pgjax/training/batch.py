@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pgjax import diagnostics, rollout
 from pgjax.config import Config
-from pgjax.gradients import cut, loss_gradient, summed, trajectory_gradients
-from pgjax.losses import Batch, first_memory, policy_on, ratios_of, values_of
-from pgjax.normalisation import RewardScale, scale_rewards
-from pgjax.sharing import own_share, total
-from pgjax.statistics import BatchSize, size_of
+from pgjax.estimators.reductions import BatchSize, size_of
+from pgjax.estimators.sharing import own_share, total
+from pgjax.policies.normalisation import RewardScale, scale_rewards
+from pgjax.training import monitors as diagnostics
+from pgjax.training import rollout
+from pgjax.training.gradients import cut, loss_gradient, summed, trajectory_gradients
+from pgjax.training.loss import Batch, first_memory, policy_on, ratios_of, values_of
 from pgjax.types import Agent, Algorithm, Environment, Params, SettingError, Signals, TrainState, Transition
 
 Metrics = dict[str, Array]

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from pgjax.config import Config
-from pgjax.dependence import depends_on
-from pgjax.losses import credit_of, looks_along_time
-from pgjax.returns import make_signals
+from pgjax.estimators.returns import make_signals
+from pgjax.training.dependence import depends_on
+from pgjax.training.loss import credit_of, looks_along_time
 from pgjax.types import Agent, Algorithm, Environment, SettingError, Signals
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pgjax import rollout
+from pgjax.training import rollout
 from pgjax.types import Agent, Environment, Params
 
 

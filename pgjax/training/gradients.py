@@ -9,8 +9,8 @@ import optax
 from jax import Array
 
 from pgjax.config import Config
-from pgjax.losses import Batch, contributions, looks_along_time, loss
-from pgjax.statistics import BatchSize
+from pgjax.estimators.reductions import BatchSize
+from pgjax.training.loss import Batch, contributions, looks_along_time, loss
 from pgjax.types import Agent, Algorithm, Estimator, Params
 
 CACHED_STEPS = 256

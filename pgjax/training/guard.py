@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pgjax.collection import Collection, Metrics
-from pgjax.rollout import StreamState, start_stream
-from pgjax.sharing import own_share, sharers, total
+from pgjax.estimators.sharing import own_share, sharers, total
+from pgjax.training.batch import Collection, Metrics
+from pgjax.training.rollout import StreamState, start_stream
 from pgjax.types import Agent, Environment, TrainState
 
 

@@ -10,10 +10,10 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from pgjax.config import Config
-from pgjax.dependence import depends_on
-from pgjax.distributions import Categorical, Distribution
-from pgjax.returns import discounted_objective, make_signals
-from pgjax.statistics import BatchSize
+from pgjax.estimators.distributions import Categorical, Distribution
+from pgjax.estimators.reductions import BatchSize
+from pgjax.estimators.returns import discounted_objective, make_signals
+from pgjax.training.dependence import depends_on
 from pgjax.types import Agent, Algorithm, Estimator, Params, Signals, Transition
 
 

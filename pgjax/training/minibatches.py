@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from pgjax.config import Config
-from pgjax.losses import Batch
-from pgjax.shuffle import random_parts
+from pgjax.training.loss import Batch
+from pgjax.training.shuffle import random_parts
 
 
 def over_minibatches(

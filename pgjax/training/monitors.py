@@ -10,12 +10,12 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pgjax.config import Config
-from pgjax.estimators import product
-from pgjax.importance import clamped_fraction, effective_sample_size, log_prefix
-from pgjax.losses import Batch, contributions, credit_of, policy_on, ratios_of
-from pgjax.returns import make_signals, off_policy_reward_to_go, reward_to_go, total_return
-from pgjax.rollout import Policy, Visited, episodes
-from pgjax.surrogates import stopped_prefix
+from pgjax.estimators.importance import clamped_fraction, effective_sample_size, log_prefix
+from pgjax.estimators.products import product
+from pgjax.estimators.returns import make_signals, off_policy_reward_to_go, reward_to_go, total_return
+from pgjax.estimators.surrogates import stopped_prefix
+from pgjax.training.loss import Batch, contributions, credit_of, policy_on, ratios_of
+from pgjax.training.rollout import Policy, Visited, episodes
 from pgjax.types import Agent, Algorithm, Discrete, Environment, Params, SettingError, Transition
 
 
@@ -121,7 +121,7 @@ def weight_statistics(
         largest_weight_share    max w / Σw
         mean_weight             about 1, or the recorded actions and log-probabilities do not belong together
         kl                      mean of (ρ − 1) − log ρ, an estimate of KL(θ̄ ‖ θ) per step
-        clamped                 share of steps whose weight met the bound of `pgjax.importance`
+        clamped                 share of steps whose weight met the bound of `pgjax.estimators.importance`
 
     In "episodes" w = ρ_{1:T} of each trajectory; in "stream" ρ_t of each step.
 

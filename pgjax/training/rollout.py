@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pgjax.distributions import Distribution
-from pgjax.recurrence import linear_recurrence
-from pgjax.runtime import anywhere
+from pgjax.engine.startup import anywhere
+from pgjax.estimators.distributions import Distribution
+from pgjax.estimators.recurrence import linear_recurrence
 from pgjax.types import Agent, Environment, Params, Transition
 
 RESETS_AT_ONCE = 1 << 12

@@ -11,19 +11,20 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from pgjax import diagnostics, rollout
-from pgjax.collection import Collection, Metrics, collect
-from pgjax.compatibility import check
 from pgjax.config import Config
-from pgjax.dependence import depends_on
-from pgjax.guard import guard
-from pgjax.losses import Batch, credit_of, policy_loss, policy_on, target_of, value_loss
-from pgjax.minibatches import over_minibatches
-from pgjax.normalisation import no_reward_scale
-from pgjax.runtime import in_turn
-from pgjax.sharing import own_share, total
-from pgjax.statistics import size_of
-from pgjax.steps import PolicyProblem
+from pgjax.engine.startup import in_turn
+from pgjax.estimators.reductions import size_of
+from pgjax.estimators.sharing import own_share, total
+from pgjax.estimators.steps import PolicyProblem
+from pgjax.policies.normalisation import no_reward_scale
+from pgjax.training import monitors as diagnostics
+from pgjax.training import rollout
+from pgjax.training.batch import Collection, Metrics, collect
+from pgjax.training.checks import check
+from pgjax.training.dependence import depends_on
+from pgjax.training.guard import guard
+from pgjax.training.loss import Batch, credit_of, policy_loss, policy_on, target_of, value_loss
+from pgjax.training.minibatches import over_minibatches
 from pgjax.types import Agent, Algorithm, Environment, Params, Trainer, TrainState
 
 NEVER = 2**31 - 1
@@ -36,8 +37,8 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
     One update collects a batch with the current policy, computes credit over the whole of it, and moves the
     parameters: `epochs` passes of `minibatches` gradient steps each; or one `policy_step`, and the passes for the
     critic. Credit that carries ratios is computed anew for each pass. An update that is not finite is dropped whole
-    (`pgjax.guard`): metrics `skipped` and `nonfinite` say so. Hyperparameters arrive with the `algorithm` argument,
-    never by closure.
+    (`pgjax.training.guard`): metrics `skipped` and `nonfinite` say so. Hyperparameters arrive with the `algorithm`
+    argument, never by closure.
 
     Raises:
       SettingError: where config, agent and, from `init` and `update`, algorithm contradict each other.

@@ -6,8 +6,8 @@ import signal
 import threading
 import time
 
-from pgjax.lab import checkpoints
-from pgjax.lab.files import say
+from pgjax.runs.record import checkpoints
+from pgjax.runs.record.files import say
 
 TINY = [
     *("--no-tuned", "--environment", "Catch-bsuite", "--seeds", "2", "--num-envs", "4", "--hidden", "4"),

@@ -20,7 +20,7 @@ def serve() -> None:
     import seaborn  # noqa: F401
     from orbax.checkpoint import v1  # noqa: F401
 
-    import pgjax.lab.journal  # noqa: F401
+    import pgjax.runs.record.journal  # noqa: F401
 
     warnings.simplefilter("ignore", RuntimeWarning)  # of forking: no thread of jax runs yet
     print("ready", flush=True)

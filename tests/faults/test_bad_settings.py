@@ -7,9 +7,9 @@ from typing import get_type_hints
 
 import pytest
 
-from pgjax.algorithms import ALGORITHMS
-from pgjax.hyperparameters import hyperparameters
-from pgjax.lab.setup import Settings, build
+from pgjax.methods.hyperparameters import hyperparameters
+from pgjax.methods.table import ALGORITHMS
+from pgjax.runs.settings.setup import Settings, build
 from pgjax.types import SettingError
 
 HINTS = {name: str(hint) for name, hint in get_type_hints(Settings).items()}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pgjax import a2c, environments, make_agent, make_trainer, sweeps
-from pgjax.lab import checkpoints
+from pgjax.runs.record import checkpoints
 from pgjax.types import SettingError
 
 TREE = {

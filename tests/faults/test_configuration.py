@@ -9,8 +9,8 @@ import pytest
 from runs import TINY
 
 from pgjax import ALGORITHMS
-from pgjax.lab.configuration import config_text, from_command_line, read_config, recorded
-from pgjax.lab.setup import Settings, build
+from pgjax.runs.settings.configuration import config_text, from_command_line, read_config, recorded
+from pgjax.runs.settings.setup import Settings, build
 from pgjax.types import SettingError
 
 
@@ -99,7 +99,7 @@ def test_a_run_writes_what_it_resolved(here, tmp_path):
 
 SECOND = """
 import hashlib, os, signal
-from pgjax.lab.interrupts import stop_request
+from pgjax.runs.record.interrupts import stop_request
 with stop_request() as stop:
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes without Python

@@ -11,9 +11,9 @@ import pytest
 from faulty import all_finite, learner, walk
 
 from pgjax import ALGORITHMS
-from pgjax.lab import figures
-from pgjax.lab.metrics_file import MetricsFile
-from pgjax.lab.progress import last_return
+from pgjax.runs.record.metrics_file import MetricsFile
+from pgjax.runs.show import figures
+from pgjax.runs.show.progress import last_return
 
 UPDATES = 4
 NEVER, EVERY_STEP, LIMIT = range(3)

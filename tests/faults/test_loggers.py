@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from runs import TINY, fingerprint
 
-from pgjax.lab.metrics_file import read_metrics
+from pgjax.runs.record.metrics_file import read_metrics
 from pgjax.types import SettingError
 
 STEPS = "--total-steps", 36 * 7

@@ -11,7 +11,7 @@ import pytest
 from faulty import ENVS, KINDS, NEVER, VALUES, Fault, all_finite, faulty, learner, walk
 
 from pgjax import ALGORITHMS, rollout
-from pgjax.guard import NONFINITE, restart_broken
+from pgjax.training.guard import NONFINITE, restart_broken
 
 HORIZON, STEPS, UPDATES = 20, 5, 6
 

@@ -6,9 +6,9 @@ import time
 import pytest
 from runs import TINY, fingerprint
 
-from pgjax.lab.joining import place_of
-from pgjax.lab.setup import Settings
-from pgjax.lab.start import chosen_devices
+from pgjax.runs.settings.joining import place_of
+from pgjax.runs.settings.setup import Settings
+from pgjax.runs.settings.start import chosen_devices
 from pgjax.types import SettingError
 
 RUN = [*TINY[:-6], *TINY[-4:], "--save-every", "0", "--total-steps", str(36 * 60)]

@@ -11,9 +11,9 @@ import pytest
 from runs import TINY, fingerprint
 
 from pgjax import sweeps
-from pgjax.lab import checkpoints, files
-from pgjax.lab.interrupts import Stopped
-from pgjax.lab.metrics_file import GrowingFile, read_metrics
+from pgjax.runs.record import checkpoints, files
+from pgjax.runs.record.interrupts import Stopped
+from pgjax.runs.record.metrics_file import GrowingFile, read_metrics
 from pgjax.types import SettingError
 
 STEPS = "--total-steps", 36 * 22  # 22 updates, in chunks of 5

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pgjax import processes
+from pgjax.engine import hosts
 from pgjax.types import SettingError
 
 FORMAT = 1
@@ -77,7 +77,7 @@ def save(folder: Path, number: int, tree: Any, record: Mapping[str, Any]) -> Non
     >>> found.number, found.record["score"], found.leaves["theta"].tolist()
     (7, 1.5, [0.0, 1.0, 2.0])
     """
-    leaves = {name: processes.fetch(value) for name, value in _named(tree).items()}
+    leaves = {name: hosts.fetch(value) for name, value in _named(tree).items()}
     temporary, final = folder / f".writing-{number}", folder / f"{number:08d}"
 
     def prepare() -> None:
@@ -97,9 +97,9 @@ def save(folder: Path, number: int, tree: Any, record: Mapping[str, Any]) -> Non
         _sync(folder)
 
     try:
-        processes.first_only(prepare)
+        hosts.first_only(prepare)
         _write_leaves(temporary / "leaves", leaves)
-        processes.first_only(complete)
+        hosts.first_only(complete)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -213,15 +213,15 @@ def _named(tree: Any) -> dict[str, Any]:
 
 
 def _like(name: str, array: np.ndarray, like: Any) -> Any:
-    here = jax.eval_shape(jax.random.key_data, like) if processes.is_key(like) else like
+    here = jax.eval_shape(jax.random.key_data, like) if hosts.is_key(like) else like
     if (array.dtype, array.shape) != (here.dtype, here.shape):
         saved, now = (f"{a.dtype}{list(a.shape)}" for a in (array, here))
         raise SettingError("checkpoint", name, f"was saved as {saved} and is now {now}: for other settings")
     if not isinstance(like, jax.Array):
         return array
     # a copy in either case: its buffer will be donated
-    copy = processes.place(array, like.sharding) if like.committed else jnp.array(array)
-    return jax.random.wrap_key_data(copy, impl=jax.random.key_impl(like)) if processes.is_key(like) else copy
+    copy = hosts.place(array, like.sharding) if like.committed else jnp.array(array)
+    return jax.random.wrap_key_data(copy, impl=jax.random.key_impl(like)) if hosts.is_key(like) else copy
 
 
 def _hash_of_leaves(leaves: Mapping[str, np.ndarray]) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from pgjax import processes
-from pgjax.lab import checkpoints
-from pgjax.lab.configuration import config_text, settings_from
-from pgjax.lab.metrics_file import csv_text
-from pgjax.lab.setup import Settings, Setup, build
+from pgjax.engine import hosts
+from pgjax.runs.record import checkpoints
+from pgjax.runs.settings.configuration import config_text, settings_from
+from pgjax.runs.record.metrics_file import csv_text
+from pgjax.runs.settings.setup import Settings, Setup, build
 from pgjax.types import Params, SettingError
 
 _MARKS = ("config.toml", "metrics.csv")
@@ -40,7 +40,7 @@ class Attempts:
 
     def __call__(self, what: str, action: Callable[[], Any]) -> bool:
         """Try an action of the first process that writes `what`; False if it failed."""
-        return self.together(what, action) if processes.is_first() else True
+        return self.together(what, action) if hosts.is_first() else True
 
     def together(self, what: str, action: Callable[[], Any]) -> bool:
         """Try an action of every process that writes `what`; False if it failed."""
@@ -48,7 +48,7 @@ class Attempts:
             action()
         except OSError as error:
             reason = getattr(error, "strerror", None) or str(error)
-            if not self.missing and processes.is_first():
+            if not self.missing and hosts.is_first():
                 say(f"warning: {self.path / what} cannot be written: {reason}; training goes on")
             self.missing[what] = reason
             return False
@@ -61,7 +61,7 @@ class Attempts:
         Raises:
           Incomplete: if anything is.
         """
-        if self.missing and processes.is_first():
+        if self.missing and hosts.is_first():
             what = ", ".join(f"{name} ({reason})" for name, reason in self.missing.items())
             raise Incomplete(f"the run is done, but {self.path} lacks {what}; make room, then --resume {self.path}")
 

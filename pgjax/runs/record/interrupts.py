@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pgjax import processes
+from pgjax.engine import hosts
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -38,7 +38,7 @@ class StopRequest:
 
     def agree(self) -> None:
         """Stop all processes if one of them has been asked to; together, if there are several."""
-        self.number = processes.highest(self.number or 0) or None
+        self.number = hosts.highest(self.number or 0) or None
 
     def check(self, message: str) -> None:
         """Stop here if asked to; together, if there are several processes.

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from pgjax import processes
-from pgjax.guard import NONFINITE
-from pgjax.lab import checkpoints
-from pgjax.lab.configuration import OF_THE_LAYOUT, recorded
-from pgjax.lab.files import Attempts, say
-from pgjax.lab.loggers import LOGGERS, Logger
-from pgjax.lab.metrics_file import GrowingFile, MetricsFile, csv_text
-from pgjax.lab.progress import last_return
-from pgjax.lab.provenance import differences, provenance
-from pgjax.lab.setup import Settings
+from pgjax.engine import hosts
+from pgjax.training.guard import NONFINITE
+from pgjax.runs.record import checkpoints
+from pgjax.runs.settings.configuration import OF_THE_LAYOUT, recorded
+from pgjax.runs.record.files import Attempts, say
+from pgjax.runs.record.loggers import LOGGERS, Logger
+from pgjax.runs.record.metrics_file import GrowingFile, MetricsFile, csv_text
+from pgjax.runs.show.progress import last_return
+from pgjax.runs.record.provenance import differences, provenance
+from pgjax.runs.settings.setup import Settings
 from pgjax.sweeps import Runs
 from pgjax.types import SettingError
 
@@ -40,11 +40,11 @@ class Journal:
         self._path, self._folder, self._settings = path, path / "checkpoints", settings
         self._provenance = provenance(runs.mesh)
         self._recorded = json.loads(json.dumps(recorded(settings)))
-        self._say = say if processes.is_first() else _nothing
+        self._say = say if hosts.is_first() else _nothing
         self.update = self.saved = 0  # updates done by the run that has done most; and that at the last checkpoint
         there = checkpoints.paths(self._folder)
         newest = int(there[-1].name) if there else -1
-        processes.require_same("resume", newest, f"is not the newest checkpoint everywhere: {path} must be shared")
+        hosts.require_same("resume", newest, f"is not the newest checkpoint everywhere: {path} must be shared")
         checkpoint = checkpoints.newest(self._folder, self._say)
         record: dict[str, Any] = {"metrics_bytes": 0, "timing_bytes": 0, "seconds": 0.0}
         if checkpoint is not None:
@@ -54,7 +54,7 @@ class Journal:
             self.update = self.saved = checkpoint.number
         self.given_up = self._not_finite()
         self._loggers: dict[str, Logger] = {}
-        if processes.is_first():
+        if hosts.is_first():
             lengths = record["metrics_bytes"], record["timing_bytes"]
             self._metrics = MetricsFile(_checked(path / "metrics.csv", lengths[0]), lengths[0])
             self._timing = GrowingFile(_checked(path / "timing.csv", lengths[1]), lengths[1])
@@ -80,7 +80,7 @@ class Journal:
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint, by the clock of one of the processes."""
-        return bool(processes.highest(int(time.monotonic() - self._last_save >= self._settings.save_every)))
+        return bool(hosts.highest(int(time.monotonic() - self._last_save >= self._settings.save_every)))
 
     def save(self) -> bool:
         """Write a checkpoint, unless this update has one; False if that failed. Old ones go."""
@@ -101,7 +101,7 @@ class Journal:
 
     def _not_finite(self) -> set[int]:
         """The runs that have stopped because too many of their updates in a row were not finite."""
-        skipped = processes.fetch(self.runs.state.skipped_in_a_row)
+        skipped = hosts.fetch(self.runs.state.skipped_in_a_row)
         return set(np.flatnonzero(skipped >= self._settings.max_skipped).tolist())
 
     def _post_mortem(self, r: int, metrics: dict[str, np.ndarray]) -> None:
@@ -119,10 +119,10 @@ class Journal:
 
     def _save(self) -> None:
         self._last_save = time.monotonic()
-        processes.first_only(self._sync)
+        hosts.first_only(self._sync)
         checkpoints.save(self._folder, self.update, _tree(self.runs), self._record())
         self.saved = self.update
-        processes.first_only(lambda: checkpoints.prune(self._folder, self._settings.keep))
+        hosts.first_only(lambda: checkpoints.prune(self._folder, self._settings.keep))
 
     def _sync(self) -> None:
         self._metrics.file.sync()
@@ -130,10 +130,10 @@ class Journal:
 
     def _record(self) -> dict[str, Any]:
         """What a checkpoint remembers beside the arrays; the first process's is written."""
-        first = processes.is_first()
+        first = hosts.is_first()
         return {
             "update": self.update,
-            "env_steps": processes.fetch(self.runs.state.env_steps).tolist(),
+            "env_steps": hosts.fetch(self.runs.state.env_steps).tolist(),
             "score": None if np.isnan(self._score) else self._score,
             "metrics_bytes": self._metrics.file.length if first else 0,
             "timing_bytes": self._timing.length if first else 0,

@@ -7,7 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pgjax.lab import figures, files
+from pgjax.runs.show import figures
+from pgjax.runs.record import files
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import Any
 
 import tyro
 
-from pgjax.lab.checks import check_fields
-from pgjax.lab.provenance import versions
-from pgjax.lab.setup import Settings, resolve
-from pgjax.lab.tuned import tuned
+from pgjax.runs.settings.checks import check_fields
+from pgjax.runs.record.provenance import versions
+from pgjax.runs.settings.setup import Settings, resolve
+from pgjax.runs.settings.tuned import tuned
 from pgjax.types import SettingError
 
 OF_THE_START = ("quiet", "resume", "distributed", "coordinator", "processes", "process_id", "join_timeout")
@@ -37,7 +37,7 @@ QUICK = {"seeds": 2, "total_steps": 4000, "eval_episodes": 8}
 def from_command_line(arguments: Sequence[str] | None = None, description: str = "") -> Settings:
     """The settings that a command line asks for; `--config FILE` and `--resume DIR` give the base.
 
-    Else a named environment does, if there are tuned settings for it (`pgjax.lab.tuned`). `--quick` makes either small.
+    Else a named environment does, if there are tuned settings for it (`pgjax.runs.settings.tuned`). `--quick` makes either small.
 
     Raises:
       SettingError: for a bad file, or flags that contradict the resumed run.

@@ -9,16 +9,16 @@ import optax
 from jax.tree_util import Partial
 
 from pgjax import environments
-from pgjax.algorithms import ALGORITHMS, BASELINES, CREDITS
-from pgjax.baselines import standardised
-from pgjax.compatibility import check
+from pgjax.methods.table import ALGORITHMS, BASELINES, CREDITS
+from pgjax.estimators.baselines import standardised
+from pgjax.training.checks import check
 from pgjax.config import Config, Recipe
-from pgjax.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
-from pgjax.lab.checks import check_fields, check_size
-from pgjax.networks import make_agent
-from pgjax.normalisation import normalise_observations
-from pgjax.schedules import decaying, entropy_decay
-from pgjax.training import make_trainer
+from pgjax.methods.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
+from pgjax.runs.settings.checks import check_fields, check_size
+from pgjax.policies.networks import make_agent
+from pgjax.policies.normalisation import normalise_observations
+from pgjax.methods.schedules import decaying, entropy_decay
+from pgjax.training.update import make_trainer
 from pgjax.types import Agent, Algorithm, Environment, SettingError, Trainer
 
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "rmsprop": optax.rmsprop, "sgd": optax.sgd}
@@ -158,7 +158,7 @@ class Settings:
     diagnostics: int = 0
     """Groups of trajectories whose gradients are compared at every update: noise, critical batch, probes (0: off)."""
     tuned: bool = True
-    """Where only an environment is named, or its method too, begin with the settings found for it (lab/tuned.toml)."""
+    """Where only an environment is named, or its method too, begin with the settings found for it (tuned.toml)."""
     quick: bool = False
     """Begin with much smaller numbers: shows that it runs, not what it finds. Flags go on top."""
     quiet: bool = False

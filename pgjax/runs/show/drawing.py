@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Patch, Rectangle
 from PIL import Image
 
-from pgjax.rollout import Visited
+from pgjax.training.rollout import Visited
 from pgjax.types import SettingError
 
 PAPER, INK, GREY, PALE = "#ffffff", "#303030", "#999999", "#dcdcdc"
