@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from pgjax.config import Config
+from pgjax.environments.base import check_environment
 from pgjax.estimators.returns import make_signals
 from pgjax.training.dependence import depends_on
 from pgjax.training.loss import credit_of, looks_along_time
@@ -26,6 +27,7 @@ def check(environment: Environment, agent: Agent, config: Config, algorithm: Alg
     if by_steps and agent.memory is not None:
         raise SettingError("shuffle", config.shuffle, "tears apart the sequences of a recurrent policy")
     if algorithm is None:
+        check_environment(environment)
         return
     signals = _example(environment, agent, config)
     if config.critic == "none" and depends_on(partial(credit_of, algorithm, config), signals, "value"):

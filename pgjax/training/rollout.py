@@ -6,6 +6,7 @@ a loop of few environments is as slow as it has operations, however small they a
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pgjax.engine.startup import anywhere
+from pgjax.environments import base
 from pgjax.estimators.distributions import Distribution
 from pgjax.estimators.recurrence import linear_recurrence
 from pgjax.types import Agent, Environment, Params, Transition
@@ -125,12 +127,12 @@ def episodes(
     >>> episodes(env, lambda s: Categorical(jnp.zeros(2)), jax.random.split(jax.random.key(0))).mask[:, 0].tolist()
     [1.0, 1.0, 1.0, 0.0, 0.0]
     """
-    acting, horizon = _as_actor(policy), environment.horizon
+    acting, horizon = _as_actor(policy), base.horizon(environment)
     length = max(n for n in range(1, LOOK_EVERY + 1) if horizon % n == 0)
     length = length if 2 * length > LOOK_EVERY else horizon  # a horizon that cannot be cut well is not
 
     def episode(reset_key: Array, steps_key: Array, start: Visited | None) -> Transition:
-        observation, state = environment.reset(reset_key) if start is None else (start.observation, start.state)
+        observation, state = base.reset(environment, reset_key) if start is None else (start.observation, start.state)
         draws = _draw(acting, observation, steps_key, horizon, greedy=greedy)
 
         def step(carry: tuple, now: tuple[Array, Draws]) -> tuple[tuple, Transition]:
@@ -190,16 +192,17 @@ def visit(environment: Environment, policy: Policy, key: Array, steps: Array) ->
         return (now, memory, alive & ~(row.terminated | row.truncated)), None
 
     reset_key, steps_key = jax.random.split(key)
-    observation, state = environment.reset(reset_key)
-    draws = _draw(acting, observation, steps_key, environment.horizon)
+    horizon = base.horizon(environment)
+    observation, state = base.reset(environment, reset_key)
+    draws = _draw(acting, observation, steps_key, horizon)
     carry = Visited(state, observation), acting.initial, jnp.bool_(True)
-    return jax.lax.scan(step, carry, (jnp.arange(environment.horizon), draws))[0][0]
+    return jax.lax.scan(step, carry, (jnp.arange(horizon), draws))[0][0]
 
 
 def start_stream(environment: Environment, keys: Array, memory: Any = ()) -> StreamState:
     """Reset N environments, one key each, for streaming; `memory` is what an actor starts an episode with."""
-    observation, state = jax.vmap(environment.reset)(keys)
-    zeros = jnp.zeros(keys.shape, jnp.float32)
+    observation, state = jax.vmap(partial(base.reset, environment))(keys)
+    zeros = jnp.zeros(len(keys))
     return StreamState(state, observation, repeat(memory, len(keys)), zeros, zeros)
 
 
@@ -237,12 +240,12 @@ def stream(
 
     def one(start: StreamState, key: Array) -> tuple[Place, Transition]:
         draws = _draw(acting, start.observation, key, num_steps)
-        resets = jax.vmap(environment.reset)(draws.reset_key) if at_once else draws.reset_key
+        resets = jax.vmap(partial(base.reset, environment))(draws.reset_key) if at_once else draws.reset_key
 
         def step(now: Place, following: tuple[Draws, Any]) -> tuple[Place, Transition]:
             draw, fresh = following
             row, state, memory = _act(environment, acting, draw, now.observation, now.state, now.memory)
-            fresh_observation, fresh_state = fresh if at_once else environment.reset(fresh)
+            fresh_observation, fresh_state = fresh if at_once else base.reset(environment, fresh)
             fresh_place = Place(fresh_state, fresh_observation, acting.initial)
             return _where(row.terminated | row.truncated, fresh_place, Place(state, row.next_observation, memory)), row
 
@@ -300,8 +303,8 @@ def _act(
     """One step of one environment: the row it records, the state and the memory it leads to."""
     memory, distribution = actor.act(memory, observation)
     action = distribution.mode() if draw.noise is None else distribution.at(draw.noise)
-    next_observation, state, reward, terminated, truncated = environment.step(
-        draw.step_key, state, distribution.to_environment(action)
+    next_observation, state, reward, terminated, truncated = base.step(
+        environment, draw.step_key, state, distribution.to_environment(action)
     )
     row = Transition(
         observation=observation,
