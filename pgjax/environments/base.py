@@ -170,6 +170,9 @@ def _fitted(
     given = _arrays(environment, part, what, given)
     leaves, structure = tree_flatten_with_path(given)
     wanted_leaves, wanted_structure = tree_flatten_with_path(wanted)
+    for path, y in wanted_leaves:
+        if not (hasattr(y, "shape") and hasattr(y, "dtype")):
+            raise refuse(environment, f"declares {what}{keystr(path)} as {y!r}; needs a shape and a dtype")
     if structure != wanted_structure:
         paths, wanted_paths = ([keystr(path) for path, _ in x] for x in (leaves, wanted_leaves))
         extra, missing = ([p for p in x if p not in y] for x, y in ((paths, wanted_paths), (wanted_paths, paths)))
@@ -183,8 +186,6 @@ def _fitted(
         raise refuse(environment, f"{reason}; needs {needs}, {source}")
 
     def one(path: Any, x: Array, y: Any) -> Array:
-        if not (hasattr(y, "shape") and hasattr(y, "dtype")):
-            raise refuse(environment, f"declares {what}{keystr(path)} as {y!r}; needs a shape and a dtype")
         same = x.dtype == y.dtype
         weak = not same and _is_weak(x) and jnp.result_type(y.dtype, x) == y.dtype
         floats = narrow and jnp.issubdtype(x.dtype, jnp.floating) and jnp.issubdtype(y.dtype, jnp.floating)

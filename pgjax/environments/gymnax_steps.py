@@ -66,14 +66,16 @@ def without_resets(env: Any, params: Any, name: str) -> Steps:
     def step(key: Any, state: Any, action: Any, params: Any) -> tuple[Any, Any, Any, Any, Any]:
         with core.in_step():
             given = _call(outer, "step", name, key, state, action, params)
-        if not isinstance(given, tuple | list) or len(given) != 6:
-            what = f"{len(given)} values" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
-            needs = "(observation, state, reward, terminated, truncated, info)"
-            raise SettingError("environment", name, f"gives {what} in step of {type(env).__name__}; needs {needs}")
-        return tuple(given[:5])  # type: ignore[return-value]
+        return checked("step", given, "observation, state, reward, terminated, truncated, info")[:5]  # type: ignore
 
     def reset(key: Any, params: Any) -> tuple[Any, Any]:
-        return _call(outer, "reset", name, key, params)
+        return checked("reset", _call(outer, "reset", name, key, params), "observation, state")  # type: ignore
+
+    def checked(part: str, given: Any, needs: str) -> tuple:
+        if not isinstance(given, tuple | list) or len(given) != needs.count(",") + 1:
+            what = f"{len(given)} values" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
+            raise SettingError("environment", name, f"gives {what} in {part} of {type(env).__name__}; needs ({needs})")
+        return tuple(given)
 
     return Steps(reset, step, plain=False, limited=core.limited)
 

@@ -112,7 +112,7 @@ def mask_index(environment: Environment) -> int | None:
         return SettingError("environment", environment.name, reason)
 
     if not isinstance(space, Discrete):
-        raise refuse(f"has an action mask, {places}, and actions that are not Discrete")
+        raise refuse(f"has an action mask {places}, and actions that are not Discrete")
     i, _, mask = found[0]
     if len(found) > 1 or tuple(mask.shape) != (space.n,):
         shapes = " and ".join(str(tuple(x.shape)) for *_, x in found)
