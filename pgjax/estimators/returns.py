@@ -106,8 +106,8 @@ def discounted_objective(signals: Signals) -> Signals:
     factor = discount_factor(signals)
     return signals._replace(
         reward=factor * signals.reward,
-        value=factor * signals.value,
-        next_value=factor * signals.discount * signals.next_value,
+        value=None if signals.value is None else factor * signals.value,
+        next_value=None if signals.next_value is None else factor * signals.discount * signals.next_value,
         discount=jnp.ones_like(signals.discount),
         action_value=None if signals.action_value is None else factor[..., None] * signals.action_value,
         taken_value=None if signals.taken_value is None else factor * signals.taken_value,
