@@ -60,13 +60,14 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
 
 @functools.lru_cache(maxsize=256)
 def _trainer(environment: Environment, agent: Agent, config: Config) -> Trainer:
-    return Trainer(
-        environment,
-        agent,
-        config,
-        partial(_init, environment, agent, config),
-        partial(_update, environment, agent, config),
-    )
+    def init(algorithm: Algorithm, key: Array) -> TrainState:
+        return _init(trainer, algorithm, key)
+
+    def update(algorithm: Algorithm, state: TrainState) -> tuple[TrainState, Metrics]:
+        return learn(trainer, algorithm, state, collect(trainer, algorithm, state))
+
+    trainer = Trainer(environment, agent, config, init, update)
+    return trainer
 
 
 def _init(trainer: Trainer, algorithm: Algorithm, key: Array) -> TrainState:
