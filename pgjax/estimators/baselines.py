@@ -13,6 +13,7 @@ from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from pgjax.estimators.contracts import of_its_parts, ratio_free
 from pgjax.estimators.reductions import batch_sum, require_batch, size_of, step_sum
 from pgjax.estimators.returns import total_return
 from pgjax.types import Credit, Signals, as_partial
@@ -20,6 +21,7 @@ from pgjax.types import Credit, Signals, as_partial
 Baseline = Callable[[Signals, Array], Array]
 
 
+@ratio_free
 def constant(signals: Signals, credit: Array, baseline_constant: ArrayLike = 0.0) -> Array:
     """The same number everywhere: b_t = c. Unbiased for any c chosen before the batch was drawn.
 
@@ -30,6 +32,7 @@ def constant(signals: Signals, credit: Array, baseline_constant: ArrayLike = 0.0
     return jnp.broadcast_to(jnp.asarray(baseline_constant, credit.dtype), credit.shape)
 
 
+@ratio_free
 def same_batch_mean(signals: Signals, credit: Array) -> Array:
     """The batch's own mean, b_t = (1/N) Σ_n Ψ_{n,t}, with finished trajectories counted as their padding says.
 
@@ -44,6 +47,7 @@ def same_batch_mean(signals: Signals, credit: Array) -> Array:
     return jnp.broadcast_to(_group_sum(signals, credit) / _trajectories(signals), credit.shape)
 
 
+@ratio_free
 def leave_one_out(signals: Signals, credit: Array) -> Array:
     """The mean of all *other* trajectories at the same step: b_{n,t} = (Σ_k Ψ_{k,t} − Ψ_{n,t}) / (N − 1).
 
@@ -62,6 +66,7 @@ def leave_one_out(signals: Signals, credit: Array) -> Array:
     return (_group_sum(signals, credit) - credit) / jnp.maximum(_trajectories(signals) - 1.0, 1.0)
 
 
+@ratio_free
 def time_step(signals: Signals, credit: Array) -> Array:
     """The mean of the other trajectories *still running* at t, an estimate of E[Ψ_t | alive at t]. Unbiased.
 
@@ -95,6 +100,7 @@ def _group_sum(signals: Signals, x: Array) -> Array:
     return jnp.moveaxis(sums[member], 0, 1)
 
 
+@ratio_free
 def state_value(signals: Signals, credit: Array) -> Array:
     """The critic's V(s_t). Unbiased for any V that was not fitted to this batch.
 
@@ -115,6 +121,7 @@ def baselined(credit: Credit, baseline: Baseline) -> Partial:
     return Partial(_baselined, as_partial(credit), as_partial(baseline))
 
 
+@of_its_parts
 def _baselined(credit: Credit, baseline: Baseline, signals: Signals) -> Array:
     psi = credit(signals)
     return psi - baseline(signals, psi)
@@ -135,6 +142,7 @@ def standardised(credit: Credit, strength: ArrayLike = 1.0) -> Partial:
     return Partial(_standardised, as_partial(credit), strength=strength)
 
 
+@of_its_parts
 def _standardised(credit: Credit, signals: Signals, strength: ArrayLike) -> Array:
     psi = credit(signals)
     steps = size_of(signals.mask).steps
@@ -143,6 +151,7 @@ def _standardised(credit: Credit, signals: Signals, strength: ArrayLike) -> Arra
     return jnp.where(jnp.asarray(strength) > 0, (psi - mean) / (std + 1e-8), psi)
 
 
+@ratio_free
 def group_standardised(signals: Signals) -> Array:
     """GRPO's credit without length: (R_n − mean) / (std + 1e-8) over the trajectory's group (or batch), population std.
 
@@ -160,6 +169,7 @@ def group_standardised(signals: Signals) -> Array:
     return (total - mean) / (std + 1e-8)
 
 
+@ratio_free
 def per_time(signals: Signals, credit: Array, table: Array) -> Array:
     """A given number for each time step, b_t = table[t], [T]; for whole episodes. Unbiased if fixed beforehand.
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from pgjax.estimators.contracts import ratio_free
 from pgjax.estimators.importance import max_log_weight, weight
 from pgjax.estimators.recurrence import linear_recurrence
 from pgjax.estimators.reductions import batch_max, batch_sum, require_batch
@@ -113,6 +114,7 @@ def discounted_objective(signals: Signals) -> Signals:
     )
 
 
+@ratio_free
 def total_return(signals: Signals) -> Array:
     """The whole episode's return for every action of it: R = Σ_t γ^t r_t.
 
@@ -130,6 +132,7 @@ def total_return(signals: Signals) -> Array:
     return jnp.broadcast_to(total, signals.reward.shape)
 
 
+@ratio_free
 def reward_to_go(signals: Signals) -> Array:
     """Causality: only rewards from t on, Q̂_t = Σ_{t'≥t} γ^{t'−t} r_{t'}.
 
@@ -145,6 +148,7 @@ def reward_to_go(signals: Signals) -> Array:
     return linear_recurrence(signals.reward, signals.discount * signals.continues, reverse=True)
 
 
+@ratio_free
 def discounted_reward(signals: Signals) -> Array:
     """The reward alone, γ^t r_t: credit for `prefix_product`, whose weights carry the past.
 
