@@ -20,7 +20,7 @@ from pgjax.estimators.sharing import own_share, total
 from pgjax.estimators.steps import PolicyProblem
 from pgjax.policies.normalisation import no_reward_scale
 from pgjax.training import monitors, rollout
-from pgjax.training.batch import Collection
+from pgjax.training.batch import Collection, collect
 from pgjax.training.checks import check
 from pgjax.training.gradients import gradient
 from pgjax.training.guard import guard
