@@ -18,6 +18,7 @@ FORMER = {
     "distributions": "estimators.distributions",
     "value_estimates": "estimators.value_estimates",
     "statistics": "estimators.reductions",
+    "sharing": "estimators.reductions",
     "agents": "policies.build",
     "networks": "policies.networks",
     "normalisation": "policies.normalisation",

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pgjax.config import Config
-from pgjax.estimators.reductions import BatchSize, size_of
-from pgjax.estimators.sharing import own_share, total
+from pgjax.estimators.reductions import BatchSize, own_share, size_of, total
 from pgjax.policies.normalisation import RewardScale, scale_rewards
 from pgjax.training import monitors as diagnostics
 from pgjax.training import rollout

@@ -53,8 +53,10 @@ def _example(environment: Environment, agent: Agent, config: Config) -> Signals:
     def make() -> Signals:  # never computed: a batch too large for memory must not fail here
         zeros = jnp.zeros((steps, config.num_envs))
         actions = getattr(environment.action_space, "n", 1)
-        q = jnp.zeros((*zeros.shape, actions)) if agent.action_value is not None else None
+        q = action = None
+        if agent.action_value is not None:
+            q, action = jnp.zeros((*zeros.shape, actions)), jnp.zeros(zeros.shape, int)
         group = jnp.zeros(config.num_envs, int) if config.group_size > 1 else None
-        return make_signals(zeros, action_value=q, action=jnp.zeros(zeros.shape, int), group=group)
+        return make_signals(zeros, action_value=q, action=action, group=group)
 
     return jax.eval_shape(make)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pgjax.estimators.sharing import own_share, sharers, total
+from pgjax.estimators.reductions import own_share, sharers, total
 from pgjax.training.batch import Collection, Metrics
 from pgjax.training.rollout import StreamState, start_stream
 from pgjax.types import Agent, Environment, TrainState

@@ -68,7 +68,7 @@ def values_of(
         value=value,
         next_value=next_value,
         action_value=action_value,
-        action=transition.action,
+        action=None if action_value is None else transition.action,
         group=group,
         truncation=config.truncation,
     )

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pgjax.estimators.sharing import own_share, sharers
+from pgjax.estimators.reductions import own_share, sharers
 
 
 def random_parts(key: Array, count: int, parts: int) -> Array:

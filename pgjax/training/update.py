@@ -13,8 +13,7 @@ from jax.typing import ArrayLike
 
 from pgjax.config import Config
 from pgjax.engine.startup import in_turn
-from pgjax.estimators.reductions import size_of
-from pgjax.estimators.sharing import own_share, total
+from pgjax.estimators.reductions import own_share, size_of, total
 from pgjax.estimators.steps import PolicyProblem
 from pgjax.policies.normalisation import no_reward_scale
 from pgjax.training import monitors as diagnostics
