@@ -32,8 +32,8 @@ from pgjax import (
     weighted_per_decision,
     weighted_trajectory,
 )
-from pgjax.estimators.returns import discounted_reward
 from pgjax.estimators.reductions import ENV_AXIS
+from pgjax.estimators.returns import discounted_reward
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -1,9 +1,9 @@
 """Baselines: what is subtracted from credit. (signals, credit) -> b, broadcastable to [T, N, ...].
 
 A baseline leaves the gradient's mean alone if b_t is independent of a_t given the history: it may see s_t, earlier
-steps and other trajectories, never the action it judges. A baseline of the batch is the credit itself where all credits
-that it is made of are equal up to rounding: nothing can be said of any action then. The variance-optimal ones need per-trajectory gradients
-and live in `pgjax.training.gradients`.
+steps and other trajectories, never the action it judges. Where all credits that a batch baseline is made of are equal
+up to rounding, it is the credit itself: nothing can be said of any action then. The variance-optimal ones need
+per-trajectory gradients and live in `pgjax.training.gradients`.
 """
 
 from collections.abc import Callable

@@ -143,9 +143,9 @@ def _elapsed(elapsed: ArrayLike, discount: ArrayLike, reward: Array) -> Array:
 
 def _action_values(q: ArrayLike | None, action: ArrayLike | None, reward: Array) -> tuple[Array | None, Array | None]:
     """Q̃(s_t, ·) and Q̃(s_t, a_t), from both or from neither."""
-    if q is None and action is None:
-        return None, None
     if q is None:
+        if action is None:
+            return None, None
         raise SettingError("action", jnp.shape(action), "is its shape; it serves action_value alone, which is missing")
     if action is None:
         raise SettingError("action_value", jnp.shape(q), "is its shape; it needs action, the indices of those taken")
@@ -178,8 +178,8 @@ def discounted_objective(signals: Signals) -> Signals:
 
         r_t ← γ^t r_t,   V_t ← γ^t V_t,   γ ← 1        (Γ_t of `discount_factor` for γ^t where γ varies)
 
-    Every credit of the result carries γ^t, which the gradient of E[Σ γ^t r_t] needs and nearly every library drops. In a
-    stream `elapsed` says how far an episode in flight had come.
+    Every credit of the result carries γ^t, which the gradient of E[Σ γ^t r_t] needs and nearly every library drops.
+    In a stream `elapsed` says how far an episode in flight had come.
     Nota & Thomas 2020. https://arxiv.org/abs/1906.07073
 
     >>> signals = make_signals([1.0, 1.0], terminated=[False, True], discount=0.5)
