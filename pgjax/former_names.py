@@ -26,7 +26,7 @@ FORMER: dict[str, str | tuple[str, ...]] = {
     "losses": ("training.loss", "training.signals"),
     "gradients": "training.gradients",
     "collection": "training.batch",
-    "sharing": "estimators.sharing",
+    "sharing": "estimators.reductions",
     "shuffle": "training.minibatches",
     "compatibility": "training.checks",
     "guard": "training.guard",

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from pgjax.engine import hosts
 from pgjax.engine.devices import SEED_AXIS, asked_mesh, make_mesh
-from pgjax.estimators.sharing import ENV_AXIS
+from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import check_hyperparameters, with_hyperparameters
 from pgjax.training.evaluation import evaluate
 from pgjax.training.loop import NEVER, run_updates

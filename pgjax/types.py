@@ -58,7 +58,7 @@ class Signals(NamedTuple):
     action_value: Array | None = None  # Q̃(s_t, ·), [T, ..., A]
     taken_value: Array | None = None  # Q̃(s_t, a_t)
     group: Array | None = None  # number of the group that the trajectory belongs to
-    elapsed: Array | None = None  # steps that the episode at row 0 had behind it, the same in every row; None if 0
+    elapsed: Array | None = None  # steps of its episode that the environment had behind it at row 0
 
 
 Credit = Callable[[Signals], Array]

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from pgjax.estimators.reductions import others, quotient
+
 Params = Any
 
 
@@ -24,21 +26,17 @@ def optimal_baseline(gradients: Params, scores: Params, *, per_parameter: bool =
       per_parameter: one b for each parameter instead of one for all.
 
     Returns:
-      b_n, a pytree of [N, ...] (the scalar one broadcast).
+      b_n, a pytree of [N, ...] (the scalar one broadcast); 0 where the scores of all others are.
     Weaver & Tao 2001; Greensmith et al. 2004; Peters & Schaal 2008.
 
     >>> optimal_baseline(jnp.array([[2.0], [6.0]]), jnp.array([[1.0], [1.0]])).T  # each takes the other's return
     Array([[6., 2.]], dtype=float32)
     """
     inner, square = jax.tree.map(jnp.multiply, gradients, scores), jax.tree.map(jnp.square, scores)
-    if not per_parameter:
-        inner, square = _per_trajectory_sum(inner), _per_trajectory_sum(square)
-
-    def ratio_of_others(a: Array, b: Array) -> Array:
-        a, b = jnp.sum(a, axis=0) - a, jnp.sum(b, axis=0) - b
-        return jnp.where(b > 0, a / jnp.where(b > 0, b, 1.0), 0.0)
-
-    return jax.tree.map(ratio_of_others, inner, square)
+    if per_parameter:
+        return jax.tree.map(lambda a, b: quotient(others(a), others(b)), inner, square)
+    b = quotient(others(_per_trajectory_sum(inner)), others(_per_trajectory_sum(square)))
+    return jax.tree.map(lambda x: jnp.broadcast_to(b.reshape(-1, *[1] * (x.ndim - 1)), x.shape), scores)
 
 
 def optimal_scalar(gradients: Params, scores: Params) -> Params:
@@ -63,7 +61,6 @@ def _weighted_scores(baseline: Params, scores: Params) -> Params:
     return jax.tree.map(lambda b, g: jnp.sum(b * g, axis=0), baseline, scores)
 
 
-def _per_trajectory_sum(tree: Params) -> Params:
-    """Sum all leaves over all but axis 0, and broadcast [N] back to every leaf."""
-    total = jnp.asarray(jax.vmap(optax.tree.sum)(tree))
-    return jax.tree.map(lambda x: jnp.broadcast_to(total.reshape(-1, *[1] * (x.ndim - 1)), x.shape), tree)
+def _per_trajectory_sum(tree: Params) -> Array:
+    """Sum over all leaves and over all but axis 0, [N]."""
+    return jnp.asarray(jax.vmap(optax.tree.sum)(tree))

@@ -309,7 +309,7 @@ def as_signals(
         next_value=value[transition.next_observation],
         log_ratio=log_ratio(agent.policy(params, transition.observation), transition),
         action_value=None if action_value is None else action_value[transition.observation],
-        action=transition.action,
+        action=None if action_value is None else transition.action,
     )
     return jax.lax.stop_gradient(discounted_objective(signals))
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from pgjax.engine.blocks import cut, join
-from pgjax.estimators.sharing import own_share
+from pgjax.estimators.reductions import own_share
 from pgjax.policies.normalisation import RewardScale, scale_rewards
 from pgjax.training import rollout
 from pgjax.training.keys import keys_of

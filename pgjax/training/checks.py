@@ -35,7 +35,7 @@ def check(environment: Environment, agent: Agent, config: Config, algorithm: Alg
         _check_slices(agent, config, algorithm)
     if algorithm is None:
         return
-    signals = _example(environment, agent, config, algorithm)
+    signals = _example(environment, agent, config)
     jax.eval_shape(partial(credit_of, algorithm, config), signals)
     jax.eval_shape(partial(target_of, algorithm), signals)
     if algorithm.value_target is not None and config.critic == "none":
@@ -116,16 +116,18 @@ def _check_policy_step(agent: Agent, config: Config) -> None:
                 raise SettingError(name, getattr(config, name), "are for the critic here, and there is none")
 
 
-def _example(environment: Environment, agent: Agent, config: Config, algorithm: Algorithm) -> Signals:
+def _example(environment: Environment, agent: Agent, config: Config) -> Signals:
     """Signals of the right shape, with nothing in them."""
     steps = config.num_steps if config.rollout == "stream" else environment.horizon
 
     def make() -> Signals:  # never computed: a batch too large for memory must not fail here
         zeros = jnp.zeros((steps, config.num_envs))
         actions = getattr(environment.action_space, "n", 1)
-        q = jnp.zeros((*zeros.shape, actions)) if agent.action_value is not None else None
+        q = action = None
+        if agent.action_value is not None:
+            q, action = jnp.zeros((*zeros.shape, actions)), jnp.zeros(zeros.shape, int)
         group = jnp.zeros(config.num_envs, int) if config.group_size > 1 else None
-        signals = make_signals(zeros, action_value=q, action=jnp.zeros(zeros.shape, int), group=group)
+        signals = make_signals(zeros, action_value=q, action=action, group=group)
         return signals if agent.value is not None else signals._replace(value=None, next_value=None)
 
     return jax.eval_shape(make)

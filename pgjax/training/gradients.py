@@ -12,8 +12,7 @@ from pgjax.engine import engine
 from pgjax.engine.blocks import cut, summed
 from pgjax.estimators.contracts import PER_STEP, PER_TRAJECTORY, promises
 from pgjax.estimators.optimal_baselines import optimal_baseline, optimal_per_parameter, optimal_scalar
-from pgjax.estimators.reductions import BatchSize, size_of
-from pgjax.estimators.sharing import total
+from pgjax.estimators.reductions import BatchSize, size_of, total
 from pgjax.training.loss import Batch, contributions, loss
 from pgjax.training.metrics import Metric, Metrics, values
 from pgjax.training.monitors import gradient_noise

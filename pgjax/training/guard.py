@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pgjax.estimators.sharing import own_share, sharers, total
+from pgjax.estimators.reductions import own_share, sharers, total
 from pgjax.training.loss import Batch
 from pgjax.training.metrics import Metrics
 from pgjax.training.replay import Replay

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pgjax.config import Config
-from pgjax.estimators.sharing import own_share, sharers
+from pgjax.estimators.reductions import own_share, sharers
 from pgjax.training.loss import Batch
 from pgjax.types import SettingError
 

@@ -12,8 +12,8 @@ from pgjax.config import Config
 from pgjax.engine import engine
 from pgjax.estimators.contracts import name_of
 from pgjax.estimators.distributions import Distribution
+from pgjax.estimators.reductions import own_share
 from pgjax.estimators.returns import discounted_objective, make_signals
-from pgjax.estimators.sharing import own_share
 from pgjax.types import Agent, Algorithm, Params, SettingError, Signals, Transition
 
 
@@ -70,12 +70,11 @@ def values_of(
         value=value,
         next_value=next_value,
         action_value=action_value,
-        action=transition.action,
+        action=None if action_value is None else transition.action,
         group=group_numbers(config, transition.mask.shape[1]),
         truncation=config.truncation,
+        elapsed=elapsed,
     )
-    if elapsed is not None:
-        signals = signals._replace(elapsed=jnp.broadcast_to(elapsed, signals.reward.shape))
     if agent.value is None:
         signals = signals._replace(value=None, next_value=None)
     return stop_gradient(signals)

@@ -15,8 +15,7 @@ from pgjax.config import Config
 from pgjax.engine import asked, engine
 from pgjax.engine.blocks import join
 from pgjax.estimators.contracts import PER_TRAJECTORY, RATIO_FREE, promises
-from pgjax.estimators.reductions import size_of
-from pgjax.estimators.sharing import own_share, total
+from pgjax.estimators.reductions import own_share, size_of, total
 from pgjax.estimators.steps import PolicyProblem
 from pgjax.policies.normalisation import no_reward_scale
 from pgjax.training import monitors, rollout
