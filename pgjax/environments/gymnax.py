@@ -66,12 +66,12 @@ def make(name: str, **settings: Any) -> Environment:
     try:
         hash(tuple(settings.values()))
     except TypeError:  # a list, say: nothing to find it by
-        return _make.__wrapped__(name, factory, bool(jax.config.jax_enable_x64), **settings)  # type: ignore[attr-defined]
-    return _make(name, factory, bool(jax.config.jax_enable_x64), **settings)
+        return _make.__wrapped__(name, factory, jnp.result_type(float), **settings)  # type: ignore[attr-defined]
+    return _make(name, factory, jnp.result_type(float), **settings)
 
 
 @functools.lru_cache(maxsize=None, typed=True)
-def _make(name: str, factory: Callable, x64: bool, /, **settings: Any) -> Environment:
+def _make(name: str, factory: Callable, numbers: Any, /, **settings: Any) -> Environment:
     """Make it anew for another factory, and under another default type of numbers."""
     plain = name.split(":")[0]
     if plain.startswith(brax_environments.PREFIX):
@@ -145,7 +145,7 @@ def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int 
     >>> environment.action_space, environment.observation.shape, environment.horizon
     (Discrete(n=2), (4,), 500)
     """
-    name = name or getattr(env, "name", type(env).__name__)
+    name = name or str(getattr(env, "name", type(env).__name__))
     limit = _limit(params, name) if horizon is None else horizon
     steps = without_resets(env, params, name)
 

@@ -94,7 +94,8 @@ class _Core:
         self._env, self._name, self.limited = env, name, limited
         self.own_step, self.own_reset = _is_own(env, "step", "step_env"), _is_own(env, "reset", "reset_env")
         self._stepping = _without_its_resets(env, self) if self.own_step else env
-        self.within, self.latest, self._stepped = False, None, False
+        self.within, self._stepped = False, False
+        self.latest: tuple[Any, ...] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_env"], name)
@@ -163,7 +164,7 @@ def _without_its_resets(env: Any, core: _Core) -> Any:
     kind = type(env)
 
     def step_env(self: Any, *arguments: Any, **named: Any) -> Any:
-        given = super(changed, self).step_env(*arguments, **named)
+        given = kind.step_env(self, *arguments, **named)
         core.latest = tuple(given[:2])
         return given
 
@@ -172,7 +173,7 @@ def _without_its_resets(env: Any, core: _Core) -> Any:
             if core.within and core.latest is not None:
                 return core.latest
             core.refuse_reset()
-            return getattr(super(changed, self), name)(*arguments, **named)
+            return getattr(kind, name)(self, *arguments, **named)
 
         return reset
 

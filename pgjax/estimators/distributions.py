@@ -237,7 +237,7 @@ def expected_log_tanh_slope(mean: Array, log_std: Array) -> Array:
     differentiable functions of both arguments, so higher derivatives are those of the expectation too.
 
     >>> f"{expected_log_tanh_slope(jnp.array(0.0), jnp.array(0.0)):.4f}"
-    '-0.7486'
+    '-0.7491'
     """
     mean, log_std = jnp.broadcast_arrays(mean, jnp.maximum(log_std, -20.0))  # below, the normal is a point
     std = jnp.exp(log_std)
