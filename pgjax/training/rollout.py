@@ -15,6 +15,7 @@ from jax import Array
 from pgjax.engine import Engine, engine
 from pgjax.estimators.distributions import Distribution
 from pgjax.estimators.recurrence import linear_recurrence
+from pgjax.training.metrics import Metric
 from pgjax.types import Agent, Environment, Params, Transition
 
 
@@ -54,12 +55,11 @@ class EpisodeStatistics(NamedTuple):
     length_sum: Array
 
     def means(self) -> dict[str, Array]:
-        """Mean return and length, NaN where no episode ended."""
-        nan_if_none = jnp.where(self.episodes > 0, self.episodes, jnp.nan)
+        """Mean return and length of an episode; `nothing()`, not a number, where none ended."""
         return {
-            "return_mean": self.return_sum / nan_if_none,
+            "return_mean": Metric(self.return_sum, self.episodes).value(),
             "episodes": self.episodes,
-            "length_mean": self.length_sum / nan_if_none,
+            "length_mean": Metric(self.length_sum, self.episodes).value(),
         }
 
 
@@ -124,9 +124,9 @@ def episodes(
     acting, horizon = _as_actor(policy), environment.horizon
     how = engine() if how is None else how
 
-    def episode(reset_key: Array, steps_key: Array, start: Visited | None) -> Transition:
-        observation, state = environment.reset(reset_key) if start is None else (start.observation, start.state)
-        draws = _draw(acting, observation, steps_key, horizon, greedy=greedy)
+    def episode(steps_key: Array, start: Visited) -> Transition:
+        observation, state = start.observation, start.state
+        draws, _ = _draw(acting, observation, steps_key, horizon, greedy=greedy)
 
         def step(carry: tuple, now: tuple[Array, Draws]) -> tuple[tuple, Transition]:
             (observation, state, memory, alive), (t, draw) = carry, now
@@ -152,8 +152,10 @@ def episodes(
         return how.scan_while_running(step, carry, steps, lambda carry: carry[-1], idle)[1]
 
     pairs = jax.vmap(jax.random.split)(keys)
-    leader = jnp.arange(len(keys)) // group_size * group_size
-    return jax.vmap(episode, out_axes=1)(pairs[leader, 0], pairs[:, 1], start)
+    if start is None:  # one reset for each group
+        observation, state = jax.vmap(environment.reset)(pairs[::group_size, 0])
+        start = jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), Visited(state, observation))
+    return jax.vmap(episode, out_axes=1)(pairs[:, 1], start)
 
 
 def visit(environment: Environment, policy: Policy, key: Array, steps: Array) -> Visited:
@@ -176,7 +178,7 @@ def visit(environment: Environment, policy: Policy, key: Array, steps: Array) ->
 
     reset_key, steps_key = jax.random.split(key)
     observation, state = environment.reset(reset_key)
-    draws = _draw(acting, observation, steps_key, environment.horizon)
+    draws, _ = _draw(acting, observation, steps_key, environment.horizon)
     carry = Visited(state, observation), acting.initial, jnp.bool_(True)
     return jax.lax.scan(step, carry, (jnp.arange(environment.horizon), draws))[0][0]
 
@@ -227,8 +229,8 @@ def stream(
     how = engine() if how is None else how
 
     def one(start: StreamState, key: Array) -> tuple[Place, Transition]:
-        draws = _draw(acting, start.observation, key, num_steps)
-        resets, made = how.resets(environment.reset, draws.reset_key, len(keys))
+        draws, reset_keys = _draw(acting, start.observation, key, num_steps)
+        resets, made = how.resets(environment.reset, reset_keys, len(keys))
 
         def step(now: Place, following: tuple[Draws, Any]) -> tuple[Place, Transition]:
             draw, fresh = following
@@ -275,14 +277,14 @@ class Draws(NamedTuple):
 
     noise: Any  # of actions; None where the mode is taken
     step_key: Array
-    reset_key: Array  # of the reset that follows if the step ends an episode
 
 
-def _draw(actor: Actor, observation: Any, key: Array, steps: int, *, greedy: bool = False) -> Draws:
+def _draw(actor: Actor, observation: Any, key: Array, steps: int, *, greedy: bool = False) -> tuple[Draws, Array]:
+    """The draws, and a key for each step's reset, should it end an episode: [T] each."""
     distribution = jax.eval_shape(actor.act, actor.initial, observation)[1]
     of_action, of_step, of_reset = jax.random.split(key, 3)
     noise = None if greedy else distribution.noise(of_action, (steps,))
-    return Draws(noise, jax.random.split(of_step, steps), jax.random.split(of_reset, steps))
+    return Draws(noise, jax.random.split(of_step, steps)), jax.random.split(of_reset, steps)
 
 
 def _act(
