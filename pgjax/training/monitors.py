@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pgjax.config import Config
+from pgjax.environments import base
 from pgjax.estimators.importance import clamped_fraction, effective_sample_size, log_prefix, relative_weight
 from pgjax.estimators.products import product
 from pgjax.estimators.reductions import difference, quotient, spread, step_spread
@@ -258,7 +259,7 @@ def branched_action_values(
 
     def one(action: Array, key: Array) -> Array:
         step_key, rest_key = jax.random.split(key)
-        observation, state, reward, terminated, truncated = environment.step(step_key, start.state, action)
+        observation, state, reward, terminated, truncated = base.step(environment, step_key, start.state, action)
         following = jax.tree.map(lambda x: jnp.asarray(x)[None], Visited(state, observation))
         rows = episodes(environment, policy, rest_key[None], start=following)
         signals = make_signals(
