@@ -174,7 +174,7 @@ def test_rewards_are_scaled_by_returns_of_the_same_discounts(kind, streaming):
             running = reward[rows][t] + running
             seen.append(running)
             running = np.where(ended[t], 0.0, discount[t] * running)
-        rows = Transition(None, None, None, reward[rows], ended, 0 > np.ones((T, N)), None, np.ones((T, N)))
+        rows = Transition(None, None, None, reward[rows], ended, np.ones((T, N)) < 0, None, np.ones((T, N)))
         scale, scaled = scale_rewards(scale, rows, DISCOUNTS[kind], streaming=streaming)
     np.testing.assert_allclose(scaled.reward, reward[T:] / np.std(seen), rtol=1e-12)
 

@@ -1,4 +1,4 @@
-"""The door of the estimators: what fits becomes floats of one type and keeps it, what does not is refused in one line."""
+"""The door of the estimators: what fits becomes floats of one type, what does not is refused in one line."""
 
 from functools import partial
 
