@@ -4,12 +4,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from pgjax.estimators.contracts import ratio_free
 from pgjax.estimators.importance import weight
 from pgjax.estimators.recurrence import linear_recurrence
 from pgjax.estimators.reductions import difference
 from pgjax.types import SettingError, Signals
 
 
+@ratio_free
 def td_error(signals: Signals) -> Array:
     """One-step error δ_t = r_t + γ V(s_{t+1}) − V(s_t), with nothing after a termination; 0 where it is rounding.
 
@@ -30,6 +32,7 @@ def _error(signals: Signals, next_value: Array) -> Array:
     return difference(signals.reward + following, signals.value, size)
 
 
+@ratio_free
 def gae(signals: Signals, lambda_: ArrayLike = 0.95) -> Array:
     """Generalised advantage estimation: one-step errors, decaying geometrically into the past.
 
@@ -47,6 +50,7 @@ def gae(signals: Signals, lambda_: ArrayLike = 0.95) -> Array:
     return linear_recurrence(td_error(signals), lambda_ * signals.discount * signals.continues, reverse=True)
 
 
+@ratio_free
 def lambda_return(signals: Signals, lambda_: ArrayLike = 0.95) -> Array:
     """What a critic regresses on beside GAE: Â_t + V(s_t), the TD(λ) return. Sutton & Barto 2018, ch. 12.
 
@@ -102,6 +106,7 @@ def vtrace(signals: Signals, lambda_: ArrayLike = 1.0, max_rho: ArrayLike = 1.0,
     return jnp.minimum(max_rho, weight(signals.log_ratio)) * _error(signals, next_target)
 
 
+@ratio_free
 def action_advantage(signals: Signals) -> Array:
     """Q̃(s_t, a_t) − V(s_t), from `Signals.action_value` and `Signals.value`; 0 where it is rounding.
 

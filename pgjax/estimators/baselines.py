@@ -13,6 +13,7 @@ from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from pgjax.estimators.contracts import of_its_parts, ratio_free
 from pgjax.estimators.reductions import Spread, batch_spread, difference, group_spread, require_batch, step_spread
 from pgjax.estimators.returns import total_return
 from pgjax.types import Credit, Signals, as_partial
@@ -20,6 +21,7 @@ from pgjax.types import Credit, Signals, as_partial
 Baseline = Callable[[Signals, Array], Array]
 
 
+@ratio_free
 def constant(signals: Signals, credit: Array, baseline_constant: ArrayLike = 0.0) -> Array:
     """The same number everywhere: b_t = c. Unbiased for any c chosen before the batch was drawn.
 
@@ -30,6 +32,7 @@ def constant(signals: Signals, credit: Array, baseline_constant: ArrayLike = 0.0
     return jnp.broadcast_to(jnp.asarray(baseline_constant, credit.dtype), credit.shape)
 
 
+@ratio_free
 def same_batch_mean(signals: Signals, credit: Array) -> Array:
     """The batch's own mean, b_t = (1/N) Σ_n Ψ_{n,t}, with finished trajectories counted as their padding says.
 
@@ -45,6 +48,7 @@ def same_batch_mean(signals: Signals, credit: Array) -> Array:
     return jnp.where(found.std() == 0, credit, found.mean)
 
 
+@ratio_free
 def leave_one_out(signals: Signals, credit: Array) -> Array:
     """The mean of all *other* trajectories at the same step: b_{n,t} = (Σ_k Ψ_{k,t} − Ψ_{n,t}) / (N − 1).
 
@@ -63,6 +67,7 @@ def leave_one_out(signals: Signals, credit: Array) -> Array:
     return _mean_of_others(signals, credit, signals.mask[:1])
 
 
+@ratio_free
 def time_step(signals: Signals, credit: Array) -> Array:
     """The mean of the other trajectories *still running* at t, an estimate of E[Ψ_t | alive at t]. Unbiased.
 
@@ -96,6 +101,7 @@ def _mean_of_others(signals: Signals, credit: Array, there: Array) -> Array:
     return jnp.where(number > 0, mean, 0.0)
 
 
+@ratio_free
 def state_value(signals: Signals, credit: Array) -> Array:
     """The critic's V(s_t). Unbiased for any V that was not fitted to this batch.
 
@@ -116,6 +122,7 @@ def baselined(credit: Credit, baseline: Baseline) -> Partial:
     return Partial(_baselined, as_partial(credit), as_partial(baseline))
 
 
+@of_its_parts
 def _baselined(credit: Credit, baseline: Baseline, signals: Signals) -> Array:
     psi = _of_each_step(credit, signals)
     return difference(psi, baseline(signals, psi))
@@ -140,11 +147,13 @@ def standardised(credit: Credit, strength: ArrayLike = 1.0) -> Partial:
     return Partial(_standardised, as_partial(credit), strength=strength)
 
 
+@of_its_parts
 def _standardised(credit: Credit, signals: Signals, strength: ArrayLike) -> Array:
     psi = _of_each_step(credit, signals)
     return jnp.where(jnp.asarray(strength) > 0, step_spread(psi, signals.mask).standardised(psi, floor=1e-8), psi)
 
 
+@ratio_free
 def group_standardised(signals: Signals) -> Array:
     """GRPO's credit without length: (R_n − mean) / (std + 1e-8) over the trajectory's group (or batch), population std.
 
@@ -161,6 +170,7 @@ def group_standardised(signals: Signals) -> Array:
     return _spread(signals, total, signals.mask[:1]).standardised(total, floor=1e-8)
 
 
+@ratio_free
 def per_time(signals: Signals, credit: Array, table: Array) -> Array:
     """A given number for each time step, b_t = table[t], [T]; for whole episodes. Unbiased if fixed beforehand.
 

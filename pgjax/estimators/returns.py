@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from pgjax.estimators.contracts import ratio_free
 from pgjax.estimators.importance import max_log_weight, relative_weight, weight
 from pgjax.estimators.recurrence import linear_recurrence
 from pgjax.estimators.reductions import as_float, batch_max, batch_spread, batch_sum, quotient, require_batch
@@ -189,14 +190,15 @@ def discounted_objective(signals: Signals) -> Signals:
     factor = discount_factor(signals)
     return signals._replace(
         reward=factor * signals.reward,
-        value=factor * signals.value,
-        next_value=factor * signals.discount * signals.next_value,
+        value=None if signals.value is None else factor * signals.value,
+        next_value=None if signals.next_value is None else factor * signals.discount * signals.next_value,
         discount=jnp.ones_like(signals.discount),
         action_value=None if signals.action_value is None else factor[..., None] * signals.action_value,
         taken_value=None if signals.taken_value is None else factor * signals.taken_value,
     )
 
 
+@ratio_free
 def total_return(signals: Signals) -> Array:
     """The whole episode's return for every action of it: R = Σ_t γ^t r_t (Σ_t Γ_t r_t, see `discount_factor`).
 
@@ -214,6 +216,7 @@ def total_return(signals: Signals) -> Array:
     return jnp.broadcast_to(total, signals.reward.shape)
 
 
+@ratio_free
 def reward_to_go(signals: Signals) -> Array:
     """Causality: only rewards from t on, Q̂_t = Σ_{t'≥t} γ^{t'−t} r_{t'}.
 
@@ -229,6 +232,7 @@ def reward_to_go(signals: Signals) -> Array:
     return linear_recurrence(signals.reward, signals.discount * signals.continues, reverse=True)
 
 
+@ratio_free
 def discounted_reward(signals: Signals) -> Array:
     """The reward alone, γ^t r_t: credit for `prefix_product`, whose weights carry the past.
 

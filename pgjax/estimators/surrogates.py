@@ -9,11 +9,13 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
+from pgjax.estimators.contracts import per_step, per_trajectory
 from pgjax.estimators.importance import log_prefix, log_whole, weight
 from pgjax.estimators.reductions import as_float, size_of
 from pgjax.types import SettingError
 
 
+@per_step
 def score(log_ratio: Array, credit: Array, continues: Array) -> Array:
     """The score function: value Ψ_t, gradient Ψ_t ∇log π_θ(a_t|s_t).
 
@@ -28,6 +30,7 @@ def score(log_ratio: Array, credit: Array, continues: Array) -> Array:
     return jnp.exp(log_ratio - stop_gradient(log_ratio)) * credit
 
 
+@per_step
 def ratio(log_ratio: Array, credit: Array, continues: Array) -> Array:
     """First order: past and future ratios dropped, ρ_t Ψ_t. Exact at θ = θ̄, O(‖θ − θ̄‖) bias elsewhere.
 
@@ -40,6 +43,7 @@ def ratio(log_ratio: Array, credit: Array, continues: Array) -> Array:
     return weight(log_ratio) * credit
 
 
+@per_trajectory
 def prefix_product(log_ratio: Array, credit: Array, continues: Array) -> Array:
     """Per-decision importance sampling: ρ_{1:t} Ψ_t, differentiated through every ratio.
 
@@ -53,6 +57,7 @@ def prefix_product(log_ratio: Array, credit: Array, continues: Array) -> Array:
     return weight(log_prefix(log_ratio, continues)) * credit
 
 
+@per_trajectory
 def stopped_prefix(log_ratio: Array, credit: Array, continues: Array, max_weight: ArrayLike = float("inf")) -> Array:
     """Past ratios kept, but not differentiated: stop_gradient(min(ρ_{1:t}, c)) · score · Ψ_t.
 
@@ -72,6 +77,7 @@ def stopped_prefix(log_ratio: Array, credit: Array, continues: Array, max_weight
     return stop_gradient(w) * score(log_ratio, credit, continues)
 
 
+@per_trajectory
 def trajectory_weight(log_ratio: Array, credit: Array, continues: Array, max_weight: ArrayLike = float("inf")) -> Array:
     """Trajectory importance sampling: stop_gradient(min(ρ_{1:T}, c)) · score · Ψ_t; exact with any on-policy credit.
 
@@ -84,6 +90,7 @@ def trajectory_weight(log_ratio: Array, credit: Array, continues: Array, max_wei
     return stop_gradient(w) * score(log_ratio, credit, continues)
 
 
+@per_step
 def clipped_ratio(log_ratio: Array, credit: Array, continues: Array, clip: ArrayLike = 0.2) -> Array:
     """PPO's pessimistic ratio: min(ρ_t Ψ_t, clip(ρ_t, 1 − ε, 1 + ε) Ψ_t).
 

@@ -15,8 +15,9 @@ from pgjax.estimators.products import product
 from pgjax.estimators.reductions import difference, quotient, spread, step_spread
 from pgjax.estimators.returns import make_signals, off_policy_reward_to_go, reward_to_go, total_return
 from pgjax.estimators.surrogates import stopped_prefix
-from pgjax.training.loss import Batch, contributions, credit_of, policy_on, ratios_of
+from pgjax.training.loss import Batch, contributions
 from pgjax.training.rollout import Policy, Visited, episodes
+from pgjax.training.signals import credit_of, policy_on, ratios_of
 from pgjax.types import Agent, Algorithm, Discrete, Environment, Params, SettingError, Transition
 
 
@@ -309,7 +310,7 @@ def monitor(
 
         def surrogates(policy: Params) -> Array:
             moved = params | {"policy": policy}
-            return jnp.sum(contributions(agent, algorithm.estimator, moved, credited)[0], axis=0)
+            return jnp.sum(contributions(agent, algorithm.estimator, moved, credited).surrogate, axis=0)
 
         return _along(surrogates, params["policy"], key)
 
