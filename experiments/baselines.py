@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from pgjax import environments, evaluate_runs, make_agent, make_trainer, reinforce, sweep
-from pgjax.runs.record.results import Options
+from parts.results import Options
 from pgjax.runs.settings.start import start
 from pgjax.runs.show import figures
 

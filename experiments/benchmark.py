@@ -35,7 +35,7 @@ from pgjax import (
 )
 from pgjax.engine import devices
 from pgjax.estimators.distributions import Categorical
-from pgjax.runs.record import results
+from parts import results
 from pgjax.runs.record.provenance import processor
 from pgjax.types import Agent, Environment, Trainer
 

@@ -22,7 +22,7 @@ from pgjax import SettingError
 from pgjax.runs.record import files
 from pgjax.runs.show import figures
 from pgjax.runs.show.comparison import RESAMPLES, bootstrap_interval
-from pgjax.runs.show.reading import Run, draw_band, read_run
+from parts.reading import Run, draw_band, read_run
 
 COLUMNS = ("environment", "name", "score", "seeds", "iqm", "low", "high", "lowest_seed", "highest_seed")
 QUICK_RESAMPLES = 100

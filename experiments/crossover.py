@@ -54,7 +54,7 @@ from pgjax import (
     score,
 )
 from pgjax.estimators.baselines import Baseline, per_time, time_step
-from pgjax.runs.record.results import Options
+from parts.results import Options
 from pgjax.training.gradients import trajectory_gradients
 from pgjax.training.loss import Batch, log_ratio
 from pgjax.types import Estimator, Params

@@ -32,7 +32,7 @@ from pgjax import (
     sweep,
     total_return,
 )
-from pgjax.runs.record.results import Options
+from parts.results import Options
 from pgjax.runs.settings.start import start
 from pgjax.runs.show import figures
 

@@ -24,7 +24,7 @@ from rich.progress import Progress
 
 from pgjax import SettingError, environments, evaluate_runs, make_agent, make_trainer, reinforce
 from pgjax.engine import hosts
-from pgjax.runs.record import results
+from parts import results
 from pgjax.runs.record.files import say
 from pgjax.runs.settings.start import start
 

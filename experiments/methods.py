@@ -28,7 +28,7 @@ from pgjax import (
     with_hyperparameters,
 )
 from pgjax.methods.schedules import decaying
-from pgjax.runs.record.results import Options
+from parts.results import Options
 from pgjax.runs.settings.start import start
 from pgjax.runs.show import figures
 

@@ -28,7 +28,7 @@ from pgjax import (
     rollout,
     score,
 )
-from pgjax.runs.record.results import Options
+from parts.results import Options
 from pgjax.training.gradients import trajectory_gradients
 from pgjax.training.loss import Batch
 from pgjax.types import Params

@@ -17,8 +17,8 @@ import tyro
 from pgjax import SettingError
 from pgjax.runs.record import files
 from pgjax.runs.settings.start import start
-from pgjax.runs.show import drawing
-from pgjax.runs.show.recording import Recording, record
+from parts import drawing
+from parts.recording import Recording, record
 from pgjax.types import Params
 
 RENDER_KEY = (1 << 31) + 2  # seeds of training are below 2³¹; the two before it are evaluation's

@@ -20,7 +20,7 @@ from pgjax import (
     make_trainer,
     sweep,
 )
-from pgjax.runs.record.results import Options
+from parts.results import Options
 from pgjax.runs.settings.start import start
 from pgjax.runs.show import figures
 

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from pgjax import sweeps, use_cpu_devices
 from pgjax.engine import hosts
-from pgjax.runs.record import results
+from parts import results
 from pgjax.runs.settings.joining import joined
 from pgjax.runs.settings.setup import Settings
 

@@ -29,7 +29,7 @@ from pgjax.runs.settings.start import start
 from pgjax.runs.settings.tuned import tuned_environments
 from pgjax.runs.show import figures
 from pgjax.runs.show.comparison import bootstrap_interval
-from pgjax.runs.show.reading import Run, draw_band, read_run
+from parts.reading import Run, draw_band, read_run
 from pgjax.types import Discrete, Environment
 
 PUBLISHED = Path(__file__).with_name("published.toml")

@@ -33,7 +33,7 @@ from rich.table import Table
 
 from pgjax import Categorical, Environment, SettingError, Signals, environments, make_signals, oracle, rollout
 from pgjax.estimators.value_estimates import VALUE_ESTIMATES, ValueEstimate
-from pgjax.runs.record import results
+from parts import results
 
 FEW = 20  # effective trajectories, below which an interval is not to be believed
 

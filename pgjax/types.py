@@ -213,9 +213,11 @@ class Trainer(NamedTuple):
       update: (algorithm, state) -> (state, metrics), metrics a dict of scalars.
       shares: among at most so many devices can one batch's environments be shared (any divisor serves).
       worth_sharing: whether that gains more than the devices' meeting costs.
+      steps: environment steps of one update, at most; 0 if that is not known.
     """
 
     init: Callable[[Algorithm, Array], TrainState]
     update: Callable[[Algorithm, TrainState], tuple[TrainState, dict[str, Array]]]
     shares: int = 1
     worth_sharing: bool = False
+    steps: int = 0

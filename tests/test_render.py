@@ -19,8 +19,8 @@ from pgjax import SettingError, environments, make_agent, normalise_observations
 from pgjax.runs.record import checkpoints
 from pgjax.runs.settings.configuration import recorded
 from pgjax.runs.settings.setup import Settings, build
-from pgjax.runs.show import drawing
-from pgjax.runs.show.recording import Recording, record
+from parts import drawing
+from parts.recording import Recording, record
 from pgjax.training.rollout import Visited
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "render.py"

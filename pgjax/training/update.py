@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from pgjax.config import Config
+from pgjax.engine import counters
 from pgjax.engine.startup import in_turn
 from pgjax.estimators.reductions import size_of
 from pgjax.estimators.sharing import own_share, total
@@ -108,7 +109,7 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
             rollout_state=batch.rollout_state,
             key=key,
             update=state.update + 1,
-            env_steps=state.env_steps + total(jnp.sum(batch.signals.mask)).astype(jnp.int32),
+            env_steps=counters.added(state.env_steps, total(jnp.sum(batch.signals.mask)).astype(jnp.int32)),
             reward_scale=batch.reward_scale,
             previous=moving.previous,
         )
@@ -116,8 +117,8 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
         return new, total(batch.statistics).means() | metrics | guarded
 
     length = config.num_steps if config.rollout == "stream" else environment.horizon
-    worth = config.num_envs * length // config.minibatches >= WORTH_SHARING
-    return Trainer(init, update, _shares(config), worth)
+    steps = config.num_envs * length
+    return Trainer(init, update, _shares(config), steps // config.minibatches >= WORTH_SHARING, steps)
 
 
 def _shares(config: Config) -> int:
@@ -258,6 +259,9 @@ def run_updates(
     Returns:
       The state, and metrics [length] with `update`, `env_steps` and `active` (False where nothing was done).
 
+    Raises:
+      SettingError: for numbers that are no counts, or more than a counter of 32 bits holds.
+
     >>> from pgjax import environments, make_agent, reinforce
     >>> env, algorithm = environments.make("SimpleBandit-bsuite"), reinforce().algorithm
     >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=4))
@@ -266,6 +270,10 @@ def run_updates(
     >>> metrics["env_steps"].tolist(), metrics["active"].tolist()
     ([4, 8, 8], [True, True, False])
     """
+
+    length = counters.count("length", length, least=0)
+    if not isinstance(total_steps, jax.core.Tracer):
+        total_steps = counters.budget("total_steps", total_steps, trainer.steps)
 
     def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         active = (state.env_steps < total_steps) & (state.skipped_in_a_row < max_skipped)
@@ -283,6 +291,9 @@ def train(trainer: Trainer, algorithm: Algorithm, key: Array, num_updates: int) 
     Returns:
       The final state and metrics, each [num_updates].
 
+    Raises:
+      SettingError: for a number of updates that is no count, or whose steps a counter of 32 bits may not hold.
+
     >>> from pgjax import environments, make_agent, reinforce
     >>> env = environments.make("SimpleBandit-bsuite")
     >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=4))
@@ -290,6 +301,8 @@ def train(trainer: Trainer, algorithm: Algorithm, key: Array, num_updates: int) 
     >>> int(state.env_steps), metrics["return_mean"].shape  # 3 updates, 4 episodes each, of one step
     (12, (3,))
     """
+
+    num_updates = counters.updates("num_updates", num_updates, trainer.steps)
 
     def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         return trainer.update(algorithm, state)
