@@ -13,14 +13,15 @@ import jax
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from parts import drawing
+from parts.recording import Recording, record
 from PIL import Image
 
 from pgjax import SettingError, environments, make_agent, normalise_observations, rollout
 from pgjax.runs.record import checkpoints
-from pgjax.runs.settings.configuration import recorded
-from pgjax.runs.settings.setup import Settings, build
-from parts import drawing
-from parts.recording import Recording, record
+from pgjax.runs.settings.build import build
+from pgjax.runs.settings.config_file import recorded
+from pgjax.runs.settings.flags import Settings
 from pgjax.training.rollout import Visited
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "render.py"

@@ -12,7 +12,8 @@ import pytest
 
 from pgjax import evaluate
 from pgjax.runs.record import files
-from pgjax.runs.settings.setup import Settings, build
+from pgjax.runs.settings.build import build
+from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "train.py"

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
@@ -272,7 +273,7 @@ def run_updates(
     """
 
     length = counters.count("length", length, least=0)
-    if not isinstance(total_steps, jax.core.Tracer):
+    if not isinstance(total_steps, Tracer):
         total_steps = counters.budget("total_steps", total_steps, trainer.steps)
 
     def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:

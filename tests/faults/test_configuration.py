@@ -9,8 +9,10 @@ import pytest
 from runs import TINY
 
 from pgjax import ALGORITHMS
-from pgjax.runs.settings.configuration import config_text, from_command_line, read_config, recorded
-from pgjax.runs.settings.setup import Settings, build
+from pgjax.runs.settings.build import build
+from pgjax.runs.settings.command_line import from_command_line
+from pgjax.runs.settings.config_file import config_text, read_config, recorded
+from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
 
 

@@ -1,64 +1,99 @@
-"""Where settings come from: a TOML file as the base, flags on top, or the run that is resumed."""
+"""The command line of train.py: flags on top of a TOML file, of the settings tuned for an environment, or of a run."""
 
 import argparse
 import contextlib
-import difflib
 import io
-import json
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import tyro
 
-from pgjax.runs.settings.checks import check_fields
-from pgjax.runs.record.provenance import versions
-from pgjax.runs.settings.setup import Settings, resolve
+from pgjax.runs.settings import idle
+from pgjax.runs.settings.build import check_values, recipe_of
+from pgjax.runs.settings.config_file import OF_THE_LAYOUT, OF_THE_START, read_config, read_run_config, settings_from
+from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.tuned import tuned
 from pgjax.types import SettingError
-
-OF_THE_START = ("quiet", "resume", "distributed", "coordinator", "processes", "process_id", "join_timeout")
-"""Settings that a resumed run is given anew."""
-
-OF_THE_PROCESS = ("config", "out", "tuned", "quick", *OF_THE_START)
-"""Settings that say how a process runs, not what it computes: not written beside the results."""
-
-OF_THE_LAYOUT = ("devices", "mesh")
-"""Settings that say where it is computed: a run may go on elsewhere, with other bits at most."""
 
 QUICK = {"seeds": 2, "total_steps": 4000, "eval_episodes": 8}
 """What `--quick` puts over the base."""
 
+_OF_THE_BASE = {"config": "", "tuned": True, "quick": False}
+"""Flags that choose the base, with the values that stand in the settings afterwards."""
 
-def from_command_line(arguments: Sequence[str] | None = None, description: str = "") -> Settings:
+
+def from_command_line(
+    arguments: Sequence[str] | None = None, description: str = "", without: Mapping[str, str] | None = None
+) -> Settings:
     """The settings that a command line asks for; `--config FILE` and `--resume DIR` give the base.
 
-    Else a named environment does, if there are tuned settings for it (`pgjax.runs.settings.tuned`). `--quick` makes either small.
+    Else a named environment does, if there are tuned settings for it (`pgjax.runs.settings.tuned`). `--quick` makes
+    either small. Tuned settings that do nothing under the flags are left out.
+
+    Args:
+      arguments: the command line; default this process's.
+      description: of the script, for --help.
+      without: flags that do nothing in the script, with the reason.
 
     Raises:
-      SettingError: for a bad file, or flags that contradict the resumed run.
+      SettingError: for a bad file, flags that contradict the resumed run, flags that would do nothing.
       SystemExit: for flags that are none, after one line that says so.
+
+    >>> from_command_line(["--algorithm", "ppo", "--no-tuned"]).algorithm
+    'ppo'
+    >>> from_command_line(["--shuffle", "environments"])
+    Traceback (most recent call last):
+    pgjax.types.SettingError: shuffle: 'environments' does nothing: there is one minibatch; leave it out
     """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    named = [name for name in flags_in(arguments) if name in {field.name for field in fields(Settings)}]
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--config", "--resume", "--environment", "--algorithm"):
         first.add_argument(flag, nargs="?", default="")
     first.add_argument("--no-tuned", dest="tuned", action="store_false")
     first.add_argument("--quick", action="store_true")
     given, _ = first.parse_known_args(arguments)
-    if not given.resume:
+    if given.resume:
+        settings = _resumed(arguments, read_run_config(Path(given.resume)), description)
+    elif given.config:
         quick = QUICK if given.quick else {}
-        if given.config:
-            return _flags(arguments, replace(read_config(Path(given.config)), **quick), description)
-        found = tuned(given.environment, given.algorithm) if given.tuned else {}
-        settings = _flags(arguments, settings_from(found | quick), description)
-        if found and not settings.quiet:
-            print(f"{settings.environment}: tuned settings, {settings.algorithm}; --no-tuned for none", file=sys.stderr)
+        settings = _flags(arguments, replace(read_config(Path(given.config)), **quick), description)
+        if "tuned" in named:
+            raise SettingError("tuned", settings.tuned, "does nothing: --config is the base; leave it out")
+    else:
+        settings = _on_tuned(arguments, given, named, description)
+    for name in named:
+        if name in (without or {}):
+            raise SettingError(name, getattr(settings, name), f"does nothing: {(without or {})[name]}; leave it out")
+    _refuse_idle(settings, [name for name in named if name not in _OF_THE_BASE])
+    return replace(settings, **_OF_THE_BASE)
+
+
+def flags_in(arguments: Sequence[str]) -> list[str]:
+    """The names of the flags in a command line, as Python writes them.
+
+    >>> flags_in(["run", "--num-envs=3", "--no-tuned", "--lr", "-1"])
+    ['num_envs', 'tuned', 'lr']
+    """
+    words = [word[2:].partition("=")[0].replace("-", "_") for word in arguments if word[:2] == "--" and word != "--"]
+    return [word.removeprefix("no_") for word in words]
+
+
+def _on_tuned(arguments: Sequence[str], given: argparse.Namespace, named: Sequence[str], description: str) -> Settings:
+    found = tuned(given.environment, given.algorithm) if given.tuned else {}
+    settings = _flags(arguments, settings_from(found | (QUICK if given.quick else {})), description)
+    if not found:
         return settings
-    base = _config_of(Path(given.resume))
+    if not settings.quiet:
+        print(f"{settings.environment}: tuned settings, {settings.algorithm}; --no-tuned for none", file=sys.stderr)
+    situation = idle.Situation(settings, recipe_of(settings))
+    return idle.without(settings, situation, set(found) - set(named))
+
+
+def _resumed(arguments: Sequence[str], base: Settings, description: str) -> Settings:
     settings = _flags(arguments, base, description)
     for name, value in vars(settings).items():
         if name not in (*OF_THE_START, *OF_THE_LAYOUT) and value != getattr(base, name):
@@ -66,87 +101,11 @@ def from_command_line(arguments: Sequence[str] | None = None, description: str =
     return settings
 
 
-def read_config(path: Path) -> Settings:
-    """Settings from a TOML file: names as in `Settings`; what it leaves out keeps its default.
-
-    A table `[versions]` is passed over, so that a run's own config.toml is a base like any other.
-
-    Raises:
-      SettingError: for a file that cannot be read, a name that is no setting, or a value of the wrong type.
-    """
-    table = _table(path, "config")
-    table.pop("versions", None)
-    return settings_from(table)
-
-
-def _config_of(run: Path) -> Settings:
-    """A run's own settings; its file ends with the versions, unless a kill has torn it."""
-    table = _table(run / "config.toml", "resume")
-    if table.pop("versions", None) is None:
-        raise SettingError("resume", str(run), "cannot go on: its config.toml is torn; start it again elsewhere")
-    return settings_from(table)
-
-
-def _table(path: Path, field: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise SettingError(field, str(path), f"cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError(field, str(path), f"is not TOML: {error}") from error
-
-
-def settings_from(table: Mapping[str, Any]) -> Settings:
-    """Settings by name.
-
-    Raises:
-      SettingError: naming the first entry that is no setting, with the closest one, or has the wrong type.
-
-    >>> settings_from({"algoritm": "ppo"})
-    Traceback (most recent call last):
-    pgjax.types.SettingError: algoritm: 'ppo' is no setting; did you mean algorithm?
-    >>> settings_from({"seeds": 2.5})
-    Traceback (most recent call last):
-    pgjax.types.SettingError: seeds: 2.5 must be a whole number
-    """
-    names = [field.name for field in fields(Settings)]
-    for name, value in table.items():
-        if name in ("config", "resume", "tuned", "quick"):
-            raise SettingError(name, value, "is for the command line only")
-        if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            raise SettingError(name, value, f"is no setting; did you mean {near[0]}?" if near else "is no setting")
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
-    settings = Settings(**values)
-    check_fields(settings)
-    return settings
-
-
-def recorded(settings: Settings) -> dict[str, Any]:
-    """What of the settings, as resolved, determines the results; those that the method does not have are left out."""
-    values = asdict(resolve(settings))
-    return {name: v for name, v in values.items() if v is not None and name not in OF_THE_PROCESS}
-
-
-def config_text(settings: Settings) -> str:
-    """The resolved settings as TOML that `read_config` takes, with the versions of what computes.
-
-    >>> print(config_text(Settings(algorithm="ppo", learning_rate=1e-5, hidden=(32,))).splitlines()[5])
-    learning_rate = 1e-05
-    """
-    lines = ["# train.py --config THIS_FILE runs it again"]
-    lines += [f"{name} = {_toml(value)}" for name, value in recorded(settings).items()]
-    lines += ["", "[versions]"]
-    lines += [f"{name} = {_toml(value)}" for name, value in versions().items()]
-    return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, (tuple, list)):
-        return f"[{', '.join(_toml(x) for x in value)}]"
-    if isinstance(value, float):
-        return repr(value)
-    return json.dumps(value, ensure_ascii=False)  # booleans, whole numbers and text are the same in both
+def _refuse_idle(settings: Settings, named: Sequence[str]) -> None:
+    """Refuse flags that do nothing, those at their default values too; the environment is not made here."""
+    if set(named) & set(idle.RULES):
+        check_values(settings)
+        idle.refuse(idle.Situation(settings, recipe_of(settings)), named)
 
 
 def _flags(arguments: Sequence[str] | None, base: Settings, description: str) -> Settings:

@@ -1,120 +1,83 @@
-"""The settings of a training run, and what is built from them."""
+"""What a training run can be asked: the settings of `experiments/train.py`, each a flag and an entry of a file."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from inspect import signature
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, fields, make_dataclass
+from typing import Annotated, Any, Literal
 
-import optax
-from jax.tree_util import Partial
+import numpy as np
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
-from pgjax import environments
-from pgjax.methods.table import ALGORITHMS, BASELINES, CREDITS
-from pgjax.estimators.baselines import standardised
-from pgjax.training.checks import check
-from pgjax.config import Config, Recipe
-from pgjax.methods.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
-from pgjax.runs.settings.checks import check_fields, check_size
-from pgjax.policies.networks import make_agent
-from pgjax.policies.normalisation import normalise_observations
-from pgjax.methods.schedules import decaying, entropy_decay
-from pgjax.training.update import make_trainer
-from pgjax.types import Agent, Algorithm, Environment, SettingError, Trainer
+from pgjax.methods.optimizers import OPTIMIZERS
+from pgjax.methods.table import ALGORITHMS
+from pgjax.runs.settings import parameters
 
-OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "rmsprop": optax.rmsprop, "sgd": optax.sgd}
+
+def _whole(text: str) -> int:
+    """A whole number from a command line, such as 100000 or 1e5."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise ValueError(f"{text} is no whole number") from None
+        return int(number)
+
+
+_STEPS = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="INT",
+    instance_from_str=lambda words: _whole(words[0]),
+    is_instance=lambda value: isinstance(value, int),
+    str_from_instance=lambda value: [str(value)],
+)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Train a policy-gradient method on a gymnax or brax environment, several seeds at once."""
-
+class _Asked:
     environment: str = "CartPole-v1"
     """Name of a gymnax environment, such as CartPole-v1, Catch-bsuite, Pendulum-v1 or Breakout-MinAtar; or of a brax
     task behind "brax/", such as brax/inverted_pendulum (extra "envs")."""
-    algorithm: str = "reinforce"
-    """Method: reinforce, rloo, dice, storm, all_action; several passes per batch by trajectory_is, per_decision_is,
-    prefix_is, suffix_is, first_order, truncated_is, weighted_is, weighted_per_decision_is, doubly_robust; with a critic
-    a2c, ppo, npg, trpo, vtrace. What is left at "None" below is the method's own."""
+    algorithm: Annotated[str, tyro.conf.arg(help=f"Method: {', '.join(ALGORITHMS)}.")] = "reinforce"
     seeds: int = 8
     """How many policies to train side by side, from seeds 0, 1, 2, …"""
-    total_steps: int = 400_000
+    total_steps: Annotated[int, _STEPS] = 400_000
     """Environment steps per seed; training ends with the first update that reaches them."""
-    learning_rate: float | None = None
-    """Step size of the optimiser."""
-    discount: float | None = None
-    """Discount factor γ, from 0 to 1."""
-    credit: str | None = None
-    """What each action gets (reinforce): reward_to_go (causality) or total_return."""
-    baseline: str | None = None
-    """Subtracted: none, constant, same_batch_mean, leave_one_out, time_step, state_value, optimal[_per_parameter]."""
-    baseline_constant: float = 0.0
-    """The number that baseline "constant" subtracts."""
-    lambda_: float | None = None
-    """λ of generalised advantages and value targets, from 0 to 1."""
-    clip: float | None = None
-    """PPO's ε: how far the ratio may go; inf for no clipping."""
-    value_clip: float | None = None
-    """How far V may move per batch before its loss stops pulling (ppo)."""
-    kl_coefficient: float | None = None
-    """Weight of a penalty on the KL from the policy that acted (ppo)."""
-    target_kl: float | None = None
-    """Stop working on a batch when the estimated KL is above this (ppo)."""
-    max_kl: float | None = None
-    """Size of a natural or trust-region step, as KL per environment step."""
-    step_size: float | None = None
-    """Bound on the step along the natural gradient (npg, trpo); inf always goes to the edge of max_kl."""
-    damping: float | None = None
-    """Added to the Fisher matrix's diagonal (npg, trpo)."""
-    max_rho: float | None = None
-    """V-trace's bar on the ratio in the target."""
-    max_c: float | None = None
-    """V-trace's bar on the ratios in the traces."""
-    momentum: float | None = None
-    """Weight of the new gradient in the recursive estimate (storm)."""
+
+
+_OWN = "(default: the method's own)"
+_STATIC = parameters.of_config(ALGORITHMS)
+_NUMBERS = [flag for flag in parameters.of_methods(ALGORITHMS) if flag[0] not in {name for name, *_ in _STATIC}]
+
+_OfMethods: Any = make_dataclass("_OfMethods", [*_NUMBERS, *_STATIC], bases=(_Asked,), frozen=True)
+"""What methods take, made from the table of methods: see `pgjax.runs.settings.parameters`."""
+
+
+@dataclass(frozen=True)
+class Settings(_OfMethods):
+    """Train a policy-gradient method on a gymnax or brax environment, several seeds at once.
+
+    None stands for the method's own value. Numbers of numpy become Python's, lists tuples.
+    """
+
     standardise: bool = False
     """Bring credit to mean 0 and standard deviation 1 in every batch (biased in direction)."""
-    discounted_objective: bool = False
-    """Keep the factor γ^t in front of step t: the true gradient of the discounted return."""
-    truncation: Literal["bootstrap", "terminal"] = "bootstrap"
-    """What follows a time limit: the critic's value, or nothing."""
-    normalise_observations: bool = False
-    """Bring observations to mean 0 and standard deviation 1 by running statistics."""
-    normalise_rewards: bool = False
-    """Divide rewards by the running standard deviation of the discounted return."""
-    mean: Literal["trajectories", "steps"] | None = None
-    """Divide the gradient by the number of trajectories (exact) or of steps (a ratio estimator)."""
-    num_envs: int | None = None
-    """Episodes per update, or environments side by side."""
-    num_steps: int | None = None
-    """Steps per environment and update, for methods that work on streams of steps."""
-    epochs: int | None = None
-    """Passes over each batch."""
-    minibatches: int | None = None
-    """Gradient steps per pass, each on its share of the batch."""
-    shuffle: Literal["environments", "steps"] | None = None
-    """What a minibatch is made of: whole environments, or single steps."""
-    group_size: int | None = None
-    """Consecutive episodes that start from the same reset, and judge each other (rloo)."""
-    accumulate: int = 1
-    """Compute the gradient in this many slices, one after the other, to save memory. Must divide num_envs."""
-    batch_steps: int = 0
-    """Use only the first episodes of a batch that together reach this many steps (0: all)."""
-    optimizer: str = "adam"
-    """Optimiser: adam, adamw, rmsprop or sgd."""
-    decay_updates: int = 0
-    """Let the learning rate fall linearly to zero over this many updates (0: constant; -1: over the whole run, for
-    methods that work on streams of steps)."""
+    max_grad_norm: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=_OWN)] = None
+    """Largest norm of the whole gradient, which is scaled down to it; inf for no bound."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
     decay_entropy: int = 0
     """Let the entropy bonus fall linearly to zero over this many updates (0: constant; -1: over the whole run)."""
-    max_grad_norm: float | None = None
-    """Clip the gradient's global norm to this (inf: do not)."""
+    optimizer: Annotated[str, tyro.conf.arg(help=f"Optimiser: {', '.join(OPTIMIZERS)}.")] = "adam"
+    decay_updates: int = 0
+    """Let the learning rate fall linearly to zero over this many updates (0: constant; -1: over the whole run, for
+    methods that work on streams of steps)."""
+    normalise_observations: bool = False
+    """Bring observations to mean 0 and standard deviation 1 by running statistics."""
     policy: str = "auto"
-    """Action distribution: auto, categorical, gaussian (clipped to the action box) or squashed (tanh)."""
+    """Distribution of continuous actions: auto, gaussian (clipped to the action box) or squashed (tanh)."""
     network: str = "auto"
-    """Network: auto, mlp or cnn (images)."""
-    initial_log_std: float = 0.0
+    """Network for images: auto, mlp or cnn."""
+    initial_log_std: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 0.0)")] = None
     """Log σ of continuous actions at the start; 0 is half the action box."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the dense layers."""
@@ -155,8 +118,6 @@ class Settings:
     """How many of the newest checkpoints to keep, besides the one with the best return."""
     log: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Log there too, besides metrics.csv: tensorboard, wandb."""
-    diagnostics: int = 0
-    """Groups of trajectories whose gradients are compared at every update: noise, critical batch, probes (0: off)."""
     tuned: bool = True
     """Where only an environment is named, or its method too, begin with the settings found for it (tuned.toml)."""
     quick: bool = False
@@ -164,139 +125,15 @@ class Settings:
     quiet: bool = False
     """Print nothing but errors."""
 
-
-class Setup(NamedTuple):
-    """What a run is made of."""
-
-    environment: Environment
-    agent: Agent
-    algorithm: Algorithm
-    trainer: Trainer
+    def __post_init__(self) -> None:
+        """Make numbers and lists plain: the same settings, whoever wrote them."""
+        for field in fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
+        if isinstance(self.total_steps, float) and self.total_steps.is_integer():
+            object.__setattr__(self, "total_steps", int(self.total_steps))
 
 
-def build(settings: Settings) -> Setup:
-    """Make everything a run needs; nothing compiles before all settings are checked.
-
-    Raises:
-      SettingError: naming the first setting that cannot work, its value and why.
-
-    >>> build(Settings(discount=1.5))
-    Traceback (most recent call last):
-    pgjax.types.SettingError: discount: 1.5 must lie in [0, 1]
-    """
-    check_fields(settings)
-    for name in ("seeds", "total_steps", "eval_episodes", "updates_per_chunk", "keep", "max_skipped", "join_timeout"):
-        if getattr(settings, name) < 1:
-            raise SettingError(name, getattr(settings, name), "must be at least 1")
-    for name in ("devices", "save_every"):
-        if getattr(settings, name) < 0:
-            raise SettingError(name, getattr(settings, name), "must not be negative")
-    if settings.mesh and (len(settings.mesh) != 2 or min(settings.mesh) < 1):
-        raise SettingError("mesh", settings.mesh, "must be two numbers from 1: along seeds, along environments")
-    for name, unset in (("coordinator", ""), ("processes", 0), ("process_id", -1)):
-        if getattr(settings, name) != unset and not settings.distributed:
-            raise SettingError(name, getattr(settings, name), "is for processes that train together: --distributed")
-    tables = {"algorithm": ALGORITHMS, "credit": CREDITS, "baseline": BASELINES, "optimizer": OPTIMIZERS}
-    for name, table in tables.items():
-        if getattr(settings, name) is not None:
-            known(name, getattr(settings, name), table)
-    recipe = _recipe(settings)
-    check_hyperparameters(recipe.algorithm)
-    environment = environments.make(settings.environment)
-    agent = make_agent(
-        environment,
-        policy=settings.policy,  # type: ignore[arg-type]  (checked there)
-        network=settings.network,  # type: ignore[arg-type]
-        hidden=settings.hidden,
-        critic=recipe.config.critic,
-        shared=settings.shared,
-        memory=settings.memory,
-        initial_log_std=settings.initial_log_std,
-    )
-    if settings.normalise_observations:
-        agent = normalise_observations(agent, environment)
-    check(environment, agent, recipe.config, recipe.algorithm)
-    steps = recipe.config.num_steps if recipe.config.rollout == "stream" else environment.horizon
-    check_size("total_steps", settings.total_steps, recipe.config.num_envs * steps)
-    return Setup(environment, agent, recipe.algorithm, make_trainer(environment, agent, recipe.config))
-
-
-def resolve(settings: Settings) -> Settings:
-    """Fill in what was left to the method.
-
-    Raises:
-      SettingError: for an unknown method, or a setting that it does not have.
-
-    >>> resolve(Settings(algorithm="first_order")).epochs
-    4
-    """
-    recipe = _recipe(settings)
-    given = signature(ALGORITHMS[settings.algorithm]).parameters
-    own = {name: p.default for name, p in given.items()} | hyperparameters(recipe.algorithm) | vars(recipe.config)
-    empty = {f.name for f in fields(settings) if getattr(settings, f.name) is None}
-    return replace(settings, **{name: own[name] for name in empty & set(own)})
-
-
-def known(field: str, name: str, table: Mapping[str, Any]) -> None:
-    """Refuse a name that a table does not have, listing those it has."""
-    if name not in table:
-        raise SettingError(field, name, f"is none of {', '.join(table)}")
-
-
-def _recipe(settings: Settings) -> Recipe:
-    known("algorithm", settings.algorithm, ALGORITHMS)
-    given = {f.name: getattr(settings, f.name) for f in fields(settings) if getattr(settings, f.name) is not None}
-    arguments = signature(ALGORITHMS[settings.algorithm]).parameters
-    recipe = ALGORITHMS[settings.algorithm](**{name: value for name, value in given.items() if name in arguments})
-    static = {f.name for f in fields(Config)} - {"critic", "rollout"}
-    config = replace(recipe.config, **{name: value for name, value in given.items() if name in static})
-    algorithm, estimator = recipe.algorithm, recipe.algorithm.estimator
-    numbers = hyperparameters(algorithm)
-    for name in set(given) & _METHODS_OWN - set(arguments) - static - set(numbers):
-        raise SettingError(name, given[name], f"is not a setting of algorithm {settings.algorithm}")
-    algorithm = with_hyperparameters(algorithm, {name: given[name] for name in given if name in numbers})
-    rate = hyperparameters(algorithm)["learning_rate"]
-    algorithm = algorithm._replace(optimizer=Partial(OPTIMIZERS[settings.optimizer], learning_rate=rate))
-    if settings.decay_updates:
-        algorithm = decaying(Recipe(algorithm, config), _updates(settings, "decay_updates", config)).algorithm
-    if settings.decay_entropy:
-        decay = {
-            "entropy_coefficient": settings.entropy_coefficient,
-            "entropy_updates": float(_updates(settings, "decay_entropy", config)),
-        }
-        algorithm = algorithm._replace(entropy_coefficient=Partial(entropy_decay, **decay))
-    if settings.standardise and "standardise" not in arguments:
-        algorithm = algorithm._replace(estimator=estimator._replace(credit=standardised(estimator.credit)))
-    _check_baseline(settings, arguments, config)
-    return Recipe(algorithm, config)
-
-
-def _updates(settings: Settings, field: str, config: Config) -> int:
-    """Over how many updates something falls: as many as given, or, at -1, all that the run has."""
-    given: int = getattr(settings, field)
-    if given > 0:
-        return given
-    if given < -1:
-        raise SettingError(field, given, "must be a number of updates, 0 or -1")
-    if config.rollout != "stream":
-        raise SettingError(field, given, f"cannot be: {settings.algorithm} does not know how many updates it will do")
-    return max(1, settings.total_steps // (config.num_envs * config.num_steps))
-
-
-_METHODS_OWN = {f.name for f in fields(Settings) if f.default is None}
-"""Settings that only some methods have."""
-
-
-def _check_baseline(settings: Settings, arguments: Mapping[str, Any], config: Config) -> None:
-    default = arguments["baseline"].default if "baseline" in arguments else "none"
-    baseline = settings.baseline or default
-    if baseline in ("leave_one_out", "time_step", "optimal", "optimal_per_parameter") and config.num_envs < 2:
-        raise SettingError("num_envs", config.num_envs, f"is too few: baseline {baseline} needs at least 2")
-    if baseline.startswith("optimal"):
-        for name, absent in (("accumulate", 1), ("diagnostics", 0), ("minibatches", 1)):
-            if getattr(config, name) != absent:
-                raise SettingError(name, getattr(config, name), "cannot be combined with a variance-optimal baseline")
-        if settings.standardise:
-            raise SettingError("standardise", True, "cannot be combined with a variance-optimal baseline")
-    if config.rollout == "stream" and config.group_size > 1:
-        raise SettingError("group_size", config.group_size, "is for methods that work on whole episodes")
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
