@@ -346,7 +346,8 @@ def _typed(key: Array) -> Array:
             return key
         if not typed and key.dtype == np.uint32 and key.shape == jax.random.key_data(jax.random.key(0)).shape:
             return jax.random.wrap_key_data(jnp.asarray(key))
-    raise SettingError("key", jax.typeof(key), "must be one random key, such as jax.random.key(0)")
+    shown = f"{key.dtype}{list(key.shape)}" if hasattr(key, "dtype") else key
+    raise SettingError("key", shown, "must be one random key, such as jax.random.key(0)")
 
 
 def _placed(state: TrainState) -> Any:

@@ -14,7 +14,7 @@ from pgjax.types import SettingError
 Options = TypeVar("Options")
 
 
-def run(
+def as_script(
     main: Callable[[Any], None], kind: type, description: str | None, quick: Mapping[str, Any] | None = None
 ) -> None:
     """Call `main` with the options of this process's command line; a setting that cannot work ends it with one line."""
