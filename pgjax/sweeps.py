@@ -14,10 +14,13 @@ from jax.sharding import PartitionSpec as P
 
 from pgjax.engine import counters, hosts
 from pgjax.engine.devices import SEED_AXIS, asked_mesh, make_mesh
-from pgjax.estimators.sharing import ENV_AXIS
+from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import check_hyperparameters, with_hyperparameters
+from pgjax.training.checks import steps_per_update
 from pgjax.training.evaluation import evaluate
-from pgjax.training.update import NEVER, run_updates
+from pgjax.training.keys import as_key
+from pgjax.training.loop import NEVER, run_updates
+from pgjax.training.update import shares, worth_sharing
 from pgjax.types import Agent, Algorithm, Environment, Params, SettingError, Trainer, TrainState
 
 Over = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]
@@ -131,12 +134,11 @@ def plan(
     mesh: Sequence[int] | None = None,
 ) -> Mesh:
     """The devices that so many runs are spread over; arguments and refusals as in `start`."""
-    whole_batch = algorithm.control_variate is not None or algorithm.policy_step is not None
-    shares = 1 if whole_batch else trainer.shares
+    parts = shares(trainer, algorithm)
     if mesh is None:
-        return make_mesh(runs, shares if trainer.worth_sharing else 1, devices)
+        return make_mesh(runs, parts if worth_sharing(trainer) else 1, devices)
     seeds, sharing = mesh
-    return asked_mesh(seeds, sharing, runs, shares, devices)
+    return asked_mesh(seeds, sharing, runs, parts, devices)
 
 
 def _combinations(over: Over) -> list[dict[str, float]]:
@@ -155,6 +157,10 @@ def _combinations(over: Over) -> list[dict[str, float]]:
         if np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "iuf":
             raise SettingError(name, value, "cannot be swept: each value must be one number")
     return listed
+
+
+def _steps(trainer: Trainer) -> int:
+    return steps_per_update(trainer.environment, trainer.config)
 
 
 def _in_words(column: np.ndarray) -> str:
@@ -193,7 +199,7 @@ def advance(
     ([0], [6])
     """
     limits = (
-        jnp.int32(counters.budget("total_steps", total_steps, trainer.steps)),
+        jnp.int32(counters.budget("total_steps", total_steps, _steps(trainer))),
         jnp.int32(counters.count("max_skipped", max_skipped)),
     )
     program = _advance_donated if donate else _advance
@@ -232,7 +238,7 @@ def chunks(
     >>> [metrics["env_steps"].tolist() for _, metrics in chunks(trainer, runs, total_steps=8, updates=3)]
     [[[2, 4, 6]], [[8, 8, 8]]]
     """
-    total_steps = counters.budget("total_steps", total_steps, trainer.steps)
+    total_steps = counters.budget("total_steps", total_steps, _steps(trainer))
     updates, max_skipped = counters.count("updates", updates), counters.count("max_skipped", max_skipped)
 
     def advancing(runs: Runs) -> Iterator[tuple[Runs, dict[str, np.ndarray]]]:
@@ -284,7 +290,7 @@ def sweep(
     >>> result.runs.settings["learning_rate"].tolist(), result.runs.seeds.tolist()
     ([0.1, 0.1, 0.01, 0.01], [0, 1, 0, 1])
     """
-    total_steps = counters.budget("total_steps", total_steps, trainer.steps)
+    total_steps = counters.budget("total_steps", total_steps, _steps(trainer))
     updates_per_chunk = counters.count("updates_per_chunk", updates_per_chunk)
     max_updates = None if max_updates is None else counters.count("max_updates", max_updates)
     runs, pieces = start(trainer, algorithm, seeds=seeds, over=over, devices=devices, mesh=mesh), []
@@ -333,21 +339,11 @@ def evaluate_runs(
     >>> first.shape, bool((first == second).all())  # not trained yet: one seed, one policy
     ((8,), True)
     """
-    episodes = counters.count("episodes", episodes)
-    returns = _evaluate(environment, agent, episodes, bool(greedy), runs.mesh, runs.state.params, _typed(key))
+    episodes, key = counters.count("episodes", episodes), as_key(key)
+    if key.shape:
+        raise SettingError("key", f"{list(key.shape)} keys", "must be one key")
+    returns = _evaluate(environment, agent, episodes, bool(greedy), runs.mesh, runs.state.params, key)
     return hosts.fetch(returns)
-
-
-def _typed(key: Array) -> Array:
-    """One key, typed; old-style keys are arrays of unsigned integers."""
-    if isinstance(key, (jax.Array, np.ndarray)):
-        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        if typed and key.shape == ():
-            return key
-        if not typed and key.dtype == np.uint32 and key.shape == jax.random.key_data(jax.random.key(0)).shape:
-            return jax.random.wrap_key_data(jnp.asarray(key))
-    shown = f"{key.dtype}{list(key.shape)}" if hasattr(key, "dtype") else key
-    raise SettingError("key", shown, "must be one random key, such as jax.random.key(0)")
 
 
 def _placed(state: TrainState) -> Any:

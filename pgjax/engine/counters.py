@@ -74,7 +74,7 @@ def updates(name: str, value: Any, steps_per_update: int) -> int:
     Traceback (most recent call last):
     pgjax.types.SettingError: num_updates: 1000000 of up to 16000 steps each may be more than 2147483647 steps
     """
-    number = count(name, value, least=0)
+    number = count(name, value)
     if number * steps_per_update > LARGEST:
         reason = f"of up to {steps_per_update} steps each may be more than {LARGEST} steps"
         raise SettingError(name, value, reason)

@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 
 from pgjax.estimators.contracts import per_step, per_trajectory
 from pgjax.estimators.importance import log_prefix, log_whole, weight
-from pgjax.estimators.reductions import size_of
+from pgjax.estimators.reductions import as_float, size_of
+from pgjax.types import SettingError
 
 
 @per_step
@@ -115,18 +116,27 @@ def surrogate_loss(
 
     Args:
       log_prob: log π_θ of the taken actions, [T, N], differentiable in θ.
-      credit: Ψ, [T, N].
+      credit: Ψ, [T, N], or one number.
       mask: 1 on executed steps; default everywhere.
       mean: "trajectories" divides by N, "steps" by the number of executed steps.
 
     Returns:
       A scalar to minimise.
 
+    Raises:
+      SettingError: for arrays of other shapes than that of `log_prob`, and another name for the mean.
+
     >>> import jax
     >>> jax.grad(surrogate_loss)(jnp.zeros((2, 1)), jnp.array([[3.0], [2.0]])).T
     Array([[-3., -2.]], dtype=float32)
     """
-    log_prob, credit = jnp.asarray(log_prob), stop_gradient(jnp.asarray(credit))
-    executed = jnp.ones_like(log_prob) if mask is None else jnp.asarray(mask, log_prob.dtype)
+    log_prob = as_float(log_prob)
+    for name, x in (("credit", credit), ("mask", 1.0 if mask is None else mask)):
+        if jnp.shape(x) not in ((), log_prob.shape):
+            raise SettingError(name, jnp.shape(x), f"is its shape; log_prob asks for {log_prob.shape}")
+    if mean not in ("trajectories", "steps"):
+        raise SettingError("mean", mean, 'is neither "trajectories" nor "steps"')
+    credit = stop_gradient(jnp.asarray(credit, log_prob.dtype))
+    executed = jnp.broadcast_to(jnp.asarray(1.0 if mask is None else mask, log_prob.dtype), log_prob.shape)
     safe_log_prob = jnp.where(executed > 0, log_prob, 0.0)
     return -size_of(executed).mean(jnp.where(executed > 0, safe_log_prob * credit, 0.0), mean)

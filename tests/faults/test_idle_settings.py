@@ -66,7 +66,16 @@ IDLE = [  # what would do nothing, and where it acts (None: nowhere)
 ]
 ACTS_ALWAYS = {
     *("environment", "algorithm", "seeds", "total_steps", "learning_rate", "discount", "epochs", "num_envs", "hidden"),
-    *("minibatches", "normalise_rewards", "normalise_observations", "accumulate", "mean", "diagnostics", "optimizer"),
+    *(
+        "minibatches",
+        "normalise_rewards",
+        "normalise_observations",
+        "accumulate",
+        "mean",
+        "diagnostics",
+        "optimizer",
+        "engine",
+    ),
     *("max_grad_norm", "entropy_coefficient", "decay_updates", "memory", "eval_episodes", "devices", "mesh"),
     *("distributed", "updates_per_chunk", "max_skipped", "out", "resume", "save_every", "keep", "log", "quiet"),
 }
