@@ -250,7 +250,7 @@ def test_the_checkpoint_of_the_best_return(script, tmp_path):
         ("out", {"out": Path("episode")}),
         ("max_frames", {"max_frames": 1}),
         ("episode_seed", {"episode_seed": -1}),
-        ("episode_seed", {"episode_seed": 1 << 32}),
+        ("episode_seed", {"episode_seed": 1 << 31}),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_read(script, tmp_path, field, change):

@@ -24,7 +24,7 @@ def stop_after(monkeypatch, chunks, number=signal.SIGTERM):
     """Let a signal arrive while chunk `chunks` + 1 is on its way."""
     whole = sweeps.chunks
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **keywords):
         for i, chunk in enumerate(whole(*arguments)):
             if i == chunks:
                 os.kill(os.getpid(), number)
@@ -163,8 +163,8 @@ def test_a_disk_that_fails_does_not_end_training(here, whole, tmp_path, monkeypa
     chunks = sweeps.chunks
     limit = files_up_to(1000)
 
-    def disturbed(*arguments):
-        for i, chunk in enumerate(chunks(*arguments)):
+    def disturbed(*arguments, **keywords):
+        for i, chunk in enumerate(chunks(*arguments, **keywords)):
             if i == 1:
                 inflict()
             reached.append(int(chunk[0].state.update.max()))
