@@ -59,9 +59,9 @@ def reinforce(
     Args:
       credit: a name in CREDITS.
       baseline: a name in BASELINES; "state_value" trains a critic.
-      baseline_constant: the number that "constant" subtracts.
-      learning_rate: Adam's.
-      discount: γ.
+      baseline_constant: the number that baseline "constant" subtracts.
+      learning_rate: step size of the optimiser, which is Adam.
+      discount: discount factor γ, from 0 to 1.
 
     Raises:
       SettingError: for a name that is in neither table.
@@ -215,7 +215,7 @@ def storm(
     Args:
       baseline: a name in BASELINES that acts on credit.
       baseline_constant: the number that "constant" subtracts.
-      momentum: α; 1 is the plain gradient.
+      momentum: weight α of the new gradient in the estimate; 1 is the plain gradient.
       learning_rate: Adam's.
       discount: γ.
     Yuan et al. 2020. https://arxiv.org/abs/2003.04302

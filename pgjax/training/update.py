@@ -12,7 +12,7 @@ import optax
 from jax import Array
 
 from pgjax.config import Config
-from pgjax.engine import asked, engine
+from pgjax.engine import asked, counters, engine
 from pgjax.engine.blocks import join
 from pgjax.estimators.contracts import PER_TRAJECTORY, RATIO_FREE, promises
 from pgjax.estimators.reductions import own_share, size_of, total
@@ -20,7 +20,7 @@ from pgjax.estimators.steps import PolicyProblem
 from pgjax.policies.normalisation import no_reward_scale
 from pgjax.training import monitors, rollout
 from pgjax.training.batch import Collection, collect
-from pgjax.training.checks import check
+from pgjax.training.checks import check, steps_per_update
 from pgjax.training.gradients import gradient
 from pgjax.training.guard import guard
 from pgjax.training.keys import as_key
@@ -138,7 +138,7 @@ def learn(
         rollout_state=collected.rollout_state,
         key=keys.following,
         update=state.update + 1,
-        env_steps=state.env_steps + total(jnp.sum(batch.signals.mask)).astype(jnp.int32),
+        env_steps=counters.added(state.env_steps, total(jnp.sum(batch.signals.mask)).astype(jnp.int32)),
         reward_scale=collected.reward_scale,
         previous=moving.previous,
     )
@@ -307,5 +307,4 @@ def shares(trainer: Trainer, algorithm: Algorithm) -> int:
 def worth_sharing(trainer: Trainer) -> bool:
     """Whether sharing a batch among devices gains more than their communication costs."""
     config = trainer.config
-    length = config.num_steps if config.rollout == "stream" else trainer.environment.horizon
-    return config.num_envs * length // config.minibatches >= WORTH_SHARING
+    return steps_per_update(trainer.environment, config) // config.minibatches >= WORTH_SHARING
