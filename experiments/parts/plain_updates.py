@@ -38,7 +38,7 @@ class Steps:
 
     def then(self, *row: Any) -> "Steps":
         """One more step, in the order of the fields."""
-        return Steps(*(column + (x,) for column, x in zip(vars(self).values(), row, strict=True)))
+        return Steps(*((*column, x) for column, x in zip(vars(self).values(), row, strict=True)))
 
     def goes_on(self, t: int) -> bool:
         """Whether step t + 1 belongs to the same episode."""
@@ -371,18 +371,23 @@ def _credit(m: Method, now: Tables, before: Tables, batch: Sequence[Steps]) -> l
     if m.credit == "none":
         return [[0.0] * len(steps) for steps in batch]
     if m.credit.startswith("weighted"):
-        return _weighted(m, now, before, batch)
-    signals = [_signals(m, before, steps, m.discounted_objective) for steps in batch]
-    psi = [
-        _credit_of_one(m, m.credit, steps, of, _ratios(now, before, steps))
-        for steps, of in zip(batch, signals, strict=True)
-    ]
-    psi = [[x - b for x, b in zip(psi[n], _baseline(m, n, psi, batch, signals), strict=True)] for n in range(len(psi))]
+        psi = _weighted(m, now, before, batch)
+    else:
+        psi = _minus_baseline(m, now, before, batch)
     if m.standardise:
         flat = np.concatenate(psi)
         spread = np.sqrt(np.mean((flat - flat.mean()) ** 2))
         psi = [[(x - flat.mean()) / (spread + 1e-8) for x in row] for row in psi]
     return psi
+
+
+def _minus_baseline(m: Method, now: Tables, before: Tables, batch: Sequence[Steps]) -> list:
+    signals = [_signals(m, before, steps, m.discounted_objective) for steps in batch]
+    psi = [
+        _credit_of_one(m, m.credit, steps, of, _ratios(now, before, steps))
+        for steps, of in zip(batch, signals, strict=True)
+    ]
+    return [[x - b for x, b in zip(psi[n], _baseline(m, n, psi, batch, signals), strict=True)] for n in range(len(psi))]
 
 
 def _credit_of_one(m: Method, credit: str, steps: Steps, signals: tuple, rho: list[float]) -> list[float]:

@@ -4,17 +4,24 @@ An estimator that is exact is not yet an update that is: between the two stand s
 several passes. Here `pgjax.learn` itself is run on every batch that the problem can produce.
 """
 
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from pgjax.config import Config
+from pgjax.estimators.sharing import ENV_AXIS
 from pgjax.oracle.mdp import MDP
-from pgjax.types import Params, SettingError, Transition
+from pgjax.training.batch import Collection, collect, hold
+from pgjax.training.update import learn, make_trainer
+from pgjax.types import Algorithm, Params, SettingError, Trainer, TrainState, Transition
 
 MAX_BATCHES = 1_000_000
 
@@ -150,6 +157,130 @@ def _tuples(values: np.ndarray, count: int) -> np.ndarray:
     return np.stack(np.meshgrid(*[values] * count, indexing="ij"), axis=-1).reshape(-1, count)
 
 
+
+def every_update(
+    trainer: Trainer, algorithm: Algorithm, state: TrainState, rows: Transition, members: ArrayLike, mesh: Mesh | None = None
+) -> Params:
+    """The parameters that `pgjax.learn` makes of `state` on each of many batches, leaves [B, ...].
+
+    Args:
+      trainer: what is trained; any settings, but rows that are held.
+      algorithm: its numbers.
+      state: whose parameters acted.
+      rows: from `as_rows`, [T, M].
+      members: the columns of each batch, [B, N].
+      mesh: of devices that share each batch's environments along `ENV_AXIS`; default none.
+
+    >>> import optax
+    >>> from pgjax import make_trainer, reinforce
+    >>> from pgjax.oracle import environment, make_mdp, tabular_agent
+    >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)  # a bandit; arm 0 earns 1
+    >>> algorithm = reinforce(baseline="none").algorithm._replace(optimizer=optax.sgd(1.0))
+    >>> trainer = make_trainer(environment(mdp), tabular_agent(mdp), Config(num_envs=2))
+    >>> state = trainer.init(algorithm, jax.random.key(0))  # indifferent
+    >>> rollouts, policy = list_rollouts(mdp, trainer.config), jnp.log(jnp.array([[0.5, 0.5]]))
+    >>> batches = list_batches(mdp, rollouts, policy, num_envs=2)
+    >>> after = every_update(trainer, algorithm, state, as_rows(mdp, rollouts, policy), batches.members)
+    >>> after["policy"][:, 0].tolist()  # arm 0 drawn twice, once, once, never
+    [[0.5, -0.5], [0.25, -0.25], [0.25, -0.25], [0.0, 0.0]]
+    >>> expected_change(batches, state.params, after)["policy"].tolist()  # ∇J
+    [[0.25, -0.25]]
+    """
+
+    def one(chosen: Transition, state: TrainState) -> Params:
+        return learn(trainer, algorithm, state, hold(trainer, algorithm, state, chosen))[0].params
+
+    chosen = jax.tree.map(lambda x: jnp.moveaxis(x[:, jnp.asarray(members)], 1, 0), rows)  # [B, T, N]
+    every = jax.vmap(one, in_axes=(0, None))
+    if mesh is None:
+        return every(chosen, state)
+    shared = jax.tree.map(lambda _: P(), state)._replace(
+        rollout_state=jax.tree.map(lambda _: P(ENV_AXIS), state.rollout_state)
+    )
+    spread = jax.shard_map(
+        every, mesh=mesh, in_specs=(P(None, None, ENV_AXIS), shared), out_specs=P(), check_vma=False
+    )
+    return spread(chosen, state)
+
+
+def every_replayed_update(trainer: Trainer, algorithm: Algorithm, state: TrainState, keys: Array) -> Params:
+    """The same for batches that are simulated again, `Config.accumulate` > 1: those that `collect` makes of each key.
+
+    Args:
+      trainer: what is trained.
+      algorithm: its numbers.
+      state: whose parameters act.
+      keys: of the states that collect, [B]; from `keys_of_batches`.
+    """
+
+    def one(key: Array) -> Params:
+        collected: Collection = collect(trainer, algorithm, state._replace(key=key))
+        return learn(trainer, algorithm, state, collected)[0].params
+
+    return jax.vmap(one)(keys)
+
+
+def keys_of_batches(
+    trainer: Trainer,
+    algorithm: Algorithm,
+    state: TrainState,
+    rollouts: Rollouts,
+    batches: Batches,
+    *,
+    draws: int = 1 << 16,
+    rounds: int = 64,
+) -> Array:
+    """For each batch a key with which `pgjax.collect` collects it, [B]: found by trying.
+
+    Raises:
+      SettingError: if after `rounds` times `draws` tries a batch has not been seen.
+    """
+    whole = replace(trainer.config, accumulate=1)
+    holding = make_trainer(trainer.environment, trainer.agent, whole)
+    columns = {code: k for k, code in enumerate(_codes(*_recorded(rollouts)).tolist())}
+    wanted = {tuple(chosen): b for b, chosen in enumerate(batches.members.tolist())}
+    found: dict[int, Array] = {}
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, None))
+    def rows_of(key: Array, state: TrainState) -> Any:
+        rows = collect(holding, algorithm, state._replace(key=key)).batch.transition
+        ahead = jnp.where(rows.terminated, 0, rows.next_observation[1])
+        return rows.observation[1], rows.action, rows.terminated, rows.truncated, ahead, rows.mask
+
+    for i in range(rounds):
+        keys = jax.random.split(jax.random.key(i), draws)
+        rows = (np.moveaxis(np.asarray(x), 1, 0) for x in rows_of(keys, state))  # [T, draws, N]
+        codes, first = np.unique(_codes(*rows), axis=0, return_index=True)
+        for batch, at in zip(codes.tolist(), first, strict=True):
+            b = wanted[tuple(columns[code] for code in batch)]
+            found.setdefault(b, keys[at])
+        if len(found) == len(wanted):
+            return jnp.stack([found[b] for b in range(len(wanted))])
+    raise SettingError("rounds", rounds, f"were not enough: {len(found)} of {len(wanted)} batches were seen")
+
+
+def _recorded(rollouts: Rollouts) -> tuple[np.ndarray, ...]:
+    r = rollouts
+    return r.state, r.action, r.terminated, r.truncated, r.next_state, r.mask
+
+
+def _codes(
+    state: np.ndarray,
+    action: np.ndarray,
+    terminated: np.ndarray,
+    truncated: np.ndarray,
+    ahead: np.ndarray,
+    mask: np.ndarray,
+) -> np.ndarray:
+    """One number for everything that a column [T, ...] holds, for fewer than 16 states and actions."""
+    if state.shape[0] > 4:
+        raise SettingError("horizon", state.shape[0], "must be at most 4 steps to number all rollouts")
+    digits = (((state * 16 + action) * 2 + terminated) * 2 + truncated) * 16 + ahead
+    digits = np.where(mask > 0, digits + 1, 0).astype(np.int64)
+    return sum(row << (15 * t) for t, row in enumerate(digits))  # type: ignore[return-value]
+
+
 def expected_change(batches: Batches, before: Params, after: Params) -> Params:
-    """E[θ′ − θ] over all batches: `after` has leaves [B, ...]."""
-    return jax.tree.map(lambda new, old: np.tensordot(batches.probability, np.asarray(new - old), 1), after, before)
+    """E[θ′ − θ] over all batches, from their new parameters [B, ...]."""
+    return jax.tree.map(lambda old, new: np.tensordot(batches.probability, np.asarray(new - old), 1), before, after)
