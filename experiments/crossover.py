@@ -56,7 +56,8 @@ from pgjax import (
 from pgjax.estimators.baselines import Baseline, per_time, time_step
 from pgjax.runs.record.results import Options
 from pgjax.training.gradients import trajectory_gradients
-from pgjax.training.loss import Batch, log_ratio
+from pgjax.training.loss import Batch
+from pgjax.training.signals import log_ratio
 from pgjax.types import Estimator, Params
 
 EXACT = ("trajectory_is", "per_decision_is")

@@ -33,6 +33,7 @@ from pgjax.runs.show.reading import Run, draw_band, read_run
 from pgjax.types import Discrete, Environment
 
 PUBLISHED = Path(__file__).with_name("published.toml")
+MARKS = ("<!-- scores -->", "<!-- /scores -->")  # in the README, around the table
 RANDOM_KEY = (1 << 31) + 3
 PANELS_PER_ROW = 4
 SMOOTH = 50  # a point of a curve is the mean over a fiftieth of the updates
@@ -49,7 +50,7 @@ class Scores:
     quick: bool = False
     """Eight episodes of the random policy."""
     out: Path = Path("experiments/results/scores")
-    """Where scores.md, scores.csv, curves.png and ENVIRONMENT.png go."""
+    """Where scores.md, scores.csv, curves.png and ENVIRONMENT.png go; a README.md two folders above shows the table."""
 
 
 class Row(NamedTuple):
@@ -85,6 +86,7 @@ def main(scores: Scores) -> None:
     text = as_markdown(rows, published) + "\n" + versions(groups) + "\n"
     text += f"\nNot run: {', '.join(missing)}\n" if missing else ""
     (scores.out / "scores.md").write_text(text)
+    show(scores.out / "../../README.md", text)
     for row, runs in zip(rows, groups.values(), strict=True):
         figure, axes = plt.subplots(figsize=(6.2, 4.2), layout="constrained")
         draw(axes, row, runs)
@@ -208,6 +210,15 @@ def number(x: float) -> str:
     """Three significant digits, at most two of them behind the point."""
     digits = 2 if abs(x) < 10 else 1 if abs(x) < 100 else 0
     return f"{x:.{digits}f}".replace("-", "−")
+
+
+def show(readme: Path, table: str) -> None:
+    """Put a table between the two marks of a README, if there is one that has them."""
+    text = readme.read_text() if readme.exists() else ""
+    before, _, rest = text.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if end:
+        readme.write_text(f"{before}{MARKS[0]}\n{table}{end}{after}")
 
 
 def versions(groups: dict[str, list[Run]]) -> str:

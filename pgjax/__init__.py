@@ -13,6 +13,7 @@ from pgjax.engine.startup import use_cpu_devices
 from pgjax.estimators import all_action, baselines, doubly_robust, importance, product, steps, value_estimates
 from pgjax.estimators.advantages import action_advantage, gae, lambda_return, td_error, vtrace, vtrace_target
 from pgjax.estimators.baselines import baselined, standardised
+from pgjax.estimators.contracts import per_step, per_trajectory, ratio_free
 from pgjax.estimators.distributions import Categorical, Gaussian, SquashedGaussian
 from pgjax.estimators.recurrence import linear_recurrence
 from pgjax.estimators.returns import (
@@ -42,7 +43,8 @@ from pgjax.policies.build import from_networks
 from pgjax.policies.networks import make_agent
 from pgjax.policies.normalisation import normalise_observations
 from pgjax.sweeps import evaluate_runs, sweep
-from pgjax.training import gradients, make_trainer, rollout, run_updates, train
+from pgjax.training import collect, gradients, learn, make_trainer, rollout, run_updates, train
 from pgjax.training import monitors as diagnostics
 from pgjax.training.evaluation import evaluate
+from pgjax.training.optimizer import elementwise
 from pgjax.types import Agent, Algorithm, Environment, SettingError, Signals, Trainer, TrainState, Transition

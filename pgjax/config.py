@@ -1,5 +1,6 @@
 """The static side of training: what a compiled program depends on."""
 
+import operator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -10,6 +11,7 @@ Mean = Literal["trajectories", "steps"]
 Truncation = Literal["bootstrap", "terminal"]
 Critic = Literal["none", "state", "action"]
 Shuffle = Literal["environments", "steps"]
+EngineName = Literal["auto", "cpu", "accelerator", "plain"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Config:
       critic: which values are learned: "none", "state" for V(s), "action" for Q(s, a) of discrete actions.
       diagnostics: groups of trajectories whose gradients are compared at every update (`pgjax.diagnostics`):
         gradient noise, critical batch size, probes of score and bias among the metrics. 0 is off.
+      engine: how it is computed, never what: "auto" as suits the device (or as the environment variable PGJAX_ENGINE
+        says), "cpu" and "accelerator" as suits those, "plain" without any of the speed-ups in `pgjax.engine`.
 
     Raises:
       SettingError: for settings that contradict each other.
@@ -62,6 +66,7 @@ class Config:
     discounted_objective: bool = False
     critic: Literal["none", "state", "action"] = "none"
     diagnostics: int = 0
+    engine: Literal["auto", "cpu", "accelerator", "plain"] = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything compiles."""
@@ -71,6 +76,7 @@ class Config:
             "truncation": Truncation,
             "critic": Critic,
             "shuffle": Shuffle,
+            "engine": EngineName,
         }
         for name, literal in choices.items():
             if getattr(self, name) not in get_args(literal):
@@ -78,9 +84,7 @@ class Config:
         at_least_one = ("num_envs", "num_steps", "epochs", "minibatches", "group_size", "accumulate")
         least_values = dict.fromkeys(at_least_one, 1) | {"batch_steps": 0, "diagnostics": 0}
         for name, least in least_values.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise SettingError(name, value, f"must be a whole number of at least {least}")
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
         for name in ("accumulate", "diagnostics", "group_size"):
             if getattr(self, name) and self.num_envs % getattr(self, name):
                 raise SettingError(name, getattr(self, name), f"does not divide num_envs {self.num_envs}")
@@ -102,6 +106,25 @@ class Config:
             raise SettingError("minibatches", self.minibatches, "cannot be combined with accumulate or diagnostics")
         if self.normalise_rewards and self.accumulate > 1:
             raise SettingError("normalise_rewards", True, "cannot be combined with accumulate")
+
+
+def whole_number(name: str, value: object, least: int) -> int:
+    """A whole number of any integer type, numpy's included, as an int.
+
+    Raises:
+      SettingError: for anything else, and for a number below `least`.
+
+    >>> import numpy as np
+    >>> whole_number("num_envs", np.int64(4), least=1)
+    4
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise SettingError(name, value, f"must be a whole number of at least {least}")
+    return number
 
 
 class Recipe(NamedTuple):

@@ -7,7 +7,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-FORMER = {
+FORMER: dict[str, str | tuple[str, ...]] = {
     "recurrence": "estimators.recurrence",
     "importance": "estimators.importance",
     "returns": "estimators.returns",
@@ -23,9 +23,12 @@ FORMER = {
     "normalisation": "policies.normalisation",
     "brax_environments": "environments.brax",
     "rollout": "training.rollout",
-    "losses": "training.loss",
+    "losses": ("training.loss", "training.signals"),
     "gradients": "training.gradients",
     "collection": "training.batch",
+    "sharing": "estimators.reductions",
+    "shuffle": "training.minibatches",
+    "compatibility": "training.checks",
     "guard": "training.guard",
     "minibatches": "training.minibatches",
     "evaluation": "training.evaluation",
@@ -42,7 +45,7 @@ FORMER = {
     "lab.checkpoints": "runs.record.checkpoints",
     "lab.figures": "runs.show.figures",
 }
-"""Former name -> name today, both below `pgjax`."""
+"""Former name -> name today, both below `pgjax`; two where the former module held two ideas."""
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -55,7 +58,13 @@ class _Finder(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self) if package == "pgjax" and name in FORMER else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return import_module(f"pgjax.{FORMER[spec.name.partition('.')[2]]}")
+        names = FORMER[spec.name.partition(".")[2]]
+        if isinstance(names, str):
+            return import_module(f"pgjax.{names}")
+        both = ModuleType(spec.name)
+        for name in names:
+            both.__dict__.update(import_module(f"pgjax.{name}").__dict__)
+        return both
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing: it has been executed under its own name."""
@@ -64,9 +73,8 @@ class _Finder(MetaPathFinder, Loader):
 def install() -> None:
     """Let `import pgjax.losses` and the like find their modules.
 
-    >>> import pgjax.losses
-    >>> from pgjax.training import loss
-    >>> pgjax.losses is loss
-    True
+    >>> from pgjax.losses import Batch
+    >>> Batch.__module__
+    'pgjax.training.loss'
     """
     sys.meta_path.append(_Finder())

@@ -15,10 +15,11 @@ from jax.typing import ArrayLike
 
 from pgjax.engine import hosts
 from pgjax.engine.devices import SEED_AXIS, asked_mesh, make_mesh
-from pgjax.estimators.sharing import ENV_AXIS
+from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import check_hyperparameters, with_hyperparameters
 from pgjax.training.evaluation import evaluate
-from pgjax.training.update import NEVER, run_updates
+from pgjax.training.loop import NEVER, run_updates
+from pgjax.training.update import shares, worth_sharing
 from pgjax.types import Agent, Algorithm, Environment, Params, SettingError, Trainer, TrainState
 
 Over = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]
@@ -126,12 +127,11 @@ def plan(
     mesh: Sequence[int] | None = None,
 ) -> Mesh:
     """The devices that so many runs are spread over; arguments and refusals as in `start`."""
-    whole_batch = algorithm.control_variate is not None or algorithm.policy_step is not None
-    shares = 1 if whole_batch else trainer.shares
+    parts = shares(trainer, algorithm)
     if mesh is None:
-        return make_mesh(runs, shares if trainer.worth_sharing else 1, devices)
+        return make_mesh(runs, parts if worth_sharing(trainer) else 1, devices)
     seeds, sharing = mesh
-    return asked_mesh(seeds, sharing, runs, shares, devices)
+    return asked_mesh(seeds, sharing, runs, parts, devices)
 
 
 def _combinations(over: Over) -> list[dict[str, float]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Iterable
+from types import FunctionType
+from typing import Any, NamedTuple, Self
 
+import jax
 import numpy as np
 from jax import Array
 from jax.tree_util import Partial
@@ -49,12 +52,13 @@ class Signals(NamedTuple):
     continues: Array  # 1 where step t+1 belongs to the same episode
     mask: Array
     discount: Array  # γ
-    value: Array  # V(s_t); 0 without a critic
+    value: Array  # V(s_t); 0 where none was given, None in training without a critic
     next_value: Array  # V(s_{t+1}); 0 where the value ends
     log_ratio: Array  # log π_θ(a_t|s_t) − log π_θ̄(a_t|s_t)
     action_value: Array | None = None  # Q̃(s_t, ·), [T, ..., A]
     taken_value: Array | None = None  # Q̃(s_t, a_t)
     group: Array | None = None  # number of the group that the trajectory belongs to
+    elapsed: Array | None = None  # steps of its episode that the environment had behind it at row 0
 
 
 Credit = Callable[[Signals], Array]
@@ -76,30 +80,97 @@ class Estimator(NamedTuple):
     contribution: Partial
 
 
-class Algorithm(NamedTuple):
+_FUNCTIONS = (type(jax.jit(len)), type(len), type(np.sum))
+"""Besides plain functions: jitted, built-in and numpy's."""
+
+
+class _AlgorithmFields(NamedTuple):
+    estimator: Estimator
+    optimizer: Any
+    discount: ArrayLike = 1.0
+    entropy_coefficient: Any = 0.0
+    max_grad_norm: ArrayLike = float("inf")
+    value_target: Any = None
+    value_coefficient: ArrayLike = 0.5
+    value_clip: ArrayLike | None = None
+    kl_coefficient: ArrayLike | None = None
+    target_kl: ArrayLike | None = None
+    momentum: ArrayLike | None = None
+    control_variate: Any = None
+    policy_step: Any = None
+
+
+class Algorithm(_AlgorithmFields):
     """A method of the family: what is estimated, how parameters move, and every number it takes.
 
-    A pytree whose leaves are the hyperparameters: `vmap` over a stacked Algorithm is a sweep.
+    A pytree whose leaves are the hyperparameters: `vmap` over a stacked Algorithm is a sweep. Plain functions, and an
+    optimiser that is already made, become `Partial`s here, so that they are no leaves.
+
+    Attributes:
+      estimator: of the policy gradient.
+      optimizer: () -> optax.GradientTransformation, built inside the trace; or a transformation as it is.
+      discount: γ, one number, or one per environment [N].
+      entropy_coefficient: weight of the entropy bonus: a number, or a schedule of the update count.
+      max_grad_norm: of the whole gradient, before the optimiser.
+      value_target: Credit that the critic regresses on.
+      value_coefficient: weight of the value loss.
+      value_clip: how far V may move per batch, as PPO's code does it.
+      kl_coefficient: weight of the penalty KL(π_θ̄ ‖ π_θ) per step.
+      target_kl: no further step on a batch once the estimated KL is above.
+      momentum: weight α of the new gradient in a recursive estimate (STORM-PG).
+      control_variate: (gradients [N, ...], scores [N, ...]) -> what to take off their sum.
+      policy_step: moves the policy in place of the optimiser (`pgjax.steps`).
+
+    >>> import jax, optax
+    >>> from pgjax import reinforce
+    >>> algorithm = reinforce().algorithm._replace(optimizer=optax.sgd(0.1))
+    >>> len(jax.tree.leaves(algorithm))  # the numbers that can be swept; 0.1 is fixed
+    4
     """
 
-    estimator: Estimator
-    optimizer: Partial  # () -> optax.GradientTransformation, built inside the trace
-    discount: ArrayLike = 1.0
-    entropy_coefficient: ArrayLike | Partial = 0.0  # a number, or a schedule of the update count
-    max_grad_norm: ArrayLike = float("inf")
-    value_target: Partial | None = None  # Credit that the critic regresses on
-    value_coefficient: ArrayLike = 0.5
-    value_clip: ArrayLike | None = None  # how far V may move per batch, as PPO's code does it
-    kl_coefficient: ArrayLike | None = None  # weight of the penalty KL(π_θ̄ ‖ π_θ) per step
-    target_kl: ArrayLike | None = None  # no further step on a batch once the estimated KL is above
-    momentum: ArrayLike | None = None  # weight α of the new gradient in a recursive estimate (STORM-PG)
-    control_variate: Partial | None = None  # (gradients [N, ...], scores [N, ...]) -> correction
-    policy_step: Partial | None = None  # moves the policy in place of the optimiser (`pgjax.estimators.steps`)
+    __slots__ = ()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Make functions and made optimisers `Partial`s."""
+        given = _AlgorithmFields(*args, **kwargs)
+        return super().__new__(cls, *(_as_part(x) for x in given))
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Self:
+        return cls(*iterable)
+
+
+def _as_part(x: Any) -> Any:
+    if isinstance(x, Estimator):
+        return Estimator(*map(_as_part, x))
+    if hasattr(x, "init") and hasattr(x, "update"):
+        return Partial(_Made(x))
+    return as_partial(x) if isinstance(x, FunctionType | functools.partial) or type(x) in _FUNCTIONS else x
+
+
+class _Made:
+    """A function that gives an optimiser made beforehand; equal for the same one, so that programs are found again."""
+
+    def __init__(self, optimizer: Any):
+        self.optimizer = optimizer
+
+    def __call__(self) -> Any:
+        return self.optimizer
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Made) and self.optimizer == other.optimizer
+
+    def __hash__(self) -> int:
+        return hash(self.optimizer)
 
 
 def as_partial(function: Callable) -> Partial:
     """A function as a pytree. (Wrapping a Partial once more would hide the numbers bound in it.)"""
-    return function if isinstance(function, Partial) else Partial(function)
+    if isinstance(function, Partial):
+        return function
+    if isinstance(function, functools.partial):  # its numbers become leaves too
+        return Partial(function.func, *function.args, **function.keywords)
+    return Partial(function)
 
 
 class Discrete(NamedTuple):
@@ -206,16 +277,18 @@ class TrainState(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """Training as a pair of pure functions; a vmapped Trainer is again a Trainer.
+    """What is trained on what, and the two functions that do it; a vmapped `update` is again one.
 
     Attributes:
+      environment: what is acted in.
+      agent: what acts.
+      config: the static settings.
       init: (algorithm, key) -> TrainState.
-      update: (algorithm, state) -> (state, metrics), metrics a dict of scalars.
-      shares: among at most so many devices can one batch's environments be shared (any divisor serves).
-      worth_sharing: whether that gains more than the devices' meeting costs.
+      update: (algorithm, state) -> (state, metrics), metrics a dict of scalars: `pgjax.collect`, then `pgjax.learn`.
     """
 
+    environment: Environment
+    agent: Agent
+    config: Any  # a `pgjax.Config`
     init: Callable[[Algorithm, Array], TrainState]
     update: Callable[[Algorithm, TrainState], tuple[TrainState, dict[str, Array]]]
-    shares: int = 1
-    worth_sharing: bool = False

@@ -28,7 +28,8 @@ from pgjax import (
     stopped_prefix,
     train,
 )
-from pgjax.training.loss import Batch, values_of
+from pgjax.training.loss import Batch
+from pgjax.training.signals import values_of
 
 SHORT = environments.make("CartPole-v1")._replace(horizon=100)  # untrained policies fall within it
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -184,35 +183,60 @@ def test_the_optimal_constant_minimises_the_variance(mdp, theta, per_parameter):
     def variance(b):
         return reference.moments(list(zip(chance, each - b * scores, strict=True)))[1]
 
+    optimum = chance @ (each * scores), chance @ scores**2
+    optimum = optimum[0] / optimum[1] if per_parameter else np.sum(optimum[0]) / np.sum(optimum[1])
+    np.testing.assert_allclose(best, np.broadcast_to(optimum, best.shape), rtol=5e-3)
     assert variance(best) < min(variance(best + 1e-2), variance(best - 1e-2), variance(0.0 * best) + 1e-12)
 
 
-def test_dropping_the_discount_prefactor_is_biased():
+@pytest.mark.parametrize("critic", ["none", "state"])
+def test_dropping_the_discount_prefactor_is_biased(critic):
+    """The estimator with γ^t in front has the mean ∇J, the one without E[Σ score_t Σ_{t'≥t} γ^{t'−t} r_t']."""
     mdp, theta = MDPS["variable_length"], np.random.default_rng(7).normal(size=(2, 3))
-    unprefixed = replace(mdp, discount=1.0)
-    kept = oracle.moments(mdp, product(reward_to_go, score), log_policy, jnp.asarray(theta)).mean
-    np.testing.assert_allclose(kept, exact(mdp, theta), atol=1e-12)
-    assert np.linalg.norm(exact(unprefixed, theta) - exact(mdp, theta)) > 1e-2
+    kept = reward_to_go if critic == "none" else baselined(reward_to_go, baselines.state_value)
+    prefactor = mdp.discount ** jnp.arange(mdp.horizon)[:, None]  # the oracle's signals carry it in rewards and values
+
+    def dropped(signals):
+        return kept(signals) / prefactor
+
+    without = np.zeros(theta.size)
+    for path in reference.paths(mdp, theta):
+        without += path.probability * (
+            (reference.to_go(path.rewards) / prefactor[: len(path.rewards), 0]) @ path.scores
+        )
+    truth = exact(mdp, theta)
+    np.testing.assert_allclose(moments(mdp, kept, theta).mean, truth, atol=1e-12)
+    np.testing.assert_allclose(moments(mdp, dropped, theta).mean, without, atol=1e-12)
+    assert np.linalg.norm(without - truth) > 1e-2
+    assert without @ truth / np.linalg.norm(without) / np.linalg.norm(truth) < 1 - 1e-4  # no mere scale
 
 
-def test_mean_over_steps_is_a_scale_at_fixed_length_and_a_bias_otherwise(theta, mdp):
-    """A ratio estimator: E[Σ x / Σ steps] of single trajectories is parallel to ∇J only if lengths do not vary."""
+@pytest.mark.parametrize(("name", "varies"), [("variable_length", True), ("one_state", True), ("fixed_length", False)])
+def test_mean_over_steps_adds_the_covariance_with_one_over_length(name, varies):
+    """A ratio estimator: of single trajectories E[g/L] = ∇J · E[1/L] + Cov(g, 1/L); of fixed length the latter is 0."""
+    mdp = MDPS[name]
+    theta = np.random.default_rng(7).normal(size=mdp.reward.shape)
     trajectories = oracle.enumerate_trajectories(mdp)
-    theta = jnp.asarray(theta)
     transition = oracle.as_transition(mdp, trajectories, log_policy(theta))
     signals = oracle.as_signals(mdp, trajectories, transition, AGENT, {"policy": theta})
     estimator = product(reward_to_go, score)
     batch = Batch(transition, signals, estimator.credit(signals))
-    each = gradients.trajectory_gradients(AGENT, estimator, {"policy": theta}, batch)
+    each = gradients.trajectory_gradients(AGENT, estimator, {"policy": jnp.asarray(theta)}, batch)
     each = each.reshape(len(trajectories.probability), -1)
     chance = oracle.trajectory_probability(mdp, trajectories, log_policy(theta))
     steps = jax.vmap(lambda mask: size_of(mask[:, None]).steps, in_axes=1)(signals.mask)
-    by_steps, truth = chance @ (each / steps[:, None]), exact(mdp, theta)
-    cosine = by_steps @ truth / np.linalg.norm(by_steps) / np.linalg.norm(truth)
-    if np.ptp(steps) == 0:
-        np.testing.assert_allclose(by_steps * mdp.horizon, truth, atol=1e-12)
+
+    found = reference.paths(mdp, theta)
+    weight = np.array([p.probability for p in found])
+    gradient = np.stack([reference.to_go(p.rewards) @ p.scores for p in found])
+    shorter = np.array([1 / len(p.rewards) for p in found])
+    covariance = (weight * (shorter - weight @ shorter)) @ gradient
+    scaled = weight @ shorter * exact(mdp, theta)
+    np.testing.assert_allclose(chance @ (each / steps[:, None]), scaled + covariance, atol=1e-12)
+    if varies:
+        assert np.linalg.norm(covariance) > 0.05 * np.linalg.norm(scaled)
     else:
-        assert cosine < 1 - 1e-6 or np.linalg.norm(by_steps * float(chance @ steps) - truth) > 1e-3
+        np.testing.assert_allclose(covariance, 0.0, atol=1e-12)
 
 
 TABLE = json.loads((Path(__file__).parent / "data" / "exact_table.json").read_text())

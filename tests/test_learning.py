@@ -1,4 +1,4 @@
-"""Seeing it learn: the slow suite (`pytest -m slow`). Each figure is one the README quotes."""
+"""Seeing it learn: the slow suite (`pytest -m slow`). Each figure is one that a README quotes."""
 
 import jax
 import pytest

@@ -21,8 +21,9 @@ from pgjax import (
     sweep,
     train,
 )
-from pgjax.training.loss import Batch, first_memory, ratios_of, remembered, values_of
+from pgjax.training.loss import Batch
 from pgjax.training.minibatches import over_minibatches
+from pgjax.training.signals import first_memory, ratios_of, remembered, values_of
 
 STEPS, ENVS = 37, 6
 

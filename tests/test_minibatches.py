@@ -39,8 +39,7 @@ from pgjax import (
 from pgjax.estimators.reductions import size_of
 from pgjax.estimators.returns import make_signals
 from pgjax.training.loss import Batch, policy_loss, value_loss
-from pgjax.training.minibatches import over_minibatches
-from pgjax.training.shuffle import random_parts
+from pgjax.training.minibatches import over_minibatches, random_parts
 from pgjax.types import Transition
 
 

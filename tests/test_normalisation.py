@@ -27,6 +27,7 @@ from pgjax import (
 )
 from pgjax.policies.normalisation import EPSILON, merge, no_moments, no_reward_scale, scale_rewards
 from pgjax.training.batch import collect
+from pgjax.training.signals import ratios_of
 from pgjax.types import Discrete, Environment
 
 
@@ -102,9 +103,8 @@ def history():
 
     @jax.jit
     def update(state):
-        key = jax.random.split(state.key)[1]
-        batch = collect(environment, agent, config, algorithm, state, key)
-        of_batch = batch.held.transition, batch.signals, batch.ratios(state.params)
+        batch = collect(trainer, algorithm, state).batch
+        of_batch = batch.transition, batch.signals, ratios_of(agent, state.params, batch.transition)
         return *trainer.update(algorithm, state), of_batch
 
     states, batches, metrics = [trainer.init(algorithm, jax.random.key(0))], [], []

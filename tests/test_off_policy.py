@@ -32,8 +32,8 @@ from pgjax import (
     weighted_per_decision,
     weighted_trajectory,
 )
+from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.estimators.returns import discounted_reward
-from pgjax.estimators.sharing import ENV_AXIS
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -392,7 +392,7 @@ def test_finite_with_extreme_behaviour_policies(name, logit):
             x = jnp.take_along_axis(log_probs, action[..., None], axis=-1)[..., 0] - behaviour
             signals = make_signals(
                 reward,
-                terminated=jnp.arange(T)[:, None] == T - 1,
+                terminated=jnp.broadcast_to(jnp.arange(T)[:, None] == T - 1, (T, N)),
                 log_ratio=jax.lax.stop_gradient(x),
                 value=jnp.ones((T, N)),
                 next_value=jnp.ones((T, N)),

@@ -9,23 +9,24 @@ import numpy as np
 import pytest
 
 from pgjax import algorithms, environments, make_agent, normalise_observations, rollout
+from pgjax.engine import engine
 from pgjax.estimators.reductions import size_of
 from pgjax.training.gradients import loss_gradient
-from pgjax.training.loss import Batch, credit_of, first_memory, loss, signals_of, target_of
+from pgjax.training.loss import Batch, loss
+from pgjax.training.signals import credit_of, first_memory, signals_of, target_of
 
 
-def test_rollouts_that_stop_early_give_what_those_to_the_horizon_give(monkeypatch):
+def test_rollouts_that_stop_early_give_what_those_to_the_horizon_give():
     environment = environments.make("CartPole-v1")
     agent = make_agent(environment, hidden=(4,))
     params = jax.vmap(agent.init)(jax.random.split(jax.random.key(0), 2))
     keys = jax.vmap(lambda k: jax.random.split(k, 5))(jax.random.split(jax.random.key(1), 2))
 
-    def two_runs():
-        return jax.vmap(lambda p, k: rollout.episodes(environment, rollout.actor(agent, p), k))(params, keys)
+    def two_runs(how):
+        return jax.vmap(lambda p, k: rollout.episodes(environment, rollout.actor(agent, p), k, how=how))(params, keys)
 
-    early = two_runs()
-    monkeypatch.setattr(rollout, "LOOK_EVERY", 1000)  # beyond the horizon: never
-    chex.assert_trees_all_equal(early, two_runs())
+    early = two_runs(engine("cpu"))
+    chex.assert_trees_all_equal(early, two_runs(engine("plain")))
     lengths = np.asarray(early.mask.sum(axis=1))
     assert lengths.max() < 250 and lengths.min(axis=1).max() < lengths.max()
 

@@ -30,7 +30,8 @@ from pgjax import (
     trajectory_weight,
 )
 from pgjax.estimators.returns import make_signals
-from pgjax.training.loss import Batch, log_ratio
+from pgjax.training.loss import Batch
+from pgjax.training.signals import log_ratio
 
 NAMES = ["FrozenLake-misc", "FourRooms-misc", "Catch-bsuite", "DeepSea-bsuite"]
 

@@ -164,7 +164,20 @@ def test_what_is_published_is_of_known_environments():
 
 
 def test_the_readme_shows_the_table_that_the_script_made():
-    root = EXPERIMENTS.parent
     table = (EXPERIMENTS / "results" / "scores" / "scores.md").read_text()
-    shown = (root / "README.md").read_text().partition("<!-- scores -->")[2].partition("<!-- /scores -->")[0]
+    shown = (EXPERIMENTS / "README.md").read_text().partition("<!-- scores -->")[2].partition("<!-- /scores -->")[0]
     assert shown.strip() == table.strip()
+
+
+def test_a_table_goes_between_the_marks_of_a_readme_and_nowhere_else(scores, tmp_path):
+    readme = tmp_path / "README.md"
+    scores["show"](readme, "none\n")
+    assert not readme.exists()
+    for text, shown in (
+        ("a <!-- scores -->\nold\n<!-- /scores --> b\n", "a <!-- scores -->\n| new |\n<!-- /scores --> b\n"),
+        ("a <!-- scores -->\nold\n", "a <!-- scores -->\nold\n"),
+        ("no marks\n", "no marks\n"),
+    ):
+        readme.write_text(text)
+        scores["show"](readme, "| new |\n")
+        assert readme.read_text() == shown

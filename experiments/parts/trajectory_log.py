@@ -42,7 +42,7 @@ def read_log(path: Path, discount: float = 1.0) -> Signals:
         value=arrays.get("value"),
         log_ratio=arrays["target_log_prob"] - arrays["log_prob"],
         action_value=None if taken is None else taken[..., None],
-        action=jnp.zeros(arrays["reward"].shape, int),
+        action=None if taken is None else jnp.zeros(arrays["reward"].shape, int),
     )
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from pgjax.estimators.sharing import ENV_AXIS
+from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.types import SettingError
 
 SEED_AXIS = "seed"  # beside ENV_AXIS, along which devices share each run's environments

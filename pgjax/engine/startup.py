@@ -8,12 +8,9 @@ jaxlib 0.11 does not need it.
 """
 
 import os
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jaxlib
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from pgjax.types import SettingError
 
@@ -54,43 +51,6 @@ def use_cpu_devices(count: int | None = None) -> None:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:
         raise SettingError("devices", count, "comes too late: jax has already started") from error
-
-
-def in_turn(function: Callable, *args: Any) -> Any:
-    """`function(*args)`; where that is mapped over on a CPU, one call after the other instead of all side by side.
-
-    For long work of small matrices, as a sweep's gradient steps: one network's parameters and activations then stay in
-    a core's cache. `function` may close over traced values.
-
-    >>> jax.vmap(lambda x: in_turn(jax.numpy.square, x))(jax.numpy.arange(3)).tolist()
-    [0, 1, 4]
-    """
-    if jax.default_backend() != "cpu":
-        return function(*args)
-    traced, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-
-    @jax.custom_batching.sequential_vmap
-    def call(closed_over: list, flat: list) -> list:
-        return jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, closed_over))(*flat)
-
-    return jax.tree.unflatten(jax.tree.structure(shapes), call(traced.consts, jax.tree.leaves(args)))
-
-
-@jax.custom_batching.custom_vmap
-def anywhere(x: jax.Array) -> jax.Array:
-    """Whether x is true in any of the calls that are mapped over together: one answer for all of them.
-
-    So that a `jax.lax.cond` on it stays a branch under `vmap`; one on the answers of each would compute both sides.
-
-    >>> jax.vmap(anywhere, out_axes=None)(jax.numpy.array([False, True])).tolist()
-    True
-    """
-    return jax.numpy.any(x)
-
-
-@anywhere.def_vmap
-def _anywhere_in_all(axis_size: int, in_batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
-    return anywhere(x), False
 
 
 def cores() -> int:

@@ -4,13 +4,16 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from pgjax.estimators.contracts import ratio_free
 from pgjax.estimators.importance import weight
 from pgjax.estimators.recurrence import linear_recurrence
-from pgjax.types import Signals
+from pgjax.estimators.reductions import difference
+from pgjax.types import SettingError, Signals
 
 
+@ratio_free
 def td_error(signals: Signals) -> Array:
-    """One-step error δ_t = r_t + γ V(s_{t+1}) − V(s_t), with nothing after a termination.
+    """One-step error δ_t = r_t + γ V(s_{t+1}) − V(s_t), with nothing after a termination; 0 where it is rounding.
 
     Returns:
       δ, [T, ...], in units of reward. Sutton 1988.
@@ -19,9 +22,17 @@ def td_error(signals: Signals) -> Array:
     >>> td_error(make_signals([1.0], value=[0.5], next_value=[2.0]))
     Array([2.5], dtype=float32)
     """
-    return signals.reward + signals.discount * signals.next_value - signals.value
+    return _error(signals, signals.next_value)
 
 
+def _error(signals: Signals, next_value: Array) -> Array:
+    """r_t + γ V_{t+1} − V_t for any V_{t+1}, and 0 where nothing but rounding is left of the three."""
+    following = signals.discount * next_value
+    size = jnp.maximum(jnp.abs(signals.reward), jnp.abs(following))
+    return difference(signals.reward + following, signals.value, size)
+
+
+@ratio_free
 def gae(signals: Signals, lambda_: ArrayLike = 0.95) -> Array:
     """Generalised advantage estimation: one-step errors, decaying geometrically into the past.
 
@@ -39,6 +50,7 @@ def gae(signals: Signals, lambda_: ArrayLike = 0.95) -> Array:
     return linear_recurrence(td_error(signals), lambda_ * signals.discount * signals.continues, reverse=True)
 
 
+@ratio_free
 def lambda_return(signals: Signals, lambda_: ArrayLike = 0.95) -> Array:
     """What a critic regresses on beside GAE: Â_t + V(s_t), the TD(λ) return. Sutton & Barto 2018, ch. 12.
 
@@ -91,16 +103,15 @@ def vtrace(signals: Signals, lambda_: ArrayLike = 1.0, max_rho: ArrayLike = 1.0,
     # In a stream the last row goes on: nothing is known of v there but V itself.
     continues = signals.continues.at[-1].set(0.0)
     next_target = jnp.where(continues > 0, following, signals.next_value)
-    return jnp.minimum(max_rho, weight(signals.log_ratio)) * (
-        signals.reward + signals.discount * next_target - signals.value
-    )
+    return jnp.minimum(max_rho, weight(signals.log_ratio)) * _error(signals, next_target)
 
 
+@ratio_free
 def action_advantage(signals: Signals) -> Array:
-    """Q̃(s_t, a_t) − V(s_t), from `Signals.action_value` and `Signals.value`.
+    """Q̃(s_t, a_t) − V(s_t), from `Signals.action_value` and `Signals.value`; 0 where it is rounding.
 
     Raises:
-      ValueError: for signals without action values.
+      SettingError: for signals without action values.
 
     >>> from pgjax import make_signals
     >>> signals = make_signals([0.0], value=[2.0], action_value=jnp.array([[1.0, 5.0]]), action=jnp.array([1]))
@@ -108,5 +119,5 @@ def action_advantage(signals: Signals) -> Array:
     [3.0]
     """
     if signals.taken_value is None:
-        raise ValueError("action_advantage needs signals with action_value, Q̃(s, ·)")
-    return signals.taken_value - signals.value
+        raise SettingError("action_value", None, "is missing; action_advantage needs Q̃(s_t, a_t)")
+    return difference(signals.taken_value, signals.value)

@@ -1,25 +1,27 @@
 """Baselines: what is subtracted from credit. (signals, credit) -> b, broadcastable to [T, N, ...].
 
 A baseline leaves the gradient's mean alone if b_t is independent of a_t given the history: it may see s_t, earlier
-steps and other trajectories, never the action it judges. The variance-optimal ones need per-trajectory gradients
-and live in `pgjax.training.gradients`.
+steps and other trajectories, never the action it judges. Where all credits that a batch baseline is made of are equal
+up to rounding, it is the credit itself: nothing can be said of any action then. The variance-optimal ones need
+per-trajectory gradients and live in `pgjax.training.gradients`.
 """
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from pgjax.estimators.reductions import batch_sum, require_batch, size_of, step_sum
+from pgjax.estimators.contracts import of_its_parts, ratio_free
+from pgjax.estimators.reductions import Spread, batch_spread, difference, group_spread, require_batch, step_spread
 from pgjax.estimators.returns import total_return
 from pgjax.types import Credit, Signals, as_partial
 
 Baseline = Callable[[Signals, Array], Array]
 
 
+@ratio_free
 def constant(signals: Signals, credit: Array, baseline_constant: ArrayLike = 0.0) -> Array:
     """The same number everywhere: b_t = c. Unbiased for any c chosen before the batch was drawn.
 
@@ -30,6 +32,7 @@ def constant(signals: Signals, credit: Array, baseline_constant: ArrayLike = 0.0
     return jnp.broadcast_to(jnp.asarray(baseline_constant, credit.dtype), credit.shape)
 
 
+@ratio_free
 def same_batch_mean(signals: Signals, credit: Array) -> Array:
     """The batch's own mean, b_t = (1/N) Σ_n Ψ_{n,t}, with finished trajectories counted as their padding says.
 
@@ -41,9 +44,11 @@ def same_batch_mean(signals: Signals, credit: Array) -> Array:
     Array([[2., 2.]], dtype=float32)
     """
     require_batch(credit, "baseline same_batch_mean", at_least=1)
-    return jnp.broadcast_to(_group_sum(signals, credit) / _trajectories(signals), credit.shape)
+    found = _spread(signals, credit, signals.mask[:1])
+    return jnp.where(found.std() == 0, credit, found.mean)
 
 
+@ratio_free
 def leave_one_out(signals: Signals, credit: Array) -> Array:
     """The mean of all *other* trajectories at the same step: b_{n,t} = (Σ_k Ψ_{k,t} − Ψ_{n,t}) / (N − 1).
 
@@ -59,9 +64,10 @@ def leave_one_out(signals: Signals, credit: Array) -> Array:
     Array([[3., 1.]], dtype=float32)
     """
     require_batch(credit, "baseline leave_one_out", at_least=2)
-    return (_group_sum(signals, credit) - credit) / jnp.maximum(_trajectories(signals) - 1.0, 1.0)
+    return _mean_of_others(signals, credit, signals.mask[:1])
 
 
+@ratio_free
 def time_step(signals: Signals, credit: Array) -> Array:
     """The mean of the other trajectories *still running* at t, an estimate of E[Ψ_t | alive at t]. Unbiased.
 
@@ -76,25 +82,26 @@ def time_step(signals: Signals, credit: Array) -> Array:
     [1.0, 0.0]
     """
     require_batch(credit, "baseline time_step", at_least=2)
-    alive = jnp.broadcast_to(signals.mask, credit.shape)
-    others = _group_sum(signals, alive) - alive
-    return (_group_sum(signals, alive * credit) - alive * credit) / jnp.maximum(others, 1.0)
+    return _mean_of_others(signals, credit, signals.mask)
 
 
-def _trajectories(signals: Signals) -> Array:
-    """How many trajectories the batch (or each one's group) holds, [1, N or 1]: those whose first step was executed."""
-    return jnp.maximum(_group_sum(signals, signals.mask[:1]), 1.0)
-
-
-def _group_sum(signals: Signals, x: Array) -> Array:
-    """Sum over the batch, or over each trajectory's own group where the batch has groups."""
+def _spread(signals: Signals, x: Array, there: Array) -> Spread:
+    """The spread of what is there over the batch, or over each trajectory's own group where the batch has groups."""
     if signals.group is None:
-        return batch_sum(x)
-    member = signals.group[0]
-    sums = jax.ops.segment_sum(jnp.moveaxis(x, 1, 0), member, num_segments=x.shape[1])
-    return jnp.moveaxis(sums[member], 0, 1)
+        return batch_spread(x, there)
+    return group_spread(x, there, signals.group[0])
 
 
+def _mean_of_others(signals: Signals, credit: Array, there: Array) -> Array:
+    """The mean of those that are there and another trajectory's; 0 where there are none."""
+    found = _spread(signals, credit, there)
+    number = found.count - there
+    rest = found.count * found.shift - there * (credit - found.reference)
+    mean = jnp.where(found.std() == 0, credit, found.reference + rest / jnp.maximum(number, 1.0))
+    return jnp.where(number > 0, mean, 0.0)
+
+
+@ratio_free
 def state_value(signals: Signals, credit: Array) -> Array:
     """The critic's V(s_t). Unbiased for any V that was not fitted to this batch.
 
@@ -106,7 +113,7 @@ def state_value(signals: Signals, credit: Array) -> Array:
 
 
 def baselined(credit: Credit, baseline: Baseline) -> Partial:
-    """Credit minus a baseline, itself a credit: Ψ_t − b_t on executed steps.
+    """Credit minus a baseline, itself a credit: Ψ_t − b_t on executed steps, and 0 where they are equal up to rounding.
 
     >>> from pgjax import make_signals, reward_to_go
     >>> baselined(reward_to_go, leave_one_out)(make_signals([[1.0, 3.0]]))
@@ -115,15 +122,20 @@ def baselined(credit: Credit, baseline: Baseline) -> Partial:
     return Partial(_baselined, as_partial(credit), as_partial(baseline))
 
 
+@of_its_parts
 def _baselined(credit: Credit, baseline: Baseline, signals: Signals) -> Array:
-    psi = credit(signals)
-    return psi - baseline(signals, psi)
+    psi = _of_each_step(credit, signals)
+    return difference(psi, baseline(signals, psi))
+
+
+def _of_each_step(credit: Credit, signals: Signals) -> Array:
+    return jnp.broadcast_to(credit(signals), signals.reward.shape)
 
 
 def standardised(credit: Credit, strength: ArrayLike = 1.0) -> Partial:
     """Credit to mean 0 and standard deviation 1 over the batch's executed steps.
 
-        Ψ ← (1 − s)·Ψ + s·(Ψ − mean)/(std + 1e-8),   s = strength in {0, 1}
+        Ψ ← (1 − s)·Ψ + s·(Ψ − mean)/(std + 1e-8),   s = strength in {0, 1};   0 where all Ψ are equal up to rounding
 
     **Biased** in direction (the batch divides by its own spread); common, never silent. The strength is a number, so
     that on and off can stand in one vmapped sweep.
@@ -135,16 +147,17 @@ def standardised(credit: Credit, strength: ArrayLike = 1.0) -> Partial:
     return Partial(_standardised, as_partial(credit), strength=strength)
 
 
+@of_its_parts
 def _standardised(credit: Credit, signals: Signals, strength: ArrayLike) -> Array:
-    psi = credit(signals)
-    steps = size_of(signals.mask).steps
-    mean = step_sum(signals.mask * psi) / steps
-    std = jnp.sqrt(step_sum(signals.mask * (psi - mean) ** 2) / steps)
-    return jnp.where(jnp.asarray(strength) > 0, (psi - mean) / (std + 1e-8), psi)
+    psi = _of_each_step(credit, signals)
+    return jnp.where(jnp.asarray(strength) > 0, step_spread(psi, signals.mask).standardised(psi, floor=1e-8), psi)
 
 
+@ratio_free
 def group_standardised(signals: Signals) -> Array:
     """GRPO's credit without length: (R_n − mean) / (std + 1e-8) over the trajectory's group (or batch), population std.
+
+    0 where all returns of the group are equal up to rounding.
 
     **Biased** in scale and direction: each batch divides by its own spread. Shao et al. 2024.
 
@@ -154,12 +167,10 @@ def group_standardised(signals: Signals) -> Array:
     [-1.0, 1.0, -1.0, 1.0]
     """
     total = total_return(signals)
-    count = _trajectories(signals)
-    mean = _group_sum(signals, total) / count
-    std = jnp.sqrt(_group_sum(signals, (total - mean) ** 2) / count)
-    return (total - mean) / (std + 1e-8)
+    return _spread(signals, total, signals.mask[:1]).standardised(total, floor=1e-8)
 
 
+@ratio_free
 def per_time(signals: Signals, credit: Array, table: Array) -> Array:
     """A given number for each time step, b_t = table[t], [T]; for whole episodes. Unbiased if fixed beforehand.
 

@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pgjax.estimators.recurrence import linear_recurrence
+from pgjax.estimators.reductions import as_float, quotient
 
 
 def max_log_weight(dtype: jnp.dtype) -> float:
@@ -28,7 +29,7 @@ def weight(log_weight: ArrayLike) -> Array:
     >>> float(weight(0.0)), bool(jnp.isfinite(weight(1e4)))
     (1.0, True)
     """
-    log_weight = jnp.asarray(log_weight)
+    log_weight = as_float(log_weight)
     return jnp.exp(jnp.minimum(log_weight, max_log_weight(log_weight.dtype)))
 
 
@@ -95,17 +96,27 @@ def clamped_fraction(log_weight: Array, mask: Array) -> Array:
     >>> float(clamped_fraction(jnp.array([0.0, 30.0]), jnp.ones(2)))
     0.5
     """
+    log_weight = as_float(log_weight)
     beyond = (log_weight > max_log_weight(log_weight.dtype)) * mask
     return jnp.sum(beyond) / jnp.maximum(jnp.sum(mask), 1.0)
 
 
 def effective_sample_size(log_weight: Array, axis: int = -1) -> Array:
-    """(Σ w)² / Σ w² over trajectories: how many equally weighted ones would be worth as much.
+    """(Σ w)² / Σ w² over trajectories: how many equally weighted ones would be worth as much; 0 where all w are 0.
 
     Kong 1992.
 
     >>> effective_sample_size(jnp.log(jnp.array([1.0, 1.0, 1e-9]))).round()
     Array(2., dtype=float32)
     """
-    scaled = jnp.exp(log_weight - jnp.max(log_weight, axis=axis, keepdims=True))
-    return jnp.sum(scaled, axis=axis) ** 2 / jnp.sum(scaled**2, axis=axis)
+    scaled = relative_weight(log_weight, jnp.max(log_weight, axis=axis, keepdims=True))
+    return quotient(jnp.sum(scaled, axis=axis) ** 2, jnp.sum(scaled**2, axis=axis))
+
+
+def relative_weight(log_weight: Array, top: Array) -> Array:
+    """w / max w, from the largest log w; 0 where every w is 0.
+
+    >>> relative_weight(jnp.array([-jnp.inf, -jnp.inf]), jnp.array(-jnp.inf)).tolist()
+    [0.0, 0.0]
+    """
+    return jnp.exp(log_weight - jnp.where(top == -jnp.inf, 0.0, top))

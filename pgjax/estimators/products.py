@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 
+from pgjax.estimators.contracts import of_its_parts, per_step, per_trajectory, ratio_free
 from pgjax.estimators.distributions import Categorical, Distribution
 from pgjax.estimators.importance import log_prefix, weight
 from pgjax.estimators.returns import discount_factor, discounted_reward
@@ -67,6 +68,7 @@ def all_action() -> Estimator:
     return Estimator(Partial(_action_value), Partial(_all_action))
 
 
+@of_its_parts
 def _product(
     surrogate: Surrogate, credit: Array, signals: Signals, distribution: Distribution, log_ratio: Array
 ) -> Array:
@@ -77,18 +79,21 @@ Values = tuple[Array, Array, Array]
 """γ^t r_t [T, N], γ^t Q̃(s_t, ·) [T, N, A], γ^t Q̃(s_t, a_t) [T, N]."""
 
 
+@ratio_free
 def _action_value(signals: Signals) -> Array:
     if signals.action_value is None:
         raise SettingError("action_value", None, 'is missing: this estimator needs Q̃(s, ·), of a critic "action"')
     return signals.action_value
 
 
+@ratio_free
 def _values(signals: Signals) -> Values:
     factor, q = discount_factor(signals), _action_value(signals)
     taken: Array = signals.taken_value  # type: ignore[assignment]  (make_signals fills both or neither)
     return discounted_reward(signals), factor[..., None] * q, factor * taken
 
 
+@per_trajectory
 def _doubly_robust(values: Values, signals: Signals, distribution: Categorical, log_ratio: Array) -> Array:
     reward, action_value, taken_value = values
     prefix = log_prefix(log_ratio, signals.continues)
@@ -96,5 +101,6 @@ def _doubly_robust(values: Values, signals: Signals, distribution: Categorical, 
     return weight(prefix - log_ratio) * expected + weight(prefix) * (reward - taken_value)
 
 
+@per_step
 def _all_action(action_value: Array, signals: Signals, distribution: Categorical, log_ratio: Array) -> Array:
     return jnp.sum(jnp.exp(distribution.log_probs) * action_value, axis=-1)

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from pgjax.estimators.reductions import as_float
+
 
 def linear_recurrence(x: ArrayLike, decay: ArrayLike, *, reverse: bool = False, bound: float | None = None) -> Array:
     """Solve a first-order linear recurrence along axis 0.
@@ -15,8 +17,8 @@ def linear_recurrence(x: ArrayLike, decay: ArrayLike, *, reverse: bool = False, 
     leaks from one episode to the next.
 
     Args:
-      x: [T, ...].
-      decay: a, broadcastable to x.
+      x: [T, ...]; whole numbers and truth values count as floats.
+      decay: a, broadcastable to x; takes its type.
       reverse: whether to run from the last step to the first.
       bound: keep |y| at or below this; for decays that are themselves unbounded, such as importance ratios.
 
@@ -26,7 +28,7 @@ def linear_recurrence(x: ArrayLike, decay: ArrayLike, *, reverse: bool = False, 
     >>> linear_recurrence(jnp.ones(3), 0.5, reverse=True)
     Array([1.75, 1.5 , 1.  ], dtype=float32)
     """
-    x = jnp.asarray(x)
+    x = as_float(x)
     decay = jnp.broadcast_to(jnp.asarray(decay, x.dtype), x.shape)
     if not reverse:
         decay = jnp.concatenate([jnp.zeros_like(decay[:1]), decay[:-1]])

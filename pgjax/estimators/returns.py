@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from pgjax.estimators.importance import max_log_weight, weight
+from pgjax.estimators.contracts import ratio_free
+from pgjax.estimators.importance import max_log_weight, relative_weight, weight
 from pgjax.estimators.recurrence import linear_recurrence
-from pgjax.estimators.reductions import batch_max, batch_sum, require_batch
-from pgjax.types import Signals
+from pgjax.estimators.reductions import as_float, batch_max, batch_spread, batch_sum, quotient, require_batch
+from pgjax.types import SettingError, Signals
 
 
 def make_signals(
@@ -24,78 +25,162 @@ def make_signals(
     next_value: ArrayLike | None = None,
     log_ratio: ArrayLike | None = None,
     action_value: ArrayLike | None = None,
-    action: Array | None = None,
+    action: ArrayLike | None = None,
     group: ArrayLike | None = None,
+    elapsed: ArrayLike | None = None,
     truncation: Literal["bootstrap", "terminal"] = "bootstrap",
 ) -> Signals:
     """Collect the arrays credit is made of; what is left out counts as absent.
 
+    Every array has the shape of `reward` where nothing else is said, or is one number; nothing is stretched to fit.
+    All become floats, of `reward`'s type.
+
     Args:
-      reward: r_t, [T, ...]; set to zero on padding here, once.
+      reward: r_t, [T, ...], usually [T, N]; set to zero on padding here, once.
       mask: 1 where an action was taken; default everywhere.
       terminated: the episode ended by itself at t: nothing follows.
       truncated: the episode was cut at t: V(s_{t+1}) still follows, unless `truncation` is "terminal". Where both
         flags are set, termination wins.
-      discount: γ, a number or one per step.
+      discount: γ_t, between r_t and what follows it: a number, one for each environment [N], one for each step
+        [T, 1], or [T, N].
       value: V(s_t).
       next_value: V(s_{t+1}), of the observation before any reset.
       log_ratio: log π_θ − log π_θ̄ of the taken actions.
-      action_value: Q̃(s_t, ·), [T, ..., A], for estimators that use it; needs `action`, the taken indices.
-      action: a_t.
-      group: the number, from 0, of the group each trajectory belongs to, [N].
+      action_value: Q̃(s_t, ·), [T, ..., A], for estimators that use it; needs `action`.
+      action: a_t, whole numbers from 0; only with `action_value`.
+      group: the number of the group each trajectory belongs to, [N] (or the same for each step, [T, N]).
+      elapsed: how many steps of its episode each environment had behind it at the first row, [N]; default none. Not
+        with a discount for each step, since those behind are not known.
       truncation: "bootstrap" or "terminal".
 
     Returns:
       Signals, every array [T, ...].
 
+    Raises:
+      SettingError: for an array of another shape or type; names it, its shape and the shape that is needed.
+
     >>> make_signals([1.0, 2.0], terminated=[False, True]).continues
     Array([1., 0.], dtype=float32)
+    >>> make_signals([[1.0, 2.0, 3.0]], mask=[1.0, 1.0, 0.0])
+    Traceback (most recent call last):
+    pgjax.types.SettingError: mask: (3,) is its shape; reward asks for (1, 3)
     """
-    reward = jnp.asarray(reward)
-    if not jnp.issubdtype(reward.dtype, jnp.floating):
-        reward = reward.astype(float)
+    reward = _real("reward", reward)
+    if reward.ndim < 1 or reward.shape[0] < 1:
+        raise SettingError("reward", reward.shape, "is its shape; it needs [T, ...] with at least one step")
+    if truncation not in ("bootstrap", "terminal"):
+        raise SettingError("truncation", truncation, 'is neither "bootstrap" nor "terminal"')
 
-    def array(x: ArrayLike | None, default: float) -> Array:
-        return jnp.full_like(reward, default) if x is None else jnp.asarray(x, reward.dtype)
+    def array(name: str, x: ArrayLike | None, default: float) -> Array:
+        return jnp.full_like(reward, default) if x is None else _fitting(name, x, reward, [()])
 
-    mask_, terminated_, truncated_ = array(mask, 1.0), array(terminated, 0.0), array(truncated, 0.0)
+    mask_ = array("mask", mask, 1.0)
+    terminated_, truncated_ = array("terminated", terminated, 0.0), array("truncated", truncated, 0.0)
     value_ends = jnp.maximum(terminated_, truncated_) if truncation == "terminal" else terminated_
+    q, taken = _action_values(action_value, action, reward)
     return Signals(
         reward=jnp.where(mask_ > 0, reward, 0.0),
         continues=mask_ * (1.0 - jnp.maximum(terminated_, truncated_)),
         mask=mask_,
-        discount=jnp.broadcast_to(jnp.asarray(discount, reward.dtype), reward.shape),
-        value=jnp.where(mask_ > 0, array(value, 0.0), 0.0),
-        next_value=jnp.where(mask_ * (1.0 - value_ends) > 0, array(next_value, 0.0), 0.0),
-        log_ratio=jnp.where(mask_ > 0, array(log_ratio, 0.0), 0.0),
-        action_value=None if action_value is None else jnp.where(mask_[..., None] > 0, jnp.asarray(action_value), 0.0),
-        taken_value=None if action_value is None else jnp.where(mask_ > 0, _taken(action_value, action), 0.0),
-        group=None if group is None else jnp.broadcast_to(jnp.asarray(group), reward.shape),
+        discount=_fitting("discount", discount, reward, [(), *_per_environment(reward), _per_step(reward)]),
+        value=jnp.where(mask_ > 0, array("value", value, 0.0), 0.0),
+        next_value=jnp.where(mask_ * (1.0 - value_ends) > 0, array("next_value", next_value, 0.0), 0.0),
+        log_ratio=jnp.where(mask_ > 0, array("log_ratio", log_ratio, 0.0), 0.0),
+        action_value=None if q is None else jnp.where(mask_[..., None] > 0, q, 0.0),
+        taken_value=None if taken is None else jnp.where(mask_ > 0, taken, 0.0),
+        group=None if group is None else _group(group, reward),
+        elapsed=None if elapsed is None else _elapsed(elapsed, discount, reward),
     )
 
 
-def _taken(action_value: ArrayLike, action: Array | None) -> Array:
+def _real(name: str, x: ArrayLike) -> Array:
+    """x as an array of floats."""
+    x = jnp.asarray(x)
+    if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool) or jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise SettingError(name, str(x.dtype), "is its type; it needs real numbers")
+    return as_float(x)
+
+
+def _per_environment(reward: Array) -> list[tuple[int, ...]]:
+    return [reward.shape[1:]] if reward.ndim > 1 else []
+
+
+def _per_step(reward: Array) -> tuple[int, ...]:
+    return reward.shape[:1] + (1,) * (reward.ndim - 1)
+
+
+def _fitting(name: str, x: ArrayLike, reward: Array, shapes: list[tuple[int, ...]]) -> Array:
+    """x in the shape and type of the reward, given in that shape or in one of `shapes`."""
+    x = _real(name, x)
+    allowed = [reward.shape, *shapes]
+    if x.shape not in allowed:
+        needed = " or ".join(str(shape) for shape in dict.fromkeys(shape for shape in allowed if shape))
+        raise SettingError(name, x.shape, f"is its shape; reward asks for {needed}")
+    return jnp.broadcast_to(x.astype(reward.dtype), reward.shape)
+
+
+def _whole(name: str, x: ArrayLike, shapes: list[tuple[int, ...]]) -> Array:
+    """x as an array of whole numbers in one of the shapes."""
+    x = jnp.asarray(x)
+    if x.shape not in shapes:
+        raise SettingError(name, x.shape, f"is its shape; reward asks for {' or '.join(str(s) for s in shapes)}")
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise SettingError(name, str(x.dtype), "is its type; it needs whole numbers")
+    return x
+
+
+def _group(group: ArrayLike, reward: Array) -> Array:
+    if reward.ndim < 2:
+        raise SettingError("reward", reward.shape, "is its shape; groups are of trajectories, [T, N]")
+    return jnp.broadcast_to(_whole("group", group, [reward.shape[1:], reward.shape]), reward.shape)
+
+
+def _elapsed(elapsed: ArrayLike, discount: ArrayLike, reward: Array) -> Array:
+    if jnp.shape(discount) not in [(), *_per_environment(reward)]:
+        reason = "steps cannot be discounted by a γ for each step: those before the first row are not known"
+        raise SettingError("elapsed", jnp.shape(elapsed), reason)
+    return _fitting("elapsed", elapsed, reward, [(), *_per_environment(reward)])
+
+
+def _action_values(q: ArrayLike | None, action: ArrayLike | None, reward: Array) -> tuple[Array | None, Array | None]:
+    """Q̃(s_t, ·) and Q̃(s_t, a_t), from both or from neither."""
+    if q is None:
+        if action is None:
+            return None, None
+        raise SettingError("action", jnp.shape(action), "is its shape; it serves action_value alone, which is missing")
     if action is None:
-        raise ValueError("action_value needs action, the indices of the taken actions")
-    return jnp.take_along_axis(jnp.asarray(action_value), action[..., None], axis=-1).squeeze(-1)
+        raise SettingError("action_value", jnp.shape(q), "is its shape; it needs action, the indices of those taken")
+    q = _real("action_value", q).astype(reward.dtype)
+    if q.shape[:-1] != reward.shape or q.ndim == 0:
+        needed = str((*reward.shape, "A")).replace("'", "")
+        raise SettingError("action_value", q.shape, f"is its shape; reward asks for {needed}")
+    taken = jnp.take_along_axis(q, _whole("action", action, [reward.shape])[..., None], axis=-1).squeeze(-1)
+    return q, taken
 
 
 def discount_factor(signals: Signals) -> Array:
-    """γ^t with t counted from the start of each episode, [T, ...]; 1 at its first step.
+    """Γ_t = γ_0 γ_1 ⋯ γ_{t−1} with t counted from the start of each episode, [T, ...]; 1 at its first step.
+
+    With one γ that is γ^t. Where `elapsed` says that an episode was in flight at the first row, t counts on from there.
 
     >>> discount_factor(make_signals([1.0, 1.0, 1.0], terminated=[False, True, False], discount=0.5)).tolist()
     [1.0, 0.5, 1.0]
+    >>> discount_factor(make_signals([[1.0], [1.0]], discount=0.5, elapsed=[2])).T.tolist()
+    [[0.25, 0.125]]
     """
-    time = linear_recurrence(jnp.ones_like(signals.reward), signals.continues) - 1.0
-    return signals.discount**time
+    ones = jnp.ones_like(signals.discount)
+    first = ones[:1] if signals.elapsed is None else signals.discount[:1] ** signals.elapsed[:1]
+    starts = jnp.concatenate([first, ones[1:] - signals.continues[:-1]])
+    return linear_recurrence(starts, signals.discount * signals.continues)
 
 
 def discounted_objective(signals: Signals) -> Signals:
     """Rewrite a discounted problem as an undiscounted one, keeping the factor γ^t in front of every step.
 
-        r_t ← γ^t r_t,   V_t ← γ^t V_t,   γ ← 1
+        r_t ← γ^t r_t,   V_t ← γ^t V_t,   γ ← 1        (Γ_t of `discount_factor` for γ^t where γ varies)
 
     Every credit of the result carries γ^t, which the gradient of E[Σ γ^t r_t] needs and nearly every library drops.
+    In a stream `elapsed` says how far an episode in flight had come.
     Nota & Thomas 2020. https://arxiv.org/abs/1906.07073
 
     >>> signals = make_signals([1.0, 1.0], terminated=[False, True], discount=0.5)
@@ -105,16 +190,17 @@ def discounted_objective(signals: Signals) -> Signals:
     factor = discount_factor(signals)
     return signals._replace(
         reward=factor * signals.reward,
-        value=factor * signals.value,
-        next_value=factor * signals.discount * signals.next_value,
+        value=None if signals.value is None else factor * signals.value,
+        next_value=None if signals.next_value is None else factor * signals.discount * signals.next_value,
         discount=jnp.ones_like(signals.discount),
         action_value=None if signals.action_value is None else factor[..., None] * signals.action_value,
         taken_value=None if signals.taken_value is None else factor * signals.taken_value,
     )
 
 
+@ratio_free
 def total_return(signals: Signals) -> Array:
-    """The whole episode's return for every action of it: R = Σ_t γ^t r_t.
+    """The whole episode's return for every action of it: R = Σ_t γ^t r_t (Σ_t Γ_t r_t, see `discount_factor`).
 
     Whole episodes only (one per column). Padding rows hold R too, so that a finished episode still counts in a
     baseline over trajectories.
@@ -130,6 +216,7 @@ def total_return(signals: Signals) -> Array:
     return jnp.broadcast_to(total, signals.reward.shape)
 
 
+@ratio_free
 def reward_to_go(signals: Signals) -> Array:
     """Causality: only rewards from t on, Q̂_t = Σ_{t'≥t} γ^{t'−t} r_{t'}.
 
@@ -145,6 +232,7 @@ def reward_to_go(signals: Signals) -> Array:
     return linear_recurrence(signals.reward, signals.discount * signals.continues, reverse=True)
 
 
+@ratio_free
 def discounted_reward(signals: Signals) -> Array:
     """The reward alone, γ^t r_t: credit for `prefix_product`, whose weights carry the past.
 
@@ -188,7 +276,7 @@ def weighted_trajectory(signals: Signals) -> Array:
     total = total_return(signals)
     log_w = jnp.broadcast_to(jnp.sum(signals.log_ratio, axis=0, keepdims=True), total.shape)
     share = _normalised(signals, log_w)
-    return batch_sum(signals.mask[:1]) * share * (total - batch_sum(share * total))
+    return batch_sum(signals.mask[:1]) * share * _from_weighted_mean(signals, share, total)
 
 
 def weighted_per_decision(signals: Signals) -> Array:
@@ -209,14 +297,21 @@ def weighted_per_decision(signals: Signals) -> Array:
     """
     reward = discounted_reward(signals)
     share = _normalised(signals, jnp.cumsum(signals.log_ratio, axis=0))
-    surplus = share * (reward - batch_sum(share * reward))
+    surplus = share * _from_weighted_mean(signals, share, reward)
     to_go = linear_recurrence(surplus, 1.0, reverse=True)
     return batch_sum(signals.mask[:1]) * to_go
 
 
 def _normalised(signals: Signals, log_w: Array) -> Array:
-    """w / Σ_n w over the trajectories that took a step, formed in log space."""
+    """w / Σ_n w over the trajectories that took a step, formed in log space; 0 where every w is 0."""
     require_batch(log_w, "a self-normalised weight", at_least=1)
     log_w = jnp.where(signals.mask[:1] > 0, log_w, -jnp.inf)
-    w = jnp.exp(log_w - batch_max(log_w))
-    return w / batch_sum(w)
+    w = relative_weight(log_w, batch_max(log_w))
+    return quotient(w, batch_sum(w))
+
+
+def _from_weighted_mean(signals: Signals, share: Array, x: Array) -> Array:
+    """x − Σ_n share x: exactly 0 where all x that count are equal up to rounding."""
+    found = batch_spread(x, signals.mask[:1])
+    shifted = x - found.reference
+    return jnp.where(found.std() == 0, 0.0, shifted - batch_sum(share * shifted))

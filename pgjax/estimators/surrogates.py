@@ -9,10 +9,13 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
+from pgjax.estimators.contracts import per_step, per_trajectory
 from pgjax.estimators.importance import log_prefix, log_whole, weight
-from pgjax.estimators.reductions import size_of
+from pgjax.estimators.reductions import as_float, size_of
+from pgjax.types import SettingError
 
 
+@per_step
 def score(log_ratio: Array, credit: Array, continues: Array) -> Array:
     """The score function: value Ψ_t, gradient Ψ_t ∇log π_θ(a_t|s_t).
 
@@ -27,6 +30,7 @@ def score(log_ratio: Array, credit: Array, continues: Array) -> Array:
     return jnp.exp(log_ratio - stop_gradient(log_ratio)) * credit
 
 
+@per_step
 def ratio(log_ratio: Array, credit: Array, continues: Array) -> Array:
     """First order: past and future ratios dropped, ρ_t Ψ_t. Exact at θ = θ̄, O(‖θ − θ̄‖) bias elsewhere.
 
@@ -39,6 +43,7 @@ def ratio(log_ratio: Array, credit: Array, continues: Array) -> Array:
     return weight(log_ratio) * credit
 
 
+@per_trajectory
 def prefix_product(log_ratio: Array, credit: Array, continues: Array) -> Array:
     """Per-decision importance sampling: ρ_{1:t} Ψ_t, differentiated through every ratio.
 
@@ -52,6 +57,7 @@ def prefix_product(log_ratio: Array, credit: Array, continues: Array) -> Array:
     return weight(log_prefix(log_ratio, continues)) * credit
 
 
+@per_trajectory
 def stopped_prefix(log_ratio: Array, credit: Array, continues: Array, max_weight: ArrayLike = float("inf")) -> Array:
     """Past ratios kept, but not differentiated: stop_gradient(min(ρ_{1:t}, c)) · score · Ψ_t.
 
@@ -71,6 +77,7 @@ def stopped_prefix(log_ratio: Array, credit: Array, continues: Array, max_weight
     return stop_gradient(w) * score(log_ratio, credit, continues)
 
 
+@per_trajectory
 def trajectory_weight(log_ratio: Array, credit: Array, continues: Array, max_weight: ArrayLike = float("inf")) -> Array:
     """Trajectory importance sampling: stop_gradient(min(ρ_{1:T}, c)) · score · Ψ_t; exact with any on-policy credit.
 
@@ -83,6 +90,7 @@ def trajectory_weight(log_ratio: Array, credit: Array, continues: Array, max_wei
     return stop_gradient(w) * score(log_ratio, credit, continues)
 
 
+@per_step
 def clipped_ratio(log_ratio: Array, credit: Array, continues: Array, clip: ArrayLike = 0.2) -> Array:
     """PPO's pessimistic ratio: min(ρ_t Ψ_t, clip(ρ_t, 1 − ε, 1 + ε) Ψ_t).
 
@@ -108,18 +116,27 @@ def surrogate_loss(
 
     Args:
       log_prob: log π_θ of the taken actions, [T, N], differentiable in θ.
-      credit: Ψ, [T, N].
+      credit: Ψ, [T, N], or one number.
       mask: 1 on executed steps; default everywhere.
       mean: "trajectories" divides by N, "steps" by the number of executed steps.
 
     Returns:
       A scalar to minimise.
 
+    Raises:
+      SettingError: for arrays of other shapes than that of `log_prob`, and another name for the mean.
+
     >>> import jax
     >>> jax.grad(surrogate_loss)(jnp.zeros((2, 1)), jnp.array([[3.0], [2.0]])).T
     Array([[-3., -2.]], dtype=float32)
     """
-    log_prob, credit = jnp.asarray(log_prob), stop_gradient(jnp.asarray(credit))
-    executed = jnp.ones_like(log_prob) if mask is None else jnp.asarray(mask, log_prob.dtype)
+    log_prob = as_float(log_prob)
+    for name, x in (("credit", credit), ("mask", 1.0 if mask is None else mask)):
+        if jnp.shape(x) not in ((), log_prob.shape):
+            raise SettingError(name, jnp.shape(x), f"is its shape; log_prob asks for {log_prob.shape}")
+    if mean not in ("trajectories", "steps"):
+        raise SettingError("mean", mean, 'is neither "trajectories" nor "steps"')
+    credit = stop_gradient(jnp.asarray(credit, log_prob.dtype))
+    executed = jnp.broadcast_to(jnp.asarray(1.0 if mask is None else mask, log_prob.dtype), log_prob.shape)
     safe_log_prob = jnp.where(executed > 0, log_prob, 0.0)
     return -size_of(executed).mean(jnp.where(executed > 0, safe_log_prob * credit, 0.0), mean)

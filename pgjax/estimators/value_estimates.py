@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 
 from pgjax.estimators.importance import clamped_fraction, effective_sample_size, weight
-from pgjax.estimators.reductions import BATCH_AXIS, size_of
+from pgjax.estimators.reductions import BATCH_AXIS, batch_spread, rounding, size_of
 from pgjax.estimators.returns import discount_factor, discounted_reward, total_return
 from pgjax.types import SettingError, Signals
 
@@ -156,8 +156,9 @@ def weighted_trajectory(signals: Signals, level: float = 0.95) -> ValueEstimate:
     _check(signals, level)
     total = total_return(signals)[0]
     share = _shares(_log_prefix(signals)[-1], signals)
-    mean = jnp.sum(share * total)
-    return _estimate(mean, _count(signals) * share * (total - mean), signals, level)
+    mean, surplus = _weighted(share[None], total[None], signals)
+    count = _count(signals)
+    return _estimate(mean[0, 0], count * surplus[0], signals, level, size=count * share * total)
 
 
 def weighted_per_decision(signals: Signals, level: float = 0.95) -> ValueEstimate:
@@ -189,9 +190,9 @@ def weighted_per_decision(signals: Signals, level: float = 0.95) -> ValueEstimat
     _check(signals, level)
     reward = discounted_reward(signals)
     share = _shares(_log_prefix(signals), signals)
-    mean = jnp.sum(share * reward, axis=BATCH_AXIS, keepdims=True)
-    influence = _count(signals) * jnp.sum(share * (reward - mean), axis=0)
-    return _estimate(jnp.sum(mean), influence, signals, level)
+    mean, surplus = _weighted(share, reward, signals)
+    influence, size = (_count(signals) * jnp.sum(x, axis=0) for x in (surplus, share * jnp.abs(reward)))
+    return _estimate(jnp.sum(mean), influence, signals, level, size=size)
 
 
 def trajectory_values(signals: Signals) -> Array:
@@ -280,19 +281,33 @@ def _shares(log_weight: Array, signals: Signals) -> Array:
     return jax.nn.softmax(jnp.where(signals.mask[0] > 0, log_weight, -jnp.inf), axis=-1)
 
 
+def _weighted(share: Array, x: Array, signals: Signals) -> tuple[Array, Array]:
+    """Σ_n w̃_n x_n at every step, [T, 1], and w̃ (x − that), [T, N]: exact where all x are equal."""
+    reference = batch_spread(x, signals.mask[:1]).reference
+    shift = jnp.sum(share * (x - reference), axis=BATCH_AXIS, keepdims=True)
+    return reference + shift, share * ((x - reference) - shift)
+
+
 def _mean_of(values: Array, signals: Signals, level: float) -> ValueEstimate:
     """A plain mean of independent values [N]."""
-    mean = jnp.sum(jnp.where(signals.mask[0] > 0, values, 0.0)) / _count(signals)
+    found = batch_spread(values[None], signals.mask[:1])
     log_weight = _log_prefix(signals)
     clamped = clamped_fraction(log_weight, signals.mask)
-    return _estimate(mean, values - mean, signals, level)._replace(clamped=clamped)
+    estimate = _estimate(found.mean[0, 0], found.deviation(values[None])[0], signals, level, size=values)
+    return estimate._replace(clamped=clamped)
 
 
-def _estimate(mean: Array, influence: Array, signals: Signals, level: float) -> ValueEstimate:
-    """The estimate whose error is, to first order, the mean of independent influence values [N] of mean 0."""
+def _estimate(mean: Array, influence: Array, signals: Signals, level: float, size: Array) -> ValueEstimate:
+    """The estimate whose error is, to first order, the mean of independent influence values [N] of mean 0.
+
+    The standard error is exactly 0 where the influences are rounding of what they were made of, of magnitude `size`.
+    """
     exists = signals.mask[0] > 0
     count = _count(signals)
-    error = jnp.sqrt(jnp.sum(jnp.where(exists, influence, 0.0) ** 2) / (count * (count - 1.0)))
+    influence = jnp.where(exists, influence, 0.0)
+    variance = jnp.where(count > 1, jnp.sum(influence**2) / jnp.maximum(count - 1.0, 1.0), jnp.nan)
+    equal = variance <= rounding(jnp.max(jnp.where(exists, jnp.abs(size), 0.0))) ** 2
+    error = jnp.where(equal, 0.0, jnp.sqrt(variance / count))
     margin = _student_quantile(level, count - 1.0) * error
     log_weight = jnp.where(exists, _log_prefix(signals)[-1], -jnp.inf)
     return ValueEstimate(

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from pgjax.config import Config, Critic, Recipe
 from pgjax.estimators import baselines
+from pgjax.estimators.optimal_baselines import optimal_per_parameter, optimal_scalar
 from pgjax.estimators.products import all_action, doubly_robust, product
 from pgjax.estimators.returns import (
     discounted_reward,
@@ -21,7 +22,6 @@ from pgjax.estimators.returns import (
 )
 from pgjax.estimators.surrogates import prefix_product, ratio, score, stopped_prefix, trajectory_weight
 from pgjax.methods.actor_critic import a2c, natural, ppo, trpo, vtrace_actor_critic
-from pgjax.training.gradients import optimal_per_parameter, optimal_scalar
 from pgjax.types import Algorithm, Credit, Estimator, SettingError, Surrogate
 
 CREDITS: dict[str, Credit] = {"total_return": total_return, "reward_to_go": reward_to_go}

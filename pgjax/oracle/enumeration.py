@@ -14,7 +14,8 @@ from jax.flatten_util import ravel_pytree
 from pgjax.estimators.distributions import Categorical
 from pgjax.estimators.returns import discounted_objective, make_signals
 from pgjax.oracle.mdp import MDP, LogPolicy, per_step
-from pgjax.training.loss import Batch, contributions, log_ratio
+from pgjax.training.loss import Batch, contributions
+from pgjax.training.signals import log_ratio
 from pgjax.types import Agent, Estimator, Params, SettingError, Signals, Transition
 
 MAX_BATCHES = 20_000_000
@@ -249,7 +250,7 @@ def _estimates(
         rows, rows_signals = jax.tree.map(lambda x: x[:, members], (transition, signals))
         credit = jax.lax.stop_gradient(estimator.credit(rows_signals))
         batch = Batch(rows, rows_signals, credit)
-        return jnp.sum(contributions(agent, estimator, unravel(flat), batch)[0]) / members.shape[0]
+        return jnp.sum(contributions(agent, estimator, unravel(flat), batch).surrogate) / members.shape[0]
 
     chance = trajectory_probability(mdp, trajectories, behaviour)
     return chance, partial(jax.grad(surrogate), flat)
@@ -308,7 +309,7 @@ def as_signals(
         next_value=value[transition.next_observation],
         log_ratio=log_ratio(agent.policy(params, transition.observation), transition),
         action_value=None if action_value is None else action_value[transition.observation],
-        action=transition.action,
+        action=None if action_value is None else transition.action,
     )
     return jax.lax.stop_gradient(discounted_objective(signals))
 

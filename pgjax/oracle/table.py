@@ -21,6 +21,7 @@ from pgjax.estimators.baselines import (
     state_value,
 )
 from pgjax.estimators.products import all_action, doubly_robust, product
+from pgjax.estimators.reductions import rounding
 from pgjax.estimators.returns import discounted_reward, off_policy_reward_to_go, reward_to_go, total_return
 from pgjax.estimators.surrogates import clipped_ratio, prefix_product, ratio, score, stopped_prefix, trajectory_weight
 from pgjax.oracle.enumeration import (
@@ -41,6 +42,8 @@ def exact_table(mdp: MDP, target_logits: ArrayLike, behaviour_logits: ArrayLike)
     behaviour policy. Rows ending in _2 take batches of two; their variance is twice the batch's, and they are None
     where there are too many pairs to enumerate. Run it in float64.
 
+    The relative bias is ‖mean − ∇J‖ / ‖∇J‖, None where ∇J is 0 up to rounding.
+
     Args:
       mdp: the problem.
       target_logits: θ, [S, A].
@@ -53,10 +56,11 @@ def exact_table(mdp: MDP, target_logits: ArrayLike, behaviour_logits: ArrayLike)
     off_policy = Sampling(behaviour, past_values.value, past_values.action_value)
     gradient = jnp.ravel(exact_gradient(mdp, log_policy, theta))
     found = len(enumerate_trajectories(mdp).probability)
+    smallest = float(rounding(mdp.horizon * np.abs(mdp.reward).max(), theta.dtype))
 
     def row(mean: Array, variance: Array) -> dict[str, Any]:
         size = float(jnp.linalg.norm(gradient))
-        bias = float(jnp.linalg.norm(mean - gradient)) / size if size > 0 else None
+        bias = float(jnp.linalg.norm(mean - gradient)) / size if size > smallest else None
         return {"mean": np.asarray(mean).tolist(), "relative_bias": bias, "variance": float(variance)}
 
     def rows(estimators: dict[str, Estimator], sampling: Sampling) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
 from pgjax.estimators.recurrence import linear_recurrence
-from pgjax.estimators.reductions import step_sum
+from pgjax.estimators.reductions import as_float, difference, rounding, step_spread, total
 from pgjax.types import ACTION_MASK, Agent, Environment, Memory, Params, SettingError, Transition
 
 EPSILON = 1e-8
@@ -26,6 +26,12 @@ class Moments(NamedTuple):
     def variance(self) -> Array:
         """Population variance; 1 before anything was seen."""
         return jnp.where(self.count > 0, self.deviations / jnp.maximum(self.count, 1.0), 1.0)
+
+    @property
+    def std(self) -> Array:
+        """Its root; exactly 0 where all that was seen is equal up to rounding."""
+        equal = self.variance <= rounding(jnp.abs(self.mean)) ** 2
+        return jnp.where(equal, 0.0, jnp.sqrt(jnp.where(equal, 1.0, self.variance)))
 
 
 class RewardScale(NamedTuple):
@@ -47,7 +53,7 @@ def merge(moments: Moments, x: Array, mask: Array) -> Moments:
 
     Args:
       moments: of what came before.
-      x: [T, N, ...].
+      x: [T, N, ...]; takes the type of the moments.
       mask: [T, N]; what is masked is not seen.
     Chan, Golub & LeVeque 1983.
 
@@ -55,11 +61,9 @@ def merge(moments: Moments, x: Array, mask: Array) -> Moments:
     >>> float(m.mean), float(m.variance)  # doctest: +ELLIPSIS
     (3.0, 4.66...)
     """
-    weight = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
-    x = jnp.where(weight > 0, x, 0.0)
-    count = step_sum(mask)
-    mean = step_sum(x * weight) / jnp.maximum(count, 1.0)
-    deviations = step_sum(weight * (x - mean) ** 2)
+    batch = step_spread(x.astype(moments.mean.dtype), mask)
+    mean, deviations = (each.reshape(x.shape[mask.ndim :]) for each in (batch.mean, batch.squares))
+    count = total(jnp.sum(mask, dtype=moments.count.dtype))
     together = jnp.maximum(moments.count + count, 1.0)
     shift = mean - moments.mean
     return Moments(
@@ -70,7 +74,7 @@ def merge(moments: Moments, x: Array, mask: Array) -> Moments:
 
 
 def normalise_observations(agent: Agent, environment: Environment, clip: float = 10.0) -> Agent:
-    """An agent that sees (x − mean)/std of every observation, clipped to ±`clip`.
+    """An agent that sees (x − mean)/std of every observation, clipped to ±`clip`; 0 of what has never varied.
 
     The statistics are part of its parameters ("statistics"): saved, evaluated and swept with them, moved by
     training after each batch and by nothing else, the same for an episode's final observation as for any other. An
@@ -105,7 +109,8 @@ def normalise_observations(agent: Agent, environment: Environment, clip: float =
     def scaled(params: Params, observation: Any) -> Any:
         def one(x: Array, m: Moments) -> Array:
             m = stop_gradient(m)
-            return jnp.clip((x - m.mean) * jax.lax.rsqrt(m.variance + EPSILON), -clip, clip)
+            away = jnp.where(m.std == 0, difference(x, m.mean), x - m.mean)
+            return jnp.clip(away * jax.lax.rsqrt(m.std**2 + EPSILON), -clip, clip)
 
         out = jax.tree.map(one, observation, params["statistics"])
         masked = isinstance(observation, dict) and ACTION_MASK in observation
@@ -139,7 +144,14 @@ def scale_rewards(
 
         G_t = r_t + γ G_{t−1} within an episode,      r_t ← r_t / std(G)
 
-    The mean is not taken off (that would change the problem), and no episode's G leaks into the next.
+    The mean is not taken off (that would change the problem), and no episode's G leaks into the next. Where G does not
+    vary, up to rounding, rewards stay as they are.
+
+    Args:
+      scale: of the batches before.
+      transition: the batch.
+      discount: γ, as `make_signals` takes it.
+      streaming: whether episodes go on from batch to batch.
 
     >>> ones, ended = jnp.ones((1, 2)), jnp.ones((1, 2), bool)
     >>> rows = Transition(ones, ones, ones, jnp.array([[4.0, -4.0]]), ended, ~ended, ones, ones)
@@ -148,10 +160,11 @@ def scale_rewards(
     ([1.0, -1.0], 16.0)
     """
     continues = transition.mask * ~(transition.terminated | transition.truncated)
-    reward = transition.reward.at[0].add(discount * scale.running) if streaming else transition.reward
+    earned = as_float(transition.reward)
+    discount = jnp.broadcast_to(jnp.asarray(discount, earned.dtype), earned.shape)
+    reward = earned.at[0].add(discount[-1] * scale.running) if streaming else earned
     returns = linear_recurrence(reward, discount * continues)
     moments = merge(scale.moments, returns, transition.mask)
-    running = returns[-1] * continues[-1] if streaming else scale.running
-    return RewardScale(moments, running), transition._replace(
-        reward=transition.reward * jax.lax.rsqrt(moments.variance + EPSILON)
-    )
+    running = (returns[-1] * continues[-1]).astype(scale.running.dtype) if streaming else scale.running
+    unit = jnp.where(moments.std == 0, 1.0, moments.std).astype(earned.dtype)
+    return RewardScale(moments, running), transition._replace(reward=earned / unit)

@@ -1,15 +1,21 @@
 """Which settings go together; asked before anything compiles."""
 
+import math
+import operator
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from pgjax.config import Config
+from pgjax.estimators.contracts import PER_STEP, PER_TRAJECTORY, name_of, promises
 from pgjax.estimators.returns import make_signals
-from pgjax.training.dependence import depends_on
-from pgjax.training.loss import credit_of, looks_along_time
+from pgjax.training.signals import credit_of, target_of
 from pgjax.types import Agent, Algorithm, Environment, SettingError, Signals
+
+LARGEST = 2**31 - 1
+"""Counters of steps are 32-bit numbers."""
 
 
 def check(environment: Environment, agent: Agent, config: Config, algorithm: Algorithm | None = None) -> None:
@@ -25,25 +31,89 @@ def check(environment: Environment, agent: Agent, config: Config, algorithm: Alg
     by_steps = config.shuffle == "steps" and config.minibatches > 1
     if by_steps and agent.memory is not None:
         raise SettingError("shuffle", config.shuffle, "tears apart the sequences of a recurrent policy")
+    if config.accumulate > 1:
+        _check_slices(agent, config, algorithm)
     if algorithm is None:
         return
     signals = _example(environment, agent, config)
-    if config.critic == "none" and depends_on(partial(credit_of, algorithm, config), signals, "value"):
-        raise SettingError("critic", config.critic, "leaves out V(s), which this method's credit uses")
-    if by_steps and looks_along_time(algorithm, signals):
-        raise SettingError("shuffle", config.shuffle, "tears apart the products over time of this method's surrogate")
+    jax.eval_shape(partial(credit_of, algorithm, config), signals)
+    jax.eval_shape(partial(target_of, algorithm), signals)
+    if algorithm.value_target is not None and config.critic == "none":
+        raise SettingError("critic", config.critic, "leaves nothing for value_target to train")
+    if by_steps:
+        _require(PER_STEP, algorithm, "shuffle", config.shuffle)
+    for name, absent in (("diagnostics", 0), ("accumulate", 1)):
+        if getattr(config, name) != absent:
+            _require(PER_TRAJECTORY, algorithm, name, getattr(config, name))
+    if algorithm.control_variate is not None:
+        _require(PER_TRAJECTORY, algorithm, "control_variate", name_of(algorithm.control_variate))
+        if config.diagnostics and config.num_envs < 2 * config.diagnostics:
+            reason = "leaves fewer than 2 trajectories in a group, and optimal baselines judge each by the others"
+            raise SettingError("diagnostics", config.diagnostics, reason)
     if algorithm.policy_step is not None:
         _check_policy_step(agent, config)
     if algorithm.momentum is not None and (config.epochs > 1 or config.minibatches > 1):
         raise SettingError("momentum", algorithm.momentum, "needs one pass and one minibatch per batch")
 
 
+def check_steps(name: str, value: Any, steps_per_update: int) -> int:
+    """A number of steps that, with one update more, a counter of 32 bits can hold; as an int.
+
+    Raises:
+      SettingError: for what is no whole number from 1, and for a number too large.
+
+    >>> check_steps("total_steps", 1e6, 4096)
+    1000000
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        real = float(value) if isinstance(value, float) or hasattr(value, "dtype") else math.nan
+        if not real.is_integer():
+            raise SettingError(name, value, "must be a whole number") from None
+        number = int(real)
+    if isinstance(value, bool) or number < 1:
+        raise SettingError(name, value, "must be a whole number of at least 1")
+    if number + steps_per_update > LARGEST:
+        raise SettingError(name, value, f"and one update of {steps_per_update} steps are more than {LARGEST}")
+    return number
+
+
+def steps_per_update(environment: Environment, config: Config) -> int:
+    """At most so many environment steps are taken by one update."""
+    return config.num_envs * (config.num_steps if config.rollout == "stream" else environment.horizon)
+
+
+def _require(promise: str, algorithm: Algorithm, field: str, value: object) -> None:
+    contribution = algorithm.estimator.contribution
+    if not promises(contribution, promise):
+        reason = f"cuts batches apart, and {name_of(contribution)} is not declared @pgjax.{promise}"
+        raise SettingError(field, value, reason)
+
+
+def _check_slices(agent: Agent, config: Config, algorithm: Algorithm | None) -> None:
+    reasons = {"running observation statistics, which hold the batch": agent.observe}
+    if algorithm is not None:
+        reasons |= {
+            "optimal baselines, which hold all gradients": algorithm.control_variate,
+            "a KL penalty, which holds all distributions": algorithm.kl_coefficient,
+            "a natural or trust-region step, which holds the batch": algorithm.policy_step,
+        }
+    for reason, present in reasons.items():
+        if present is not None:
+            raise SettingError("accumulate", config.accumulate, f"cannot serve {reason}")
+    if config.num_envs // config.accumulate % config.group_size:
+        raise SettingError("accumulate", config.accumulate, "cuts through groups of trajectories")
+
+
 def _check_policy_step(agent: Agent, config: Config) -> None:
     shared = "shared" in jax.eval_shape(agent.init, jax.random.key(0))
     if shared:
         raise SettingError("policy_step", "natural", "needs a policy of its own; here it shares layers with the critic")
-    if config.critic == "none" and config.epochs > 1:
-        raise SettingError("epochs", config.epochs, "are for the critic here, and there is none")
+    if config.critic == "none":
+        for name in ("epochs", "minibatches"):
+            if getattr(config, name) > 1:
+                raise SettingError(name, getattr(config, name), "are for the critic here, and there is none")
 
 
 def _example(environment: Environment, agent: Agent, config: Config) -> Signals:
@@ -53,8 +123,11 @@ def _example(environment: Environment, agent: Agent, config: Config) -> Signals:
     def make() -> Signals:  # never computed: a batch too large for memory must not fail here
         zeros = jnp.zeros((steps, config.num_envs))
         actions = getattr(environment.action_space, "n", 1)
-        q = jnp.zeros((*zeros.shape, actions)) if agent.action_value is not None else None
+        q = action = None
+        if agent.action_value is not None:
+            q, action = jnp.zeros((*zeros.shape, actions)), jnp.zeros(zeros.shape, int)
         group = jnp.zeros(config.num_envs, int) if config.group_size > 1 else None
-        return make_signals(zeros, action_value=q, action=jnp.zeros(zeros.shape, int), group=group)
+        signals = make_signals(zeros, action_value=q, action=action, group=group)
+        return signals if agent.value is not None else signals._replace(value=None, next_value=None)
 
     return jax.eval_shape(make)

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from pgjax.engine import asked, engine
 from pgjax.training import rollout
+from pgjax.training.keys import as_key
 from pgjax.types import Agent, Environment, Params
 
 
-@partial(jax.jit, static_argnames=("environment", "agent", "episodes", "greedy"))
 def evaluate(
     environment: Environment,
     agent: Agent,
@@ -36,7 +37,14 @@ def evaluate(
     >>> evaluate(env, agent, agent.init(jax.random.key(0)), jax.random.key(1), episodes=8).shape
     (8,)
     """
+    return _evaluate(environment, agent, params, as_key(key), episodes, greedy, asked())
+
+
+@partial(jax.jit, static_argnames=("environment", "agent", "episodes", "greedy", "how"))
+def _evaluate(
+    environment: Environment, agent: Agent, params: Params, key: Array, episodes: int, greedy: bool, how: str
+) -> Array:
     policy = rollout.actor(agent, params)
     # Only the rewards leave the rollout, so the compiler drops the rest of the record.
-    transition = rollout.episodes(environment, policy, jax.random.split(key, episodes), greedy=greedy)
-    return jnp.sum(transition.reward, axis=0)
+    keys = jax.random.split(key, episodes)
+    return jnp.sum(rollout.episodes(environment, policy, keys, greedy=greedy, how=engine(how)).reward, axis=0)

@@ -1,29 +1,57 @@
-"""Gradients trajectory by trajectory and slice by slice, and the variance-optimal baselines made from them."""
+"""Gradients of the loss: of rows in memory, of rows that are simulated again, of single trajectories."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from pgjax.config import Config
-from pgjax.estimators.reductions import BatchSize
-from pgjax.training.loss import Batch, contributions, looks_along_time, loss
-from pgjax.types import Agent, Algorithm, Estimator, Params
+from pgjax.engine import engine
+from pgjax.engine.blocks import cut, summed
+from pgjax.estimators.contracts import PER_STEP, PER_TRAJECTORY, promises
+from pgjax.estimators.optimal_baselines import optimal_baseline, optimal_per_parameter, optimal_scalar
+from pgjax.estimators.reductions import BatchSize, size_of, total
+from pgjax.training.loss import Batch, contributions, loss
+from pgjax.training.metrics import Metric, Metrics, values
+from pgjax.training.monitors import gradient_noise
+from pgjax.training.replay import Replay, replayed
+from pgjax.types import Agent, Algorithm, Environment, Estimator, Params
 
-CACHED_STEPS = 256
-"""Steps whose activations fit in a CPU core's cache: gradients of larger batches are summed over blocks of so many."""
+__all__ = ["optimal_baseline", "optimal_per_parameter", "optimal_scalar"]  # under this name too
+
+
+def gradient(
+    environment: Environment, agent: Agent, algorithm: Algorithm, config: Config, params: Params, batch: Batch
+) -> tuple[Params, Metrics]:
+    """Gradient of the loss over a whole batch or minibatch, whatever its rows are, and its metrics.
+
+    With `Config.diagnostics` as a sum over groups of trajectories, which tells how noisy it is; with a control variate
+    corrected by that. Devices that share the batch add up their parts.
+    """
+    if isinstance(batch.transition, Replay):
+        found, metrics = _of_replayed(environment, agent, algorithm, config, params, batch)
+        return found, values(metrics)
+    size, noise = size_of(batch.transition.mask), {}
+    if config.diagnostics:
+        found, metrics, noise = _over_groups(agent, algorithm, config, params, batch, size)
+    else:
+        found, metrics = total(loss_gradient(agent, algorithm, config, params, batch, size))
+    if algorithm.control_variate is not None:
+        correction = _correction(agent, algorithm, params, batch)
+        divisor = getattr(size, config.mean)
+        found["policy"] = jax.tree.map(lambda g, c: g + c / divisor, found["policy"], correction)
+    return found, values(metrics) | noise
 
 
 def loss_gradient(
     agent: Agent, algorithm: Algorithm, config: Config, params: Params, batch: Batch, size: BatchSize
-) -> tuple[Params, Any]:
+) -> tuple[Params, dict[str, Metric]]:
     """Gradient of `losses.loss` in all parameters, and its metrics; arguments as there.
 
-    On a CPU it is a sum over blocks of trajectories (or rows) that stay in a core's cache; elsewhere all at once. Of
-    whole episodes, where nothing looks along time, the blocks are of executed steps: padding costs nothing.
+    The engine may take it as a sum over blocks: of single steps where the surrogate is declared `per_step` and no
+    memory runs along time, of trajectories where it is declared `per_trajectory`, and else never.
 
     >>> from pgjax import Categorical, Transition, make_signals, reinforce
     >>> agent = Agent(init=None, policy=lambda params, x: Categorical(params["policy"] * x))  # a bandit's two arms
@@ -36,43 +64,67 @@ def loss_gradient(
     [0.5, -0.5]
     """
 
-    def of(part: Batch) -> tuple[Params, Any]:
+    def of(part: Batch) -> tuple[Params, dict[str, Metric]]:
         return jax.grad(loss, argnums=3, has_aux=True)(agent, algorithm, config, params, part, size)
 
-    on_cpu = jax.default_backend() == "cpu"
-    padded = config.rollout == "episodes" and agent.memory is None
-    if on_cpu and padded and not looks_along_time(algorithm, jax.eval_shape(lambda: batch.signals)):
-        return _over_executed_steps(of, batch)
-    steps, width = batch.signals.mask.shape
-    most = max(1, CACHED_STEPS // steps) if on_cpu else width
-    blocks = next(b for b in range(1, width + 1) if width % b == 0 and width // b <= most)
-    return of(batch) if blocks == 1 else summed(of, jax.tree.map(lambda x: cut(blocks, x, 1), batch))
+    contribution = algorithm.estimator.contribution
+    whole_episodes = config.rollout == "episodes"  # streams have no padding to leave out
+    apart = whole_episodes and agent.memory is None and promises(contribution, PER_STEP)
+    if apart:
+        batch = batch._replace(memory=())
+    return engine(config.engine).gradient_sum(
+        of, batch, batch.transition.mask, per_step=apart, per_trajectory=promises(contribution, PER_TRAJECTORY)
+    )
 
 
-def _over_executed_steps(of: Callable[[Batch], Any], batch: Batch) -> Any:
-    """Σ of(block) over blocks of CACHED_STEPS executed steps, as many as there are."""
-    flat = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch._replace(memory=()))
-    mask = flat.transition.mask[0]
-    size = min(CACHED_STEPS, mask.shape[0])
-    room = -mask.shape[0] % size  # so that the last block is whole
-    order = jnp.pad(jnp.nonzero(mask > 0, size=mask.shape[0], fill_value=0)[0], (0, room))
-    count = jnp.sum(mask > 0, dtype=jnp.int32)
+def _of_replayed(
+    environment: Environment, agent: Agent, algorithm: Algorithm, config: Config, params: Params, batch: Batch
+) -> tuple[Params, dict[str, Metric]]:
+    """The same with one slice's rows in memory at a time, each simulated again."""
+    size, slices, rows = size_of(batch.signals.mask), config.accumulate, batch.transition
 
-    def block(i: Array) -> Any:
-        chosen = jax.lax.dynamic_slice_in_dim(order, i * size, size)
-        part = jax.tree.map(lambda x: x[:, chosen], flat)
-        there = (i * size + jnp.arange(size) < count).astype(mask.dtype)[None]
-        return of(part._replace(transition=part.transition._replace(mask=there)))
+    def of(one: tuple) -> tuple[Params, dict[str, Metric]]:
+        (keys, rollout_state), *rest = one
+        part = Replay(keys, rollout_state, rows.params)
+        _, transition, memory, _ = replayed(environment, agent, config, part)
+        return loss_gradient(agent, algorithm, config, params, Batch(transition, *rest, memory=memory), size)
 
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(block, jnp.int32(0)))
-    blocks = (count + size - 1) // size
-    return jax.lax.fori_loop(0, blocks, lambda i, sums: jax.tree.map(jnp.add, sums, block(i)), zeros)
+    rest = jax.tree.map(lambda x: cut(slices, x, 1), (batch.signals, batch.credit, batch.target))
+    return summed(of, (rows.slices(slices), *rest))
 
 
-def cut(slices: int, x: Array, axis: int) -> Array:
-    """[..., N, ...] -> [slices, ..., N/slices, ...]."""
-    shape = (*x.shape[:axis], slices, x.shape[axis] // slices, *x.shape[axis + 1 :])
-    return jnp.moveaxis(x.reshape(shape), axis, 0)
+def _over_groups(
+    agent: Agent, algorithm: Algorithm, config: Config, params: Params, batch: Batch, size: BatchSize
+) -> tuple[Params, dict[str, Metric], Metrics]:
+    """The same gradient as a sum over groups of trajectories, for as much arithmetic; and how noisy it is."""
+    groups = jax.tree.map(lambda x: cut(config.diagnostics, x, 1), batch)
+    of = partial(loss_gradient, agent, algorithm, config, params)
+    each, metrics = jax.vmap(of, in_axes=(0, None))(groups, size)
+    found, metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), (each, metrics))
+    policy = each["policy"]
+    if algorithm.control_variate is not None:  # each group by its own trajectories: the noise of what is used
+        corrections = jax.vmap(partial(_correction, agent, algorithm, params))(groups)
+        divisor = getattr(size, config.mean)
+        policy = jax.tree.map(lambda g, c: g + c / divisor, policy, corrections)
+    means = jax.tree.map(lambda x: config.diagnostics * x, policy)
+    noise = gradient_noise(means, trajectories=config.num_envs)
+    return (
+        found,
+        metrics,
+        {
+            "gradient_variance": noise.variance,
+            "gradient_snr": noise.snr,
+            "critical_batch_size": noise.critical_batch_size,
+        },
+    )
+
+
+def _correction(agent: Agent, algorithm: Algorithm, params: Params, batch: Batch) -> Params:
+    """What the control variate adds to N times the loss's gradient in the policy."""
+    ones = batch._replace(credit=jax.tree.map(jnp.ones_like, batch.credit))
+    each, scores = (trajectory_gradients(agent, algorithm.estimator, params, b) for b in (batch, ones))
+    control_variate: Callable = algorithm.control_variate  # type: ignore[assignment]
+    return control_variate(each, scores)
 
 
 def trajectory_gradients(agent: Agent, estimator: Estimator, params: Params, batch: Batch) -> Params:
@@ -92,76 +144,6 @@ def trajectory_gradients(agent: Agent, estimator: Estimator, params: Params, bat
 
     def surrogate(policy: Params, trajectory: Batch) -> Array:
         alone = jax.tree.map(lambda x: x[:, None], trajectory)
-        return jnp.sum(contributions(agent, estimator, params | {"policy": policy}, alone)[0])
+        return jnp.sum(contributions(agent, estimator, params | {"policy": policy}, alone).surrogate)
 
     return jax.vmap(jax.grad(surrogate), in_axes=(None, 1))(params["policy"], batch)
-
-
-def optimal_baseline(gradients: Params, scores: Params, *, per_parameter: bool = False) -> Params:
-    """The variance-minimising constant baseline, estimated for each trajectory from all others.
-
-        scalar:  b = E[ĝ·G] / E[‖G‖²]        per parameter:  b_k = E[ĝ_k G_k] / E[G_k²]
-
-    With ĝ = G·R (total return) these are the textbook E[‖G‖²R]/E[‖G‖²] and E[G_k²R]/E[G_k²]; under importance
-    weights w both ĝ and G carry w. Leaving the own trajectory out keeps the estimate unbiased.
-
-    Args:
-      gradients: ĝ_n, a pytree of [N, ...].
-      scores: G_n, the same gradients with every credit set to 1.
-      per_parameter: one b for each parameter instead of one for all.
-
-    Returns:
-      b_n, a pytree of [N, ...] (the scalar one broadcast).
-    Weaver & Tao 2001; Greensmith et al. 2004; Peters & Schaal 2008.
-
-    >>> optimal_baseline(jnp.array([[2.0], [6.0]]), jnp.array([[1.0], [1.0]])).T  # each takes the other's return
-    Array([[6., 2.]], dtype=float32)
-    """
-    inner, square = jax.tree.map(jnp.multiply, gradients, scores), jax.tree.map(jnp.square, scores)
-    if not per_parameter:
-        inner, square = _per_trajectory_sum(inner), _per_trajectory_sum(square)
-
-    def ratio_of_others(a: Array, b: Array) -> Array:
-        a, b = jnp.sum(a, axis=0) - a, jnp.sum(b, axis=0) - b
-        return jnp.where(b > 0, a / jnp.where(b > 0, b, 1.0), 0.0)
-
-    return jax.tree.map(ratio_of_others, inner, square)
-
-
-def optimal_scalar(gradients: Params, scores: Params) -> Params:
-    """Σ_n b_n G_n with one optimal b for all parameters: what to take off Σ_n ĝ_n.
-
-    >>> optimal_scalar(jnp.array([[2.0], [6.0]]), jnp.array([[1.0], [1.0]])).tolist()  # 6 + 2
-    [8.0]
-    """
-    return _weighted_scores(optimal_baseline(gradients, scores), scores)
-
-
-def optimal_per_parameter(gradients: Params, scores: Params) -> Params:
-    """Σ_n b_n ⊙ G_n with an optimal b for each parameter: what to take off Σ_n ĝ_n.
-
-    >>> optimal_per_parameter(jnp.array([[2.0, 1.0], [6.0, 9.0]]), jnp.array([[1.0, 1.0], [1.0, 3.0]])).tolist()
-    [8.0, 6.0]
-    """
-    return _weighted_scores(optimal_baseline(gradients, scores, per_parameter=True), scores)
-
-
-def summed(function: Callable[[Any], Any], slices: Any) -> Any:
-    """Σ_i function(slice_i) over axis 0 of a pytree, one slice at a time: a gradient in the memory of one slice."""
-    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], slices))
-
-    def add(sums: Any, one: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, sums, function(one)), None
-
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return jax.lax.scan(add, zeros, slices)[0]
-
-
-def _weighted_scores(baseline: Params, scores: Params) -> Params:
-    return jax.tree.map(lambda b, g: jnp.sum(b * g, axis=0), baseline, scores)
-
-
-def _per_trajectory_sum(tree: Params) -> Params:
-    """Sum all leaves over all but axis 0, and broadcast [N] back to every leaf."""
-    total = jnp.asarray(jax.vmap(optax.tree.sum)(tree))
-    return jax.tree.map(lambda x: jnp.broadcast_to(total.reshape(-1, *[1] * (x.ndim - 1)), x.shape), tree)

@@ -1,4 +1,4 @@
-"""What becomes of an update that is not finite: nothing, and it is counted; and of an environment: a new episode."""
+"""Non-finite updates are dropped and counted; environments that broke start a new episode."""
 
 from typing import Any, NamedTuple
 
@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pgjax.estimators.sharing import own_share, sharers, total
-from pgjax.training.batch import Collection, Metrics
+from pgjax.estimators.reductions import own_share, sharers, total
+from pgjax.training.loss import Batch
+from pgjax.training.metrics import Metrics
+from pgjax.training.replay import Replay
 from pgjax.training.rollout import StreamState, start_stream
 from pgjax.types import Agent, Environment, TrainState
 
@@ -36,7 +38,7 @@ def guard(
     agent: Agent,
     old: TrainState,
     new: TrainState,
-    batch: Collection,
+    batch: Batch,
     metrics: Metrics,
     key: Array,
 ) -> tuple[TrainState, Metrics]:
@@ -60,13 +62,13 @@ def guard(
     >>> from pgjax import make_signals
     >>> old = TrainState({"policy": jnp.ones(1)}, None, None, None, *[jnp.int32(0)] * 4)
     >>> new = old._replace(params={"policy": jnp.array([jnp.nan])}, update=jnp.int32(1))
-    >>> batch = Collection(None, None, make_signals([[1.0]]), *[None] * 5)
+    >>> batch = Batch(Replay(None, None, None), make_signals([[1.0]]), credit=None)
     >>> kept, metrics = guard(None, None, old, new, batch, {}, jax.random.key(0))
     >>> kept.params["policy"].tolist(), int(kept.update), int(kept.skipped), NONFINITE[metrics["nonfinite"]]
     ([1.0], 1, 1, 'parameters')
     """
     goes_on, states = None, jnp.bool_(True)
-    seen = () if batch.held is None else batch.held.transition.observation
+    seen = () if isinstance(batch.transition, Replay) else batch.transition.observation
     if new.rollout_state is not None:
         seen = seen, new.rollout_state.observation
         memory = agent.memory.initial if agent.memory else ()
@@ -85,7 +87,7 @@ def guard(
     broken = total(1 - jnp.stack([jnp.bool_(True), *finite]).astype(jnp.int32)) > 0
     nonfinite = jnp.argmax(broken).astype(jnp.int32)
     new = _keep(old, new, nonfinite == 0, goes_on)
-    return new, {"skipped": (nonfinite > 0).astype(jnp.float32), "nonfinite": nonfinite}
+    return new, {"skipped": (nonfinite > 0).astype(float), "nonfinite": nonfinite}
 
 
 def is_finite(tree: Any) -> Array:

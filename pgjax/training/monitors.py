@@ -10,12 +10,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pgjax.config import Config
-from pgjax.estimators.importance import clamped_fraction, effective_sample_size, log_prefix
+from pgjax.estimators.importance import clamped_fraction, effective_sample_size, log_prefix, relative_weight
 from pgjax.estimators.products import product
+from pgjax.estimators.reductions import difference, quotient, spread, step_spread
 from pgjax.estimators.returns import make_signals, off_policy_reward_to_go, reward_to_go, total_return
 from pgjax.estimators.surrogates import stopped_prefix
-from pgjax.training.loss import Batch, contributions, credit_of, policy_on, ratios_of
+from pgjax.training.loss import Batch, contributions
 from pgjax.training.rollout import Policy, Visited, episodes
+from pgjax.training.signals import credit_of, policy_on, ratios_of
 from pgjax.types import Agent, Algorithm, Discrete, Environment, Params, SettingError, Transition
 
 
@@ -24,7 +26,7 @@ class GradientNoise(NamedTuple):
 
     variance: Array  # s², trace of the covariance of one trajectory's gradient
     signal: Array  # G² = ‖ḡ‖² − s²/N, an unbiased estimate of ‖∇J‖²; may be negative
-    snr: Array  # G² / (s²/N)
+    snr: Array  # G² / (s²/N); infinite without noise, 0 without either
     critical_batch_size: Array  # s²/G², in trajectories; not a number where G² ≤ 0
 
 
@@ -34,7 +36,7 @@ def gradient_noise(gradients: Params, trajectories: int | None = None) -> Gradie
         s² = (N/K) Σ_k ‖g_k − ḡ‖² / (K − 1)
 
     Args:
-      gradients: a pytree of [K, ...], mean gradients of K disjoint groups of equal size.
+      gradients: a pytree of [K, ...], mean gradients of K disjoint groups of equal size; of one, nothing but NaN.
       trajectories: N, of all groups together; default K (one trajectory each).
     McCandlish et al. 2018. https://arxiv.org/abs/1812.06162
 
@@ -44,18 +46,18 @@ def gradient_noise(gradients: Params, trajectories: int | None = None) -> Gradie
     """
     groups = jax.tree.leaves(gradients)[0].shape[0]
     count = groups if trajectories is None else trajectories
-    mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)
-    spread = _squared_norm(jax.tree.map(lambda g, m: g - m, gradients, mean)) / (groups - 1)
-    variance = spread * count / groups
-    signal = _squared_norm(mean) - variance / count
-    snr = signal / (variance / count)
+    found = [spread(g) for g in jax.tree.leaves(gradients)]
+    variance = sum(jnp.sum(s.variance(ddof=1)) for s in found) * count / groups
+    signal = sum(jnp.sum(s.mean**2) for s in found) - variance / count
+    noiseless = jnp.where(signal > 0, jnp.inf, 0.0)
+    snr = jnp.where(variance == 0, noiseless, quotient(signal, variance / count))
     return GradientNoise(variance, signal, snr, jnp.where(signal > 0, variance / signal, jnp.nan))
 
 
 def cosine(one: Params, other: Params) -> Array:
     """Cosine between two gradients: of an estimate with a reference, or of two independent batches.
 
-        ⟨g, h⟩ / (‖g‖ ‖h‖)
+        ⟨g, h⟩ / (‖g‖ ‖h‖),   0 where either is 0
 
     Args:
       one: a pytree of arrays.
@@ -65,12 +67,21 @@ def cosine(one: Params, other: Params) -> Array:
     >>> round(float(cosine(jnp.array([1.0, 0.0]), jnp.array([3.0, 4.0]))), 6)
     0.6
     """
-    inner = optax.tree.vdot(one, other)
-    return jnp.asarray(inner / (optax.tree.norm(one) * optax.tree.norm(other)))
+    return jnp.clip(optax.tree.vdot(_direction(one), _direction(other)), -1.0, 1.0)
+
+
+def _direction(tree: Params) -> Params:
+    """A pytree of length 1, however small or large its numbers are; 0 of 0."""
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in jax.tree.leaves(tree)]))
+    scaled = jax.tree.map(lambda x: quotient(x, largest), tree)
+    length = optax.tree.norm(scaled)
+    return jax.tree.map(lambda x: quotient(x, length), scaled)
 
 
 def bias_probe(gradients: Array, exact: ArrayLike) -> tuple[Array, Array]:
     """Bias of an approximate form on one batch: mean_n (g_n − g_n^exact) and its standard error, [P] each.
+
+    A difference that is rounding of the two gradients is 0, and so is a standard error that is.
 
     Args:
       gradients: the approximate form's gradient of each trajectory, [N, P], or along one direction, [N].
@@ -80,25 +91,28 @@ def bias_probe(gradients: Array, exact: ArrayLike) -> tuple[Array, Array]:
     >>> float(mean), round(float(error), 6)
     (2.0, 1.0)
     """
-    difference = gradients - exact
-    error = jnp.std(difference, axis=0, ddof=1) / jnp.sqrt(difference.shape[0])
-    return jnp.mean(difference, axis=0), error
+    return mean_and_error(difference(gradients, exact, size=jnp.max(jnp.abs(gradients), axis=0)))
+
+
+def mean_and_error(x: Array) -> tuple[Array, Array]:
+    """Mean and standard error over axis 0; the error is exactly 0 where all are equal up to rounding, NaN of one.
+
+    >>> [round(float(x), 6) for x in mean_and_error(jnp.array([1.0, 3.0]))]
+    [2.0, 1.0]
+    """
+    found = spread(x)
+    return found.mean[0], found.std(ddof=1)[0] / jnp.sqrt(found.count[0])
 
 
 def explained_variance(target: Array, value: Array, mask: Array) -> Array:
-    """1 − Var(Q̂ − V)/Var(Q̂) over executed steps; not a number where Q̂ does not vary.
+    """1 − Var(Q̂ − V)/Var(Q̂) over executed steps; not a number where Q̂ does not vary but by rounding.
 
     >>> float(explained_variance(jnp.array([1.0, 3.0]), jnp.array([1.0, 3.0]), jnp.ones(2)))
     1.0
     """
-    steps = jnp.maximum(jnp.sum(mask), 1.0)
-
-    def variance(x: Array) -> Array:
-        mean = jnp.sum(mask * x) / steps
-        return jnp.sum(mask * (x - mean) ** 2) / steps
-
-    total = variance(target)
-    return jnp.where(total > 0, 1.0 - variance(target - value) / jnp.where(total > 0, total, 1.0), jnp.nan)
+    whole = step_spread(target, mask).variance()
+    left = step_spread(difference(target, value), mask).variance()
+    return jnp.where(whole == 0, jnp.nan, 1.0 - quotient(left, whole)).reshape(())
 
 
 def effective_sample_size_per_step(log_ratio: Array) -> Array:
@@ -137,14 +151,17 @@ def weight_statistics(
     mask = transition.mask
     continues = mask * ~(transition.terminated | transition.truncated)
     whole = config.rollout == "episodes"
-    log_w = jnp.sum(x, axis=0) if whole else x.ravel()
-    w = jnp.exp(log_w - jnp.max(log_w))
+    # Weights of what exists: a column without a step, or a row of padding, is nobody's.
+    log_w, exists = (jnp.sum(x, axis=0), mask[0] > 0) if whole else (x.ravel(), mask.ravel() > 0)
+    log_w = jnp.where(exists, log_w, -jnp.inf)
+    count = jnp.maximum(jnp.sum(exists), 1.0)
+    w = relative_weight(log_w, jnp.max(log_w))
     prefix = log_prefix(x, continues) if whole else x
     return {
-        "effective_sample_size": effective_sample_size(log_w) / log_w.size,
-        "largest_weight_share": jnp.max(w) / jnp.sum(w),
-        "mean_weight": jnp.mean(jnp.exp(jnp.minimum(log_w, 80.0))),
-        "kl": jnp.sum((jnp.expm1(jnp.minimum(x, 80.0)) - x) * mask) / jnp.sum(mask),
+        "effective_sample_size": effective_sample_size(log_w) / count,
+        "largest_weight_share": quotient(jnp.max(w), jnp.sum(w)),
+        "mean_weight": jnp.sum(jnp.exp(jnp.minimum(log_w, 80.0))) / count,
+        "kl": jnp.sum((jnp.expm1(jnp.minimum(x, 80.0)) - x) * mask) / jnp.maximum(jnp.sum(mask), 1.0),
         "clamped": clamped_fraction(prefix, mask),
     }
 
@@ -165,7 +182,8 @@ def score_mean(agent: Agent, params: Params, transition: Transition) -> Params:
 
     def mean_log_prob(policy: Params) -> Array:
         log_prob = agent.policy(params | {"policy": policy}, transition.observation).log_prob(transition.action)
-        return jnp.sum(jnp.where(transition.mask > 0, log_prob, 0.0)) / jnp.sum(transition.mask)
+        steps = jnp.maximum(jnp.sum(transition.mask), 1.0)
+        return jnp.sum(jnp.where(transition.mask > 0, log_prob, 0.0)) / steps
 
     return jax.grad(mean_log_prob)(params["policy"])
 
@@ -249,7 +267,7 @@ def branched_action_values(
 
     actions = jnp.arange(environment.action_space.n)
     returns = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(actions, keys)  # [A, K]
-    return jnp.mean(returns, axis=1), jnp.std(returns, axis=1, ddof=1) / jnp.sqrt(keys.shape[0])
+    return mean_and_error(returns.T)
 
 
 def monitor(
@@ -292,7 +310,7 @@ def monitor(
 
         def surrogates(policy: Params) -> Array:
             moved = params | {"policy": policy}
-            return jnp.sum(contributions(agent, algorithm.estimator, moved, credited)[0], axis=0)
+            return jnp.sum(contributions(agent, algorithm.estimator, moved, credited).surrogate, axis=0)
 
         return _along(surrogates, params["policy"], key)
 
@@ -303,13 +321,10 @@ def monitor(
 
 
 def _in_errors(mean: Array, error: Array) -> Array:
-    return mean / jnp.where(error > 0, error, 1.0)  # 0 where nothing varies: a policy that has become deterministic
+    """A t-statistic; 0 where nothing varies, as of a policy that has become deterministic: nothing can be said."""
+    return quotient(mean, error)
 
 
 def _along(function: Callable[[Params], Array], params: Params, key: Array) -> Array:
     """Derivative of a vector function [N] along one random direction: all N inner products ⟨g_n, z⟩ at once."""
     return jax.jvp(function, (params,), (optax.tree.random_like(key, params),))[1]
-
-
-def _squared_norm(tree: Params) -> Array:
-    return optax.tree.norm(tree, squared=True)

@@ -12,16 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pgjax.engine.startup import anywhere
+from pgjax.engine import Engine, engine
 from pgjax.estimators.distributions import Distribution
 from pgjax.estimators.recurrence import linear_recurrence
 from pgjax.types import Agent, Environment, Params, Transition
-
-RESETS_AT_ONCE = 1 << 12
-"""Up to so many steps per batch, every step's reset is made before the loop: faster while it all stays in cache."""
-
-LOOK_EVERY = 32
-"""A rollout of whole episodes looks at least once in so many steps, where they divide it, if any still runs."""
 
 
 class Actor(NamedTuple):
@@ -102,6 +96,7 @@ def episodes(
     start: Visited | None = None,
     group_size: int = 1,
     greedy: bool = False,
+    how: Engine | None = None,
 ) -> Transition:
     """Whole-episode mode: reset, run to the horizon, mask after the first end.
 
@@ -115,6 +110,7 @@ def episodes(
       start: where each episode goes on from, [N, ...]; default a reset.
       group_size: so many consecutive episodes share one reset (and nothing else).
       greedy: take the mode instead of a sample.
+      how: the speed-ups to use; default what suits the device.
 
     Returns:
       Transition [horizon, N, ...].
@@ -126,8 +122,7 @@ def episodes(
     [1.0, 1.0, 1.0, 0.0, 0.0]
     """
     acting, horizon = _as_actor(policy), environment.horizon
-    length = max(n for n in range(1, LOOK_EVERY + 1) if horizon % n == 0)
-    length = length if 2 * length > LOOK_EVERY else horizon  # a horizon that cannot be cut well is not
+    how = engine() if how is None else how
 
     def episode(reset_key: Array, steps_key: Array, start: Visited | None) -> Transition:
         observation, state = environment.reset(reset_key) if start is None else (start.observation, start.state)
@@ -143,28 +138,18 @@ def episodes(
                 terminated=alive & row.terminated,
                 truncated=alive & (row.truncated | (~row.terminated & (t == horizon - 1))),
                 next_observation=_where(alive, row.next_observation, observation),
-                mask=alive.astype(jnp.float32),
+                mask=alive.astype(row.mask.dtype),
             )
             alive = alive & ~(row.terminated | row.truncated)
             return (row.next_observation, _where(alive, new_state, state), memory, alive), row
 
-        def go_on(carry: tuple, now: tuple) -> tuple[tuple, Transition]:
-            return jax.lax.scan(step, carry, now)
-
-        def rest(carry: tuple, now: tuple) -> tuple[tuple, Transition]:
-            rows = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(go_on, carry, now)[1])
-            still = jax.tree.map(lambda x: jnp.broadcast_to(x, (length, *x.shape)), carry[0])
-            return carry, rows._replace(observation=still, next_observation=still)
-
-        def block(carry: tuple, now: tuple) -> tuple[tuple, Transition]:
-            return jax.lax.cond(anywhere(carry[-1]), go_on, rest, carry, now)
+        def idle(carry: tuple, rows: Transition) -> Transition:
+            still = jax.tree.map(lambda x, like: jnp.broadcast_to(x, like.shape), carry[0], rows.observation)
+            return rows._replace(observation=still, next_observation=still)
 
         carry = (observation, state, acting.initial, jnp.bool_(True))
-        if length == horizon:
-            return go_on(carry, (jnp.arange(horizon), draws))[1]
-        blocks = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), (jnp.arange(horizon), draws))
-        rows = jax.lax.scan(block, carry, blocks)[1]
-        return jax.tree.map(lambda x: x.reshape(horizon, *x.shape[2:]), rows)
+        steps = jnp.arange(horizon), draws
+        return how.scan_while_running(step, carry, steps, lambda carry: carry[-1], idle)[1]
 
     pairs = jax.vmap(jax.random.split)(keys)
     leader = jnp.arange(len(keys)) // group_size * group_size
@@ -199,7 +184,7 @@ def visit(environment: Environment, policy: Policy, key: Array, steps: Array) ->
 def start_stream(environment: Environment, keys: Array, memory: Any = ()) -> StreamState:
     """Reset N environments, one key each, for streaming; `memory` is what an actor starts an episode with."""
     observation, state = jax.vmap(environment.reset)(keys)
-    zeros = jnp.zeros(keys.shape, jnp.float32)
+    zeros = jnp.zeros(keys.shape, float)
     return StreamState(state, observation, repeat(memory, len(keys)), zeros, zeros)
 
 
@@ -209,7 +194,12 @@ def repeat(tree: Any, count: int) -> Any:
 
 
 def stream(
-    environment: Environment, policy: Policy, stream_state: StreamState, keys: Array, num_steps: int
+    environment: Environment,
+    policy: Policy,
+    stream_state: StreamState,
+    keys: Array,
+    num_steps: int,
+    how: Engine | None = None,
 ) -> tuple[StreamState, Transition, EpisodeStatistics]:
     """Streaming mode: exactly `num_steps` steps of every environment, with auto-reset.
 
@@ -221,6 +211,7 @@ def stream(
       stream_state: from `start_stream` or the previous call.
       keys: one per environment, [N].
       num_steps: steps per environment.
+      how: the speed-ups to use; default what suits the device.
 
     Returns:
       The new stream state, Transition [num_steps, N, ...], statistics summed over the episodes that ended.
@@ -233,16 +224,16 @@ def stream(
     [0, 1, 2, 0, 1, 2, 0]
     """
     acting = _as_actor(policy)
-    at_once = num_steps * len(keys) <= RESETS_AT_ONCE
+    how = engine() if how is None else how
 
     def one(start: StreamState, key: Array) -> tuple[Place, Transition]:
         draws = _draw(acting, start.observation, key, num_steps)
-        resets = jax.vmap(environment.reset)(draws.reset_key) if at_once else draws.reset_key
+        resets, made = how.resets(environment.reset, draws.reset_key, len(keys))
 
         def step(now: Place, following: tuple[Draws, Any]) -> tuple[Place, Transition]:
             draw, fresh = following
             row, state, memory = _act(environment, acting, draw, now.observation, now.state, now.memory)
-            fresh_observation, fresh_state = fresh if at_once else environment.reset(fresh)
+            fresh_observation, fresh_state = made(fresh)
             fresh_place = Place(fresh_state, fresh_observation, acting.initial)
             return _where(row.terminated | row.truncated, fresh_place, Place(state, row.next_observation, memory)), row
 
@@ -255,13 +246,13 @@ def stream(
     so_far = jax.vmap(linear_recurrence, (0, None))(each, ~ended)
     returned, length = jnp.sum(jnp.where(ended, so_far, 0.0), axis=(1, 2))
     going_on = jnp.where(ended[-1], 0.0, so_far[:, -1])
-    return StreamState(*place, *going_on), rows, EpisodeStatistics(jnp.sum(ended.astype(jnp.float32)), returned, length)
+    return StreamState(*place, *going_on), rows, EpisodeStatistics(jnp.sum(ended.astype(float)), returned, length)
 
 
 def statistics(transition: Transition) -> EpisodeStatistics:
     """Episode statistics of a whole-episode rollout."""
     ended = transition.terminated | transition.truncated
-    return EpisodeStatistics(jnp.sum(ended.astype(jnp.float32)), jnp.sum(transition.reward), jnp.sum(transition.mask))
+    return EpisodeStatistics(jnp.sum(ended.astype(float)), jnp.sum(transition.reward), jnp.sum(transition.mask))
 
 
 def keep_first(transition: Transition, steps: int) -> Transition:
@@ -311,7 +302,7 @@ def _act(
         terminated=terminated,
         truncated=truncated,
         next_observation=next_observation,
-        mask=jnp.ones((), jnp.float32),
+        mask=jnp.ones((), float),
     )
     return row, state, memory
 

@@ -1,5 +1,7 @@
-"""Training as a pair of pure functions, and the compiled loops around them. Knows no algorithm by name."""
+"""One update: `learn` from what `collect` has collected. Knows no algorithm by name."""
 
+import dataclasses
+import functools
 import math
 from functools import partial
 from typing import Any, NamedTuple
@@ -8,27 +10,27 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.flatten_util import ravel_pytree
-from jax.typing import ArrayLike
 
 from pgjax.config import Config
-from pgjax.engine.startup import in_turn
-from pgjax.estimators.reductions import size_of
-from pgjax.estimators.sharing import own_share, total
+from pgjax.engine import asked, engine
+from pgjax.engine.blocks import join
+from pgjax.estimators.contracts import PER_TRAJECTORY, RATIO_FREE, promises
+from pgjax.estimators.reductions import own_share, size_of, total
 from pgjax.estimators.steps import PolicyProblem
 from pgjax.policies.normalisation import no_reward_scale
-from pgjax.training import monitors as diagnostics
-from pgjax.training import rollout
-from pgjax.training.batch import Collection, Metrics, collect
+from pgjax.training import monitors, rollout
+from pgjax.training.batch import Collection, collect
 from pgjax.training.checks import check
-from pgjax.training.dependence import depends_on
+from pgjax.training.gradients import gradient
 from pgjax.training.guard import guard
-from pgjax.training.loss import Batch, credit_of, policy_loss, policy_on, target_of, value_loss
+from pgjax.training.keys import as_key, keys_of
+from pgjax.training.loss import Batch, policy_loss, value_loss
+from pgjax.training.metrics import Metrics, values
 from pgjax.training.minibatches import over_minibatches
+from pgjax.training.optimizer import optimizer_of, trained
+from pgjax.training.replay import Replay, replayed
+from pgjax.training.signals import credit_of, policy_on, ratios_of, target_of
 from pgjax.types import Agent, Algorithm, Environment, Params, Trainer, TrainState
-
-NEVER = 2**31 - 1
-"""More updates than any run makes."""
 
 
 def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trainer:
@@ -36,9 +38,9 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
 
     One update collects a batch with the current policy, computes credit over the whole of it, and moves the
     parameters: `epochs` passes of `minibatches` gradient steps each; or one `policy_step`, and the passes for the
-    critic. Credit that carries ratios is computed anew for each pass. An update that is not finite is dropped whole
+    critic. Credit that carries ratios is computed anew for each pass. A non-finite update is dropped and counted
     (`pgjax.training.guard`): metrics `skipped` and `nonfinite` say so. Hyperparameters arrive with the `algorithm`
-    argument, never by closure.
+    argument, never by closure. The same arguments give the same Trainer, so that compiled programs are found again.
 
     Raises:
       SettingError: where config, agent and, from `init` and `update`, algorithm contradict each other.
@@ -52,86 +54,96 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
     36
     """
     check(environment, agent, config)
+    return _trainer(environment, agent, dataclasses.replace(config, engine=asked(config.engine)))
 
+
+@functools.lru_cache(maxsize=256)
+def _trainer(environment: Environment, agent: Agent, config: Config) -> Trainer:
     def init(algorithm: Algorithm, key: Array) -> TrainState:
-        check(environment, agent, config, algorithm)
-        params_key, stream_key, key = jax.random.split(key, 3)
-        params = agent.init(params_key)
-        trained = _trained(algorithm, params)
-        stream_keys = own_share(jax.random.split(stream_key, config.num_envs))
-        memory = agent.memory.initial if agent.memory else ()
-        return TrainState(
-            params=params,
-            optimizer_state=_optimizer(algorithm, trained).init(trained),
-            rollout_state=rollout.start_stream(environment, stream_keys, memory)
-            if config.rollout == "stream"
-            else None,
-            key=key,
-            update=jnp.int32(0),
-            env_steps=jnp.int32(0),
-            skipped=jnp.int32(0),
-            skipped_in_a_row=jnp.int32(0),
-            reward_scale=no_reward_scale(len(stream_keys)) if config.normalise_rewards else None,
-            previous=None if algorithm.momentum is None else (params, jax.tree.map(jnp.zeros_like, trained)),
-        )
+        return _init(trainer, algorithm, key)
 
     def update(algorithm: Algorithm, state: TrainState) -> tuple[TrainState, Metrics]:
-        key, rollout_key = jax.random.split(state.key)
-        if callable(algorithm.entropy_coefficient):
-            algorithm = algorithm._replace(entropy_coefficient=algorithm.entropy_coefficient(state.update))
-        batch = collect(environment, agent, config, algorithm, state, rollout_key)
-        moving = Moving(state.params, state.optimizer_state, state.previous, jnp.bool_(False))
-        metrics = {}
-        if algorithm.policy_step is not None:
-            moving, metrics = _policy_step(agent, algorithm, config, moving, batch)
-        keys = jax.random.split(jax.random.fold_in(rollout_key, 2), config.epochs)
-        one_pass = partial(_epoch, agent, algorithm, config, state, batch)
+        return learn(trainer, algorithm, state, collect(trainer, algorithm, state))
 
-        def passes(moving: Moving, keys: Array) -> tuple[Moving, Metrics]:
-            if config.epochs == 1:
-                return one_pass(moving, keys[0])
-            moving, every = jax.lax.scan(one_pass, moving, keys)
-            return moving, jax.tree.map(lambda x: x[-1], every)
+    trainer = Trainer(environment, agent, config, init, update)
+    return trainer
 
-        moving, last = in_turn(passes, moving, keys)
+
+def _init(trainer: Trainer, algorithm: Algorithm, key: Array) -> TrainState:
+    environment, agent, config = trainer.environment, trainer.agent, trainer.config
+    check(environment, agent, config, algorithm)
+    params_key, stream_key, key = jax.random.split(as_key(key), 3)
+    params = agent.init(params_key)
+    moved = trained(algorithm, params)
+    stream_keys = own_share(jax.random.split(stream_key, config.num_envs))
+    memory = agent.memory.initial if agent.memory else ()
+    streaming = config.rollout == "stream"
+    return TrainState(
+        params=params,
+        optimizer_state=optimizer_of(algorithm, engine(config.engine), moved).init(moved),
+        rollout_state=rollout.start_stream(environment, stream_keys, memory) if streaming else None,
+        key=key,
+        update=jnp.int32(0),
+        env_steps=jnp.int32(0),
+        skipped=jnp.int32(0),
+        skipped_in_a_row=jnp.int32(0),
+        reward_scale=no_reward_scale(len(stream_keys)) if config.normalise_rewards else None,
+        previous=None if algorithm.momentum is None else (params, jax.tree.map(jnp.zeros_like, moved)),
+    )
+
+
+def learn(
+    trainer: Trainer, algorithm: Algorithm, state: TrainState, collected: Collection
+) -> tuple[TrainState, Metrics]:
+    """Move the parameters by what a batch teaches: the second half of an update.
+
+    Args:
+      trainer: what is trained.
+      algorithm: its numbers.
+      state: the one that the batch was collected with.
+      collected: by `collect`, or `hold` for rows of your own.
+
+    Returns:
+      The next state, and metrics: scalars by name.
+
+    >>> from pgjax import Config, collect, environments, make_agent, make_trainer, reinforce
+    >>> env, algorithm = environments.make("Catch-bsuite"), reinforce().algorithm
+    >>> trainer = make_trainer(env, make_agent(env), Config(num_envs=4))
+    >>> state = trainer.init(algorithm, jax.random.key(0))
+    >>> state, metrics = learn(trainer, algorithm, state, collect(trainer, algorithm, state))
+    >>> int(state.update), float(metrics["episodes"])
+    (1, 4.0)
+    """
+    agent, config, keys, batch = trainer.agent, trainer.config, keys_of(state.key), collected.batch
+    check(trainer.environment, agent, config, algorithm)
+    if callable(algorithm.entropy_coefficient):
+        algorithm = algorithm._replace(entropy_coefficient=algorithm.entropy_coefficient(state.update))
+    if algorithm.kl_coefficient is not None:
+        behaviour = policy_on(agent, state.params, batch.transition, batch.memory)
+        batch = batch._replace(behaviour=jax.lax.stop_gradient(behaviour))
+    moving = Moving(state.params, state.optimizer_state, state.previous, jnp.bool_(False))
+    metrics: Metrics = {}
+    if algorithm.policy_step is not None:
+        moving, metrics = _policy_step(trainer, algorithm, moving, batch)
+    if algorithm.policy_step is None or algorithm.value_target is not None:
+        moving, last = _passes(trainer, algorithm, state, moving, batch, keys.shuffle)
         metrics |= last
-        reused = config.rollout == "episodes" and config.epochs > 1
-        if batch.held is not None and (reused or config.diagnostics):
-            probe_key = jax.random.fold_in(rollout_key, 1)
-            metrics |= _watch(agent, algorithm, config, state.params, moving.params, batch.held, probe_key)
-        params = moving.params
-        if agent.observe is not None:
-            params = params | {"statistics": batch.observed["statistics"]}
-        new = state._replace(
-            params=params,
-            optimizer_state=moving.optimizer_state,
-            rollout_state=batch.rollout_state,
-            key=key,
-            update=state.update + 1,
-            env_steps=state.env_steps + total(jnp.sum(batch.signals.mask)).astype(jnp.int32),
-            reward_scale=batch.reward_scale,
-            previous=moving.previous,
-        )
-        new, guarded = guard(environment, agent, state, new, batch, metrics, jax.random.fold_in(rollout_key, 3))
-        return new, total(batch.statistics).means() | metrics | guarded
-
-    length = config.num_steps if config.rollout == "stream" else environment.horizon
-    worth = config.num_envs * length // config.minibatches >= WORTH_SHARING
-    return Trainer(init, update, _shares(config), worth)
-
-
-def _shares(config: Config) -> int:
-    """Among how many devices a batch's environments can be shared: see `Trainer.shares`."""
-    alone = config.accumulate > 1 or config.batch_steps or config.diagnostics
-    watched = config.rollout == "episodes" and config.epochs > 1  # `_watch` compares single trajectories
-    if alone or watched:
-        return 1
-    apart = config.minibatches if config.shuffle == "environments" else 1
-    return config.num_envs // math.lcm(apart, config.group_size)
-
-
-WORTH_SHARING = 1 << 12
-"""Steps per gradient step from which on devices that share them gain more than their meeting costs."""
+    metrics |= _watched(trainer, algorithm, state.params, moving.params, batch, keys.probe)
+    params = moving.params
+    if collected.observed is not None:
+        params = params | {"statistics": collected.observed}
+    new = state._replace(
+        params=params,
+        optimizer_state=moving.optimizer_state,
+        rollout_state=collected.rollout_state,
+        key=keys.following,
+        update=state.update + 1,
+        env_steps=state.env_steps + total(jnp.sum(batch.signals.mask)).astype(jnp.int32),
+        reward_scale=collected.reward_scale,
+        previous=moving.previous,
+    )
+    new, guarded = guard(trainer.environment, agent, state, new, batch, metrics, keys.restart)
+    return new, total(collected.statistics).means() | metrics | guarded
 
 
 class Moving(NamedTuple):
@@ -143,155 +155,157 @@ class Moving(NamedTuple):
     stopped: Array  # the KL has passed `target_kl`: nothing moves any more
 
 
-def _trained(algorithm: Algorithm, params: Params) -> Params:
-    """The groups of parameters that the optimiser moves."""
-    if algorithm.policy_step is not None:
-        return {"value": params["value"]}
-    return {name: group for name, group in params.items() if name != "statistics"}
-
-
-def _optimizer(algorithm: Algorithm, trained: Params) -> optax.GradientTransformation:
-    """Clipping, then the algorithm's own; on all parameters as one vector, in one pass where leaves would take many."""
-    clip = optax.clip_by_global_norm(algorithm.max_grad_norm)  # type: ignore[arg-type]
-    chain = optax.chain(clip, algorithm.optimizer())
-    return optax.flatten(chain) if jax.tree.leaves(trained) else chain
-
-
-def _epoch(
-    agent: Agent, algorithm: Algorithm, config: Config, start: TrainState, batch: Collection, moving: Moving, key: Array
+def _passes(
+    trainer: Trainer, algorithm: Algorithm, start: TrainState, moving: Moving, batch: Batch, key: Array
 ) -> tuple[Moving, Metrics]:
-    """One pass over the batch."""
+    """`epochs` passes over the batch, and the metrics of the last."""
+    epochs = trainer.config.epochs
+    one = partial(_pass, trainer, algorithm, start, batch)
+
+    def every(moving: Moving, keys: Array) -> tuple[Moving, Metrics]:
+        if epochs == 1:
+            return one(moving, keys[0])
+        moving, metrics = jax.lax.scan(one, moving, keys)
+        return moving, jax.tree.map(lambda x: x[-1], metrics)
+
+    return engine(trainer.config.engine).in_turn(every, moving, jax.random.split(key, epochs))
+
+
+def _pass(
+    trainer: Trainer, algorithm: Algorithm, start: TrainState, batch: Batch, moving: Moving, key: Array
+) -> tuple[Moving, Metrics]:
+    """One pass over the batch: credit at the parameters of now, then a gradient step for each minibatch."""
+    environment, agent, config = trainer.environment, trainer.agent, trainer.config
+
+    def gradient_at(params: Params, part: Batch) -> tuple[Params, Metrics]:
+        if algorithm.policy_step is not None:
+            return _value_gradient(agent, algorithm, params, part)
+        return gradient(environment, agent, algorithm, config, params, part)
 
     def step(moving: Moving, part: Batch) -> tuple[Moving, Metrics]:
-        if algorithm.policy_step is not None:
-            gradient, metrics = _value_gradient(agent, algorithm, moving.params, part)
-        else:
-            gradient, metrics = batch.gradient(moving.params, part)
-        trained = _trained(algorithm, moving.params)
-        gradient = {name: gradient[name] for name in trained}
-        previous = None
+        moved = trained(algorithm, moving.params)
+        found, metrics = gradient_at(moving.params, part)
+        found, previous = {name: found[name] for name in moved}, None
         if algorithm.momentum is not None:
-            old_params, old_gradient = moving.previous
-            again = batch.gradient(old_params, _with_credit(algorithm, config, batch, old_params))[0]
-            again = {name: again[name] for name in trained}
+            old_params, old = moving.previous
+            again = gradient_at(old_params, _with_credit(trainer, algorithm, old_params, batch))[0]
             alpha = jnp.where(start.update > start.skipped, algorithm.momentum, 1.0)  # nothing before the first
-            gradient = jax.tree.map(
-                lambda g, before, same: g + (1 - alpha) * (before - same), gradient, old_gradient, again
-            )
-            previous = moving.params, gradient
-        metrics["gradient_norm"] = jnp.linalg.norm(ravel_pytree(gradient)[0])
-        changes, optimizer_state = _optimizer(algorithm, trained).update(gradient, moving.optimizer_state, trained)
-        params = moving.params | dict(optax.apply_updates(trained, changes))  # type: ignore[call-overload]
+            found = {
+                name: jax.tree.map(lambda g, before, same: g + (1 - alpha) * (before - same), x, old[name], again[name])
+                for name, x in found.items()
+            }
+            previous = moving.params, found
+        metrics["gradient_norm"] = optax.tree.norm(found)
+        optimizer = optimizer_of(algorithm, engine(config.engine), moved)
+        changes, optimizer_state = optimizer.update(found, moving.optimizer_state, moved)
+        params = moving.params | dict(optax.apply_updates(moved, changes))  # type: ignore[call-overload]
         new = Moving(params, optimizer_state, previous, moving.stopped)
         if algorithm.target_kl is not None and algorithm.policy_step is None:
             stopped = moving.stopped | (metrics["kl"] > algorithm.target_kl)
             new = jax.tree.map(lambda a, b: jnp.where(stopped, b, a), new, moving)._replace(stopped=stopped)
         return new, metrics
 
-    whole = _with_credit(algorithm, config, batch, moving.params)
-    return over_minibatches(config, whole, key, step, moving)
+    return over_minibatches(config, _with_credit(trainer, algorithm, moving.params, batch), key, step, moving)
 
 
-def _with_credit(algorithm: Algorithm, config: Config, batch: Collection, params: Params) -> Batch:
-    """The batch with its credit and target; those that carry ratios take them from `params`."""
+def _with_credit(trainer: Trainer, algorithm: Algorithm, params: Params, batch: Batch) -> Batch:
+    """The batch with its credit and target; those that may carry ratios take them from `params`."""
+    parts = algorithm.estimator.credit, algorithm.value_target
     signals = batch.signals
-    credit, target = partial(credit_of, algorithm, config), partial(target_of, algorithm)
-    if depends_on(credit, signals, "log_ratio") or depends_on(target, signals, "log_ratio"):
-        signals = signals._replace(log_ratio=batch.ratios(params))
-    parts = {"signals": signals, "credit": credit(signals), "target": target(signals)}
-    return Batch(transition=None, **parts) if batch.held is None else batch.held._replace(**parts)  # type: ignore
+    if not all(part is None or promises(part, RATIO_FREE) for part in parts):
+        signals = signals._replace(log_ratio=_ratios(trainer, params, batch))
+    credit, target = credit_of(algorithm, trainer.config, signals), target_of(algorithm, signals)
+    return batch._replace(signals=signals, credit=credit, target=target)
+
+
+def _ratios(trainer: Trainer, params: Params, batch: Batch) -> Array:
+    """log ρ of the taken actions at `params`, [T, N], stopped."""
+    environment, agent, config, rows = trainer.environment, trainer.agent, trainer.config, batch.transition
+    if not isinstance(rows, Replay):
+        return ratios_of(agent, params, rows, batch.memory)
+
+    def of(one: tuple[Array, Any]) -> Array:
+        _, transition, memory, _ = replayed(environment, agent, config, Replay(*one, rows.params))
+        return ratios_of(agent, params, transition, memory)
+
+    return join(jax.lax.map(of, rows.slices(config.accumulate)), 1)
 
 
 def _value_gradient(agent: Agent, algorithm: Algorithm, params: Params, batch: Batch) -> tuple[Params, Metrics]:
     size = size_of(batch.transition.mask)
-    value, gradient = total(jax.value_and_grad(lambda p: value_loss(agent, algorithm, p, batch, size))(params))
-    return gradient, {"value_loss": value}
+
+    def lost(params: Params) -> tuple[Array, Any]:
+        return value_loss(agent, algorithm, params, batch, size)
+
+    found, metric = total(jax.grad(lost, has_aux=True)(params))
+    return found, {"value_loss": metric.value()}
 
 
-def _policy_step(
-    agent: Agent, algorithm: Algorithm, config: Config, moving: Moving, batch: Collection
-) -> tuple[Moving, Metrics]:
+def _policy_step(trainer: Trainer, algorithm: Algorithm, moving: Moving, batch: Batch) -> tuple[Moving, Metrics]:
     """Move the policy by the algorithm's own step on the whole batch."""
-    params, whole = moving.params, _with_credit(algorithm, config, batch, moving.params)
-    size = size_of(whole.transition.mask)
+    agent, params = trainer.agent, moving.params
+    whole = _with_credit(trainer, algorithm, params, batch)
+    rows, size = whole.transition, size_of(whole.transition.mask)
 
-    def raised(policy: Params) -> tuple[Array, Metrics]:
-        lowered, metrics = policy_loss(agent, algorithm, config, params | {"policy": policy}, whole, size)
+    def raised(policy: Params) -> tuple[Array, Any]:
+        lowered, metrics = policy_loss(agent, algorithm, trainer.config, params | {"policy": policy}, whole, size)
         return -lowered, metrics
 
-    gradient, metrics = jax.grad(raised, has_aux=True)(params["policy"])
+    found, metrics = jax.grad(raised, has_aux=True)(params["policy"])
     problem = PolicyProblem(
         policy=params["policy"],
-        gradient=gradient,
+        gradient=found,
         surrogate=lambda policy: raised(policy)[0],
-        distribution=lambda policy: policy_on(agent, params | {"policy": policy}, whole.transition, whole.memory),
-        weight=whole.transition.mask / size.steps,
+        distribution=lambda policy: policy_on(agent, params | {"policy": policy}, rows, whole.memory),
+        weight=rows.mask / size.steps,
     )
     policy, of_step = algorithm.policy_step(problem)  # type: ignore[misc]
-    metrics |= of_step | {"policy_gradient_norm": optax.tree.norm(gradient)}
-    return moving._replace(params=params | {"policy": policy}), metrics
+    found_norm = {"policy_gradient_norm": optax.tree.norm(found)}
+    return moving._replace(params=params | {"policy": policy}), values(metrics) | of_step | found_norm
 
 
-def _watch(
-    agent: Agent, algorithm: Algorithm, config: Config, before: Params, after: Params, batch: Batch, key: Array
+def _watched(
+    trainer: Trainer, algorithm: Algorithm, before: Params, after: Params, batch: Batch, key: Array
 ) -> Metrics:
-    """What reuse has cost, and, where `diagnostics` asks for it, what the probes say."""
-    metrics = diagnostics.weight_statistics(agent, config, after, batch.transition, batch.memory)
-    metrics["score_mean"] = diagnostics.score_probe(agent, before, batch.transition, key, batch.memory)
+    """What reuse has cost, and, where `diagnostics` asks for it, what the probes say; of rows that are held."""
+    agent, config = trainer.agent, trainer.config
+    if isinstance(batch.transition, Replay) or not (_reused(config) or config.diagnostics):
+        return {}
+    score_key, bias_key = jax.random.split(key)
+    metrics = monitors.weight_statistics(agent, config, after, batch.transition, batch.memory)
+    metrics["score_mean"] = monitors.score_probe(agent, before, batch.transition, score_key, batch.memory)
     if config.diagnostics:
-        metrics |= diagnostics.monitor(agent, algorithm, config, after, batch, key)
+        metrics |= monitors.monitor(agent, algorithm, config, after, batch, bias_key)
     return metrics
 
 
-def run_updates(
-    trainer: Trainer,
-    algorithm: Algorithm,
-    state: TrainState,
-    total_steps: ArrayLike,
-    length: int,
-    max_skipped: ArrayLike = NEVER,
-) -> tuple[TrainState, Metrics]:
-    """Scan `length` updates; those after the first that reaches `total_steps` change nothing.
+def _reused(config: Config) -> bool:
+    return config.rollout == "episodes" and config.epochs > 1
 
-    Nor do those after `max_skipped` in a row that were not finite.
 
-    Returns:
-      The state, and metrics [length] with `update`, `env_steps` and `active` (False where nothing was done).
+WORTH_SHARING = 1 << 12
+"""Steps per gradient step from which on devices that share them gain more than their communication costs."""
 
-    >>> from pgjax import environments, make_agent, reinforce
-    >>> env, algorithm = environments.make("SimpleBandit-bsuite"), reinforce().algorithm
-    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=4))
-    >>> state = trainer.init(algorithm, jax.random.key(0))
-    >>> state, metrics = run_updates(trainer, algorithm, state, total_steps=8, length=3)  # episodes of one step
-    >>> metrics["env_steps"].tolist(), metrics["active"].tolist()
-    ([4, 8, 8], [True, True, False])
+
+def shares(trainer: Trainer, algorithm: Algorithm) -> int:
+    """Among at most how many devices one batch's environments can be shared; any divisor serves too.
+
+    1 where something looks at the whole batch: optimal baselines, a policy step, probes of single trajectories, and a
+    surrogate that is not declared `per_trajectory`.
     """
+    config = trainer.config
+    whole = algorithm.control_variate is not None or algorithm.policy_step is not None
+    alone = config.accumulate > 1 or config.batch_steps or config.diagnostics or _reused(config)
+    if whole or alone or not promises(algorithm.estimator.contribution, PER_TRAJECTORY):
+        return 1
+    apart = config.minibatches
+    if config.shuffle == "steps":  # each device's rows, steps × environments, are dealt evenly too
+        apart //= math.gcd(apart, config.num_steps)
+    return config.num_envs // math.lcm(apart, config.group_size)
 
-    def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        active = (state.env_steps < total_steps) & (state.skipped_in_a_row < max_skipped)
-        new, metrics = trainer.update(algorithm, state)
-        new = jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state)
-        return new, metrics | {"update": new.update, "env_steps": new.env_steps, "active": active}
 
-    return jax.lax.scan(step, state, None, length)
-
-
-@partial(jax.jit, static_argnames=("trainer", "num_updates"))
-def train(trainer: Trainer, algorithm: Algorithm, key: Array, num_updates: int) -> tuple[TrainState, Metrics]:
-    """Train one policy from scratch for a fixed number of updates, in one compiled call.
-
-    Returns:
-      The final state and metrics, each [num_updates].
-
-    >>> from pgjax import environments, make_agent, reinforce
-    >>> env = environments.make("SimpleBandit-bsuite")
-    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=4))
-    >>> state, metrics = train(trainer, reinforce().algorithm, jax.random.key(0), num_updates=3)
-    >>> int(state.env_steps), metrics["return_mean"].shape  # 3 updates, 4 episodes each, of one step
-    (12, (3,))
-    """
-
-    def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        return trainer.update(algorithm, state)
-
-    return jax.lax.scan(step, trainer.init(algorithm, key), None, num_updates)
+def worth_sharing(trainer: Trainer) -> bool:
+    """Whether sharing a batch among devices gains more than their communication costs."""
+    config = trainer.config
+    length = config.num_steps if config.rollout == "stream" else trainer.environment.horizon
+    return config.num_envs * length // config.minibatches >= WORTH_SHARING

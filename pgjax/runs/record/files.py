@@ -13,8 +13,8 @@ import numpy as np
 
 from pgjax.engine import hosts
 from pgjax.runs.record import checkpoints
-from pgjax.runs.settings.configuration import config_text, settings_from
 from pgjax.runs.record.metrics_file import csv_text
+from pgjax.runs.settings.configuration import config_text, settings_from
 from pgjax.runs.settings.setup import Settings, Setup, build
 from pgjax.types import Params, SettingError
 

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from pgjax.engine import hosts
-from pgjax.training.guard import NONFINITE
 from pgjax.runs.record import checkpoints
-from pgjax.runs.settings.configuration import OF_THE_LAYOUT, recorded
 from pgjax.runs.record.files import Attempts, say
 from pgjax.runs.record.loggers import LOGGERS, Logger
 from pgjax.runs.record.metrics_file import GrowingFile, MetricsFile, csv_text
-from pgjax.runs.show.progress import last_return
 from pgjax.runs.record.provenance import differences, provenance
+from pgjax.runs.settings.configuration import OF_THE_LAYOUT, recorded
 from pgjax.runs.settings.setup import Settings
+from pgjax.runs.show.progress import last_return
 from pgjax.sweeps import Runs
+from pgjax.training.guard import NONFINITE
 from pgjax.types import SettingError
 
 

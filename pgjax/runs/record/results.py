@@ -7,8 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pgjax.runs.show import figures
 from pgjax.runs.record import files
+from pgjax.runs.show import figures
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any
 
 import tyro
 
-from pgjax.runs.settings.checks import check_fields
 from pgjax.runs.record.provenance import versions
+from pgjax.runs.settings.checks import check_fields
 from pgjax.runs.settings.setup import Settings, resolve
 from pgjax.runs.settings.tuned import tuned
 from pgjax.types import SettingError

@@ -9,15 +9,15 @@ import optax
 from jax.tree_util import Partial
 
 from pgjax import environments
-from pgjax.methods.table import ALGORITHMS, BASELINES, CREDITS
-from pgjax.estimators.baselines import standardised
-from pgjax.training.checks import check
 from pgjax.config import Config, Recipe
+from pgjax.estimators.baselines import standardised
 from pgjax.methods.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
-from pgjax.runs.settings.checks import check_fields, check_size
+from pgjax.methods.schedules import decaying, entropy_decay
+from pgjax.methods.table import ALGORITHMS, BASELINES, CREDITS
 from pgjax.policies.networks import make_agent
 from pgjax.policies.normalisation import normalise_observations
-from pgjax.methods.schedules import decaying, entropy_decay
+from pgjax.runs.settings.checks import check_fields, check_size
+from pgjax.training.checks import check
 from pgjax.training.update import make_trainer
 from pgjax.types import Agent, Algorithm, Environment, SettingError, Trainer
 

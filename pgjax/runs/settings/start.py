@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
-from pgjax.runs.record.provenance import processor
 from pgjax.engine.startup import cores, use_cpu_devices
+from pgjax.runs.record.provenance import processor
 from pgjax.types import SettingError
 
 

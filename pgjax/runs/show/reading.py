@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from pgjax.runs.show import figures
 from pgjax.runs.record import files
-from pgjax.runs.show.comparison import bootstrap_interval
 from pgjax.runs.record.metrics_file import read_metrics
+from pgjax.runs.show import figures
+from pgjax.runs.show.comparison import bootstrap_interval
 from pgjax.types import SettingError
 
 

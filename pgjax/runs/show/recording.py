@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jax import Array
 
-from pgjax.training import rollout
 from pgjax.estimators.distributions import Distribution
+from pgjax.training import rollout
 from pgjax.types import Agent, Environment, Params
 
 

@@ -1,0 +1,78 @@
+"""Sums over pieces of a batch: pieces that fit a core's cache, or pieces that fit in memory."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+CACHED_STEPS = 256
+"""Steps whose activations fit in a CPU core's cache: gradients of larger batches are summed over blocks of so many."""
+
+
+def at_once(of: Callable[[Any], Any], batch: Any, mask: Array, *, per_step: bool, per_trajectory: bool) -> Any:
+    """of(batch): the plain twin of `in_blocks`."""
+    return of(batch)
+
+
+def in_blocks(of: Callable[[Any], Any], batch: Any, mask: Array, *, per_step: bool, per_trajectory: bool) -> Any:
+    """Σ of(block) over blocks of a batch that stay in a core's cache: of executed steps, or of whole trajectories.
+
+    Equal to of(batch) where `of` is a sum over what may be cut apart.
+
+    Args:
+      of: a batch -> a pytree of sums. It finds out from `batch.transition.mask` which steps count.
+      batch: leaves [T, N, ...].
+      mask: [T, N].
+      per_step: whether single steps may be cut apart; padding is then left out.
+      per_trajectory: whether trajectories may.
+    """
+    if per_step:
+        return _over_executed_steps(of, batch, mask)
+    steps, width = mask.shape
+    most = max(1, CACHED_STEPS // steps) if per_trajectory else width
+    blocks = next(b for b in range(1, width + 1) if width % b == 0 and width // b <= most)
+    return of(batch) if blocks == 1 else summed(of, jax.tree.map(lambda x: cut(blocks, x, 1), batch))
+
+
+def _over_executed_steps(of: Callable[[Any], Any], batch: Any, mask: Array) -> Any:
+    flat = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch)
+    executed = mask.ravel()
+    size = min(CACHED_STEPS, executed.shape[0])
+    room = -executed.shape[0] % size  # so that the last block is whole
+    order = jnp.pad(jnp.nonzero(executed > 0, size=executed.shape[0], fill_value=0)[0], (0, room))
+    count = jnp.sum(executed > 0, dtype=jnp.int32)
+
+    def block(i: Array) -> Any:
+        chosen = jax.lax.dynamic_slice_in_dim(order, i * size, size)
+        part = jax.tree.map(lambda x: x[:, chosen], flat)
+        there = (i * size + jnp.arange(size) < count).astype(mask.dtype)[None]
+        return of(part._replace(transition=part.transition._replace(mask=there)))
+
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(block, jnp.int32(0)))
+    blocks = (count + size - 1) // size
+    return jax.lax.fori_loop(0, blocks, lambda i, sums: jax.tree.map(jnp.add, sums, block(i)), zeros)
+
+
+def cut(slices: int, x: Array, axis: int) -> Array:
+    """[..., N, ...] -> [slices, ..., N/slices, ...]."""
+    shape = (*x.shape[:axis], slices, x.shape[axis] // slices, *x.shape[axis + 1 :])
+    return jnp.moveaxis(x.reshape(shape), axis, 0)
+
+
+def join(x: Array, axis: int) -> Array:
+    """Undo `cut`."""
+    x = jnp.moveaxis(x, 0, axis)
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+
+def summed(function: Callable[[Any], Any], slices: Any) -> Any:
+    """Σ_i function(slice_i) over axis 0 of a pytree, one slice at a time: a gradient in the memory of one slice."""
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], slices))
+
+    def add(sums: Any, one: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, function(one)), None
+
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(add, zeros, slices)[0]

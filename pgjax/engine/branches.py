@@ -1,0 +1,143 @@
+"""Control flow that costs less than the plain program: calls in turn, loops that stop early, resets made beforehand."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+LOOK_EVERY = 32
+"""A rollout of whole episodes looks at least once in so many steps, where they divide it, if any still runs."""
+
+RESETS_AT_ONCE = 1 << 12
+"""Up to so many steps per batch, every step's reset is made before the loop: faster while it all stays in cache."""
+
+
+def side_by_side(function: Callable, *args: Any) -> Any:
+    """function(*args): the plain twin of `in_turn`."""
+    return function(*args)
+
+
+def in_turn(function: Callable, *args: Any) -> Any:
+    """`function(*args)`; where that is mapped over, one call after the other instead of all side by side.
+
+    For long work of small matrices, as a sweep's gradient steps: one network's parameters and activations then stay in
+    a core's cache. `function` may close over traced values.
+
+    >>> jax.vmap(lambda x: in_turn(jax.numpy.square, x))(jax.numpy.arange(3)).tolist()
+    [0, 1, 4]
+    """
+    traced, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+
+    @jax.custom_batching.sequential_vmap
+    def call(closed_over: list, flat: list) -> list:
+        return jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, closed_over))(*flat)
+
+    return jax.tree.unflatten(jax.tree.structure(shapes), call(traced.consts, jax.tree.leaves(args)))
+
+
+@jax.custom_batching.custom_vmap
+def anywhere(x: jax.Array) -> jax.Array:
+    """Whether x is true in any of the calls that are mapped over together: one answer for all of them.
+
+    So that a `jax.lax.cond` on it stays a branch under `vmap`; one on the answers of each would compute both sides.
+
+    >>> jax.vmap(anywhere, out_axes=None)(jax.numpy.array([False, True])).tolist()
+    True
+    """
+    return jax.numpy.any(x)
+
+
+@anywhere.def_vmap
+def _anywhere_in_all(axis_size: int, in_batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
+    return anywhere(x), False
+
+
+def scan(step: Callable, carry: Any, xs: Any, running: Callable, idle: Callable) -> tuple[Any, Any]:
+    """jax.lax.scan(step, carry, xs): the plain twin of `scan_while_running`."""
+    return jax.lax.scan(step, carry, xs)
+
+
+def scan_while_running(step: Callable, carry: Any, xs: Any, running: Callable, idle: Callable) -> tuple[Any, Any]:
+    """jax.lax.scan(step, carry, xs), steps that change nothing left out: those after no column runs any more.
+
+    Args:
+      step: (carry, x) -> (carry, row).
+      carry: at the start.
+      xs: [T, ...].
+      running: carry -> whether steps still change anything, a scalar.
+      idle: (carry, rows) -> the rows of steps that change nothing, given zeros of their shapes.
+    """
+    steps = jax.tree.leaves(xs)[0].shape[0]
+    length = max(n for n in range(1, LOOK_EVERY + 1) if steps % n == 0)
+    if length == steps or 2 * length <= LOOK_EVERY:  # a horizon that cannot be cut well is not
+        return jax.lax.scan(step, carry, xs)
+
+    def go_on(carry: Any, xs: Any) -> tuple[Any, Any]:
+        return jax.lax.scan(step, carry, xs)
+
+    def rest(carry: Any, xs: Any) -> tuple[Any, Any]:
+        return carry, idle(
+            carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(go_on, carry, xs)[1])
+        )
+
+    def block(carry: Any, xs: Any) -> tuple[Any, Any]:
+        return jax.lax.cond(anywhere(running(carry)), go_on, rest, carry, xs)
+
+    blocks = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), xs)
+    carry, rows = jax.lax.scan(block, carry, blocks)
+    return carry, jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), rows)
+
+
+def resets_in_the_loop(reset: Callable, keys: Array, columns: int) -> tuple[Any, Callable]:
+    """What a loop over steps is given for its resets, [T, ...], and how it makes one of it: the plain twin."""
+    return keys, reset
+
+
+def resets_beforehand(reset: Callable, keys: Array, columns: int) -> tuple[Any, Callable]:
+    """The same with every step's reset made before the loop, for batches of few steps.
+
+    Args:
+      reset: key -> a fresh place.
+      keys: one per step, [T].
+      columns: how many environments run side by side.
+    """
+    if len(keys) * columns > RESETS_AT_ONCE:
+        return keys, reset
+    return jax.vmap(reset)(keys), lambda fresh: fresh
+
+
+def values_of_both(value: Callable, features: Any, following: Any, cut: Array) -> tuple[Array, Array]:
+    """V at each step and after it, [T, N] each: the plain twin of `values_along`."""
+    return value(features), value(following)
+
+
+def values_along(value: Callable, features: Any, following: Any, cut: Array) -> tuple[Array, Array]:
+    """V at each step and after it, [T, N] each, with the critic run once along the rows.
+
+    What follows a row is the next one, except where its episode stopped: there nothing follows a termination, and the
+    critic is asked again for the final observations of the rows that were `cut`, one of each environment at a time.
+
+    Args:
+      value: features [..., N, ...] -> V.
+      features: at each step, [T, N, ...].
+      following: after each step, before any reset, [T, N, ...].
+      cut: where an episode was cut and its value goes on, [T, N]. After a termination, where V does not count, the
+        numbers differ from the plain twin's.
+    """
+    along = value(jax.tree.map(lambda x, after: jnp.concatenate([x, after[-1:]]), features, following))
+    environments = jnp.arange(cut.shape[1])
+
+    def unfinished(carry: tuple[Array, Array]) -> Array:
+        return jnp.any(carry[0])
+
+    def ask_again(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, values = carry
+        first = jnp.argmax(left, axis=0), environments
+        final = value(jax.tree.map(lambda x: x[first], following))
+        return left.at[first].set(False), values.at[first].set(jnp.where(left[first], final, values[first]))
+
+    cut = cut.at[-1].set(False)  # the row after the last is its final observation already
+    return along[:-1], jax.lax.while_loop(unfinished, ask_again, (cut, along[1:]))[1]

@@ -1,0 +1,83 @@
+"""Compiled loops around an update."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from pgjax.config import whole_number
+from pgjax.training.checks import check_steps, steps_per_update
+from pgjax.training.keys import as_key
+from pgjax.training.metrics import Metrics
+from pgjax.types import Algorithm, Trainer, TrainState
+
+NEVER = 2**31 - 1
+"""More updates than any run makes."""
+
+
+def run_updates(
+    trainer: Trainer,
+    algorithm: Algorithm,
+    state: TrainState,
+    total_steps: ArrayLike,
+    length: int,
+    max_skipped: ArrayLike = NEVER,
+) -> tuple[TrainState, Metrics]:
+    """Scan `length` updates; those after the first that reaches `total_steps` change nothing.
+
+    Nor do those after `max_skipped` in a row that were not finite.
+
+    Returns:
+      The state, and metrics [length] with `update`, `env_steps` and `active` (False where nothing was done).
+
+    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
+    >>> env, algorithm = environments.make("SimpleBandit-bsuite"), reinforce().algorithm
+    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=4))
+    >>> state = trainer.init(algorithm, jax.random.key(0))
+    >>> state, metrics = run_updates(trainer, algorithm, state, total_steps=8, length=3)  # episodes of one step
+    >>> metrics["env_steps"].tolist(), metrics["active"].tolist()
+    ([4, 8, 8], [True, True, False])
+    """
+
+    if not isinstance(total_steps, jax.Array):
+        total_steps = check_steps("total_steps", total_steps, steps_per_update(trainer.environment, trainer.config))
+
+    def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        active = (state.env_steps < total_steps) & (state.skipped_in_a_row < max_skipped)
+        new, metrics = trainer.update(algorithm, state)
+        new = jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state)
+        return new, metrics | {"update": new.update, "env_steps": new.env_steps, "active": active}
+
+    return jax.lax.scan(step, state, None, length)
+
+
+def train(trainer: Trainer, algorithm: Algorithm, key: Array, num_updates: int) -> tuple[TrainState, Metrics]:
+    """Train one policy from scratch for a fixed number of updates, in one compiled call.
+
+    Returns:
+      The final state and metrics, each [num_updates].
+
+    Raises:
+      SettingError: for settings that contradict each other, and for more steps than counters hold.
+
+    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
+    >>> env = environments.make("SimpleBandit-bsuite")
+    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=4))
+    >>> state, metrics = train(trainer, reinforce().algorithm, jax.random.key(0), num_updates=3)
+    >>> int(state.env_steps), metrics["return_mean"].shape  # 3 updates, 4 episodes each, of one step
+    (12, (3,))
+    """
+    num_updates = whole_number("num_updates", num_updates, least=1)
+    each = steps_per_update(trainer.environment, trainer.config)
+    check_steps("num_updates", num_updates * each, 0)
+    return _train(trainer, algorithm, as_key(key), num_updates)
+
+
+@partial(jax.jit, static_argnames=("trainer", "num_updates"))
+def _train(trainer: Trainer, algorithm: Algorithm, key: Array, num_updates: int) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        return trainer.update(algorithm, state)
+
+    return jax.lax.scan(step, trainer.init(algorithm, key), None, num_updates)
