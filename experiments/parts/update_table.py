@@ -25,12 +25,12 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.tree_util import Partial
+
 from parts import plain_updates as plain
 from parts.plain_updates import METHODS, Method, Steps, Tables
-
 from pgjax import ALGORITHMS, BASELINES, FORMS, Config, SettingError, make_trainer, oracle, standardised, sweeps
 from pgjax.engine import blocks
-from pgjax.estimators.sharing import ENV_AXIS
+from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import with_hyperparameters
 
 TOLERANCE = 1e-10
@@ -39,7 +39,10 @@ KEYS = 32  # that shuffle minibatches
 
 THETA = np.array([[0.3, -0.4], [-0.2, 0.5]])
 CRITICS = {"none": np.zeros(0), "state": np.array([0.7, -0.3]), "action": np.array([[0.4, -0.2], [1.1, 0.6]])}
-EARLIER = Tables(THETA + [[0.2, -0.1], [0.3, 0.1]]), Tables(np.array([[0.5, -0.3], [0.2, 0.4]]))  # of a recursion
+EARLIER = (
+    Tables(THETA + np.array([[0.2, -0.1], [0.3, 0.1]])),
+    Tables(np.array([[0.5, -0.3], [0.2, 0.4]])),
+)  # of a recursion
 
 TWO_STATES = [[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.6, 0.0]]]
 REWARD = [[1.0, -0.5], [2.0, 0.3]]
@@ -181,7 +184,10 @@ STREAMS = [
     Path("four devices", num_envs=4, num_steps=2, devices=4),
     Path("minibatches on two devices", {"epochs": 1, "minibatches": 2}, num_envs=4, num_steps=2, devices=2),
     Path(
-        "minibatches of steps on two devices", {"epochs": 1, "minibatches": 2, "shuffle": "steps"}, num_steps=2, devices=2
+        "minibatches of steps on two devices",
+        {"epochs": 1, "minibatches": 2, "shuffle": "steps"},
+        num_steps=2,
+        devices=2,
     ),
     Path("uneven minibatches of steps on two devices", {"minibatches": 2, "shuffle": "steps"}, num_steps=3, devices=2),
     Path("plain engine", {"engine": "plain"}),
@@ -261,9 +267,7 @@ class _Run:
         log_probs = jax.nn.log_softmax(THETA)
         self.rollouts = oracle.list_rollouts(self.mdp, self.config, time_limit=time_limit)
         self.rows = oracle.as_rows(self.mdp, self.rollouts, log_probs)
-        self.batches = oracle.list_batches(
-            self.mdp, self.rollouts, log_probs, path.num_envs, self.config.group_size
-        )
+        self.batches = oracle.list_batches(self.mdp, self.rollouts, log_probs, path.num_envs, self.config.group_size)
         self.mesh = None
         if path.devices > 1:
             sweeps.plan(self.trainer, self.algorithm, 1, mesh=(1, path.devices))  # refuses what cannot be shared
@@ -290,16 +294,16 @@ class _Run:
         replaying = self.config.accumulate > 1
         keys = None
         if replaying:
-            keys = _replay_keys(self, self.path.problem, self.path.num_envs, self.path.num_steps, self.config.group_size)
+            keys = _replay_keys(
+                self, self.path.problem, self.path.num_envs, self.path.num_steps, self.config.group_size
+            )
 
         def after(numbers: Any, key: Any) -> Any:
             algorithm, state = self.numbered(*numbers), self.state._replace(key=key)
             if keys is not None:
                 params = oracle.every_replayed_update(self.trainer, algorithm, state, keys)
             else:
-                params = oracle.every_update(
-                    self.trainer, algorithm, state, self.rows, self.batches.members, self.mesh
-                )
+                params = oracle.every_update(self.trainer, algorithm, state, self.rows, self.batches.members, self.mesh)
             return _flat(params)
 
         several = self.config.epochs * self.config.minibatches > 1 or self.method.policy_step != "none"
@@ -372,9 +376,7 @@ _KEYS: dict[tuple, Any] = {}
 def _replay_keys(run: _Run, *where: Any) -> Any:
     """Found once for each problem and shape of batch: they depend on the policy alone."""
     if where not in _KEYS:
-        _KEYS[where] = oracle.keys_of_batches(
-            run.trainer, run.algorithm, run.state, run.rollouts, run.batches
-        )
+        _KEYS[where] = oracle.keys_of_batches(run.trainer, run.algorithm, run.state, run.rollouts, run.batches)
     return _KEYS[where]
 
 

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from pgjax.config import Config
-from pgjax.estimators.sharing import ENV_AXIS
+from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.oracle.mdp import MDP
 from pgjax.training.batch import Collection, collect, hold
 from pgjax.training.update import learn, make_trainer
@@ -157,9 +157,13 @@ def _tuples(values: np.ndarray, count: int) -> np.ndarray:
     return np.stack(np.meshgrid(*[values] * count, indexing="ij"), axis=-1).reshape(-1, count)
 
 
-
 def every_update(
-    trainer: Trainer, algorithm: Algorithm, state: TrainState, rows: Transition, members: ArrayLike, mesh: Mesh | None = None
+    trainer: Trainer,
+    algorithm: Algorithm,
+    state: TrainState,
+    rows: Transition,
+    members: ArrayLike,
+    mesh: Mesh | None = None,
 ) -> Params:
     """The parameters that `pgjax.learn` makes of `state` on each of many batches, leaves [B, ...].
 
@@ -197,9 +201,7 @@ def every_update(
     shared = jax.tree.map(lambda _: P(), state)._replace(
         rollout_state=jax.tree.map(lambda _: P(ENV_AXIS), state.rollout_state)
     )
-    spread = jax.shard_map(
-        every, mesh=mesh, in_specs=(P(None, None, ENV_AXIS), shared), out_specs=P(), check_vma=False
-    )
+    spread = jax.shard_map(every, mesh=mesh, in_specs=(P(None, None, ENV_AXIS), shared), out_specs=P(), check_vma=False)
     return spread(chosen, state)
 
 
