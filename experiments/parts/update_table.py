@@ -42,7 +42,7 @@ CRITICS = {"none": np.zeros(0), "state": np.array([0.7, -0.3]), "action": np.arr
 EARLIER = (
     Tables(THETA + np.array([[0.2, -0.1], [0.3, 0.1]])),
     Tables(np.array([[0.5, -0.3], [0.2, 0.4]])),
-)  # of a recursion
+)
 
 TWO_STATES = [[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.6, 0.0]]]
 REWARD = [[1.0, -0.5], [2.0, 0.3]]
