@@ -157,7 +157,7 @@ def episodes(
     pairs = jax.vmap(jax.random.split)(keys)
     if start is None:  # one reset for each group
         observation, state = jax.vmap(partial(base.reset, environment))(pairs[::group_size, 0])
-        start = jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), Visited(state, observation))
+        start = Visited(*jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), (state, observation)))
     return jax.vmap(episode, out_axes=1)(pairs[:, 1], start)
 
 
