@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from pgjax.config import Config
+from pgjax.environments.base import check_environment
 from pgjax.estimators.contracts import PER_STEP, PER_TRAJECTORY, name_of, promises
 from pgjax.estimators.returns import make_signals
 from pgjax.training.signals import credit_of, target_of
@@ -21,6 +22,8 @@ def check(environment: Environment, agent: Agent, config: Config, algorithm: Alg
     Raises:
       SettingError: naming the setting, its value and what it contradicts.
     """
+    if algorithm is None:
+        check_environment(environment)
     if config.critic != agent.critic:
         raise SettingError("critic", config.critic, f"does not match the agent, whose critic is {agent.critic!r}")
     if config.batch_steps and config.accumulate > 1:

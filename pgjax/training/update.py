@@ -23,7 +23,7 @@ from pgjax.training.batch import Collection, collect
 from pgjax.training.checks import check, steps_per_update
 from pgjax.training.gradients import gradient
 from pgjax.training.guard import guard
-from pgjax.training.keys import as_key, keys_of
+from pgjax.training.keys import as_key
 from pgjax.training.loss import Batch, policy_loss, value_loss
 from pgjax.training.metrics import Metrics, values
 from pgjax.training.minibatches import over_minibatches
@@ -114,7 +114,7 @@ def learn(
     >>> int(state.update), float(metrics["episodes"])
     (1, 4.0)
     """
-    agent, config, keys, batch = trainer.agent, trainer.config, keys_of(state.key), collected.batch
+    agent, config, keys, batch = trainer.agent, trainer.config, collected.keys, collected.batch
     check(trainer.environment, agent, config, algorithm)
     if callable(algorithm.entropy_coefficient):
         algorithm = algorithm._replace(entropy_coefficient=algorithm.entropy_coefficient(state.update))

@@ -11,10 +11,10 @@ from pgjax import environments
 from pgjax.config import Config, Recipe
 from pgjax.engine import counters
 from pgjax.estimators.baselines import standardised
+from pgjax.methods import ALGORITHMS, BASELINES, CREDITS
 from pgjax.methods.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
 from pgjax.methods.optimizers import OPTIMIZERS, with_optimizer
 from pgjax.methods.schedules import decaying, entropy_decay
-from pgjax.methods.table import ALGORITHMS, BASELINES, CREDITS
 from pgjax.policies.networks import make_agent
 from pgjax.policies.normalisation import normalise_observations
 from pgjax.runs.settings import idle
