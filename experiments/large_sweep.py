@@ -68,6 +68,7 @@ def main(options: Options) -> None:
     agent = make_agent(environment, hidden=options.hidden)
     recipe = reinforce(baseline="time_step")
     trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=options.num_envs))
+    counters.budget("total_steps", options.total_steps, options.num_envs * environment.horizon)
     table = claim(options)
     resumed, steps = table.blocks, 0
     work = blocks.trained(
