@@ -25,32 +25,35 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.tree_util import Partial
+
 from parts import plain_updates as plain
 from parts.plain_updates import METHODS, Method, Steps, Tables
-
 from pgjax import ALGORITHMS, BASELINES, FORMS, Config, SettingError, make_trainer, oracle, standardised, sweeps
 from pgjax.engine import blocks
-from pgjax.estimators.sharing import ENV_AXIS
+from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import with_hyperparameters
 
 TOLERANCE = 1e-10
-RATE, STEP, NEAR = 0.4, 0.7, 1e-3  # α of gradient descent; of natural steps; of a step that no line search shortens
+RATE, STEP, NEAR = 0.3, 0.7, 1e-3  # α of gradient descent; of natural steps; of a step that no line search shortens
 KEYS = 32  # that shuffle minibatches
 
 THETA = np.array([[0.3, -0.4], [-0.2, 0.5]])
 CRITICS = {"none": np.zeros(0), "state": np.array([0.7, -0.3]), "action": np.array([[0.4, -0.2], [1.1, 0.6]])}
-EARLIER = Tables(THETA + [[0.2, -0.1], [0.3, 0.1]]), Tables(np.array([[0.5, -0.3], [0.2, 0.4]]))  # of a recursion
+EARLIER = (
+    Tables(np.add(THETA, [[0.2, -0.1], [0.3, 0.1]])),
+    Tables(np.array([[0.5, -0.3], [0.2, 0.4]])),
+)  # of a recursion
 
-TWO_STATES = [[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.6, 0.0]]]
 REWARD = [[1.0, -0.5], [2.0, 0.3]]
+CHAIN = [[[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]]
+UNSURE = [[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.6, 0.0]]]
+ENDLESS = [[[0.0, 1.0], [0.0, 0.5]], [[0.0, 1.0], [0.0, 0.0]]]
 PROBLEMS = {  # name: tables, whether the horizon is a time limit
-    "three steps": (oracle.make_mdp([0.6, 0.4], TWO_STATES, REWARD, horizon=3, discount=0.9), False),
-    "two steps": (oracle.make_mdp([0.6, 0.4], TWO_STATES, REWARD, horizon=2, discount=0.9), False),
-    "one start": (oracle.make_mdp([1.0, 0.0], TWO_STATES, REWARD, horizon=2, discount=0.9), False),
-    "stream": (
-        oracle.make_mdp([1.0, 0.0], [[[0.0, 1.0], [0.0, 0.5]], [[0.0, 1.0], [0.0, 0.0]]], REWARD, 2, 0.9),
-        True,
-    ),
+    "three steps": (oracle.make_mdp([0.6, 0.4], UNSURE, REWARD, horizon=3, discount=0.9), False),
+    "two steps": (oracle.make_mdp([0.6, 0.4], CHAIN, REWARD, horizon=2, discount=0.9), False),
+    "one start": (oracle.make_mdp([1.0, 0.0], UNSURE, REWARD, horizon=2, discount=0.9), False),
+    "stream": (oracle.make_mdp([1.0, 0.0], ENDLESS, REWARD, horizon=2, discount=0.9), True),
+    "short stream": (oracle.make_mdp([1.0, 0.0], CHAIN, REWARD, horizon=2, discount=0.9), True),
 }
 
 
@@ -181,7 +184,10 @@ STREAMS = [
     Path("four devices", num_envs=4, num_steps=2, devices=4),
     Path("minibatches on two devices", {"epochs": 1, "minibatches": 2}, num_envs=4, num_steps=2, devices=2),
     Path(
-        "minibatches of steps on two devices", {"epochs": 1, "minibatches": 2, "shuffle": "steps"}, num_steps=2, devices=2
+        "minibatches of steps on two devices",
+        {"epochs": 1, "minibatches": 2, "shuffle": "steps"},
+        num_steps=2,
+        devices=2,
     ),
     Path("uneven minibatches of steps on two devices", {"minibatches": 2, "shuffle": "steps"}, num_steps=3, devices=2),
     Path("plain engine", {"engine": "plain"}),
@@ -193,7 +199,7 @@ STREAMS = [
     Path("three passes", {"epochs": 3}),
     Path("gradient clipped", {}, max_grad_norm=0.3),
 ]
-STREAMS = [replace(path, problem="stream") for path in STREAMS]
+STREAMS = [replace(path, problem="stream" if path.num_envs == 2 else "short stream") for path in STREAMS]
 
 
 def paths_of(case: Case) -> list[Path]:
@@ -218,7 +224,7 @@ def _enumerated(case: Case, path: Path) -> Row:
         found = run.by_deal()
     expected, each, directions, tangents = 0.0, 0.0, [], []
     for after, tangent, deal in found:
-        reference = _reference(run.method, path.problem, path.num_steps, path.num_envs, deal)
+        reference = numpy_updates(run.method, path.problem, path.num_steps, path.num_envs, deal)
         each = max(each, float(np.max(np.abs(after - reference.after))))
         directions.append(reference.probability @ reference.direction)
         tangents.append(run.batches.probability @ tangent)
@@ -258,12 +264,10 @@ class _Run:
         if self.algorithm.momentum is not None and case.method.momentum is not None:
             earlier = [{"policy": jnp.asarray(x.policy), "value": self.params["value"]} for x in EARLIER]
             self.state = self.state._replace(previous=tuple(earlier), update=jnp.int32(1))
-        log_probs = jax.nn.log_softmax(THETA)
+        log_probs = np.log(plain.softmax(THETA))
         self.rollouts = oracle.list_rollouts(self.mdp, self.config, time_limit=time_limit)
         self.rows = oracle.as_rows(self.mdp, self.rollouts, log_probs)
-        self.batches = oracle.list_batches(
-            self.mdp, self.rollouts, log_probs, path.num_envs, self.config.group_size
-        )
+        self.batches = oracle.list_batches(self.mdp, self.rollouts, log_probs, path.num_envs, self.config.group_size)
         self.mesh = None
         if path.devices > 1:
             sweeps.plan(self.trainer, self.algorithm, 1, mesh=(1, path.devices))  # refuses what cannot be shared
@@ -290,16 +294,16 @@ class _Run:
         replaying = self.config.accumulate > 1
         keys = None
         if replaying:
-            keys = _replay_keys(self, self.path.problem, self.path.num_envs, self.path.num_steps, self.config.group_size)
+            keys = _replay_keys(
+                self, self.path.problem, self.path.num_envs, self.path.num_steps, self.config.group_size
+            )
 
         def after(numbers: Any, key: Any) -> Any:
             algorithm, state = self.numbered(*numbers), self.state._replace(key=key)
             if keys is not None:
                 params = oracle.every_replayed_update(self.trainer, algorithm, state, keys)
             else:
-                params = oracle.every_update(
-                    self.trainer, algorithm, state, self.rows, self.batches.members, self.mesh
-                )
+                params = oracle.every_update(self.trainer, algorithm, state, self.rows, self.batches.members, self.mesh)
             return _flat(params)
 
         several = self.config.epochs * self.config.minibatches > 1 or self.method.policy_step != "none"
@@ -336,7 +340,7 @@ class _Run:
         one = _partitions(self.config, self.path)
 
         def apart(deal: Any) -> float:
-            r = _reference(self.method, self.path.problem, self.path.num_steps, self.path.num_envs, deal, tuple(few))
+            r = numpy_updates(self.method, self.path.problem, self.path.num_steps, self.path.num_envs, deal, tuple(few))
             return float(np.max(np.abs(r.after - new[few])))
 
         return min(itertools.product(one, repeat=self.config.epochs), key=apart)
@@ -372,9 +376,7 @@ _KEYS: dict[tuple, Any] = {}
 def _replay_keys(run: _Run, *where: Any) -> Any:
     """Found once for each problem and shape of batch: they depend on the policy alone."""
     if where not in _KEYS:
-        _KEYS[where] = oracle.keys_of_batches(
-            run.trainer, run.algorithm, run.state, run.rollouts, run.batches
-        )
+        _KEYS[where] = oracle.keys_of_batches(run.trainer, run.algorithm, run.state, run.rollouts, run.batches)
     return _KEYS[where]
 
 
@@ -408,7 +410,7 @@ class Reference:
 
 
 @cache
-def _reference(
+def numpy_updates(
     method: Method, problem: str, num_steps: int, num_envs: int, deal: Any, only: tuple | None = None
 ) -> Reference:
     chances, listed = _listed(problem, num_steps, num_envs, method.group_size)
@@ -442,7 +444,7 @@ def _rows(part: tuple, batch: tuple[Steps, ...]) -> list:
 def _listed(problem: str, num_steps: int, num_envs: int, group_size: int) -> tuple[np.ndarray, list]:
     """The reference's batches and their probabilities, in pgjax's order."""
     mdp, time_limit = PROBLEMS[problem]
-    streaming = problem == "stream"
+    streaming = problem.endswith("stream")
     found = (
         plain.streams(mdp, THETA, num_steps, time_limit=time_limit)
         if streaming
