@@ -197,18 +197,22 @@ class Environment(NamedTuple):
     Attributes:
       name: what it was made from.
       reset: key -> (observation, state).
-      step: (key, state, action) -> (observation, state, reward, terminated, truncated).
+      step: (key, state, action) -> (observation, state, reward, terminated, truncated); the last three are scalars,
+        the state has the same structure, shapes and types as before.
       observation: shape and dtype of an observation, or a pytree of them.
-      num_categories: how many values an integer observation takes (it is one-hot encoded), else None.
+      num_categories: how many values a numbered observation takes (it is one-hot encoded), else None; for a pytree of
+        observations a pytree of the same structure, None where the number is no category.
       action_space: Discrete or Box.
       horizon: after how many steps every episode has ended.
+
+    `pgjax.environments.base.check_environment` says in one line where an environment is none of this.
     """
 
     name: str
     reset: Callable[[Array], tuple[Any, Any]]
     step: Callable[[Array, Any, Array], tuple[Any, Any, Array, Array, Array]]
     observation: Any
-    num_categories: int | None
+    num_categories: Any
     action_space: Discrete | Box
     horizon: int
 

@@ -202,7 +202,7 @@ def test_what_brax_does_not_have_is_refused_in_one_line(name, settings, message)
 
 
 def test_an_episode_without_steps_is_refused():
-    with pytest.raises(SettingError, match=r"^episode_length: 0 must be at least 1$"):
+    with pytest.raises(SettingError, match=r"^episode_length: 0 must be a whole number of at least 1$"):
         environments.make("brax/fast", episode_length=0)
 
 

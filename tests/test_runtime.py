@@ -7,6 +7,8 @@ import sys
 import jaxlib
 import pytest
 
+from pgjax.engine import startup
+
 CHILD = """
 import os, sys
 from dataclasses import replace
@@ -88,3 +90,25 @@ def test_too_late_is_said():
 
 def test_too_few_is_said():
     assert "devices: 0 must be at least 1" in pool_after("pgjax.use_cpu_devices(0)")
+
+
+def after_gymnax(count, **variables):
+    """What `use_cpu_devices(count)` says where gymnax was imported before pgjax: output, errors."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("NPROC", "XLA_FLAGS")} | variables
+    code = f"import gymnax, pgjax; pgjax.use_cpu_devices({count}); import jax; print(len(jax.devices('cpu')))"
+    child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    return child.stdout.strip(), child.stderr
+
+
+def test_after_gymnax_the_devices_that_there_are_serve():
+    found, said = after_gymnax("")
+    cores = startup.cores()
+    assert found == "1" and said.count("jax has already started") == (cores > 1)
+    assert ("call pgjax.use_cpu_devices() before" in said) == (cores > 1)
+
+
+def test_after_gymnax_a_count_that_is_there_serves_and_another_is_refused():
+    assert after_gymnax(1) == ("1", "")
+    assert after_gymnax(3, XLA_FLAGS="--xla_force_host_platform_device_count=3") == ("3", "")
+    found, said = after_gymnax(2)
+    assert found == "" and "SettingError: devices: 2 comes too late: there are 1; jax has already started" in said

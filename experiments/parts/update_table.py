@@ -32,17 +32,20 @@ from pgjax import ALGORITHMS, BASELINES, FORMS, Config, SettingError, make_train
 from pgjax.engine import blocks
 from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import with_hyperparameters
+from pgjax.runs.settings.idle import NOTHING_TO_STANDARDISE
 
 TOLERANCE = 1e-10
-RATE, STEP, NEAR = 0.3, 0.7, 1e-3  # α of gradient descent; of natural steps; of a step that no line search shortens
-KEYS = 32  # that shuffle minibatches
+RATE, STEP = 0.3, 0.7  # α of gradient descent, and of natural steps
+TRUST = 0.1  # their KL: a trust region that some batches reach and some do not
+NEAR = 1e-3  # of a step that no line search shortens
+KEYS = 24  # that shuffle minibatches
 
 THETA = np.array([[0.3, -0.4], [-0.2, 0.5]])
 CRITICS = {"none": np.zeros(0), "state": np.array([0.7, -0.3]), "action": np.array([[0.4, -0.2], [1.1, 0.6]])}
-EARLIER = (
-    Tables(np.add(THETA, [[0.2, -0.1], [0.3, 0.1]])),
+EARLIER = (  # tables and gradient of the update before, of a recursion
+    Tables(THETA + np.array([[0.2, -0.1], [0.3, 0.1]])),
     Tables(np.array([[0.5, -0.3], [0.2, 0.4]])),
-)  # of a recursion
+)
 
 REWARD = [[1.0, -0.5], [2.0, 0.3]]
 CHAIN = [[[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]]
@@ -117,7 +120,7 @@ def cases() -> dict[str, Case]:
     for baseline in ("none", "time_step", "state_value"):
         found.append(_case("storm", {"baseline": baseline, "momentum": 0.3}, baseline))
     found.append(_case("storm", {"baseline": "none", "momentum": 1.0}, "no memory"))
-    trusted = {"lambda_": 0.8, "max_kl": 0.02, "damping": 0.01}
+    trusted = {"lambda_": 0.8, "max_kl": TRUST, "damping": 0.01}
     found += [_case("a2c", {"lambda_": 0.8}), _case("ppo", {"lambda_": 0.8, "clip": 0.05})]
     found.append(_case("ppo", {"lambda_": 0.8, "clip": 0.05, "value_clip": 0.1}, "value clipped"))
     found.append(_case("ppo", {"lambda_": 0.8, "clip": math.inf, "kl_coefficient": 0.7}, "KL penalty"))
@@ -254,6 +257,8 @@ class _Run:
         self.trainer = make_trainer(oracle.environment(self.mdp, time_limit=time_limit), agent, self.config)
         self.algorithm = self.recipe.algorithm._replace(max_grad_norm=path.max_grad_norm)
         if path.standardise:
+            if case.recipe in NOTHING_TO_STANDARDISE:  # as the command line says it
+                raise SettingError("standardise", True, f"is of no use: {NOTHING_TO_STANDARDISE[case.recipe]}")
             estimator = self.algorithm.estimator
             self.algorithm = self.algorithm._replace(
                 estimator=estimator._replace(credit=standardised(estimator.credit))
@@ -413,6 +418,7 @@ class Reference:
 def numpy_updates(
     method: Method, problem: str, num_steps: int, num_envs: int, deal: Any, only: tuple | None = None
 ) -> Reference:
+    """The reference's updates of every batch, or of some of them, under one deal of minibatches."""
     chances, listed = _listed(problem, num_steps, num_envs, method.group_size)
     critic = {"none": "none", "reward_to_go": "state"}.get(method.target, "state")
     critic = "action" if method.surrogate in ("all_action", "doubly_robust") else critic

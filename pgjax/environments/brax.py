@@ -13,11 +13,13 @@ import contextlib
 import difflib
 import io
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from pgjax.environments.dtypes import strong
@@ -43,6 +45,20 @@ def available() -> list[str]:
     return [PREFIX + name for name in _import_envs(PREFIX)._envs]
 
 
+def factory(name: str) -> Callable:
+    """What brax makes a name of.
+
+    Raises:
+      SettingError: if brax is not installed; for an unknown name, with the closest known one.
+    """
+    known = _import_envs(name)._envs
+    plain = name.removeprefix(PREFIX)
+    if plain not in known:
+        close = difflib.get_close_matches(plain.lower(), known, n=1, cutoff=0.0)
+        raise SettingError("environment", name, f"is not known; the closest name is {PREFIX}{close[0]}")
+    return known[plain]
+
+
 def make(name: str, *, episode_length: int = 1000, **settings: Any) -> Environment:
     """Make an environment by its brax name behind "brax/"; `settings` go to the task's constructor.
 
@@ -56,10 +72,7 @@ def make(name: str, *, episode_length: int = 1000, **settings: Any) -> Environme
         that the task does not have; for a task whose code the installed jax cannot run.
     """
     envs = _import_envs(name)
-    known = available()
-    if name not in known:
-        close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)
-        raise SettingError("environment", name, f"is not known; the closest name is {close[0]}")
+    factory(name)
     try:
         with warnings.catch_warnings():  # that brax's physics are no longer developed is no news at every start
             warnings.filterwarnings("ignore", message="Brax System", category=UserWarning)
@@ -83,8 +96,8 @@ def from_brax(env: Any, *, name: str, episode_length: int = 1000) -> Environment
     Raises:
       SettingError: for an episode without steps.
     """
-    if episode_length < 1:
-        raise SettingError("episode_length", episode_length, "must be at least 1")
+    if isinstance(episode_length, bool) or not isinstance(episode_length, int | np.integer) or episode_length < 1:
+        raise SettingError("episode_length", episode_length, "must be a whole number of at least 1")
 
     def carried(state: Any) -> Any:
         return strong(state.replace(metrics={}))
@@ -98,7 +111,7 @@ def from_brax(env: Any, *, name: str, episode_length: int = 1000) -> Environment
         after, steps = env.step(given, action), state.steps + 1
         terminated, truncated = jnp.bool_(after.done), steps >= episode_length
         kept = carried(after)
-        return kept.obs, Running(kept, steps), jnp.float32(after.reward), terminated, truncated
+        return kept.obs, Running(kept, steps), after.reward, terminated, truncated
 
     size = int(env.action_size)
     return Environment(

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 
 def strong(tree: Any) -> Any:
@@ -12,4 +13,9 @@ def strong(tree: Any) -> Any:
     >>> jnp.asarray(1.0).weak_type, strong(1.0).weak_type
     (True, False)
     """
-    return jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.asarray(x).dtype), tree)
+
+    def one(x: Any) -> Array:
+        x = jnp.asarray(x)
+        return x.astype(x.dtype) if x.aval.weak_type else x  # type: ignore[attr-defined]
+
+    return jax.tree.map(one, tree)

@@ -6,17 +6,20 @@ A name that begins with "brax/" is brax's: see `pgjax.environments.brax`.
 import ast
 import difflib
 import functools
-from dataclasses import fields
-from typing import Any
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from pgjax.environments import brax as brax_environments
+from pgjax.environments.base import check_environment
 from pgjax.environments.dtypes import strong
-from pgjax.types import Box, Discrete, Environment, SettingError
+from pgjax.environments.gymnax_steps import without_resets
+from pgjax.environments.spaces import action_space, categories
+from pgjax.types import Environment, SettingError
 
 # Episodes that end by themselves well before gymnax's own limit: after how many steps, at most.
 _SHORT_EPISODES: dict[str, Any] = {
@@ -40,13 +43,12 @@ def available() -> list[str]:
     return list(gymnax.registered_envs)
 
 
-@functools.cache
 def make(name: str, **settings: Any) -> Environment:
     """Make an environment by its gymnax name, or a brax name behind "brax/", with `settings` for its constructor.
 
     gymnax's parameters count as settings too. A name can carry settings itself, as text:
     "FrozenLake-misc:map_name=8x8", "Acrobot-v1:max_steps_in_episode=200". The same arguments give the same object, so
-    that programs compiled for it are found again.
+    that programs compiled for it are found again; a name registered anew gives what it now stands for.
 
     Raises:
       SettingError: for an unknown name, with the closest known one; for a setting that it does not have; for a brax
@@ -59,23 +61,48 @@ def make(name: str, **settings: Any) -> Environment:
     """
     plain, *written = name.split(":")
     settings = dict(map(_setting, written)) | settings
+    brax = plain.startswith(brax_environments.PREFIX)
+    factory = brax_environments.factory(plain) if brax else _factory(plain)
+    try:
+        hash(tuple(settings.values()))
+    except TypeError:  # a list, say: nothing to find it by
+        return _make.__wrapped__(name, factory, bool(jax.config.jax_enable_x64), **settings)  # type: ignore[attr-defined]
+    return _make(name, factory, bool(jax.config.jax_enable_x64), **settings)
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def _make(name: str, factory: Callable, x64: bool, /, **settings: Any) -> Environment:
+    """Make it anew for another factory, and under another default type of numbers."""
+    plain = name.split(":")[0]
     if plain.startswith(brax_environments.PREFIX):
         return brax_environments.make(plain, **settings)
     import gymnax
 
-    if plain not in gymnax.registered_envs:
-        by_lower = {known.lower(): known for known in gymnax.registered_envs}
+    try:
+        defaults = gymnax.make(plain)[1]
+        parameters = {field.name for field in fields(defaults)} if is_dataclass(defaults) else set()
+        env, params = gymnax.make(plain, **{k: v for k, v in settings.items() if k not in parameters})
+        chosen = {k: v for k, v in settings.items() if k in parameters}
+        params = params.replace(**chosen) if chosen else params
+        short = _SHORT_EPISODES.get(plain)
+        horizon = min(_limit(params, name), short(env, params)) if short else None
+    except SettingError:
+        raise
+    except (TypeError, ValueError, OSError) as error:  # OSError: MNISTBandit downloads its data
+        raise SettingError("environment", name, f"cannot be made: {' '.join(str(error).split())}") from error
+    return from_gymnax(env, params, name=name, horizon=horizon)
+
+
+def _factory(plain: str) -> Callable:
+    """What gymnax makes a name of."""
+    from gymnax import registration
+
+    known = registration._registry  # registered_envs lists names alone
+    if plain not in known:
+        by_lower = {name.lower(): name for name in known}
         close = difflib.get_close_matches(plain.lower(), by_lower, n=1, cutoff=0.0)
         raise SettingError("environment", plain, f"is not known; the closest name is {by_lower[close[0]]}")
-    try:
-        parameters = {field.name for field in fields(gymnax.make(plain)[1])}
-        env, params = gymnax.make(plain, **{k: v for k, v in settings.items() if k not in parameters})
-        params = params.replace(**{k: v for k, v in settings.items() if k in parameters})
-        short = _SHORT_EPISODES.get(plain)
-        horizon = min(int(params.max_steps_in_episode), short(env, params) if short else 1 << 30)
-    except (TypeError, ValueError, OSError) as error:  # OSError: MNISTBandit downloads its data
-        raise SettingError("environment", name, f"cannot be made: {error}") from error
-    return from_gymnax(env, params, name=name, horizon=horizon)
+    return known[plain]
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -89,45 +116,85 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
+class Counted(NamedTuple):
+    """The state of an environment that knows no time limit, and how many steps led to it."""
+
+    state: Any
+    steps: Array
+
+
 def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int | None = None) -> Environment:
     """Wrap any object with gymnax 1.0's interface (`reset_env`, `step_env`, `is_truncated`, the spaces).
 
+    gymnax's wrappers around it do what they do in gymnax: observations, rewards, actions, states and spaces are theirs.
+    Only the reset after an episode's end is left out, so that the final observation is kept; so it is for an
+    environment whose class has a `step` or `reset` of its own.
+
     Args:
-      env: the environment object.
+      env: the environment object, or wrappers around one.
       params: its parameters; numbers in it may be traced.
       name: what to call it; default the object's own name.
-      horizon: steps after which every episode has ended; default `params.max_steps_in_episode`.
+      horizon: steps after which every episode has ended; default `params.max_steps_in_episode`. Where the environment
+        knows no time limit, episodes are truncated there.
+
+    Raises:
+      SettingError: for spaces that no policy here can act in, a wrapper that cannot be honoured, or no limit at all.
 
     >>> import gymnax
     >>> environment = from_gymnax(*gymnax.make("CartPole-v1"))
     >>> environment.action_space, environment.observation.shape, environment.horizon
     (Discrete(n=2), (4,), 500)
     """
+    name = name or getattr(env, "name", type(env).__name__)
+    limit = _limit(params, name) if horizon is None else horizon
+    steps = without_resets(env, params, name)
 
     def reset(key: Array) -> tuple[Any, Any]:
-        return strong(env.reset_env(key, params))
+        observation, state = strong(steps.reset(key, params))
+        return observation, state if steps.limited else Counted(state, jnp.int32(0))
 
     def step(key: Array, state: Any, action: Array) -> tuple[Any, Any, Array, Array, Array]:
-        observation, state, reward, terminated, _ = env.step_env(key, state, action, params)
-        truncated = env.is_truncated(state, params)
-        observation, state = strong((observation, state))
-        return observation, state, jnp.float32(reward), jnp.bool_(terminated), jnp.bool_(truncated)
+        inner = state if steps.limited else state.state
+        observation, inner, reward, terminated, truncated = steps.step(key, inner, action, params)
+        observation, inner = strong((observation, inner))
+        terminated, truncated = jnp.bool_(terminated), jnp.bool_(truncated)
+        if steps.limited:
+            return observation, inner, reward, terminated, truncated
+        counted = Counted(inner, state.steps + 1)
+        return observation, counted, reward, terminated, truncated | (counted.steps >= limit)
 
-    space = env.observation_space(params)
-    return Environment(
-        name=name or env.name,
+    observation = jax.eval_shape(reset, jax.eval_shape(lambda: jax.random.key(0)))[0]
+    environment = Environment(
+        name=name,
         reset=reset,
         step=step,
-        observation=jax.eval_shape(reset, jax.random.key(0))[0],
-        num_categories=int(space.n) if hasattr(space, "n") else None,
-        action_space=_action_space(env.action_space(params)),
-        horizon=int(params.max_steps_in_episode) if horizon is None else horizon,
+        observation=observation,
+        num_categories=categories(_space(env, "observation_space", params, name), observation, name),
+        action_space=action_space(_space(env, "action_space", params, name), name),
+        horizon=limit,
     )
+    if not steps.plain:
+        check_environment(environment)  # what a wrapper does shows in a trace
+    return environment
 
 
-def _action_space(space: Any) -> Discrete | Box:
-    if hasattr(space, "n"):
-        return Discrete(int(space.n))
-    shape = tuple(space.shape)
-    low, high = (np.broadcast_to(np.asarray(b, np.float32), shape) for b in (space.low, space.high))
-    return Box(tuple(low.ravel().tolist()), tuple(high.ravel().tolist()), shape)
+def _space(env: Any, which: str, params: Any, name: str) -> Any:
+    try:
+        return getattr(env, which)(params)
+    except (AttributeError, NotImplementedError) as error:
+        raise SettingError("environment", name, f"has no {which}: {' '.join(str(error).split())}") from error
+
+
+def _limit(params: Any, name: str) -> int:
+    """gymnax's time limit."""
+    steps = getattr(params, "max_steps_in_episode", None)
+    if steps is None:
+        reason = f"is no limit for {name!r}, and its parameters have no max_steps_in_episode; give horizon="
+        raise SettingError("horizon", None, reason)
+    try:
+        whole = int(steps)
+    except (TypeError, ValueError, OverflowError):
+        whole = 0
+    if whole < 1 or whole != steps:
+        raise SettingError("max_steps_in_episode", steps, f"of {name!r} must be a whole number, at least 1")
+    return whole

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
@@ -165,8 +166,9 @@ class SquashedGaussian(NamedTuple):
         a = centre + half_width · tanh(u),   log π(a) = log N(u) − Σ log(1 − tanh² u)
 
     Actions are recorded as u (tanh saturates in float32; u does not). The constant log half_width is left out, as for
-    `Gaussian`. `kl` is exact: KL is invariant under the squashing. `entropy` has no closed form; what is given is the
-    first-order estimate at the mean, H(N) + Σ log(1 − tanh² μ), the usual choice for a bonus.
+    `Gaussian`. `kl` is exact: KL is invariant under the squashing. `entropy` is the squashed density's own, by a
+    deterministic quadrature (`expected_log_tanh_slope`). It is largest at σ ≈ 0.87 and falls without bound for wider
+    normals, whose actions gather at the box's two ends.
 
     >>> d = SquashedGaussian(jnp.zeros(1), jnp.zeros(1), low=jnp.array([0.0]), high=jnp.array([4.0]))
     >>> u = jnp.array([1.0])
@@ -205,8 +207,8 @@ class SquashedGaussian(NamedTuple):
         return self._base.log_prob(action) - jnp.sum(_log_tanh_slope(action), axis=-1)
 
     def entropy(self) -> Array:
-        """H(N) + Σ log(1 − tanh² μ): an estimate."""
-        return self._base.entropy() + jnp.sum(_log_tanh_slope(self.mean), axis=-1)
+        """H(N) + Σ E log(1 − tanh² u), u ~ N(mean, exp(log_std)²)."""
+        return self._base.entropy() + jnp.sum(expected_log_tanh_slope(self.mean, self.log_std), axis=-1)
 
     def kl(self, other: Self) -> Array:
         """The KL of the normals underneath."""
@@ -215,6 +217,44 @@ class SquashedGaussian(NamedTuple):
     def to_environment(self, action: Array) -> Array:
         """Squash and scale to the box."""
         return _to_box(jnp.tanh(action), self.low, self.high)
+
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
+_REACH = 6.0
+"""So many standard deviations on either side hold the normal's mass, up to 2e-9."""
+_DECAY = 9.0
+"""Beyond so large a |u|, log(1 + e^(−2|u|)) is below 2e-8."""
+
+
+def expected_log_tanh_slope(mean: Array, log_std: Array) -> Array:
+    """E log(1 − tanh² u) for u ~ N(mean, exp(log_std)²), elementwise.
+
+        log(1 − tanh² u) = 2 log 2 − 2|u| − 2 log(1 + e^(−2|u|))
+
+    E|u| has a closed form. The last term is smooth on each side of 0 and vanishes away from it: one Gauss–Legendre rule
+    of 24 nodes a side, over the part of the normal within 6σ of its mean and |u| ≤ 9. Against adaptive quadrature in
+    float64, the error is below 3e-9 for σ from 0.01 to 20 and |mean| ≤ 5, that of the slopes below 1e-8. The nodes are
+    differentiable functions of both arguments, so higher derivatives are those of the expectation too.
+
+    >>> f"{expected_log_tanh_slope(jnp.array(0.0), jnp.array(0.0)):.4f}"
+    '-0.7486'
+    """
+    mean, log_std = jnp.broadcast_arrays(mean, jnp.maximum(log_std, -20.0))  # below, the normal is a point
+    std = jnp.exp(log_std)
+    at_zero = jnp.clip(mean / std, -10.0, 10.0)
+    two_pi = 2 * math.pi
+    absolute = 2 * std * jnp.exp(-0.5 * at_zero**2) / math.sqrt(two_pi) + mean * jax.lax.erf(at_zero / math.sqrt(2))
+
+    def side(mean: Array) -> Array:
+        """E log(1 + e^(−2u)) 1(u > 0), with z = (u − mean)/σ."""
+        first, last = (jnp.clip((u - mean) / std, -_REACH, _REACH) for u in (0.0, _DECAY))
+        half = 0.5 * (last - first)[..., None]
+        z = first[..., None] + half * (1 + jnp.asarray(_NODES, half.dtype))
+        u = jnp.maximum(mean[..., None] + std[..., None] * z, -1.0)  # below 0 only where `half` is 0
+        density = jnp.exp(-0.5 * z**2) / math.sqrt(two_pi)
+        return jnp.sum(half * jnp.asarray(_WEIGHTS, half.dtype) * density * jnp.log1p(jnp.exp(-2 * u)), axis=-1)
+
+    return 2 * (math.log(2) - absolute - side(mean) - side(-mean))
 
 
 def _to_box(unit: Array, low: Array, high: Array) -> Array:

@@ -1,5 +1,6 @@
 """Networks in, `Agent` out: any pair of pure functions `init(key, x)`, `apply(params, x)` serves as a network."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, get_args
 
@@ -10,7 +11,8 @@ from jax import Array
 
 from pgjax.config import Critic
 from pgjax.estimators.distributions import Categorical, Gaussian, SquashedGaussian
-from pgjax.types import ACTION_MASK, Agent, Box, Discrete, Environment, Memory, Params, SettingError
+from pgjax.policies.observations import default_features, mask_index
+from pgjax.types import Agent, Box, Discrete, Environment, Memory, Params, SettingError
 
 PolicyKind = Literal["auto", "categorical", "gaussian", "squashed"]
 
@@ -61,11 +63,12 @@ def from_networks(
       policy: as in `make_agent`.
       trunk: layers in front of both; their parameters are "shared".
       memory: a recurrent network in front of all that, and its carry at an episode's start.
-      features: observation -> what the first network gets; default float32, integers one-hot, an action mask left out.
+      features: observation -> what the first network gets; default `pgjax.policies.observations.default_features`.
       initial_log_std: log σ at the start, in units of half the action box.
 
     Raises:
-      SettingError: where critic and network, or policy and action space, do not fit.
+      SettingError: where critic and network, or policy and action space, do not fit; where a network's outputs have
+        another shape, or a memory's carry another structure, than they must.
 
     >>> from typing import NamedTuple
     >>> from pgjax import environments
@@ -82,9 +85,11 @@ def from_networks(
     check_policy(environment, policy, critic)
     if (critic_network is None) != (critic == "none"):
         raise SettingError("critic", critic, "does not go with the critic network given (or not given)")
-    if memory is not None and isinstance(environment.observation, dict) and ACTION_MASK in environment.observation:
+    mask = mask_index(environment)
+    if memory is not None and mask is not None:
         raise SettingError("memory", type(memory[0]).__name__, f"hides the action mask of {environment.name}")
     space = environment.action_space
+    dimensions = 0 if isinstance(space, Discrete) else math.prod(space.shape)  # flat, whatever the box's shape
     prepare = features or default_features(environment)
     example = prepare(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), environment.observation))
     owner = "shared" if critic != "none" else "policy"  # whose parameters memory and trunk are
@@ -101,7 +106,7 @@ def from_networks(
             x = trunk.apply(params[owner]["trunk"], x)
         params["policy"]["net"] = actor.init(keys[0], x)
         if isinstance(space, Box):
-            params["policy"]["log_std"] = jnp.full(space.shape, initial_log_std, jnp.float32)
+            params["policy"]["log_std"] = jnp.full(dimensions, initial_log_std, jnp.float32)
         if critic_network is not None:
             params["value"] = critic_network.init(keys[1], x)
         return params
@@ -110,14 +115,16 @@ def from_networks(
         x = observation if memory is not None else prepare(observation)
         return x if trunk is None else trunk.apply(params[owner]["trunk"], x)
 
+    def output(params: Params, observation: Any) -> Any:
+        return actor.apply(params["policy"]["net"], inputs(params, observation))
+
     def act(params: Params, observation: Any) -> Any:
-        out: Any = actor.apply(params["policy"]["net"], inputs(params, observation))
+        out = output(params, observation)
         if isinstance(space, Discrete):
-            return Categorical(_masked(out, observation))
-        mean = out.reshape(*out.shape[:-1], *space.shape)
-        log_std = jnp.broadcast_to(params["policy"]["log_std"], mean.shape)
-        low, high = (jnp.broadcast_to(bound, mean.shape) for bound in space.bounds())
-        return (SquashedGaussian if policy == "squashed" else Gaussian)(mean, log_std, low, high)
+            return Categorical(out if mask is None else _masked(out, jax.tree.leaves(observation)[mask]))
+        log_std = jnp.broadcast_to(params["policy"]["log_std"], out.shape)
+        low, high = (jnp.broadcast_to(bound.reshape(-1), out.shape) for bound in space.bounds())
+        return (SquashedGaussian if policy == "squashed" else Gaussian)(out, log_std, low, high)
 
     def values(params: Params, observation: Any) -> Array:
         assert critic_network is not None
@@ -129,17 +136,68 @@ def from_networks(
     def state_value(params: Params, observation: Any) -> Array:
         return values(params, observation).squeeze(-1)
 
-    return Agent(
+    agent = Agent(
         init=init,
         policy=act,
         value={"none": None, "state": state_value, "action": mean_action_value}[critic],
         action_value=values if critic == "action" else None,
         memory=None if memory is None else _memory(memory, owner, prepare),
     )
+    numbers = space.n if isinstance(space, Discrete) else dimensions
+    heads = {"actor": (actor, output, numbers)}
+    if critic_network is not None:
+        heads["critic"] = critic_network, values, numbers if critic == "action" else 1
+    _check_outputs(environment, agent, heads)
+    return agent
+
+
+def _check_outputs(environment: Environment, agent: Agent, heads: dict[str, tuple[Network, Callable, int]]) -> None:
+    """Trace all networks on one observation and on a batch [2, 3] of them. Nothing is computed.
+
+    Args:
+      environment: gives the observations.
+      agent: with its `init` and memory.
+      heads: for actor and critic the network, what it gives for (params, input), and how many numbers that must be.
+    """
+
+    def trace(key: Array) -> None:
+        params = agent.init(key)
+        for batch in ((), (2, 3)):
+            x = jax.tree.map(lambda s, batch=batch: jnp.zeros((*batch, *s.shape), s.dtype), environment.observation)
+            if agent.memory is not None:
+                x = _remembered(agent.memory, params, x, batch)
+            for name, (network, head, numbers) in heads.items():
+                _check_output(name, network, head(params, x), (*batch, numbers))
+
+    jax.eval_shape(trace, jax.eval_shape(lambda: jax.random.key(0)))
+
+
+def _check_output(name: str, network: Network, given: Any, wanted: tuple[int, ...]) -> None:
+    shape, dtype = getattr(given, "shape", None), getattr(given, "dtype", None)
+    if dtype is None or shape != wanted or not jnp.issubdtype(dtype, jnp.floating):
+        what = type(given).__name__ if dtype is None else f"{dtype}{list(shape or ())}"
+        batch = f" for a batch {list(wanted[:-1])} of observations" if wanted[:-1] else " for one observation"
+        raise SettingError(name, type(network).__name__, f"gives {what}{batch}; needs floats {list(wanted)}")
+
+
+def _remembered(memory: Memory, params: Params, observation: Any, batch: tuple[int, ...]) -> Any:
+    """The features of a first step, whose carry must be what it was."""
+    before = jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), memory.initial)
+    given = memory.step(params, before, observation)
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise SettingError("memory", type(given).__name__, "is what it gives; needs (carry, features)")
+    after, features = given
+    shapes = [jax.tree.map(lambda x: f"{jnp.asarray(x).dtype}{list(jnp.shape(x))}", tree) for tree in (after, before)]
+    if shapes[0] != shapes[1]:
+        raise SettingError(
+            "memory", shapes[0], f"is its carry after a step; needs that of an episode's start, {shapes[1]}"
+        )
+    return features
 
 
 def _memory(memory: tuple[RecurrentNetwork, Any], owner: str, prepare: Callable[[Any], Any]) -> Memory:
     network, initial = memory
+    initial = jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), initial)  # no weak types in a loop's carry
 
     def step(params: Params, carry: Any, observation: Any) -> tuple[Any, Any]:
         return network.apply(params[owner]["memory"], carry, prepare(observation))
@@ -147,41 +205,9 @@ def _memory(memory: tuple[RecurrentNetwork, Any], owner: str, prepare: Callable[
     return Memory(initial, step)
 
 
-def _masked(logits: Array, observation: Any) -> Array:
-    if not (isinstance(observation, dict) and ACTION_MASK in observation):
-        return logits
-    return jnp.where(observation[ACTION_MASK] > 0, logits, -1e9)  # finite: 0 · log 0 stays 0 in entropies and KLs
-
-
-def default_features(environment: Environment, *, flatten: bool = True) -> Callable[[Any], Any]:
-    """How an observation becomes a network's input: float32, integers of a Discrete space one-hot, arrays flat.
-
-    A dict or tuple of arrays is flattened and joined; an action mask is left out.
-
-    >>> from pgjax import environments
-    >>> image = default_features(environments.make("DeepSea-bsuite:size=4"))(jnp.eye(4))
-    >>> numbered = default_features(environments.make("FrozenLake-misc"))(2)
-    >>> image.shape, numbered.tolist().index(1.0)
-    ((16,), 2)
-    """
-    template, categories = environment.observation, environment.num_categories
-
-    def one(x: Any, shape: tuple[int, ...]) -> Array:
-        x = jnp.asarray(x).astype(jnp.float32)
-        return x.reshape(*x.shape[: x.ndim - len(shape)], -1) if flatten else x
-
-    def features(observation: Any) -> Any:
-        if categories is not None:
-            return jax.nn.one_hot(observation, categories, dtype=jnp.float32)
-        if isinstance(template, jax.ShapeDtypeStruct):
-            return one(observation, template.shape)
-        parts, shapes = observation, template
-        if isinstance(template, dict):
-            parts, shapes = ({k: v for k, v in d.items() if k != ACTION_MASK} for d in (observation, template))
-        leaves = jax.tree.map(lambda x, s: one(x, s.shape), parts, shapes)
-        return jnp.concatenate(jax.tree.leaves(leaves), axis=-1)
-
-    return features
+def _masked(logits: Array, mask: Array) -> Array:
+    """Only allowed actions are taken; where none is, all are equally likely."""
+    return jnp.where(mask > 0, logits, -1e9)  # finite: 0 · log 0 stays 0 in entropies and KLs
 
 
 def check_policy(environment: Environment, policy: str, critic: str) -> None:
@@ -189,6 +215,7 @@ def check_policy(environment: Environment, policy: str, critic: str) -> None:
     for field, value, kinds in (("policy", policy, PolicyKind), ("critic", critic, Critic)):
         if value not in get_args(kinds):
             raise SettingError(field, value, f"is none of {', '.join(get_args(kinds))}")
+    _check_space(environment)
     discrete = isinstance(environment.action_space, Discrete)
     if policy == "categorical" and not discrete:
         raise SettingError("policy", policy, f"needs discrete actions; those of {environment.name} are continuous")
@@ -196,7 +223,28 @@ def check_policy(environment: Environment, policy: str, critic: str) -> None:
         raise SettingError("policy", policy, f"needs continuous actions; those of {environment.name} are discrete")
     if critic == "action" and not discrete:
         raise SettingError("critic", critic, f"needs discrete actions; those of {environment.name} are continuous")
-    if isinstance(environment.action_space, Box):
-        low, high = environment.action_space.bounds()
-        if not np.all(np.isfinite(low) & np.isfinite(high) & (low < high)):
-            raise SettingError("environment", environment.name, "has an unbounded action box; bound it first")
+
+
+def _check_space(environment: Environment) -> None:
+    """Refuse actions that no policy here takes."""
+    space = environment.action_space
+
+    def refuse(reason: str) -> SettingError:
+        return SettingError("environment", environment.name, reason)
+
+    if isinstance(space, Discrete):
+        if isinstance(space.n, bool) or not isinstance(space.n, int | np.integer) or space.n < 1:
+            raise refuse(f"has {space} actions; needs a whole number of them, at least 1")
+        return
+    if not isinstance(space, Box):
+        raise refuse(f"has an action space {space!r}; needs pgjax.types.Discrete or Box")
+    try:
+        low, high = space.bounds()
+    except (TypeError, ValueError):
+        raise refuse(f"has an action box of shape {space.shape} with {np.size(space.low)} lower bounds") from None
+    bad = np.argwhere(~(np.isfinite(low) & np.isfinite(high) & (low < high)))
+    if len(bad):
+        at = tuple(map(int, bad[0]))
+        between = f"from {low[at]} to {high[at]}" + (f" in dimension {', '.join(map(str, at))}" if at else "")
+        replaced = "environment._replace(action_space=Box(low, high, shape))"
+        raise refuse(f"has an unbounded or empty action box, {between}; bound it first, as by {replaced}")

@@ -9,7 +9,8 @@ import numpy as np
 from jax import Array
 
 from pgjax.config import Critic
-from pgjax.policies.build import PolicyKind, check_policy, default_features, from_networks
+from pgjax.policies.build import PolicyKind, check_policy, from_networks
+from pgjax.policies.observations import default_features
 from pgjax.types import Agent, Discrete, Environment, SettingError
 
 NetworkKind = Literal["auto", "mlp", "cnn"]
@@ -127,7 +128,8 @@ def make_agent(
     (2,)
     """
     check_policy(environment, policy, critic)
-    image = len(getattr(environment.observation, "shape", ())) == 3
+    shape = getattr(environment.observation, "shape", ())
+    image = len(shape) == 3 and min(shape[:2]) >= 3 and environment.num_categories is None  # as large as the kernel
     _check(environment, network, hidden, critic, shared, memory, image)
     cnn = memory == "none" and (network == "cnn" or (network == "auto" and image))
     body: Callable[..., Any] = CNN if cnn else MLP

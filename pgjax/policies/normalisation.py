@@ -1,5 +1,6 @@
 """Running means and variances, merged exactly; observations and rewards brought to scale with them."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,8 @@ from jax.typing import ArrayLike
 
 from pgjax.estimators.recurrence import linear_recurrence
 from pgjax.estimators.reductions import as_float, difference, rounding, step_spread, total
-from pgjax.types import ACTION_MASK, Agent, Environment, Memory, Params, SettingError, Transition
+from pgjax.policies.observations import categories, leaves, mask_index
+from pgjax.types import Agent, Environment, Memory, Params, SettingError, Transition
 
 EPSILON = 1e-8
 
@@ -68,7 +70,7 @@ def merge(moments: Moments, x: Array, mask: Array) -> Moments:
     shift = mean - moments.mean
     return Moments(
         moments.count + count,
-        moments.mean + shift * count / together,
+        moments.mean + shift * (count / together),
         moments.deviations + deviations + shift**2 * moments.count * count / together,
     )
 
@@ -78,10 +80,10 @@ def normalise_observations(agent: Agent, environment: Environment, clip: float =
 
     The statistics are part of its parameters ("statistics"): saved, evaluated and swept with them, moved by
     training after each batch and by nothing else, the same for an episode's final observation as for any other. An
-    action mask is left as it is.
+    action mask and categories are left as they are.
 
     Raises:
-      SettingError: for observations that are numbers of categories, which have no scale.
+      SettingError: for observations that are nothing but categories, which have no scale.
 
     >>> from pgjax import environments, make_agent
     >>> env = environments.make("CartPole-v1")
@@ -95,16 +97,24 @@ def normalise_observations(agent: Agent, environment: Environment, clip: float =
     >>> bool(jnp.allclose(agent.policy(params, raw).logits, plain.policy(params, scaled).logits, atol=1e-6))
     True
     """
-    if environment.num_categories is not None:
+    shapes, structure = leaves(environment)
+    kept = {i for i, count in enumerate(categories(environment)) if count is not None} | {mask_index(environment)}
+    if kept.issuperset(range(len(shapes))):
         raise SettingError("normalise_observations", True, f"does not fit {environment.name}: its states are numbered")
 
+    def parts(params: Params, observation: Any) -> Iterable[tuple[int, Any, Any]]:
+        both = (structure.flatten_up_to(tree) for tree in (observation, params["statistics"]))
+        return zip(range(len(shapes)), *both, strict=True)
+
     def init(key: Array) -> Params:
-        seen = jax.tree.map(lambda x: no_moments(x.shape), environment.observation)
-        return agent.init(key) | {"statistics": seen}
+        seen = [() if i in kept else no_moments(x.shape) for i, x in enumerate(shapes)]
+        return agent.init(key) | {"statistics": structure.unflatten(seen)}
 
     def observe(params: Params, observation: Any, mask: Array) -> Params:
-        seen = jax.tree.map(lambda x, m: merge(m, jnp.asarray(x, jnp.float32), mask), observation, params["statistics"])
-        return params | {"statistics": seen}
+        seen = [
+            m if i in kept else merge(m, jnp.asarray(x, jnp.float32), mask) for i, x, m in parts(params, observation)
+        ]
+        return params | {"statistics": structure.unflatten(seen)}
 
     def scaled(params: Params, observation: Any) -> Any:
         def one(x: Array, m: Moments) -> Array:
@@ -112,9 +122,7 @@ def normalise_observations(agent: Agent, environment: Environment, clip: float =
             away = jnp.where(m.std == 0, difference(x, m.mean), x - m.mean)
             return jnp.clip(away * jax.lax.rsqrt(m.std**2 + EPSILON), -clip, clip)
 
-        out = jax.tree.map(one, observation, params["statistics"])
-        masked = isinstance(observation, dict) and ACTION_MASK in observation
-        return out | {ACTION_MASK: observation[ACTION_MASK]} if masked else out
+        return structure.unflatten([x if i in kept else one(x, m) for i, x, m in parts(params, observation)])
 
     def on_scaled(function: Any) -> Any:
         return function and (lambda params, observation: function(params, scaled(params, observation)))
@@ -162,7 +170,7 @@ def scale_rewards(
     continues = transition.mask * ~(transition.terminated | transition.truncated)
     earned = as_float(transition.reward)
     discount = jnp.broadcast_to(jnp.asarray(discount, earned.dtype), earned.shape)
-    reward = earned.at[0].add(discount[-1] * scale.running) if streaming else earned
+    reward = earned.at[0].add((discount[-1] * scale.running).astype(earned.dtype)) if streaming else earned
     returns = linear_recurrence(reward, discount * continues)
     moments = merge(scale.moments, returns, transition.mask)
     running = (returns[-1] * continues[-1]).astype(scale.running.dtype) if streaming else scale.running

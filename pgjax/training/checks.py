@@ -1,14 +1,12 @@
 """Which settings go together; asked before anything compiles."""
 
-import math
-import operator
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from pgjax.config import Config
+from pgjax.environments.base import check_environment
 from pgjax.estimators.contracts import PER_STEP, PER_TRAJECTORY, name_of, promises
 from pgjax.estimators.returns import make_signals
 from pgjax.training.signals import credit_of, target_of
@@ -24,6 +22,8 @@ def check(environment: Environment, agent: Agent, config: Config, algorithm: Alg
     Raises:
       SettingError: naming the setting, its value and what it contradicts.
     """
+    if algorithm is None:
+        check_environment(environment)
     if config.critic != agent.critic:
         raise SettingError("critic", config.critic, f"does not match the agent, whose critic is {agent.critic!r}")
     if config.batch_steps and config.accumulate > 1:
@@ -54,29 +54,6 @@ def check(environment: Environment, agent: Agent, config: Config, algorithm: Alg
         _check_policy_step(agent, config)
     if algorithm.momentum is not None and (config.epochs > 1 or config.minibatches > 1):
         raise SettingError("momentum", algorithm.momentum, "needs one pass and one minibatch per batch")
-
-
-def check_steps(name: str, value: Any, steps_per_update: int) -> int:
-    """A number of steps that, with one update more, a counter of 32 bits can hold; as an int.
-
-    Raises:
-      SettingError: for what is no whole number from 1, and for a number too large.
-
-    >>> check_steps("total_steps", 1e6, 4096)
-    1000000
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        real = float(value) if isinstance(value, float) or hasattr(value, "dtype") else math.nan
-        if not real.is_integer():
-            raise SettingError(name, value, "must be a whole number") from None
-        number = int(real)
-    if isinstance(value, bool) or number < 1:
-        raise SettingError(name, value, "must be a whole number of at least 1")
-    if number + steps_per_update > LARGEST:
-        raise SettingError(name, value, f"and one update of {steps_per_update} steps are more than {LARGEST}")
-    return number
 
 
 def steps_per_update(environment: Environment, config: Config) -> int:

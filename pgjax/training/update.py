@@ -12,7 +12,7 @@ import optax
 from jax import Array
 
 from pgjax.config import Config
-from pgjax.engine import asked, engine
+from pgjax.engine import asked, counters, engine
 from pgjax.engine.blocks import join
 from pgjax.estimators.contracts import PER_TRAJECTORY, RATIO_FREE, promises
 from pgjax.estimators.reductions import own_share, size_of, total
@@ -20,10 +20,10 @@ from pgjax.estimators.steps import PolicyProblem
 from pgjax.policies.normalisation import no_reward_scale
 from pgjax.training import monitors, rollout
 from pgjax.training.batch import Collection, collect
-from pgjax.training.checks import check
+from pgjax.training.checks import check, steps_per_update
 from pgjax.training.gradients import gradient
 from pgjax.training.guard import guard
-from pgjax.training.keys import as_key, keys_of
+from pgjax.training.keys import as_key
 from pgjax.training.loss import Batch, policy_loss, value_loss
 from pgjax.training.metrics import Metrics, values
 from pgjax.training.minibatches import over_minibatches
@@ -114,7 +114,7 @@ def learn(
     >>> int(state.update), float(metrics["episodes"])
     (1, 4.0)
     """
-    agent, config, keys, batch = trainer.agent, trainer.config, keys_of(state.key), collected.batch
+    agent, config, keys, batch = trainer.agent, trainer.config, collected.keys, collected.batch
     check(trainer.environment, agent, config, algorithm)
     if callable(algorithm.entropy_coefficient):
         algorithm = algorithm._replace(entropy_coefficient=algorithm.entropy_coefficient(state.update))
@@ -138,7 +138,7 @@ def learn(
         rollout_state=collected.rollout_state,
         key=keys.following,
         update=state.update + 1,
-        env_steps=state.env_steps + total(jnp.sum(batch.signals.mask)).astype(jnp.int32),
+        env_steps=counters.added(state.env_steps, total(jnp.sum(batch.signals.mask)).astype(jnp.int32)),
         reward_scale=collected.reward_scale,
         previous=moving.previous,
     )
@@ -307,5 +307,4 @@ def shares(trainer: Trainer, algorithm: Algorithm) -> int:
 def worth_sharing(trainer: Trainer) -> bool:
     """Whether sharing a batch among devices gains more than their communication costs."""
     config = trainer.config
-    length = config.num_steps if config.rollout == "stream" else trainer.environment.horizon
-    return config.num_envs * length // config.minibatches >= WORTH_SHARING
+    return steps_per_update(trainer.environment, config) // config.minibatches >= WORTH_SHARING

@@ -57,7 +57,7 @@ def _showing_states(environment: Environment) -> Environment:
         observation, state, reward, terminated, truncated = environment.step(key, state, action)
         return rollout.Visited(state, observation), state, reward, terminated, truncated
 
-    return environment._replace(reset=reset, step=step)
+    return environment._replace(reset=reset, step=step, observation=None)
 
 
 def _looking_past_states(actor: rollout.Actor) -> rollout.Actor:

@@ -1,0 +1,260 @@
+"""The door of an environment: `reset` and `step` as the rest of the package calls them, checked.
+
+An `Environment` is a pair of functions that somebody wrote. Behind this door its observations have the declared
+shapes, rewards are scalars of the default float type, flags are scalar bools and the state keeps its types. All of it
+is decided from shapes and types while a program is traced; the compiled program holds no check.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.tree_util import keystr, tree_flatten_with_path
+
+from pgjax.environments.dtypes import strong
+from pgjax.types import Box, Discrete, Environment, SettingError
+
+_RESET_GIVES = ("observation", "state")
+_STEP_GIVES = ("observation", "state", "reward", "terminated", "truncated")
+
+
+def reset(environment: Environment, key: Array) -> tuple[Any, Any]:
+    """Start an episode: (observation, state), as arrays of the declared shapes and types.
+
+    Args:
+      environment: what to reset.
+      key: a typed key, or one of `jax.random.PRNGKey`.
+
+    Raises:
+      SettingError: where `environment.reset` gives something else.
+
+    >>> from pgjax import environments
+    >>> reset(environments.make("CartPole-v1"), jax.random.PRNGKey(0))[0].shape
+    (4,)
+    """
+    observation, state = _call(environment, "reset", _RESET_GIVES, key=_typed(key))
+    state = strong(_arrays(environment, "reset", "state", state))
+    return _observation(environment, "reset", observation, lambda: None), state
+
+
+def step(environment: Environment, key: Array, state: Any, action: Any) -> tuple[Any, Any, Array, Array, Array]:
+    """Take one step: (observation, state, reward, terminated, truncated).
+
+    The reward is a scalar of the default float type (float64 under `jax_enable_x64`), also where the environment counts
+    in integers; the flags are bools. An action of a Box may come flat; the environment gets it in the box's shape.
+
+    Raises:
+      SettingError: where `environment.step` gives something else, or a state of other types than the one before.
+
+    >>> environment = Environment(
+    ...     name="points",
+    ...     reset=lambda key: (jnp.zeros(2), jnp.int32(0)),
+    ...     step=lambda key, state, action: (jnp.zeros(2), state + 1, state[None], False, False),
+    ...     observation=jax.ShapeDtypeStruct((2,), jnp.float32),
+    ...     num_categories=None,
+    ...     action_space=Discrete(3),
+    ...     horizon=5,
+    ... )
+    >>> step(environment, jax.random.key(0), jnp.int32(1), action=2)
+    Traceback (most recent call last):
+        ...
+    pgjax.types.SettingError: environment: 'points' gives a reward int32[1] in step; needs one real number, shape ()
+    """
+    before = strong(_arrays(environment, "step", "state", state))
+    key, action = _typed(key), _in_its_shape(environment, action)
+    given = _call(environment, "step", _STEP_GIVES, key=key, state=before, action=action)
+    observation, after, reward, terminated, truncated = given
+    at_reset = partial(jax.eval_shape, partial(reset, environment), key)
+    observation = _observation(environment, "step", observation, lambda: at_reset()[0])
+    after = _fitted(environment, "step", "state", after, before, "as before the step")
+    ends = (_flag(environment, name, x) for name, x in (("terminated", terminated), ("truncated", truncated)))
+    return observation, after, _reward(environment, reward), *ends  # type: ignore[return-value]
+
+
+def horizon(environment: Environment) -> int:
+    """The declared number of steps after which every episode has ended.
+
+    Raises:
+      SettingError: unless it is a whole number of at least 1.
+    """
+    steps = environment.horizon
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        reason = f"of environment {environment.name!r} must be a whole number of steps, at least 1"
+        raise SettingError("horizon", steps, reason)
+    return int(steps)
+
+
+def check_environment(environment: Environment) -> None:
+    """Trace one reset and one step, and refuse what cannot work. Nothing is compiled or run.
+
+    Raises:
+      SettingError: naming the environment, the part, what it gave and what is needed.
+
+    >>> from pgjax import environments
+    >>> check_environment(environments.make("CartPole-v1"))
+    >>> check_environment(environments.make("CartPole-v1")._replace(horizon=None))
+    Traceback (most recent call last):
+        ...
+    pgjax.types.SettingError: horizon: None of environment 'CartPole-v1' must be a whole number of steps, at least 1
+    """
+    horizon(environment)
+    action = _example_action(environment)
+
+    def one_step(key: Array) -> None:
+        _, state = reset(environment, key)
+        if action is not None:
+            step(environment, key, state, action)
+
+    jax.eval_shape(one_step, jax.eval_shape(lambda: jax.random.key(0)))
+
+
+def refuse(environment: Environment, reason: str) -> SettingError:
+    """The error that names an environment."""
+    return SettingError("environment", environment.name, reason)
+
+
+def described(x: Any) -> str:
+    """A value by type and shape, as in float32[2,3].
+
+    >>> described(jnp.zeros((2, 3))), described(None)
+    ('float32[2,3]', 'NoneType')
+    """
+    shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
+    if shape is None or dtype is None:
+        return type(x).__name__
+    return f"{dtype}[{','.join(map(str, shape))}]"
+
+
+def _call(environment: Environment, part: str, names: tuple[str, ...], **arguments: Any) -> tuple:
+    """`reset` or `step`, called by position; how many values it gives."""
+    function: Callable = getattr(environment, part)
+    takes = f"needs {part}({', '.join(arguments)})"
+    if not callable(function):
+        raise refuse(environment, f"has a {part} that is {function!r}, no function; {takes}")
+    try:
+        inspect.signature(function).bind(*arguments.values())
+    except TypeError as error:
+        raise refuse(environment, f"has a {part} of other arguments ({error}); {takes}") from None
+    except ValueError:  # a builtin without a signature
+        pass
+    given = function(*arguments.values())
+    if not isinstance(given, tuple | list) or len(given) != len(names):
+        what = f"{len(given)} values" if isinstance(given, tuple | list) else described(given)
+        raise refuse(environment, f"gives {what} in {part}; needs ({', '.join(names)})")
+    return tuple(given)
+
+
+def _observation(environment: Environment, part: str, given: Any, undeclared: Callable[[], Any]) -> Any:
+    """An observation as declared; where nothing is, as `undeclared` says."""
+    wanted, source = environment.observation, "as declared"
+    if wanted is None:
+        wanted, source = undeclared(), "as at a reset"
+        if wanted is None:
+            return strong(_arrays(environment, part, "observation", given))
+    return _fitted(environment, part, "observation", given, wanted, source, narrow=True)
+
+
+def _fitted(
+    environment: Environment, part: str, what: str, given: Any, wanted: Any, source: str, *, narrow: bool = False
+) -> Any:
+    """A pytree as arrays of the wanted structure, shapes and types.
+
+    A weakly typed number (a Python one) takes the wanted type as in jax's arithmetic; with `narrow`, a float of any
+    width does.
+    """
+    given = _arrays(environment, part, what, given)
+    leaves, structure = tree_flatten_with_path(given)
+    wanted_leaves, wanted_structure = tree_flatten_with_path(wanted)
+    for path, y in wanted_leaves:
+        if not (hasattr(y, "shape") and hasattr(y, "dtype")):
+            raise refuse(environment, f"declares {what}{keystr(path)} as {y!r}; needs a shape and a dtype")
+    if structure != wanted_structure:
+        paths, wanted_paths = ([keystr(path) for path, _ in x] for x in (leaves, wanted_leaves))
+        extra, missing = ([p for p in x if p not in y] for x, y in ((paths, wanted_paths), (wanted_paths, paths)))
+        if missing:
+            reason = f"gives no {what}{missing[0]} in {part}" + (f", but {what}{extra[0]}" if extra else "")
+        elif extra:
+            reason = f"gives {what}{extra[0]} in {part}"
+        else:
+            reason = f"gives {what} as {structure} in {part}"
+        needs = wanted_structure if not (missing or extra) else ", ".join(f"{what}{p}" for p in wanted_paths)
+        raise refuse(environment, f"{reason}; needs {needs}, {source}")
+
+    def one(path: Any, x: Array, y: Any) -> Array:
+        same = x.dtype == y.dtype
+        weak = not same and _is_weak(x) and jnp.result_type(y.dtype, x) == y.dtype
+        floats = narrow and jnp.issubdtype(x.dtype, jnp.floating) and jnp.issubdtype(y.dtype, jnp.floating)
+        if x.shape != tuple(y.shape) or not (same or weak or floats):
+            reason = f"gives {what}{keystr(path)} {described(x)} in {part}; needs {described(y)}, {source}"
+            raise refuse(environment, reason)
+        return x if same and not _is_weak(x) else x.astype(y.dtype)
+
+    fitted = [one(path, x, y) for (path, x), (_, y) in zip(leaves, wanted_leaves, strict=True)]
+    return jax.tree.unflatten(structure, fitted)
+
+
+def _arrays(environment: Environment, part: str, what: str, tree: Any) -> Any:
+    """Every leaf an array; Python numbers stay weak, for `_fitted` to decide."""
+
+    def one(path: Any, x: Any) -> Array:
+        try:
+            return jnp.asarray(x)
+        except TypeError:
+            raise refuse(environment, f"gives {what}{keystr(path)} {described(x)} in {part}; needs an array") from None
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def _is_weak(x: Array) -> bool:
+    return bool(getattr(x.aval, "weak_type", False))  # type: ignore[attr-defined]
+
+
+def _scalar(environment: Environment, what: str, given: Any, needs: str, kinds: tuple) -> Array:
+    try:
+        x = jnp.asarray(given)
+    except TypeError:
+        raise refuse(environment, f"gives {what} {described(given)} in step; needs {needs}") from None
+    if x.shape != () or not any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
+        raise refuse(environment, f"gives {what} {described(x)} in step; needs {needs}, shape ()")
+    return x
+
+
+def _reward(environment: Environment, given: Any) -> Array:
+    kinds = jnp.bool_, jnp.integer, jnp.floating
+    return _scalar(environment, "a reward", given, "one real number", kinds).astype(jnp.result_type(float))
+
+
+def _flag(environment: Environment, name: str, given: Any) -> Array:
+    return _scalar(environment, name, given, "one bool or whole number", (jnp.bool_, jnp.integer)).astype(bool)
+
+
+def _in_its_shape(environment: Environment, action: Any) -> Array | Any:
+    """A Box's action in the box's shape."""
+    space = environment.action_space
+    if not isinstance(space, Box):
+        return action
+    action = jnp.asarray(action)
+    if action.size != np.prod(space.shape, dtype=int):
+        raise refuse(environment, f"gets an action {described(action)}; its Box has shape {tuple(space.shape)}")
+    return action.reshape(space.shape)
+
+
+def _example_action(environment: Environment) -> Any:
+    space = environment.action_space
+    if space is None:  # undeclared: a policy of one's own knows
+        return None
+    if isinstance(space, Discrete):
+        return jnp.int32(0)
+    if isinstance(space, Box):
+        return jnp.zeros(space.shape)
+    raise refuse(environment, f"has an action space {space!r}; needs pgjax.types.Discrete or Box")
+
+
+def _typed(key: Array) -> Array:
+    """A typed key, from an old-style one too."""
+    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)

@@ -1,0 +1,111 @@
+"""Assertions for test suites of your own."""
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgjax.estimators.contracts import PER_STEP, PER_TRAJECTORY, RATIO_FREE, name_of, promises
+from pgjax.estimators.distributions import Categorical
+from pgjax.estimators.returns import make_signals
+from pgjax.types import Algorithm, Estimator
+
+STEPS, TRAJECTORIES, ACTIONS = 3, 4, 2
+
+
+def assert_declarations(method: Algorithm | Estimator, distribution: Any = None) -> None:
+    """Assert that an estimator, and a method's value target, keep what they declare.
+
+    Every input of the contribution is moved at one step of a small batch at a time. What is declared `per_step` may
+    change there alone, value and derivative in log ρ; what is `per_trajectory`, in that trajectory alone. Credit and
+    target declared `ratio_free` may not change with log ρ.
+
+    Args:
+      method: an Algorithm, as of a recipe, or an Estimator.
+      distribution: what the policy returns, [3, 4, ...]; default a Categorical of two actions.
+
+    Raises:
+      AssertionError: naming the function, the declaration that it breaks, and by how much.
+
+    >>> import pgjax
+    >>> assert_declarations(pgjax.ppo().algorithm)
+    >>> wrong = pgjax.per_step(lambda log_ratio, credit, continues: jnp.exp(log_ratio.sum(0)) * credit)
+    >>> assert_declarations(pgjax.product(pgjax.reward_to_go, wrong))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    AssertionError: product(<lambda>) is declared per_step, but moving log_ratio at one step changes others by ...
+    """
+    estimator = method.estimator if isinstance(method, Algorithm) else method
+    signals, log_ratio, policy = _batch()
+    policy = policy if distribution is None else distribution
+    credits = [estimator.credit]
+    if isinstance(method, Algorithm) and method.value_target is not None:
+        credits.append(method.value_target)
+    for function in credits:
+        if promises(function, RATIO_FREE):
+            gap = _gap(function(signals), function(signals._replace(log_ratio=log_ratio + 0.3)))
+            assert gap == 0, f"{name_of(function)} is declared ratio_free, but moving log_ratio changes it by {gap:.2g}"
+    contribution = estimator.contribution
+    for promise in (PER_STEP, PER_TRAJECTORY):
+        if promises(contribution, promise):
+            inputs = {"log_ratio": log_ratio, "continues": signals.continues}
+            inputs |= {"credit": estimator.credit(signals), "policy": policy}
+            _assert_apart(contribution, promise, inputs, signals)
+
+
+def _batch() -> tuple[Any, jax.Array, Categorical]:
+    """A batch in which everything varies: two episodes end early, nothing is 0 or 1 but flags."""
+    rng = np.random.default_rng(0)
+    shape = STEPS, TRAJECTORIES
+    mask = np.ones(shape)
+    mask[2, 1] = 0
+    signals = make_signals(
+        rng.normal(size=shape),
+        mask=mask,
+        terminated=(np.arange(STEPS)[:, None] == np.array([2, 1, 2, 0])) * mask,
+        discount=0.9,
+        value=rng.normal(size=shape),
+        next_value=rng.normal(size=shape),
+        log_ratio=rng.normal(size=shape) * 0.3,
+        action_value=rng.normal(size=(*shape, ACTIONS)),
+        action=rng.integers(0, ACTIONS, shape),
+    )
+    return signals, signals.log_ratio, Categorical(jnp.asarray(rng.normal(size=(*shape, ACTIONS)), float))
+
+
+def _assert_apart(contribution: Callable, promise: str, inputs: dict[str, Any], signals: Any) -> None:
+    @jax.jit
+    def outcome(inputs: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+        given = signals._replace(continues=inputs["continues"])
+
+        def total(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            out = contribution(inputs["credit"], given, inputs["policy"], x)
+            out = out[0] if isinstance(out, tuple) else out
+            return jnp.sum(out), out
+
+        slope, out = jax.grad(total, has_aux=True)(inputs["log_ratio"])
+        return out, slope
+
+    before = outcome(inputs)
+    for name, (t, n) in itertools.product(inputs, np.ndindex(STEPS, TRAJECTORIES)):
+        elsewhere = np.ones((STEPS, TRAJECTORIES), bool)
+        if promise == PER_TRAJECTORY:
+            elsewhere[:, n] = False
+        elif name != "continues":  # at which nothing that is per step may look
+            elsewhere[t, n] = False
+        after = outcome(inputs | {name: jax.tree.map(partial(_moved, t, n), inputs[name])})
+        gap = max(_gap(a[elsewhere], b[elsewhere]) for a, b in zip(before, after, strict=True))
+        what = f"moving {name} at one step changes {'it' if elsewhere.all() else 'others'} by {gap:.2g}"
+        assert gap == 0, f"{name_of(contribution)} is declared {promise}, but {what}"
+
+
+def _moved(t: int, n: int, x: jax.Array) -> jax.Array:
+    return x.at[t, n].add(0.3 - x[t, n] * 0.7)
+
+
+def _gap(one: Any, other: Any) -> float:
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return max((float(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0.0)) for a, b in pairs), default=0.0)
