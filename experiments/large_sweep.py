@@ -22,8 +22,8 @@ from parts.command import as_script
 from rich.console import Console
 from rich.progress import Progress
 
-from pgjax import SettingError, environments, evaluate_runs, make_agent, make_trainer, reinforce
-from pgjax.engine import counters, hosts
+from pgjax import SettingError, counters, environments, evaluate_runs, make_agent, make_trainer, reinforce
+from pgjax.engine import hosts
 from pgjax.runs.settings.start import start
 
 COLUMNS = ("learning_rate", "seed", "env_steps", "updates", "greedy_return")
