@@ -51,7 +51,7 @@ def check(environment: Environment, agent: Agent, config: Config, algorithm: Alg
             reason = "leaves fewer than 2 trajectories in a group, and optimal baselines judge each by the others"
             raise SettingError("diagnostics", config.diagnostics, reason)
     if algorithm.policy_step is not None:
-        _check_policy_step(agent, config)
+        _check_policy_step(agent, config, algorithm)
     if algorithm.momentum is not None and (config.epochs > 1 or config.minibatches > 1):
         raise SettingError("momentum", algorithm.momentum, "needs one pass and one minibatch per batch")
 
@@ -83,7 +83,11 @@ def _check_slices(agent: Agent, config: Config, algorithm: Algorithm | None) -> 
         raise SettingError("accumulate", config.accumulate, "cuts through groups of trajectories")
 
 
-def _check_policy_step(agent: Agent, config: Config) -> None:
+def _check_policy_step(agent: Agent, config: Config, algorithm: Algorithm) -> None:
+    for name in ("target_kl", "momentum"):
+        if getattr(algorithm, name) is not None:
+            reason = "is for gradient steps; here the policy moves by a policy_step"
+            raise SettingError(name, getattr(algorithm, name), reason)
     shared = "shared" in jax.eval_shape(agent.init, jax.random.key(0))
     if shared:
         raise SettingError("policy_step", "natural", "needs a policy of its own; here it shares layers with the critic")
