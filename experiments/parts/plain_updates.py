@@ -12,6 +12,7 @@ problem is anything with the attributes initial [S], transition [S, A, S] (missi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,11 @@ class Tables:
 
     policy: Table
     value: Table = field(default_factory=lambda: np.zeros(0))
+
+    @cached_property
+    def pi(self) -> Table:
+        """π(a|s)."""
+        return softmax(self.policy)
 
     def plus(self, scale: float, other: "Tables") -> "Tables":
         """self + scale · other."""
@@ -253,7 +259,7 @@ def _loss_gradient(
     if m.kl_coefficient:
         for n, t in rows:
             s = batch[n].states[t]
-            moved = softmax(now.policy[s]) - softmax(before.policy[s])  # ∇ KL(π_before ‖ π) in row s
+            moved = now.pi[s] - before.pi[s]  # ∇ KL(π_before ‖ π) in row s
             policy[s] += m.kl_coefficient * moved / divisor
     value = m.value_coefficient * _value_gradient(m, now, before, batch, target, rows)
     return Tables(policy, value)
@@ -261,15 +267,14 @@ def _loss_gradient(
 
 def _contributions(m: Method, now: Tables, before: Tables, steps: Steps, psi: list) -> list[Table]:
     """The gradient of what each step adds to the surrogate, [S, A] each."""
-    theta = now.policy
-    rho = _ratios(now, before, steps)
-    result, prefix, past = [], 1.0, np.zeros_like(theta)
+    pi, rho = now.pi, _ratios(now, before, steps)
+    result, prefix, past = [], 1.0, np.zeros_like(pi)
     whole = _over_episodes(steps, rho)
     for t, (s, a) in enumerate(zip(steps.states, steps.actions, strict=True)):
         if t > 0 and not steps.goes_on(t - 1):
-            prefix, past = 1.0, np.zeros_like(theta)
+            prefix, past = 1.0, np.zeros_like(pi)
         earlier, earlier_scores = prefix, past
-        own = _score(theta, s, a)
+        own = _score(pi, s, a)
         prefix, past = prefix * rho[t], past + own
         if m.surrogate == "score":
             g = psi[t] * own
@@ -286,11 +291,11 @@ def _contributions(m: Method, now: Tables, before: Tables, steps: Steps, psi: li
             g = prefix * psi[t] * past
         elif m.surrogate == "all_action":
             factor = m.discount ** steps.times[t] if m.discounted_objective else 1.0
-            g = factor * _expected_slope(theta, s, before.value)
+            g = factor * _expected_slope(pi, s, before.value)
         elif m.surrogate == "doubly_robust":
             q, factor = before.value, m.discount ** steps.times[t]
-            expected = softmax(theta[s]) @ q[s]
-            g = earlier * (expected * earlier_scores + _expected_slope(theta, s, q))
+            expected = pi[s] @ q[s]
+            g = earlier * (expected * earlier_scores + _expected_slope(pi, s, q))
             g = factor * (g + prefix * (steps.rewards[t] - q[s, a]) * past)
         else:
             raise ValueError(m.surrogate)
@@ -298,21 +303,20 @@ def _contributions(m: Method, now: Tables, before: Tables, steps: Steps, psi: li
     return result
 
 
-def _score(theta: Table, s: int, a: int) -> Table:
-    g = np.zeros_like(theta)
-    g[s] = -softmax(theta[s])
+def _score(pi: Table, s: int, a: int) -> Table:
+    g = np.zeros_like(pi)
+    g[s] = -pi[s]
     g[s, a] += 1.0
     return g
 
 
-def _expected_slope(theta: Table, s: int, q: Table) -> Table:
+def _expected_slope(pi: Table, s: int, q: Table) -> Table:
     """∇ Σ_a π(a|s) q(s, a)."""
-    return sum(softmax(theta[s])[a] * q[s, a] * _score(theta, s, a) for a in range(theta.shape[1]))  # type: ignore
+    return sum(pi[s, a] * q[s, a] * _score(pi, s, a) for a in range(pi.shape[1]))  # type: ignore
 
 
 def _ratios(now: Tables, before: Tables, steps: Steps) -> list[float]:
-    pi, mu = softmax(now.policy), softmax(before.policy)
-    return [pi[s, a] / mu[s, a] for s, a in zip(steps.states, steps.actions, strict=True)]
+    return [now.pi[s, a] / before.pi[s, a] for s, a in zip(steps.states, steps.actions, strict=True)]
 
 
 def _over_episodes(steps: Steps, factors: list[float]) -> list[float]:
@@ -362,7 +366,7 @@ def _signals(m: Method, before: Tables, steps: Steps, prefactor: bool) -> tuple[
 
 def _state_values(tables: Tables) -> Table:
     if tables.value.ndim == 2:
-        return np.sum(softmax(tables.policy) * tables.value, axis=1)
+        return np.sum(tables.pi * tables.value, axis=1)
     return tables.value if tables.value.size else np.zeros(len(tables.policy))
 
 
@@ -377,7 +381,8 @@ def _credit(m: Method, now: Tables, before: Tables, batch: Sequence[Steps]) -> l
     if m.standardise:
         flat = np.concatenate(psi)
         spread = np.sqrt(np.mean((flat - flat.mean()) ** 2))
-        psi = [[(x - flat.mean()) / (spread + 1e-8) for x in row] for row in psi]
+        equal = spread <= 1e-13 * np.max(np.abs(flat))  # up to rounding: nothing to tell apart
+        psi = [[0.0 if equal else (x - flat.mean()) / (spread + 1e-8) for x in row] for row in psi]
     return psi
 
 
@@ -525,8 +530,8 @@ def _policy_step(m: Method, before: Tables, batch: Sequence[Steps]) -> tuple[Tab
     for n, t in rows:
         s = batch[n].states[t]
         for a in range(theta.shape[1]):
-            own = _score(theta, s, a).ravel()
-            fisher += softmax(theta[s])[a] * np.outer(own, own) / len(rows)
+            own = _score(before.pi, s, a).ravel()
+            fisher += before.pi[s, a] * np.outer(own, own) / len(rows)
     damped = fisher + m.damping * np.eye(theta.size)
     x = np.linalg.solve(damped, gradient.ravel())
     curvature = x @ damped @ x
@@ -537,7 +542,8 @@ def _policy_step(m: Method, before: Tables, batch: Sequence[Steps]) -> tuple[Tab
     divisor = len(batch) if m.mean == "trajectories" else len(rows)
 
     def surrogate(policy: Table) -> float:
-        ratios = [_ratios(Tables(policy), before, steps) for steps in batch]
+        tried = Tables(policy)
+        ratios = [_ratios(tried, before, steps) for steps in batch]
         return sum(ratios[n][t] * psi[n][t] for n, t in rows) / divisor
 
     for k in range(10):
@@ -549,9 +555,9 @@ def _policy_step(m: Method, before: Tables, batch: Sequence[Steps]) -> tuple[Tab
 
 def _exact_kl(policy: Table, before: Tables, batch: Sequence[Steps], rows: Rows) -> float:
     """Mean KL(π_before ‖ π) over the visited states."""
-    total = 0.0
+    total, pi = 0.0, softmax(policy)
     for n, t in rows:
-        old, new = (softmax(table[batch[n].states[t]]) for table in (before.policy, policy))
+        old, new = (table[batch[n].states[t]] for table in (before.pi, pi))
         total += float(np.sum(old * np.log(old / new))) / len(rows)
     return total
 

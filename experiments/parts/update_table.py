@@ -32,28 +32,31 @@ from pgjax import ALGORITHMS, BASELINES, FORMS, Config, SettingError, make_train
 from pgjax.engine import blocks
 from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import with_hyperparameters
+from pgjax.runs.settings.idle import NOTHING_TO_STANDARDISE
 
 TOLERANCE = 1e-10
-RATE, STEP, NEAR = 0.4, 0.7, 1e-3  # α of gradient descent; of natural steps; of a step that no line search shortens
-KEYS = 32  # that shuffle minibatches
+RATE, STEP = 0.3, 0.7  # α of gradient descent, and of natural steps
+TRUST = 0.1  # their KL: a trust region that some batches reach and some do not
+NEAR = 1e-3  # of a step that no line search shortens
+KEYS = 24  # that shuffle minibatches
 
 THETA = np.array([[0.3, -0.4], [-0.2, 0.5]])
 CRITICS = {"none": np.zeros(0), "state": np.array([0.7, -0.3]), "action": np.array([[0.4, -0.2], [1.1, 0.6]])}
-EARLIER = (
+EARLIER = (  # tables and gradient of the update before, of a recursion
     Tables(THETA + np.array([[0.2, -0.1], [0.3, 0.1]])),
     Tables(np.array([[0.5, -0.3], [0.2, 0.4]])),
 )
 
-TWO_STATES = [[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.6, 0.0]]]
 REWARD = [[1.0, -0.5], [2.0, 0.3]]
+CHAIN = [[[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]]
+UNSURE = [[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.6, 0.0]]]
+ENDLESS = [[[0.0, 1.0], [0.0, 0.5]], [[0.0, 1.0], [0.0, 0.0]]]
 PROBLEMS = {  # name: tables, whether the horizon is a time limit
-    "three steps": (oracle.make_mdp([0.6, 0.4], TWO_STATES, REWARD, horizon=3, discount=0.9), False),
-    "two steps": (oracle.make_mdp([0.6, 0.4], TWO_STATES, REWARD, horizon=2, discount=0.9), False),
-    "one start": (oracle.make_mdp([1.0, 0.0], TWO_STATES, REWARD, horizon=2, discount=0.9), False),
-    "stream": (
-        oracle.make_mdp([1.0, 0.0], [[[0.0, 1.0], [0.0, 0.5]], [[0.0, 1.0], [0.0, 0.0]]], REWARD, 2, 0.9),
-        True,
-    ),
+    "three steps": (oracle.make_mdp([0.6, 0.4], UNSURE, REWARD, horizon=3, discount=0.9), False),
+    "two steps": (oracle.make_mdp([0.6, 0.4], CHAIN, REWARD, horizon=2, discount=0.9), False),
+    "one start": (oracle.make_mdp([1.0, 0.0], UNSURE, REWARD, horizon=2, discount=0.9), False),
+    "stream": (oracle.make_mdp([1.0, 0.0], ENDLESS, REWARD, horizon=2, discount=0.9), True),
+    "short stream": (oracle.make_mdp([1.0, 0.0], CHAIN, REWARD, horizon=2, discount=0.9), True),
 }
 
 
@@ -117,7 +120,7 @@ def cases() -> dict[str, Case]:
     for baseline in ("none", "time_step", "state_value"):
         found.append(_case("storm", {"baseline": baseline, "momentum": 0.3}, baseline))
     found.append(_case("storm", {"baseline": "none", "momentum": 1.0}, "no memory"))
-    trusted = {"lambda_": 0.8, "max_kl": 0.02, "damping": 0.01}
+    trusted = {"lambda_": 0.8, "max_kl": TRUST, "damping": 0.01}
     found += [_case("a2c", {"lambda_": 0.8}), _case("ppo", {"lambda_": 0.8, "clip": 0.05})]
     found.append(_case("ppo", {"lambda_": 0.8, "clip": 0.05, "value_clip": 0.1}, "value clipped"))
     found.append(_case("ppo", {"lambda_": 0.8, "clip": math.inf, "kl_coefficient": 0.7}, "KL penalty"))
@@ -199,7 +202,7 @@ STREAMS = [
     Path("three passes", {"epochs": 3}),
     Path("gradient clipped", {}, max_grad_norm=0.3),
 ]
-STREAMS = [replace(path, problem="stream") for path in STREAMS]
+STREAMS = [replace(path, problem="stream" if path.num_envs == 2 else "short stream") for path in STREAMS]
 
 
 def paths_of(case: Case) -> list[Path]:
@@ -224,7 +227,7 @@ def _enumerated(case: Case, path: Path) -> Row:
         found = run.by_deal()
     expected, each, directions, tangents = 0.0, 0.0, [], []
     for after, tangent, deal in found:
-        reference = _reference(run.method, path.problem, path.num_steps, path.num_envs, deal)
+        reference = numpy_updates(run.method, path.problem, path.num_steps, path.num_envs, deal)
         each = max(each, float(np.max(np.abs(after - reference.after))))
         directions.append(reference.probability @ reference.direction)
         tangents.append(run.batches.probability @ tangent)
@@ -254,6 +257,8 @@ class _Run:
         self.trainer = make_trainer(oracle.environment(self.mdp, time_limit=time_limit), agent, self.config)
         self.algorithm = self.recipe.algorithm._replace(max_grad_norm=path.max_grad_norm)
         if path.standardise:
+            if case.recipe in NOTHING_TO_STANDARDISE:  # as the command line says it
+                raise SettingError("standardise", True, f"is of no use: {NOTHING_TO_STANDARDISE[case.recipe]}")
             estimator = self.algorithm.estimator
             self.algorithm = self.algorithm._replace(
                 estimator=estimator._replace(credit=standardised(estimator.credit))
@@ -264,7 +269,7 @@ class _Run:
         if self.algorithm.momentum is not None and case.method.momentum is not None:
             earlier = [{"policy": jnp.asarray(x.policy), "value": self.params["value"]} for x in EARLIER]
             self.state = self.state._replace(previous=tuple(earlier), update=jnp.int32(1))
-        log_probs = jax.nn.log_softmax(THETA)
+        log_probs = np.log(plain.softmax(THETA))
         self.rollouts = oracle.list_rollouts(self.mdp, self.config, time_limit=time_limit)
         self.rows = oracle.as_rows(self.mdp, self.rollouts, log_probs)
         self.batches = oracle.list_batches(self.mdp, self.rollouts, log_probs, path.num_envs, self.config.group_size)
@@ -340,7 +345,7 @@ class _Run:
         one = _partitions(self.config, self.path)
 
         def apart(deal: Any) -> float:
-            r = _reference(self.method, self.path.problem, self.path.num_steps, self.path.num_envs, deal, tuple(few))
+            r = numpy_updates(self.method, self.path.problem, self.path.num_steps, self.path.num_envs, deal, tuple(few))
             return float(np.max(np.abs(r.after - new[few])))
 
         return min(itertools.product(one, repeat=self.config.epochs), key=apart)
@@ -410,9 +415,10 @@ class Reference:
 
 
 @cache
-def _reference(
+def numpy_updates(
     method: Method, problem: str, num_steps: int, num_envs: int, deal: Any, only: tuple | None = None
 ) -> Reference:
+    """The reference's updates of every batch, or of some of them, under one deal of minibatches."""
     chances, listed = _listed(problem, num_steps, num_envs, method.group_size)
     critic = {"none": "none", "reward_to_go": "state"}.get(method.target, "state")
     critic = "action" if method.surrogate in ("all_action", "doubly_robust") else critic
@@ -444,7 +450,7 @@ def _rows(part: tuple, batch: tuple[Steps, ...]) -> list:
 def _listed(problem: str, num_steps: int, num_envs: int, group_size: int) -> tuple[np.ndarray, list]:
     """The reference's batches and their probabilities, in pgjax's order."""
     mdp, time_limit = PROBLEMS[problem]
-    streaming = problem == "stream"
+    streaming = problem.endswith("stream")
     found = (
         plain.streams(mdp, THETA, num_steps, time_limit=time_limit)
         if streaming

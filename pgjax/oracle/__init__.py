@@ -52,6 +52,7 @@ from pgjax.oracle.updates import (
     Batches,
     Rollouts,
     as_rows,
+    columns_of,
     every_replayed_update,
     every_update,
     expected_change,

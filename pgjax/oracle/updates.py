@@ -239,32 +239,45 @@ def keys_of_batches(
     """
     whole = replace(trainer.config, accumulate=1)
     holding = make_trainer(trainer.environment, trainer.agent, whole)
-    columns = {code: k for k, code in enumerate(_codes(*_recorded(rollouts)).tolist())}
     wanted = {tuple(chosen): b for b, chosen in enumerate(batches.members.tolist())}
     found: dict[int, Array] = {}
 
     @jax.jit
-    @partial(jax.vmap, in_axes=(0, None))
-    def rows_of(key: Array, state: TrainState) -> Any:
-        rows = collect(holding, algorithm, state._replace(key=key)).batch.transition
-        ahead = jnp.where(rows.terminated, 0, rows.next_observation[1])
-        return rows.observation[1], rows.action, rows.terminated, rows.truncated, ahead, rows.mask
+    @partial(jax.vmap, in_axes=(0, None), out_axes=1)
+    def rows_of(key: Array, state: TrainState) -> Any:  # [T, draws, N]
+        return collect(holding, algorithm, state._replace(key=key)).batch.transition
 
     for i in range(rounds):
         keys = jax.random.split(jax.random.key(i), draws)
-        rows = (np.moveaxis(np.asarray(x), 1, 0) for x in rows_of(keys, state))  # [T, draws, N]
-        codes, first = np.unique(_codes(*rows), axis=0, return_index=True)
-        for batch, at in zip(codes.tolist(), first, strict=True):
-            b = wanted[tuple(columns[code] for code in batch)]
-            found.setdefault(b, keys[at])
+        drawn, first = np.unique(columns_of(rollouts, rows_of(keys, state)), axis=0, return_index=True)
+        for chosen, at in zip(drawn.tolist(), first, strict=True):
+            found.setdefault(wanted[tuple(chosen)], keys[at])
         if len(found) == len(wanted):
             return jnp.stack([found[b] for b in range(len(wanted))])
     raise SettingError("rounds", rounds, f"were not enough: {len(found)} of {len(wanted)} batches were seen")
 
 
-def _recorded(rollouts: Rollouts) -> tuple[np.ndarray, ...]:
+def columns_of(rollouts: Rollouts, rows: Transition) -> np.ndarray:
+    """Which of the listed rollouts each column of recorded rows [T, ...] is, [...]; at most 4 steps.
+
+    Raises:
+      SettingError: for rows that are none of them.
+
+    >>> from pgjax.oracle import make_mdp
+    >>> mdp = make_mdp([1.0], [[[0.5], [0.0]]], [[1.0, 0.0]], horizon=2)
+    >>> rollouts = list_rollouts(mdp, Config())
+    >>> columns_of(rollouts, as_rows(mdp, rollouts, jnp.zeros((1, 2)))).tolist()
+    [0, 1, 2, 3]
+    """
     r = rollouts
-    return r.state, r.action, r.terminated, r.truncated, r.next_state, r.mask
+    listed = _codes(r.state, r.action, r.terminated, r.truncated, r.next_state, r.mask)
+    given = (rows.observation[1], rows.action, rows.terminated, rows.truncated, rows.next_observation[1], rows.mask)
+    codes = _codes(*(np.asarray(x) for x in given))
+    order = np.argsort(listed)
+    found = order[np.searchsorted(listed[order], codes).clip(max=len(order) - 1)]
+    if not np.array_equal(listed[found], codes):
+        raise SettingError("rows", int(np.sum(listed[found] != codes)), "columns are none of the rollouts listed")
+    return found
 
 
 def _codes(
@@ -275,12 +288,13 @@ def _codes(
     ahead: np.ndarray,
     mask: np.ndarray,
 ) -> np.ndarray:
-    """One number for everything that a column [T, ...] holds, for fewer than 16 states and actions."""
+    """One number for all that a column [T, ...] holds: 15 bits a step, for fewer than 16 states and actions."""
     if state.shape[0] > 4:
         raise SettingError("horizon", state.shape[0], "must be at most 4 steps to number all rollouts")
-    digits = (((state * 16 + action) * 2 + terminated) * 2 + truncated) * 16 + ahead
-    digits = np.where(mask > 0, digits + 1, 0).astype(np.int64)
-    return sum(row << (15 * t) for t, row in enumerate(digits))  # type: ignore[return-value]
+    ahead = np.where(terminated, 0, ahead)
+    digits = (((state.astype(np.int64) * 16 + action) * 2 + terminated) * 2 + truncated) * 16 + ahead
+    digits = np.where(mask > 0, digits + 1, 0)
+    return np.sum([row << (15 * t) for t, row in enumerate(digits)], axis=0)
 
 
 def expected_change(batches: Batches, before: Params, after: Params) -> Params:
