@@ -119,6 +119,14 @@ def test_what_is_not_a_number_stays_so():
             assert np.isnan(found[name]).any(), (name, bad)
 
 
+def test_no_spread_is_not_a_number_on_the_way():
+    """Also where a step is executed by no trajectory, one operation at a time."""
+    signals = make_signals(np.array([[1.0, 2.0], [0.0, 0.0]]), mask=np.array([[1, 1], [0, 0]]))
+    with jax.debug_nans(True):
+        for credit in CREDITS.values():
+            credit(signals)
+
+
 def test_padding_and_absent_trajectories_have_no_part_in_a_spread():
     reward = np.array([[0.1, 0.1, 0.1, 9.0], [0.1, 0.1, 0.1, 9.0]])
     signals = make_signals(reward, mask=np.array([[1, 1, 1, 0], [1, 1, 1, 0]]))
@@ -204,7 +212,7 @@ def test_spreads_are_those_of_numpy_in_every_layout(x64):
     for t in range(4):
         for n in range(6):
             seen = x[t, (group == group[n]) & (there[t] > 0), 0]
-            expected = [seen.mean(), seen.std()] if len(seen) else [0.0, np.nan]
+            expected = [seen.mean(), seen.std()] if len(seen) else [0.0, 0.0]
             np.testing.assert_allclose([found.mean[t, n], found.std()[t, n]], expected, rtol=1e-11, atol=1e-11)
     assert np.isnan(reductions.spread(x[:1]).std(ddof=1)).all()  # one number has no spread of its own
 

@@ -156,9 +156,14 @@ class Spread(NamedTuple):
         return (x - self.reference) - self.shift
 
     def variance(self, ddof: int = 0) -> Array:
-        """Σ (x − mean)² / (count − ddof): exactly 0 where it is rounding, not a number where count ≤ ddof."""
+        """Σ (x − mean)² / (count − ddof): exactly 0 where it is rounding.
+
+        Of nothing it is 0; with a `ddof` it is not a number where count ≤ ddof.
+        """
         freedom = self.count - ddof
-        found = jnp.where(freedom > 0, self.squares / jnp.where(freedom > 0, freedom, 1.0), jnp.nan)
+        found = self.squares / jnp.where(freedom > 0, freedom, 1.0)
+        if ddof:
+            found = jnp.where(freedom > 0, found, jnp.nan)
         return jnp.where(found <= rounding(self.size) ** 2, 0.0, found)  # <= : NaN stays
 
     def std(self, ddof: int = 0) -> Array:
