@@ -218,7 +218,7 @@ def update(
             if m.policy_step == "none":
                 gradient = _loss_gradient(m, now, before, batch, psi, target, rows)
             else:
-                value = _value_gradient(m, now, before, batch, target, rows)
+                value = m.value_coefficient * _value_gradient(m, now, before, batch, target, rows)
                 gradient = Tables(0.0 * now.policy, value)
             if m.momentum is not None and previous is not None:
                 old, old_gradient = previous
