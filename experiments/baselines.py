@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import jax
 import numpy as np
-import tyro
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from parts.command import as_script
+from parts.results import Options
 
 from pgjax import environments, evaluate_runs, make_agent, make_trainer, reinforce, sweep
-from pgjax.runs.record.results import Options
 from pgjax.runs.settings.start import start
 from pgjax.runs.show import figures
 
@@ -86,4 +86,4 @@ def draw(titles: dict, curves: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    as_script(main, Options, __doc__)

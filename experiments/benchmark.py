@@ -18,16 +18,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax import Array
 from jax.sharding import PartitionSpec as P
 from matplotlib import pyplot as plt
-from parts import peers
+from parts import peers, results
+from parts.command import as_script, refuse
 from parts.shapes import QUICK, SHAPES, Shape, built, flops_per_step, ppo_shape
 from rich.console import Console
 from rich.table import Table
 
 from pgjax import (
+    counters,
     evaluate_runs,
     rollout,
     sweeps,
@@ -35,9 +36,10 @@ from pgjax import (
 )
 from pgjax.engine import devices
 from pgjax.estimators.distributions import Categorical
-from pgjax.runs.record import results
 from pgjax.runs.record.provenance import processor
 from pgjax.types import Agent, Environment, Trainer
+
+FEW = {"repeats": 2}  # of --quick
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,11 @@ class Entry(NamedTuple):
 
 def main(options: Options) -> None:
     """Measure everything, print the table, write what was asked for."""
+    if not options.scaling:
+        refuse(options, ["out"], "without --scaling there is no figure; --json writes the numbers")
     use_cpu_devices(options.devices or None)  # no programs kept from earlier runs: compiling is timed
     shapes = [s for s in (QUICK if options.quick else SHAPES) if options.only in s.name]
-    repeats, measured = (2, 4_000) if options.quick else (options.repeats, 400_000)
+    repeats, measured = counters.count("repeats", options.repeats), 4_000 if options.quick else 400_000
     entries = []
     peak = matrix_rate()
     for shape in shapes:
@@ -274,4 +278,4 @@ def draw(options: Options, over_envs: dict[int, float], over_seeds: dict[int, fl
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    as_script(main, Options, __doc__, FEW)

@@ -6,7 +6,6 @@ learning_rate; directories of the same value are taken together. One panel for e
 overlap where the seeds are too few to tell. Seconds.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,8 @@ import numpy as np
 import tyro
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from parts.command import as_script
+from parts.reading import Run, draw_band, read_run
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +23,6 @@ from pgjax import SettingError
 from pgjax.runs.record import files
 from pgjax.runs.show import figures
 from pgjax.runs.show.comparison import RESAMPLES, bootstrap_interval
-from pgjax.runs.show.reading import Run, draw_band, read_run
 
 COLUMNS = ("environment", "name", "score", "seeds", "iqm", "low", "high", "lowest_seed", "highest_seed")
 QUICK_RESAMPLES = 100
@@ -125,8 +125,4 @@ def show(rows: list[tuple]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Comparison, description=__doc__))
-    except SettingError as error:
-        files.say(f"error: {error}")
-        sys.exit(2)
+    as_script(main, Comparison, __doc__)

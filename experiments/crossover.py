@@ -27,13 +27,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from parts.command import as_script
+from parts.results import Options
 
 from pgjax import (
     FORMS,
@@ -54,7 +55,6 @@ from pgjax import (
     score,
 )
 from pgjax.estimators.baselines import Baseline, per_time, time_step
-from pgjax.runs.record.results import Options
 from pgjax.training.gradients import trajectory_gradients
 from pgjax.training.loss import Batch
 from pgjax.training.signals import log_ratio
@@ -308,4 +308,4 @@ def finish(axes: Axes, title: str, xlabel: str) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    as_script(main, Options, __doc__)

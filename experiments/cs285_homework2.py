@@ -13,11 +13,12 @@ mean over those steps.
 from dataclasses import replace
 
 import jax.numpy as jnp
-import tyro
 from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from matplotlib import pyplot as plt
+from parts.command import as_script
+from parts.results import Options
 
 from pgjax import (
     Signals,
@@ -32,7 +33,6 @@ from pgjax import (
     sweep,
     total_return,
 )
-from pgjax.runs.record.results import Options
 from pgjax.runs.settings.start import start
 from pgjax.runs.show import figures
 
@@ -79,4 +79,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    as_script(main, Options, __doc__)

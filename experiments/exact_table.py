@@ -4,13 +4,24 @@
 episode), `reward` [S, A], `horizon`, `discount`, `behaviour_logits` and `target_logits` [S, A]. `--json OUT.json`
 writes all numbers. Without arguments a built-in example is shown as a table. Expect a bias of zero for every estimator
 that is exact, and less variance the more an estimator knows. About half a minute; --quick is a horizon of 2 at most.
+
+With `--updates` the table of updates instead: for every method, and every path that a batch can take through training
+(held, replayed in slices, minibatches, groups, devices, engines …), the parameters that `pgjax.learn` makes of every
+batch, against an update written in NumPy loops (`parts/plain_updates.py`, which imports nothing of pgjax). Expect
+differences of rounding, or a path that is refused by name. The exit status is 1 where a difference is larger than
+1e-10. `--only` picks methods and `--paths` paths by a part of their names.
 """
 
 import json
+import os
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+if "--updates" in sys.argv:  # five hundred programs that run for milliseconds: do without LLVM's optimiser
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import jax
 import numpy as np
@@ -18,7 +29,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pgjax import SettingError, oracle
+from pgjax import SettingError, oracle, use_cpu_devices
 
 FIELDS = ("initial", "transition", "reward", "horizon", "discount", "behaviour_logits", "target_logits")
 EXAMPLE = {
@@ -41,11 +52,22 @@ class Options:
     json: Path | None = None
     """Write all numbers there."""
     quick: bool = False
-    """Cut the horizon to 2 steps."""
+    """Cut the horizon to 2 steps; of the updates, take held batches alone."""
+    updates: bool = False
+    """The table of updates instead, on problems of its own."""
+    only: str = ""
+    """Of the updates, methods whose name contains this."""
+    paths: str = ""
+    """Of the updates, paths whose name contains this."""
 
 
-def main(options: Options) -> None:
-    """Read, enumerate, write, show."""
+def main(options: Options) -> int:
+    """Read, enumerate, write, show; the exit status."""
+    if options.updates:
+        return updates(options)
+    for name in ("only", "paths"):
+        if getattr(options, name):
+            raise SettingError(name, getattr(options, name), "picks rows of the table of updates; add --updates")
     given = EXAMPLE if options.mdp is None else read(options.mdp)
     with jax.enable_x64(True):
         mdp = oracle.make_mdp(*(given[name] for name in FIELDS[:5]))
@@ -55,6 +77,56 @@ def main(options: Options) -> None:
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     show(result)
+    return 0
+
+
+def updates(options: Options) -> int:
+    """The table of updates, a row as soon as it is known."""
+    from parts import update_table
+
+    if options.mdp is not None:
+        raise SettingError("mdp", str(options.mdp), "is not used with --updates, which has problems of its own")
+    use_cpu_devices(4)
+    started, rows = time.perf_counter(), []
+    with jax.enable_x64(True):
+        for case, path in chosen(update_table, options):
+            rows.append(update_table.row(case, path))
+            print(line(rows[-1]), flush=True)
+    kept = [r for r in rows if r.refused is None]
+    red = sum(r.red for r in rows)
+    print(
+        f"{len(kept)} updates of {sum(r.batches * r.deals for r in kept)} batches: {red} differ; "
+        f"{len(rows) - len(kept)} refused; largest difference of the others "
+        f"{max((max(r.expected, r.each) for r in kept if not r.red), default=0.0):.1e}; "
+        f"{(time.perf_counter() - started) / 60:.1f} minutes"
+    )
+    if options.json is not None:
+        options.json.write_text(json.dumps([vars(r) for r in rows], indent=1) + "\n")
+    return int(red > 0)
+
+
+def chosen(table: Any, options: Options) -> list[tuple[Any, Any]]:
+    """The rows that are asked for."""
+    found = [
+        (case, path)
+        for case in table.cases().values()
+        for path in table.paths_of(case)
+        if options.only in case.label and options.paths in path.label and (not options.quick or path.label == "held")
+    ]
+    if not found:
+        raise SettingError("only", f"{options.only} {options.paths}".strip(), "matches no method and path")
+    return found
+
+
+def line(row: Any) -> str:
+    """One row, for a person."""
+    start = f"{row.case:<47}{row.path:<43}"
+    if row.refused is not None:
+        return f"{start}refused: {row.refused}"
+    deals = f" × {row.deals} deals" if row.deals > 1 else ""
+    bias = "" if row.bias is None else f"  bias {'0' if row.bias < 1e-12 else f'{row.bias:.3f}'}"
+    verdict = "  DIFFERS" if row.red else ""
+    return f"{start}{row.batches:>5} batches{deals:<11}expected {row.expected:.0e}  each {row.each:.0e}{bias}{verdict}"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -91,7 +163,7 @@ def show(result: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Options, prog="exact_table.py", description=__doc__))
+        sys.exit(main(tyro.cli(Options, prog="exact_table.py", description=__doc__)))
     except SettingError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -16,20 +16,25 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import tyro
 from matplotlib import pyplot as plt
-from parts import blocks
+from parts import blocks, results
+from parts.command import as_script
 from rich.console import Console
 from rich.progress import Progress
 
-from pgjax import SettingError, environments, evaluate_runs, make_agent, make_trainer, reinforce
+from pgjax import SettingError, counters, environments, evaluate_runs, make_agent, make_trainer, reinforce
 from pgjax.engine import hosts
-from pgjax.runs.record import results
-from pgjax.runs.record.files import say
 from pgjax.runs.settings.start import start
 
 COLUMNS = ("learning_rate", "seed", "env_steps", "updates", "greedy_return")
 EVALUATION_KEY = 1 << 31
+QUICK = {
+    "seeds": 4,
+    "block": 2,
+    "learning_rates": (1e-3, 1e-2),
+    "total_steps": 2000,
+    "table": Path("runs/large_sweep-quick.csv"),
+}
 
 
 @dataclass(frozen=True)
@@ -56,16 +61,14 @@ def main(options: Options) -> None:
     """Train what is still missing, a row per run; then draw."""
     begun = time.monotonic()
     start()
-    if options.quick:
-        table = options.table.with_stem(f"{options.table.stem}-quick")
-        small = {"seeds": 4, "block": 2, "learning_rates": (1e-3, 1e-2), "total_steps": 2000}
-        options = replace(options, table=table, **small)
     over = {"learning_rate": options.learning_rates}
+    counters.count("num_envs", options.num_envs)
     number = blocks.count(options.seeds, over, options.block)
     environment = environments.make("CartPole-v1")
     agent = make_agent(environment, hidden=options.hidden)
     recipe = reinforce(baseline="time_step")
     trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=options.num_envs))
+    counters.budget("total_steps", options.total_steps, options.num_envs * environment.horizon)
     table = claim(options)
     resumed, steps = table.blocks, 0
     work = blocks.trained(
@@ -119,7 +122,7 @@ def draw(options: Options) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     summary = []
     for i, rate in enumerate(options.learning_rates):
-        returns = np.sort(rows[np.isclose(rows[:, 0], rate), 4])
+        returns = np.sort(rows[i * options.seeds : (i + 1) * options.seeds, 4])  # settings come one after the other
         colour = plt.get_cmap("viridis")(i / max(1, len(options.learning_rates) - 1))
         axes.plot(returns, 1 - np.arange(len(returns)) / len(returns), color=colour, label=f"{rate:g}")
         quantiles = np.quantile(returns, [0.05, 0.5, 0.95])
@@ -133,8 +136,4 @@ def draw(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, description=__doc__))
-    except SettingError as error:
-        say(f"error: {error}")
-        sys.exit(2)
+    as_script(main, Options, __doc__, QUICK)

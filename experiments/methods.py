@@ -13,8 +13,9 @@ to leave one seed of five behind on Acrobot and, with A2C and V-trace, not to ar
 from dataclasses import dataclass, replace
 
 import jax
-import tyro
 from matplotlib import pyplot as plt
+from parts.command import as_script
+from parts.results import Options
 
 from pgjax import (
     ALGORITHMS,
@@ -28,7 +29,6 @@ from pgjax import (
     with_hyperparameters,
 )
 from pgjax.methods.schedules import decaying
-from pgjax.runs.record.results import Options
 from pgjax.runs.settings.start import start
 from pgjax.runs.show import figures
 
@@ -95,4 +95,4 @@ def run(task: Task, method: str, seeds: int, total_steps: int) -> tuple:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    as_script(main, Options, __doc__)

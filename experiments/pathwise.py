@@ -11,9 +11,10 @@ import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax import Array
 from matplotlib import pyplot as plt
+from parts.command import as_script
+from parts.results import Options
 
 from pgjax import (
     Agent,
@@ -28,7 +29,6 @@ from pgjax import (
     rollout,
     score,
 )
-from pgjax.runs.record.results import Options
 from pgjax.training.gradients import trajectory_gradients
 from pgjax.training.loss import Batch
 from pgjax.types import Params
@@ -127,4 +127,4 @@ def moments(each: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    as_script(main, Options, __doc__)

@@ -5,7 +5,6 @@ neither training nor evaluation has used. Long episodes are shown with steps lef
 Expect the return to be near the greedy one of the run's table. Seconds.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -13,17 +12,17 @@ from typing import Annotated, NamedTuple
 import jax
 import numpy as np
 import tyro
+from parts import drawing
+from parts.command import as_script
+from parts.recording import Recording, record
 
-from pgjax import SettingError
+from pgjax import SettingError, counters
 from pgjax.runs.record import files
 from pgjax.runs.settings.start import start
-from pgjax.runs.show import drawing
-from pgjax.runs.show.recording import Recording, record
 from pgjax.types import Params
 
 RENDER_KEY = (1 << 31) + 2  # seeds of training are below 2³¹; the two before it are evaluation's
-EPISODE_SEEDS = 1 << 32
-QUICK_FRAMES = 20
+QUICK = {"max_frames": 20}
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Rendering:
     episode_seed: int = 0
     """Which episode: another number, another start and other chances."""
     quick: bool = False
-    """Show at most 20 frames."""
+    """Show at most 20 frames, unless --max-frames says how many."""
 
 
 class Shown(NamedTuple):
@@ -61,8 +60,7 @@ def main(rendering: Rendering) -> None:
     check(rendering)
     start(1)
     shown = act(rendering)
-    frames = min(rendering.max_frames, QUICK_FRAMES) if rendering.quick else rendering.max_frames
-    animation = animate(shown.environment, shown.recording, frames)
+    animation = animate(shown.environment, shown.recording, rendering.max_frames)
     out = rendering.out or rendering.run / "episode.gif"
     write(out, animation)
     kind = "sampled" if rendering.sampled else "greedy"
@@ -82,8 +80,7 @@ def check(rendering: Rendering) -> None:
         raise SettingError("out", str(rendering.out), "must end in .gif")
     if rendering.max_frames < 2:
         raise SettingError("max_frames", rendering.max_frames, "must be at least 2")
-    if not 0 <= rendering.episode_seed < EPISODE_SEEDS:
-        raise SettingError("episode_seed", rendering.episode_seed, "must be from 0 to 2^32 − 1")
+    counters.seed(rendering.episode_seed, "episode_seed")
 
 
 def act(rendering: Rendering) -> Shown:
@@ -160,8 +157,4 @@ def write(out: Path, content: bytes) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Rendering, description=__doc__))
-    except SettingError as error:
-        files.say(f"error: {error}")
-        sys.exit(2)
+    as_script(main, Rendering, __doc__, QUICK)

@@ -8,8 +8,9 @@ its curve goes on flat.
 from dataclasses import replace
 
 import jax
-import tyro
 from matplotlib import pyplot as plt
+from parts.command import as_script
+from parts.results import Options
 
 from pgjax import (
     ALGORITHMS,
@@ -20,7 +21,6 @@ from pgjax import (
     make_trainer,
     sweep,
 )
-from pgjax.runs.record.results import Options
 from pgjax.runs.settings.start import start
 from pgjax.runs.show import figures
 
@@ -64,4 +64,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    as_script(main, Options, __doc__)

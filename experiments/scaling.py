@@ -19,19 +19,18 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-import tyro
 from matplotlib import pyplot as plt
-from parts import scaling_model
+from parts import results, scaling_model
 from parts.collectives import Traffic, traffic
+from parts.command import as_script, refuse
 from parts.shapes import Shape, built, ppo_shape, reinforce_shape
 from rich.console import Console
 from rich.table import Table
 
 from pgjax import sweeps, use_cpu_devices
 from pgjax.engine import hosts
-from pgjax.runs.record import results
+from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.joining import joined
-from pgjax.runs.settings.setup import Settings
 
 SEEDS = 16
 SHAPES = {"reinforce": reinforce_shape(64, 500, SEEDS, 30), "ppo": ppo_shape(4, 128, SEEDS, 60)}
@@ -65,6 +64,7 @@ class Options(results.Options):
 def main(options: Options) -> None:
     """Be one measurement, or start them all."""
     if options.part != "all":
+        refuse(options, ["out", "limit"], "one part prints what it finds")
         settings = Settings(
             distributed=options.processes > 1,
             coordinator=options.coordinator,
@@ -77,6 +77,7 @@ def main(options: Options) -> None:
             if hosts.is_first():
                 print(FOUND + json.dumps(found))
         return
+    refuse(options, ["method", "devices", "processes", "process_id", "coordinator"], "it is for one --part")
     rates = {method: rates_of(options, method) for method in SHAPES}
     counted = {method: measure(options, "traffic", method, 8)[0] for method in SHAPES}
     apart = measure(options, "drift", "ppo", SHARING)[0]
@@ -243,4 +244,4 @@ def marks(apart: list[float]) -> list[int]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    as_script(main, Options, __doc__)

@@ -7,7 +7,6 @@ published.toml. Expect every aim to be reached but those with a reason; half a m
 compilation.
 """
 
-import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from jax import Array
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
+from parts.command import as_script
+from parts.reading import Run, draw_band, read_run
 
 from pgjax import SettingError, environments, rollout
 from pgjax.estimators.distributions import Categorical
@@ -29,13 +30,13 @@ from pgjax.runs.settings.start import start
 from pgjax.runs.settings.tuned import tuned_environments
 from pgjax.runs.show import figures
 from pgjax.runs.show.comparison import bootstrap_interval
-from pgjax.runs.show.reading import Run, draw_band, read_run
 from pgjax.types import Discrete, Environment
 
 PUBLISHED = Path(__file__).with_name("published.toml")
 MARKS = ("<!-- scores -->", "<!-- /scores -->")  # in the README, around the table
 RANDOM_KEY = (1 << 31) + 3
 PANELS_PER_ROW = 4
+QUICK = {"random_episodes": 8}
 SMOOTH = 50  # a point of a curve is the mean over a fiftieth of the updates
 
 
@@ -48,7 +49,7 @@ class Scores:
     random_episodes: int = 1024
     """Episodes of the random policy."""
     quick: bool = False
-    """Eight episodes of the random policy."""
+    """Eight episodes of the random policy, unless --random-episodes says how many."""
     out: Path = Path("experiments/results/scores")
     """Where scores.md, scores.csv, curves.png and ENVIRONMENT.png go; a README.md two folders above shows the table."""
 
@@ -74,12 +75,13 @@ class Row(NamedTuple):
 
 def main(scores: Scores) -> None:
     """Read, measure, write, print."""
+    start()
     groups = read(scores.runs)
     published = tomllib.loads(PUBLISHED.read_text())
     scores.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, runs in groups.items():
-        random = random_returns(environments.make(name), 8 if scores.quick else scores.random_episodes).mean()
+        random = random_returns(environments.make(name), scores.random_episodes).mean()
         rows.append(row_of(name, runs, float(random), published.get(name, {})))
     files.write_table(scores.out / "scores.csv", Row._fields, rows)
     missing = [name for name in tuned_environments() if name not in groups]
@@ -91,7 +93,7 @@ def main(scores: Scores) -> None:
         figure, axes = plt.subplots(figsize=(6.2, 4.2), layout="constrained")
         draw(axes, row, runs)
         axes.legend(frameon=False, fontsize=9)
-        figures.save(figure, scores.out / f"{row.environment.replace('/', '-')}.png")
+        figures.save(figure, scores.out / f"{files.file_name(row.environment)}.png")
     overview(scores.out / "curves.png", rows, groups)
     print(text + f"wrote {scores.out}: scores.md, scores.csv, curves.png and a figure for each environment")
 
@@ -259,9 +261,4 @@ def overview(path: Path, rows: list[Row], groups: dict[str, list[Run]]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        start()
-        main(tyro.cli(Scores, description=__doc__))
-    except SettingError as error:
-        files.say(f"error: {error}")
-        sys.exit(2)
+    as_script(main, Scores, __doc__, QUICK)

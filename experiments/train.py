@@ -20,13 +20,15 @@ from rich.table import Table
 from pgjax import SettingError, evaluate_runs, sweeps
 from pgjax.engine import hosts
 from pgjax.runs.record import files
+from pgjax.runs.record.attempts import Attempts, Incomplete, say
 from pgjax.runs.record.interrupts import Stopped, StopRequest, stop_request
 from pgjax.runs.record.journal import Journal
 from pgjax.runs.record.loggers import check_installed
 from pgjax.runs.record.metrics_file import read_metrics
-from pgjax.runs.settings.configuration import from_command_line
+from pgjax.runs.settings.build import Setup, build
+from pgjax.runs.settings.command_line import from_command_line
+from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.joining import joined
-from pgjax.runs.settings.setup import Settings, Setup, build
 from pgjax.runs.settings.start import chosen_devices, start
 from pgjax.runs.show import figures
 from pgjax.runs.show.progress import progress_bar
@@ -47,9 +49,9 @@ def main(settings: Settings) -> Path:
         path = Path(hosts.from_first(lambda: str(claim(settings, held))))
         if hosts.highest(int(hosts.is_first() and files.is_finished(path))):
             if hosts.is_first():
-                files.say(f"{path} is finished: there is nothing to resume")
+                say(f"{path} is finished: there is nothing to resume")
             return path
-        attempt = files.Attempts(path)
+        attempt = Attempts(path)
         runs = sweeps.start(setup.trainer, setup.algorithm, seeds=settings.seeds, **where)
         runs = train(setup, settings, path, stop, attempt, runs)
         finish(setup, settings, path, stop, attempt, runs)
@@ -64,17 +66,17 @@ def claim(settings: Settings, held: ExitStack) -> Path:
 
 
 def train(
-    setup: Setup, settings: Settings, path: Path, stop: StopRequest, attempt: files.Attempts, runs: sweeps.Runs
+    setup: Setup, settings: Settings, path: Path, stop: StopRequest, attempt: Attempts, runs: sweeps.Runs
 ) -> sweeps.Runs:
     """All updates that are still to be done; a checkpoint is the last thing left behind, whatever happens."""
     journal = Journal(path, settings, runs, attempt)
     if settings.resume and not settings.quiet:
-        files.say(f"{path} goes on from update {journal.update}")
+        say(f"{path} goes on from update {journal.update}")
     total = settings.total_steps
     done = int(np.minimum(hosts.fetch(journal.runs.state.env_steps), total).mean())
     with progress_bar(total, done=done, quiet=settings.quiet) as bar:
         chunk, max_skipped = settings.updates_per_chunk, settings.max_skipped
-        for now, metrics in sweeps.chunks(setup.trainer, journal.runs, total, chunk, max_skipped):
+        for now, metrics in sweeps.chunks(setup.trainer, journal.runs, total, chunk, max_skipped, donate=True):
             journal.write(now, metrics)
             bar.update(metrics)
             stop.agree()
@@ -87,7 +89,7 @@ def train(
 
 
 def finish(
-    setup: Setup, settings: Settings, path: Path, stop: StopRequest, attempt: files.Attempts, runs: sweeps.Runs
+    setup: Setup, settings: Settings, path: Path, stop: StopRequest, attempt: Attempts, runs: sweeps.Runs
 ) -> None:
     """Evaluate the trained policies; draw and write what was found."""
     saved = f"training is done and saved; --resume {path} evaluates it"
@@ -111,7 +113,7 @@ def finish(
     stopped = np.flatnonzero(hosts.fetch(runs.state.skipped_in_a_row) >= settings.max_skipped)
     if stopped.size:
         seeds = ", ".join(str(seed) for seed in runs.seeds[stopped])
-        raise files.Incomplete(f"seeds {seeds} stopped, not finite: see {path / 'post-mortem'}; try a smaller step")
+        raise Incomplete(f"seeds {seeds} stopped, not finite: see {path / 'post-mortem'}; try a smaller step")
 
 
 def draw(settings: Settings, path: Path) -> None:
@@ -140,11 +142,11 @@ if __name__ == "__main__":
     try:
         main(from_command_line(description=" ".join((__doc__ or "").split())))
     except SettingError as error:
-        files.say(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(2)
-    except files.Incomplete as error:
-        files.say(f"error: {error}")
+    except Incomplete as error:
+        say(f"error: {error}")
         sys.exit(1)
     except Stopped as stopped:
-        files.say(str(stopped))
+        say(str(stopped))
         sys.exit(stopped.code)

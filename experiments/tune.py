@@ -4,8 +4,8 @@ Draws numbers for a method's hyperparameters around the settings given, trains a
 few again on seeds they have not seen, and writes the winner as a TOML file for `train.py --config`. The first draw is
 the settings themselves. Shapes (--num-envs, --epochs, ...) are compiled in: try others by another search. Expect a
 winner that does not depend on the luck of the seeds it was chosen by, and on two CPU cores a minute for sixteen trials
-of four seeds and 50 000 steps of Catch. Takes all flags of train.py (--quick: begin with four trials of a few updates);
-those of the search:
+of four seeds and 50 000 steps of Catch. Takes the flags of train.py that say what is trained (--quick: begin with four
+trials of a few updates); those of the search:
 """
 
 import sys
@@ -21,11 +21,15 @@ from matplotlib.ticker import NullFormatter
 from rich.console import Console
 from rich.table import Table
 
-from pgjax import SettingError, evaluate_runs, hyperparameters, sweeps
+from pgjax import SettingError, counters, evaluate_runs, hyperparameters, sweeps
 from pgjax.runs.record import files
-from pgjax.runs.settings.configuration import config_text, from_command_line
-from pgjax.runs.settings.setup import Settings, Setup, build
-from pgjax.runs.settings.start import start
+from pgjax.runs.record.attempts import say
+from pgjax.runs.settings import idle
+from pgjax.runs.settings.build import Setup, build, recipe_of
+from pgjax.runs.settings.command_line import from_command_line
+from pgjax.runs.settings.config_file import config_text
+from pgjax.runs.settings.flags import Settings
+from pgjax.runs.settings.start import chosen_devices, start
 from pgjax.runs.show import figures
 from pgjax.runs.show.comparison import bootstrap_interval, interquartile_mean
 from pgjax.runs.show.progress import progress_bar
@@ -48,6 +52,21 @@ RANGES = {  # each number is drawn log-uniformly; of discount and lambda_, the d
     "max_c": (0.5, 4.0),
 }
 FROM_ONE = ("discount", "lambda_")
+WITHOUT = {
+    "out": "a search writes to --folder",
+    "log": "a search keeps no metrics",
+    "resume": "a search is not taken up again",
+    "save_every": "a search writes no checkpoints",
+    "keep": "a search writes no checkpoints",
+    "diagnostics": "a search keeps no metrics",
+    "mesh": "its two rounds train different numbers of policies",
+    "distributed": "a search is one process",
+    "coordinator": "a search is one process",
+    "processes": "a search is one process",
+    "process_id": "a search is one process",
+    "join_timeout": "a search is one process",
+}
+"""Flags of train.py that do nothing here."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +98,8 @@ def main(search: Search, settings: Settings) -> None:
     scores = trained(settings, setup, trials, range(settings.seeds))
     order = np.argsort(-interquartile_mean(scores), kind="stable")
     chosen = [trials[i] for i in order[: search.finalists]]
-    final = trained(settings, setup, chosen, range(NEW_SEEDS, NEW_SEEDS + search.final_seeds))
+    new = max(NEW_SEEDS, settings.seeds)
+    final = trained(settings, setup, chosen, range(new, new + search.final_seeds))
     best = int(np.argmax(interquartile_mean(final)))
 
     search.folder.mkdir(parents=True, exist_ok=True)
@@ -101,11 +121,14 @@ def drawn(search: Search, settings: Settings, setup: Setup) -> list[dict[str, fl
       SettingError: for numbers that make no search, or hyperparameters that cannot be searched.
     """
     for name in ("trials", "finalists", "final_seeds"):
-        if getattr(search, name) < 1:
-            raise SettingError(name, getattr(search, name), "must be at least 1")
+        counters.count(name, getattr(search, name))
+    counters.seed(search.draw, "draw")
+    if search.finalists > search.trials:
+        raise SettingError("finalists", search.finalists, f"are more than the {search.trials} trials")
     now = hyperparameters(setup.algorithm)
     known = {field.name for field in fields(Settings)}
-    possible = [name for name in RANGES if name in known and name in {full.split(".")[-1] for full in now}]
+    used = [name for name in RANGES if name in known and not is_idle(name, settings, setup)]
+    possible = [name for name in used if name in {full.split(".")[-1] for full in now}]
     for name in search.over:
         if name not in possible:
             raise SettingError("over", name, f"cannot be searched here; there are {', '.join(possible)}")
@@ -119,12 +142,18 @@ def drawn(search: Search, settings: Settings, setup: Setup) -> list[dict[str, fl
     return trials
 
 
+def is_idle(name: str, settings: Settings, setup: Setup) -> bool:
+    """Whether nothing depends on a hyperparameter."""
+    return bool(idle.why_idle(idle.Situation(settings, recipe_of(settings), setup.environment), name))
+
+
 def trained(settings: Settings, setup: Setup, trials: list[dict[str, float]], seeds: range) -> np.ndarray:
     """Greedy return at the end of every trial and seed, [trials, seeds]; all are trained in one call."""
-    runs = sweeps.start(setup.trainer, setup.algorithm, seeds=list(seeds), over=trials)
-    total = settings.total_steps
+    devices = chosen_devices(settings.devices)
+    runs = sweeps.start(setup.trainer, setup.algorithm, seeds=list(seeds), over=trials, devices=devices)
+    total, chunk, max_skipped = settings.total_steps, settings.updates_per_chunk, settings.max_skipped
     with progress_bar(total, quiet=settings.quiet) as bar:
-        for now, metrics in sweeps.chunks(setup.trainer, runs, total, settings.updates_per_chunk):
+        for now, metrics in sweeps.chunks(setup.trainer, runs, total, chunk, max_skipped, donate=True):
             runs = now
             bar.update(metrics)
     key = jax.random.key(EVALUATION_KEY)
@@ -183,7 +212,7 @@ if __name__ == "__main__":
     try:
         base = QUICK if "--quick" in sys.argv else Search()
         search, rest = tyro.cli(Search, default=base, description=__doc__, return_unknown_args=True)
-        main(search, from_command_line(rest, description=__doc__ or ""))
+        main(search, from_command_line(rest, description=__doc__ or "", without=WITHOUT))
     except SettingError as error:
-        files.say(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(2)

@@ -13,7 +13,6 @@ estimate, of a critic fitted to other data, `action_value` Q(s_t, a_t) and `valu
 """
 
 import json
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax import Array
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from parts import results
+from parts.command import as_script, refuse
 from parts.trajectory_log import read_log
 from rich import box
 from rich.console import Console
@@ -33,7 +33,6 @@ from rich.table import Table
 
 from pgjax import Categorical, Environment, SettingError, Signals, environments, make_signals, oracle, rollout
 from pgjax.estimators.value_estimates import VALUE_ESTIMATES, ValueEstimate
-from pgjax.runs.record import results
 
 FEW = 20  # effective trajectories, below which an interval is not to be believed
 
@@ -59,6 +58,7 @@ def main(options: Options) -> None:
     if not 0.0 < options.level < 1.0:
         raise SettingError("level", options.level, "must lie between 0 and 1, both excluded")
     if options.log is not None:
+        refuse(options, ["quick", "out"], "a log is judged whole, and --json writes the numbers")
         judge_log(options.log, options)
     elif options.json is not None:
         raise SettingError("json", str(options.json), "needs --log; the study writes a CSV file")
@@ -271,8 +271,4 @@ def finish(panels: Any, size: int, level: float) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, prog="value_estimate.py", description=__doc__))
-    except SettingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    as_script(main, Options, __doc__)

@@ -11,13 +11,15 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jax.typing import ArrayLike
 
+from pgjax import counters
 from pgjax.engine import hosts
 from pgjax.engine.devices import SEED_AXIS, asked_mesh, make_mesh
 from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import check_hyperparameters, with_hyperparameters
+from pgjax.training.checks import steps_per_update
 from pgjax.training.evaluation import evaluate
+from pgjax.training.keys import as_key
 from pgjax.training.loop import NEVER, run_updates
 from pgjax.training.update import shares, worth_sharing
 from pgjax.types import Agent, Algorithm, Environment, Params, SettingError, Trainer, TrainState
@@ -30,7 +32,7 @@ class Runs(NamedTuple):
     """Many training runs as one: settings × seeds, flattened to an axis of R runs, settings first.
 
     Attributes:
-      seeds: the seed of each run, [R].
+      seeds: the seed of each run, [R]; it names the run, with the settings.
       settings: name -> value of each run, [R].
       algorithm: leaves [R].
       state: leaves [R, ...].
@@ -46,6 +48,8 @@ class Runs(NamedTuple):
     def find(self, **wanted: float) -> int:
         """The position of the run with this `seed` and these settings; what is left out may be anything.
 
+        Seeds are compared exactly, settings as the float32 numbers that runs compute with.
+
         Raises:
           SettingError: if there is no such run.
         """
@@ -54,9 +58,12 @@ class Runs(NamedTuple):
         for name, value in wanted.items():
             if name not in columns:
                 raise SettingError(name, value, f"was not swept; there are {', '.join(columns)}")
-            match &= np.isclose(columns[name], value, rtol=1e-5, atol=0)
+            if name == "seed":
+                match &= self.seeds == counters.seed(value)
+            else:
+                match &= np.float32(columns[name]) == np.float32(value)
             if not match.any():
-                raise SettingError(name, value, f"is not among the runs; there are {np.unique(columns[name])}")
+                raise SettingError(name, value, f"is not among the runs; there are {_in_words(columns[name])}")
         return int(np.argmax(match))
 
     def pick(self, **wanted: float) -> TrainState:
@@ -85,16 +92,18 @@ def start(
 
     Args:
       trainer: what to run.
-      algorithm: the hyperparameters that are not swept.
-      seeds: how many (0, 1, …) or which.
-      over: hyperparameter name -> values, all combinations of which are run; or a list of settings, just these.
+      algorithm: the hyperparameters that are not swept: numbers, or arrays such as a discount for each environment.
+      seeds: how many (0, 1, …) or which: different integers from 0 to 2³¹ − 1.
+      over: hyperparameter name -> values, all combinations of which are run; or a list of settings, just these. Each
+        value is a number.
       devices: where; default all, of all processes. Runs are spread over as many as divide their number, which needs
         no communication; where devices are left over and batches are large, they share the environments of each batch.
       mesh: so many devices along the runs, and so many that share each batch's environments, instead.
 
     Raises:
-      SettingError: for no seeds, unknown names, empty or impossible values; for a mesh that does not divide the runs
-        or environments or needs more devices than there are; for processes that would have nothing to do.
+      SettingError: for no seeds, or what is no seed or is named twice; for unknown names, empty or impossible values;
+        for a mesh that does not divide the runs or environments or needs more devices than there are; for processes
+        that would have nothing to do.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env = environments.make("SimpleBandit-bsuite")
@@ -103,15 +112,14 @@ def start(
     >>> runs.seeds.tolist(), runs.find(seed=1, learning_rate=0.01)
     ([0, 1, 0, 1], 3)
     """
-    chosen = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
-    if not chosen:
-        raise SettingError("seeds", seeds, "must be at least 1")
+    chosen = counters.seeds(seeds)
     combinations = _combinations({} if over is None else over)
     settings = {name: np.repeat([c[name] for c in combinations], len(chosen)) for name in combinations[0]}
     count = len(combinations) * len(chosen)
-    swept = with_hyperparameters(algorithm, settings)
-    check_hyperparameters(swept)
-    stacked = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count,)), swept)
+    check_hyperparameters(with_hyperparameters(algorithm, settings))
+    same = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count, *jnp.shape(x))), algorithm)
+    columns = {name: jnp.asarray(values, jnp.float32) for name, values in settings.items()}
+    stacked = with_hyperparameters(same, columns)
     seed_of = np.tile(chosen, len(combinations))
     spread = plan(trainer, algorithm, count, devices=devices, mesh=mesh)
     keys = jax.vmap(jax.random.key)(jnp.asarray(seed_of, jnp.uint32))
@@ -137,44 +145,92 @@ def plan(
 def _combinations(over: Over) -> list[dict[str, float]]:
     if isinstance(over, Mapping):
         for name, values in over.items():
+            if np.ndim(values) == 0:
+                raise SettingError(name, values, "must be a list of the values to sweep")
             if len(values) == 0:
                 raise SettingError(name, list(values), "has no values to sweep")
-        return [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
-    listed = [dict(setting) for setting in over]
-    if not listed or any(setting.keys() != listed[0].keys() for setting in listed):
-        raise SettingError("over", listed, "must be one or more settings of the same hyperparameters")
+        listed = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
+    else:
+        listed = [dict(setting) for setting in over]
+        if not listed or any(setting.keys() != listed[0].keys() for setting in listed):
+            raise SettingError("over", listed, "must be one or more settings of the same hyperparameters")
+    for name, value in (pair for setting in listed for pair in setting.items()):
+        if np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "iuf":
+            raise SettingError(name, value, "cannot be swept: each value must be one number")
     return listed
 
 
+def _steps(trainer: Trainer) -> int:
+    return steps_per_update(trainer.environment, trainer.config)
+
+
+def _in_words(column: np.ndarray) -> str:
+    """The different values of a column, at most ten of them."""
+    values = [str(value) for value in np.unique(column)]
+    return ", ".join(values if len(values) <= 10 else [*values[:8], "…", values[-1]])
+
+
 def advance(
-    trainer: Trainer, runs: Runs, total_steps: ArrayLike, updates: int, max_skipped: int = NEVER
+    trainer: Trainer, runs: Runs, total_steps: float, updates: int, max_skipped: int = NEVER, *, donate: bool = False
 ) -> tuple[Runs, dict[str, np.ndarray]]:
     """Up to `updates` more updates of every run that has not yet taken `total_steps` environment steps.
 
     A run of which `max_skipped` updates in a row were not finite is left as it is.
 
-    The buffers of `runs.state` are handed over: use the returned Runs from here on.
+    Args:
+      trainer: what runs.
+      runs: where they stand. They stay as they are, unless `donate`.
+      total_steps: environment steps after which a run is over.
+      updates: how many updates, at most.
+      max_skipped: how many updates in a row may be not finite.
+      donate: reuse the memory of `runs.state`, which is deleted: for a loop that keeps no earlier Runs.
 
     Returns:
       Runs, and metrics by name, [R, updates]; `active` is False where a run was already done.
+
+    Raises:
+      SettingError: for numbers that are no counts, or more steps than a counter of 32 bits holds.
+
+    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
+    >>> env = environments.make("SimpleBandit-bsuite")  # episodes of one step
+    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
+    >>> first = start(trainer, reinforce().algorithm)
+    >>> second, metrics = advance(trainer, first, total_steps=100, updates=3)
+    >>> first.state.env_steps.tolist(), second.state.env_steps.tolist()
+    ([0], [6])
     """
-    limits = jnp.int32(total_steps), jnp.int32(max_skipped)
-    state, metrics = _advance(trainer, updates, runs.mesh, runs.algorithm, runs.state, limits)
+    limits = (
+        jnp.int32(counters.budget("total_steps", total_steps, _steps(trainer))),
+        jnp.int32(counters.count("max_skipped", max_skipped)),
+    )
+    program = _advance_donated if donate else _advance
+    updates = counters.count("updates", updates)
+    state, metrics = program(trainer, updates, runs.mesh, runs.algorithm, runs.state, limits)
     return runs._replace(state=state), hosts.fetch(metrics)
 
 
 def compiled(trainer: Trainer, runs: Runs, updates: int) -> Any:
-    """The program that `advance` runs, as jax's `Compiled`: its text says what devices tell each other."""
+    """The program that `advance` runs, as jax's `Compiled`: its text shows the communication between devices."""
     limits = jnp.int32(0), jnp.int32(NEVER)
     return _advance.lower(trainer, updates, runs.mesh, runs.algorithm, runs.state, limits).compile()
 
 
 def chunks(
-    trainer: Trainer, runs: Runs, total_steps: int, updates: int = 10, max_skipped: int = NEVER
+    trainer: Trainer,
+    runs: Runs,
+    total_steps: float,
+    updates: int = 10,
+    max_skipped: int = NEVER,
+    *,
+    donate: bool = False,
 ) -> Iterator[tuple[Runs, dict[str, np.ndarray]]]:
     """Advance until every run has taken `total_steps`; yields after each compiled chunk, for the caller to report.
 
-    A run is also over once `max_skipped` of its updates in a row were not finite.
+    A run is also over once `max_skipped` of its updates in a row were not finite. The arguments are those of
+    `advance`: with `donate`, the Runs given and all yielded are deleted when the next chunk begins.
+
+    Raises:
+      SettingError: as `advance`, when called.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env = environments.make("SimpleBandit-bsuite")  # episodes of one step
@@ -183,22 +239,26 @@ def chunks(
     >>> [metrics["env_steps"].tolist() for _, metrics in chunks(trainer, runs, total_steps=8, updates=3)]
     [[[2, 4, 6]], [[8, 8, 8]]]
     """
-    if total_steps < 1:
-        raise SettingError("total_steps", total_steps, "must be at least 1")
-    while True:
-        runs, metrics = advance(trainer, runs, total_steps, updates, max_skipped)
-        skipped = hosts.fetch(runs.state.skipped_in_a_row)
-        over = (metrics["env_steps"][:, -1] >= total_steps) | (skipped >= max_skipped)
-        yield runs, metrics
-        if np.all(over):
-            return
+    total_steps = counters.budget("total_steps", total_steps, _steps(trainer))
+    updates, max_skipped = counters.count("updates", updates), counters.count("max_skipped", max_skipped)
+
+    def advancing(runs: Runs) -> Iterator[tuple[Runs, dict[str, np.ndarray]]]:
+        while True:
+            runs, metrics = advance(trainer, runs, total_steps, updates, max_skipped, donate=donate)
+            skipped = hosts.fetch(runs.state.skipped_in_a_row)
+            over = (metrics["env_steps"][:, -1] >= total_steps) | (skipped >= max_skipped)
+            yield runs, metrics
+            if np.all(over):
+                return
+
+    return advancing(runs)
 
 
 def sweep(
     trainer: Trainer,
     algorithm: Algorithm,
     *,
-    total_steps: int,
+    total_steps: float,
     seeds: int | Sequence[int] = 1,
     over: Over | None = None,
     devices: Sequence[Any] | None = None,
@@ -211,7 +271,8 @@ def sweep(
     Args:
       trainer: what to run.
       algorithm: hyperparameters that are not swept.
-      total_steps: environment steps per run; a run ends with the first update that reaches it.
+      total_steps: environment steps per run, a whole number such as 100_000 or 1e5; a run ends with the first update
+        that reaches it.
       seeds: how many, or which.
       over: hyperparameter name -> values, or a list of settings, as in `start`.
       devices: where; default all.
@@ -220,6 +281,9 @@ def sweep(
       max_updates: stop after about so many (whole chunks), whatever steps have been taken; default never. A policy
         whose episodes have become short would otherwise need very many.
 
+    Raises:
+      SettingError: as `start`; for numbers that are no counts, or more steps than a counter of 32 bits holds.
+
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env = environments.make("Catch-bsuite")
     >>> trainer = make_trainer(env, make_agent(env), Config(num_envs=4))
@@ -227,8 +291,11 @@ def sweep(
     >>> result.runs.settings["learning_rate"].tolist(), result.runs.seeds.tolist()
     ([0.1, 0.1, 0.01, 0.01], [0, 1, 0, 1])
     """
+    total_steps = counters.budget("total_steps", total_steps, _steps(trainer))
+    updates_per_chunk = counters.count("updates_per_chunk", updates_per_chunk)
+    max_updates = None if max_updates is None else counters.count("max_updates", max_updates)
     runs, pieces = start(trainer, algorithm, seeds=seeds, over=over, devices=devices, mesh=mesh), []
-    for now, metrics in chunks(trainer, runs, total_steps, updates_per_chunk):
+    for now, metrics in chunks(trainer, runs, total_steps, updates_per_chunk, donate=True):
         pieces.append(metrics)
         runs = now
         if max_updates is not None and len(pieces) * updates_per_chunk >= max_updates:
@@ -254,6 +321,17 @@ def evaluate_runs(
 ) -> np.ndarray:
     """Evaluate every run's policy on the same evaluation episodes: undiscounted returns, [R, episodes].
 
+    Args:
+      environment: where to act.
+      agent: whose policies.
+      runs: the runs.
+      key: evaluation's own, of either kind (`jax.random.key`, `jax.random.PRNGKey`); never one that training has used.
+      episodes: how many.
+      greedy: the most likely action instead of a sampled one.
+
+    Raises:
+      SettingError: for a key that is none, or no number of episodes.
+
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env = environments.make("SimpleBandit-bsuite")
     >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
@@ -262,7 +340,10 @@ def evaluate_runs(
     >>> first.shape, bool((first == second).all())  # not trained yet: one seed, one policy
     ((8,), True)
     """
-    returns = _evaluate(environment, agent, episodes, greedy, runs.mesh, runs.state.params, key)
+    episodes, key = counters.count("episodes", episodes), as_key(key)
+    if key.shape:
+        raise SettingError("key", f"{list(key.shape)} keys", "must be one key")
+    returns = _evaluate(environment, agent, episodes, bool(greedy), runs.mesh, runs.state.params, key)
     return hosts.fetch(returns)
 
 
@@ -295,8 +376,7 @@ def _pick(mesh: Mesh, state: TrainState, i: int) -> TrainState:
     return jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[i], state), NamedSharding(mesh, P()))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))
-def _advance(
+def _advanced(
     trainer: Trainer, updates: int, mesh: Mesh, algorithm: Algorithm, state: TrainState, limits: tuple[Array, Array]
 ) -> tuple[TrainState, dict[str, Array]]:
     def one(
@@ -307,6 +387,10 @@ def _advance(
 
     every, placed = jax.vmap(one, in_axes=(0, 0, None)), _placed(state)
     return _spread(every, mesh, (P(SEED_AXIS), placed, P()), (placed, P(SEED_AXIS)))(algorithm, state, limits)
+
+
+_advance = jax.jit(_advanced, static_argnums=(0, 1, 2))
+_advance_donated = jax.jit(_advanced, static_argnums=(0, 1, 2), donate_argnums=4)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))

@@ -3,9 +3,12 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 from parts.collectives import traffic
 
 from pgjax import environments, make_agent, make_trainer, ppo, reinforce, sweeps, use_cpu_devices

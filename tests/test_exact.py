@@ -216,15 +216,9 @@ def test_mean_over_steps_adds_the_covariance_with_one_over_length(name, varies):
     """A ratio estimator: of single trajectories E[g/L] = ∇J · E[1/L] + Cov(g, 1/L); of fixed length the latter is 0."""
     mdp = MDPS[name]
     theta = np.random.default_rng(7).normal(size=mdp.reward.shape)
-    trajectories = oracle.enumerate_trajectories(mdp)
-    transition = oracle.as_transition(mdp, trajectories, log_policy(theta))
-    signals = oracle.as_signals(mdp, trajectories, transition, AGENT, {"policy": theta})
-    estimator = product(reward_to_go, score)
-    batch = Batch(transition, signals, estimator.credit(signals))
-    each = gradients.trajectory_gradients(AGENT, estimator, {"policy": jnp.asarray(theta)}, batch)
-    each = each.reshape(len(trajectories.probability), -1)
-    chance = oracle.trajectory_probability(mdp, trajectories, log_policy(theta))
-    steps = jax.vmap(lambda mask: size_of(mask[:, None]).steps, in_axes=1)(signals.mask)
+    chance, each = oracle.trajectory_estimates(mdp, product(reward_to_go, score), log_policy, jnp.asarray(theta))
+    mask = oracle.enumerate_trajectories(mdp).mask
+    steps = jax.jit(jax.vmap(lambda mask: size_of(mask[:, None]).steps, in_axes=1))(mask)
 
     found = reference.paths(mdp, theta)
     weight = np.array([p.probability for p in found])

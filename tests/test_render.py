@@ -13,14 +13,15 @@ import jax
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from parts import drawing
+from parts.recording import Recording, record
 from PIL import Image
 
 from pgjax import SettingError, environments, make_agent, normalise_observations, rollout
 from pgjax.runs.record import checkpoints
-from pgjax.runs.settings.configuration import recorded
-from pgjax.runs.settings.setup import Settings, build
-from pgjax.runs.show import drawing
-from pgjax.runs.show.recording import Recording, record
+from pgjax.runs.settings.build import build
+from pgjax.runs.settings.config_file import recorded
+from pgjax.runs.settings.flags import Settings
 from pgjax.training.rollout import Visited
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "render.py"
@@ -249,7 +250,7 @@ def test_the_checkpoint_of_the_best_return(script, tmp_path):
         ("out", {"out": Path("episode")}),
         ("max_frames", {"max_frames": 1}),
         ("episode_seed", {"episode_seed": -1}),
-        ("episode_seed", {"episode_seed": 1 << 32}),
+        ("episode_seed", {"episode_seed": 1 << 31}),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_read(script, tmp_path, field, change):

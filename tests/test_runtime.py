@@ -7,6 +7,8 @@ import sys
 import jaxlib
 import pytest
 
+from pgjax.engine import startup
+
 CHILD = """
 import os, sys
 from dataclasses import replace
@@ -59,27 +61,30 @@ def test_without_protection_it_would():
     assert train_in_a_child("unprotected", seconds=60) is None
 
 
-def pool_after(code, **variables):
+def pool_after(code, jaxlib=(0, 10, 2), **variables):
+    """NPROC after some code, or what stopped it, on two cores with that version of jaxlib (of which nothing is run)."""
     environment = {k: v for k, v in os.environ.items() if k not in ("NPROC", "XLA_FLAGS")} | variables
-    program = f"import os, pgjax; {code}; print(os.environ.get('NPROC'))"
+    machine = (
+        f"import os, jaxlib; jaxlib.version.__version_info__ = {jaxlib}; os.sched_getaffinity = lambda _: {{0, 1}}"
+    )
+    program = f"{machine}; import pgjax; {code}; print(os.environ.get('NPROC'))"
     child = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
     return child.stdout.strip() or child.stderr
 
 
-@pytest.mark.skipif(jaxlib.version.__version_info__ >= (0, 11), reason="jaxlib 0.11 needs no larger pool")
-@pytest.mark.skipif((os.cpu_count() or 1) > 3, reason="enough threads by default")
 def test_the_pool_is_enlarged_where_it_is_needed():
     assert pool_after("pass") == "4"
     assert pool_after("pgjax.use_cpu_devices(3)") == "6"
+    assert pool_after("pgjax.use_cpu_devices(3)", jaxlib=(0, 11, 0)) == "None"
 
 
 def test_a_pool_the_user_has_set_stays():
     assert pool_after("pgjax.use_cpu_devices(2)", NPROC="8") == "8"
 
 
-@pytest.mark.skipif(jaxlib.version.__version_info__ >= (0, 11), reason="jaxlib 0.11 needs no larger pool")
 def test_a_pool_the_user_has_set_too_small_for_the_devices_is_refused():
     assert "NPROC: 2 " in pool_after("pgjax.use_cpu_devices(2)", NPROC="2")
+    assert pool_after("pgjax.use_cpu_devices(2)", jaxlib=(0, 11, 0), NPROC="2") == "2"
 
 
 def test_too_late_is_said():
@@ -88,3 +93,25 @@ def test_too_late_is_said():
 
 def test_too_few_is_said():
     assert "devices: 0 must be at least 1" in pool_after("pgjax.use_cpu_devices(0)")
+
+
+def after_gymnax(count, **variables):
+    """What `use_cpu_devices(count)` says where gymnax was imported before pgjax: output, errors."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("NPROC", "XLA_FLAGS")} | variables
+    code = f"import gymnax, pgjax; pgjax.use_cpu_devices({count}); import jax; print(len(jax.devices('cpu')))"
+    child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    return child.stdout.strip(), child.stderr
+
+
+def test_after_gymnax_the_devices_that_there_are_serve():
+    found, said = after_gymnax("")
+    cores = startup.cores()
+    assert found == "1" and said.count("jax has already started") == (cores > 1)
+    assert ("call pgjax.use_cpu_devices() before" in said) == (cores > 1)
+
+
+def test_after_gymnax_a_count_that_is_there_serves_and_another_is_refused():
+    assert after_gymnax(1) == ("1", "")
+    assert after_gymnax(3, XLA_FLAGS="--xla_force_host_platform_device_count=3") == ("3", "")
+    found, said = after_gymnax(2)
+    assert found == "" and "SettingError: devices: 2 comes too late: there are 1; jax has already started" in said

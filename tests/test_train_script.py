@@ -1,6 +1,7 @@
 """The main job from the command line, as a user runs it."""
 
 import csv
+import os
 import subprocess
 import sys
 import tomllib
@@ -12,7 +13,8 @@ import pytest
 
 from pgjax import evaluate
 from pgjax.runs.record import files
-from pgjax.runs.settings.setup import Settings, build
+from pgjax.runs.settings.build import build
+from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "train.py"
@@ -159,3 +161,37 @@ def test_of_two_runs_into_one_directory_the_second_is_refused(tmp_path):
 def test_a_directory_without_a_run_is_not_loaded(tmp_path):
     with pytest.raises(SettingError, match="^run: "):
         files.load_run(tmp_path)
+
+
+OWN = """
+import gymnax, sys
+from gymnax.environments.bsuite.catch import Catch
+gymnax.register("Mine-v0", lambda **settings: Catch(**settings))
+import train
+from pgjax.runs.settings.flags import Settings
+print(train.main(Settings(environment="Mine-v0", seeds=2, total_steps=2e2, num_envs=2, hidden=[4], quiet=True)))
+"""
+
+
+def test_a_script_that_imported_gymnax_trains_on_an_environment_of_its_own(tmp_path):
+    environment = os.environ | {"PYTHONPATH": f"{SCRIPT.parents[1]}{os.pathsep}{SCRIPT.parent}"}
+    command = [sys.executable, "-c", OWN]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout == "runs/Mine-v0-reinforce-1\n", done.stderr
+    assert tomllib.loads((tmp_path / done.stdout.strip() / "config.toml").read_text())["total_steps"] == 200
+    assert (tmp_path / done.stdout.strip() / "evaluation.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["FrozenLake-misc:map_name=8x8", "brax/ant", 'a<b>:"c"|d?*\\e', "Acrobot-v1:a=1.5:b=True"]
+)
+def test_names_of_files_are_legal_everywhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written = files.file_name(name)
+    assert not set(written) & set('<>:"/\\|?*') and written[-1] not in ". "
+    assert files._numbered(f"{name}-ppo").parent.name == "runs"
+
+
+def test_no_file_of_the_repository_has_a_name_that_windows_refuses():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=SCRIPT.parent, capture_output=True, text=True).stdout
+    assert not [name for name in listed.split("\0") if set(name) & set('<>:"\\|?*')]

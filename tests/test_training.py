@@ -39,8 +39,8 @@ from pgjax import (
     with_hyperparameters,
 )
 from pgjax.engine import devices
+from pgjax.methods import rloo, storm
 from pgjax.methods.schedules import decaying, linear_decay
-from pgjax.methods.table import rloo, storm
 
 METHODS = [
     *(("total_return", baseline) for baseline in ("none", "leave_one_out", "optimal")),

@@ -14,8 +14,9 @@ import pytest
 from test_comparison import write_run
 
 from pgjax import SettingError, environments
-from pgjax.runs.settings.configuration import from_command_line, read_config
-from pgjax.runs.settings.setup import build
+from pgjax.runs.settings.build import build
+from pgjax.runs.settings.command_line import from_command_line
+from pgjax.runs.settings.config_file import read_config
 from pgjax.runs.settings.tuned import tuned, tuned_environments
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pgjax import sweeps
+from pgjax import counters, sweeps
 from pgjax.runs.record.metrics_file import GrowingFile, csv_text
 from pgjax.types import Algorithm, SettingError, Trainer
 
@@ -15,12 +15,13 @@ def count(seeds: int, over: Mapping[str, Sequence[float]], block: int) -> int:
     """How many blocks there are.
 
     Raises:
-      SettingError: if a block would hold runs of two settings.
+      SettingError: if a block would hold runs of two settings; for numbers that are no counts.
 
     >>> count(1000, {"learning_rate": [1e-2, 1e-3]}, 50)
     40
     """
-    if block < 1 or seeds % block:
+    seeds, block = counters.count("seeds", seeds), counters.count("block", block)
+    if seeds % block:
         raise SettingError("block", block, f"must divide the {seeds} seeds")
     return seeds // block * int(np.prod([len(values) for values in over.values()], initial=1))
 
@@ -46,7 +47,7 @@ def trained(
     for setting, start in itertools.islice(work, first, None):
         one = {name: [value] for name, value in zip(over, setting, strict=True)}
         runs = sweeps.start(trainer, algorithm, seeds=range(start, start + block), over=one)
-        for now, _ in sweeps.chunks(trainer, runs, total_steps, updates_per_chunk):
+        for now, _ in sweeps.chunks(trainer, runs, total_steps, updates_per_chunk, donate=True):
             runs = now
         yield runs
 

@@ -91,20 +91,20 @@ def scan_while_running(step: Callable, carry: Any, xs: Any, running: Callable, i
     return carry, jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), rows)
 
 
-def resets_in_the_loop(reset: Callable, keys: Array, columns: int) -> tuple[Any, Callable]:
+def resets_in_the_loop(reset: Callable, keys: Any, columns: int) -> tuple[Any, Callable]:
     """What a loop over steps is given for its resets, [T, ...], and how it makes one of it: the plain twin."""
     return keys, reset
 
 
-def resets_beforehand(reset: Callable, keys: Array, columns: int) -> tuple[Any, Callable]:
+def resets_beforehand(reset: Callable, keys: Any, columns: int) -> tuple[Any, Callable]:
     """The same with every step's reset made before the loop, for batches of few steps.
 
     Args:
       reset: key -> a fresh place.
-      keys: one per step, [T].
+      keys: one per step, a pytree of [T, ...].
       columns: how many environments run side by side.
     """
-    if len(keys) * columns > RESETS_AT_ONCE:
+    if jax.tree.leaves(keys)[0].shape[0] * columns > RESETS_AT_ONCE:
         return keys, reset
     return jax.vmap(reset)(keys), lambda fresh: fresh
 

@@ -8,10 +8,12 @@ jaxlib 0.11 does not need it.
 """
 
 import os
+import warnings
 
 import jax
 import jaxlib
 
+from pgjax import counters
 from pgjax.types import SettingError
 
 _OURS = "PGJAX_SET_NPROC"  # marks a size that was set here, in this process or a parent
@@ -40,17 +42,26 @@ def use_cpu_devices(count: int | None = None) -> None:
     Args:
       count: how many; default one per core. On a machine with a GPU this changes nothing but the CPU's own devices.
 
+    Where jax has already started, as `import gymnax` makes it do, the devices that it has started with stay: a warning
+    says so where there are fewer than cores.
+
     Raises:
-      SettingError: for a count below one, or if jax has already started with another number.
+      SettingError: for a count below one, or one that jax has already started without.
     """
-    count = cores() if count is None else count
-    if count < 1:
-        raise SettingError("devices", count, "must be at least 1")
-    avoid_deadlock(count)
+    wanted = cores() if count is None else counters.count("devices", count)
     try:
-        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_num_cpu_devices", wanted)
     except RuntimeError as error:
-        raise SettingError("devices", count, "comes too late: jax has already started") from error
+        there = len(jax.local_devices(backend="cpu"))
+        if count is None and there < wanted:
+            warnings.warn(f"devices: {there} for {wanted} cores; {_TOO_LATE}", stacklevel=2)
+        elif count is not None and there != wanted:
+            raise SettingError("devices", count, f"comes too late: there are {there}; {_TOO_LATE}") from error
+        return
+    avoid_deadlock(wanted)
+
+
+_TOO_LATE = "jax has already started, as import gymnax does: for more, call pgjax.use_cpu_devices() before that"
 
 
 def cores() -> int:

@@ -7,16 +7,17 @@ per-trajectory gradients and live in `pgjax.training.gradients`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from pgjax.estimators.contracts import of_its_parts, ratio_free
+from pgjax.estimators.contracts import name_of, of_its_parts, ratio_free
 from pgjax.estimators.reductions import Spread, batch_spread, difference, group_spread, require_batch, step_spread
 from pgjax.estimators.returns import total_return
-from pgjax.types import Credit, Signals, as_partial
+from pgjax.types import Credit, SettingError, Signals, as_partial
 
 Baseline = Callable[[Signals, Array], Array]
 
@@ -129,7 +130,10 @@ def _baselined(credit: Credit, baseline: Baseline, signals: Signals) -> Array:
 
 
 def _of_each_step(credit: Credit, signals: Signals) -> Array:
-    return jnp.broadcast_to(credit(signals), signals.reward.shape)
+    psi: Any = credit(signals)
+    if isinstance(psi, tuple) or jnp.ndim(psi) > signals.reward.ndim:
+        raise SettingError("credit", name_of(credit), "is more than a number per step; it takes no baseline or spread")
+    return jnp.broadcast_to(psi, signals.reward.shape)
 
 
 def standardised(credit: Credit, strength: ArrayLike = 1.0) -> Partial:

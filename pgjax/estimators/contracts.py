@@ -89,7 +89,7 @@ def promises(function: Any, what: str) -> bool:
     declared = getattr(function, _PROMISES, None)
     if declared is not None and declared[0] is function:  # `functools.wraps` copies attributes; promises are not copied
         return what in declared[1]
-    return isinstance(function, jax.stages.Wrapped) and promises(function.__wrapped__, what)  # jitted
+    return isinstance(function, jax.stages.Wrapped) and promises(function.__wrapped__, what)  # type: ignore[attr-defined]  (jitted)
 
 
 def name_of(function: Any) -> str:

@@ -1,15 +1,6 @@
 """Recipes by name, each a few lines over the parts in `pgjax.estimators`; their hyperparameters and schedules."""
 
-from pgjax.methods.table import (
-    ALGORITHMS,
-    BASELINES,
-    CREDITS,
-    FORMS,
-    all_action_gradient,
-    dice,
-    doubly_robust_is,
-    importance_sampling,
-    reinforce,
-    rloo,
-    storm,
-)
+from pgjax.methods.action_values import all_action_gradient, doubly_robust_is
+from pgjax.methods.importance import FORMS, importance_sampling, storm
+from pgjax.methods.reinforce import BASELINES, CREDITS, dice, reinforce, rloo
+from pgjax.methods.table import ALGORITHMS

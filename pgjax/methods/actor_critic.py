@@ -63,15 +63,15 @@ def ppo(
     As in the paper; what its code does beside that is off until asked for.
 
     Args:
-      clip: ε; infinity leaves the ratio alone.
-      lambda_: of GAE and of the value target.
+      clip: how far the ratio may go, ε; infinity does not clip.
+      lambda_: λ of GAE and of the value target, from 0 to 1.
       learning_rate: Adam's.
       discount: γ.
-      value_coefficient: weight of the value loss.
+      value_coefficient: weight of the value loss in the loss.
       max_grad_norm: of the whole gradient.
       standardise: bring advantages to mean 0 and standard deviation 1 in every batch (biased in direction).
       value_clip: how far V may move per batch before its loss stops pulling.
-      kl_coefficient: β of a penalty KL(π_θ̄ ‖ π_θ); with clip=∞ the paper's other variant.
+      kl_coefficient: weight β of a penalty KL(π_θ̄ ‖ π_θ); with clip=∞ the paper's other variant.
       target_kl: stop working on a batch when the estimated KL is above it.
     Schulman et al. 2017. https://arxiv.org/abs/1707.06347
 
@@ -108,8 +108,8 @@ def natural(
     """Natural policy gradient: GAE(λ) × ratio, a step of fixed KL along F⁻¹∇J; the critic by Adam. Kakade 2001.
 
     Args:
-      max_kl: KL of a step, to second order, a mean per environment step.
-      step_size: α, a bound on the step along F⁻¹∇J; ∞ always goes to the edge of `max_kl`.
+      max_kl: size of a step as its KL, a mean per environment step; to second order.
+      step_size: bound α on the step along F⁻¹∇J; infinity always goes to the edge of `max_kl`.
       damping: added to the Fisher matrix's diagonal.
       lambda_: of GAE and of the value target.
       learning_rate: of the critic's Adam.
@@ -162,8 +162,8 @@ def vtrace_actor_critic(
 
     Args:
       lambda_: decay of the traces.
-      max_rho: ρ̄, which decides what the critic converges to.
-      max_c: c̄, which decides how fast.
+      max_rho: clipping threshold ρ̄ of the ratio in the target, which decides what the critic converges to.
+      max_c: clipping threshold c̄ of the ratios in the traces, which decides how fast.
       learning_rate: Adam's.
       discount: γ.
       max_grad_norm: of the whole gradient.

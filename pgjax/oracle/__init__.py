@@ -45,5 +45,18 @@ from pgjax.oracle.mdp import (
     exact_values,
     make_mdp,
 )
+from pgjax.oracle.simulated import environment, tabular_agent
 from pgjax.oracle.table import exact_table
 from pgjax.oracle.tabular import Tabular, from_gymnax
+from pgjax.oracle.updates import (
+    Batches,
+    Rollouts,
+    as_rows,
+    columns_of,
+    every_replayed_update,
+    every_update,
+    expected_change,
+    keys_of_batches,
+    list_batches,
+    list_rollouts,
+)

@@ -56,11 +56,9 @@ def exact_table(mdp: MDP, target_logits: ArrayLike, behaviour_logits: ArrayLike)
     off_policy = Sampling(behaviour, past_values.value, past_values.action_value)
     gradient = jnp.ravel(exact_gradient(mdp, log_policy, theta))
     found = len(enumerate_trajectories(mdp).probability)
-    smallest = float(rounding(mdp.horizon * np.abs(mdp.reward).max(), theta.dtype))
 
     def row(mean: Array, variance: Array) -> dict[str, Any]:
-        size = float(jnp.linalg.norm(gradient))
-        bias = float(jnp.linalg.norm(mean - gradient)) / size if size > smallest else None
+        bias = relative_bias(mean, gradient, mdp)
         return {"mean": np.asarray(mean).tolist(), "relative_bias": bias, "variance": float(variance)}
 
     def rows(estimators: dict[str, Estimator], sampling: Sampling) -> dict[str, Any]:
@@ -135,6 +133,19 @@ def _off_policy() -> dict[str, Estimator]:
         "vtrace_1": product(vtrace, score),
         "doubly_robust": doubly_robust(),
     }
+
+
+def relative_bias(mean: Array, gradient: Array, mdp: MDP) -> float | None:
+    """‖mean − ∇J‖ / ‖∇J‖; None where ∇J is 0 up to rounding of what an episode can earn.
+
+    >>> from pgjax.oracle import make_mdp
+    >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[0.5, 0.5]], horizon=1)
+    >>> relative_bias(jnp.array([0.0, 3.0]), jnp.array([0.0, 2.0]), bandit), relative_bias(*[jnp.zeros(2)] * 2, bandit)
+    (0.5, None)
+    """
+    size = float(jnp.linalg.norm(gradient))
+    smallest = float(rounding(mdp.horizon * float(np.abs(mdp.reward).max()), gradient.dtype))
+    return float(jnp.linalg.norm(mean - gradient)) / size if size > smallest else None
 
 
 def _mean_reward_to_go(mdp: MDP, theta: Array) -> Array:

@@ -70,7 +70,7 @@ def merge(moments: Moments, x: Array, mask: Array) -> Moments:
     shift = mean - moments.mean
     return Moments(
         moments.count + count,
-        moments.mean + shift * count / together,
+        moments.mean + shift * (count / together),
         moments.deviations + deviations + shift**2 * moments.count * count / together,
     )
 
@@ -170,7 +170,7 @@ def scale_rewards(
     continues = transition.mask * ~(transition.terminated | transition.truncated)
     earned = as_float(transition.reward)
     discount = jnp.broadcast_to(jnp.asarray(discount, earned.dtype), earned.shape)
-    reward = earned.at[0].add(discount[-1] * scale.running) if streaming else earned
+    reward = earned.at[0].add((discount[-1] * scale.running).astype(earned.dtype)) if streaming else earned
     returns = linear_recurrence(reward, discount * continues)
     moments = merge(scale.moments, returns, transition.mask)
     running = (returns[-1] * continues[-1]).astype(scale.running.dtype) if streaming else scale.running

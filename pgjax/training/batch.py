@@ -10,7 +10,7 @@ from pgjax.engine.blocks import cut, join
 from pgjax.estimators.reductions import own_share
 from pgjax.policies.normalisation import RewardScale, scale_rewards
 from pgjax.training import rollout
-from pgjax.training.keys import keys_of
+from pgjax.training.keys import Keys, keys_of
 from pgjax.training.loss import Batch
 from pgjax.training.replay import Replay, replayed
 from pgjax.training.signals import first_memory, group_numbers, own_discount, values_of
@@ -26,9 +26,11 @@ class Collection(NamedTuple):
       statistics: of the episodes that ended.
       reward_scale: with the batch merged in; None without `normalise_rewards`.
       observed: running statistics of observations with the batch merged in; None without them.
+      keys: what `learn` draws from.
     """
 
     batch: Batch
+    keys: Keys
     rollout_state: Any
     statistics: rollout.EpisodeStatistics
     reward_scale: RewardScale | None = None
@@ -48,12 +50,13 @@ def collect(trainer: Trainer, algorithm: Algorithm, state: TrainState) -> Collec
     ((9, 4), 4.0)
     """
     environment, agent, config = trainer.environment, trainer.agent, trainer.config
-    keys = own_share(jax.random.split(keys_of(state.key).rollout, config.num_envs))
-    rows = Replay(keys, state.rollout_state, state.params)
+    keys = keys_of(state.key)
+    rows = Replay(own_share(jax.random.split(keys.rollout, config.num_envs)), state.rollout_state, state.params)
     if config.accumulate > 1:
-        return _in_slices(trainer, algorithm, rows)
+        return _in_slices(trainer, algorithm, rows, keys)
     rollout_state, transition, memory, statistics = replayed(environment, agent, config, rows)
-    return hold(trainer, algorithm, state, transition, memory, statistics)._replace(rollout_state=rollout_state)
+    found = hold(trainer, algorithm, state, transition, memory, statistics, keys)
+    return found._replace(rollout_state=rollout_state)
 
 
 def hold(
@@ -63,6 +66,7 @@ def hold(
     transition: Transition,
     memory: Any = None,
     statistics: rollout.EpisodeStatistics | None = None,
+    keys: Keys | None = None,
 ) -> Collection:
     """A batch of rows that are at hand: what `collect` makes of a rollout, and what `learn` takes.
 
@@ -73,6 +77,7 @@ def hold(
       transition: [T, N, ...].
       memory: of a recurrent policy at the first row, [1, N, ...]; default that of an episode's start.
       statistics: of the episodes that ended; default those of whole episodes.
+      keys: what `learn` draws from; default those that the state's key gives.
 
     >>> from pgjax import Config, environments, learn, make_agent, make_trainer, reinforce, rollout
     >>> env, algorithm = environments.make("Catch-bsuite"), reinforce().algorithm
@@ -94,6 +99,7 @@ def hold(
     signals = values_of(agent, algorithm, config, state.params, transition, memory, elapsed)
     return Collection(
         batch=Batch(transition, signals, credit=None, memory=memory),
+        keys=keys_of(state.key) if keys is None else keys,
         rollout_state=state.rollout_state,
         statistics=rollout.statistics(transition) if statistics is None else statistics,
         reward_scale=scale,
@@ -106,14 +112,14 @@ def _observed(trainer: Trainer, params: Params, transition: Transition) -> Any:
     return trainer.agent.observe(params, transition.observation, transition.mask)["statistics"]
 
 
-def _in_slices(trainer: Trainer, algorithm: Algorithm, rows: Replay) -> Collection:
+def _in_slices(trainer: Trainer, algorithm: Algorithm, rows: Replay, keys: Keys) -> Collection:
     """Every slice is simulated for its signals, a few numbers per step: all that credit needs of the whole batch."""
     environment, agent, config = trainer.environment, trainer.agent, trainer.config
     discount = jnp.broadcast_to(own_discount(algorithm, config, config.num_envs), (config.num_envs,))
 
     def of(one: Any) -> Any:
-        (keys, before), discount = one
-        part = Replay(keys, before, rows.params)
+        (own_keys, before), discount = one
+        part = Replay(own_keys, before, rows.params)
         after, transition, memory, statistics = replayed(environment, agent, config, part)
         elapsed = None if before is None else before.episode_length
         signals = values_of(
@@ -129,6 +135,7 @@ def _in_slices(trainer: Trainer, algorithm: Algorithm, rows: Replay) -> Collecti
         group = jnp.broadcast_to(group, signals.reward.shape)
     return Collection(
         batch=Batch(rows, signals._replace(group=group), credit=None),
+        keys=keys,
         rollout_state=jax.tree.map(partial(join, axis=0), rollout_state),
         statistics=jax.tree.map(lambda x: jnp.sum(x, axis=0), statistics),
     )

@@ -1,9 +1,6 @@
 """Which settings go together; asked before anything compiles."""
 
-import math
-import operator
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,32 +51,9 @@ def check(environment: Environment, agent: Agent, config: Config, algorithm: Alg
             reason = "leaves fewer than 2 trajectories in a group, and optimal baselines judge each by the others"
             raise SettingError("diagnostics", config.diagnostics, reason)
     if algorithm.policy_step is not None:
-        _check_policy_step(agent, config)
+        _check_policy_step(agent, config, algorithm)
     if algorithm.momentum is not None and (config.epochs > 1 or config.minibatches > 1):
         raise SettingError("momentum", algorithm.momentum, "needs one pass and one minibatch per batch")
-
-
-def check_steps(name: str, value: Any, steps_per_update: int) -> int:
-    """A number of steps that, with one update more, a counter of 32 bits can hold; as an int.
-
-    Raises:
-      SettingError: for what is no whole number from 1, and for a number too large.
-
-    >>> check_steps("total_steps", 1e6, 4096)
-    1000000
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        real = float(value) if isinstance(value, float) or hasattr(value, "dtype") else math.nan
-        if not real.is_integer():
-            raise SettingError(name, value, "must be a whole number") from None
-        number = int(real)
-    if isinstance(value, bool) or number < 1:
-        raise SettingError(name, value, "must be a whole number of at least 1")
-    if number + steps_per_update > LARGEST:
-        raise SettingError(name, value, f"and one update of {steps_per_update} steps are more than {LARGEST}")
-    return number
 
 
 def steps_per_update(environment: Environment, config: Config) -> int:
@@ -109,7 +83,11 @@ def _check_slices(agent: Agent, config: Config, algorithm: Algorithm | None) -> 
         raise SettingError("accumulate", config.accumulate, "cuts through groups of trajectories")
 
 
-def _check_policy_step(agent: Agent, config: Config) -> None:
+def _check_policy_step(agent: Agent, config: Config, algorithm: Algorithm) -> None:
+    for name in ("target_kl", "momentum"):
+        if getattr(algorithm, name) is not None:
+            reason = "is for gradient steps; here the policy moves by a policy_step"
+            raise SettingError(name, getattr(algorithm, name), reason)
     shared = "shared" in jax.eval_shape(agent.init, jax.random.key(0))
     if shared:
         raise SettingError("policy_step", "natural", "needs a policy of its own; here it shares layers with the critic")

@@ -36,7 +36,7 @@ def as_key(key: Array) -> Array:
     >>> bool(as_key(jax.random.PRNGKey(0)) == jax.random.key(0))
     True
     """
-    if jax.numpy.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+    if hasattr(key, "dtype") and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
     if getattr(key, "dtype", None) == jax.numpy.uint32 and jax.numpy.shape(key)[-1:] == (2,):
         return jax.random.wrap_key_data(key)

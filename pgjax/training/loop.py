@@ -5,10 +5,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from pgjax.config import whole_number
-from pgjax.training.checks import check_steps, steps_per_update
+from pgjax import counters
+from pgjax.training.checks import steps_per_update
 from pgjax.training.keys import as_key
 from pgjax.training.metrics import Metrics
 from pgjax.types import Algorithm, Trainer, TrainState
@@ -32,6 +33,9 @@ def run_updates(
     Returns:
       The state, and metrics [length] with `update`, `env_steps` and `active` (False where nothing was done).
 
+    Raises:
+      SettingError: for numbers that are no counts, or more steps than a counter of 32 bits holds.
+
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env, algorithm = environments.make("SimpleBandit-bsuite"), reinforce().algorithm
     >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=4))
@@ -40,9 +44,10 @@ def run_updates(
     >>> metrics["env_steps"].tolist(), metrics["active"].tolist()
     ([4, 8, 8], [True, True, False])
     """
-
-    if not isinstance(total_steps, jax.Array):
-        total_steps = check_steps("total_steps", total_steps, steps_per_update(trainer.environment, trainer.config))
+    length = counters.count("length", length, least=0)
+    if not isinstance(total_steps, Tracer):
+        each = steps_per_update(trainer.environment, trainer.config)
+        total_steps = counters.budget("total_steps", total_steps, each)
 
     def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         active = (state.env_steps < total_steps) & (state.skipped_in_a_row < max_skipped)
@@ -69,9 +74,8 @@ def train(trainer: Trainer, algorithm: Algorithm, key: Array, num_updates: int) 
     >>> int(state.env_steps), metrics["return_mean"].shape  # 3 updates, 4 episodes each, of one step
     (12, (3,))
     """
-    num_updates = whole_number("num_updates", num_updates, least=1)
     each = steps_per_update(trainer.environment, trainer.config)
-    check_steps("num_updates", num_updates * each, 0)
+    num_updates = counters.updates("num_updates", num_updates, each)
     return _train(trainer, algorithm, as_key(key), num_updates)
 
 

@@ -12,7 +12,7 @@ from pgjax.estimators.distributions import Distribution
 from pgjax.estimators.reductions import BatchSize
 from pgjax.training.metrics import Metric, per_step
 from pgjax.training.signals import log_ratio, policy_on, remembered
-from pgjax.types import Agent, Algorithm, Estimator, Params, SettingError, Signals, Transition
+from pgjax.types import Agent, Algorithm, Estimator, Params, SettingError, Signals
 
 
 class Batch(NamedTuple):
@@ -21,7 +21,7 @@ class Batch(NamedTuple):
     `memory` is [1, N, ...]: what a recurrent policy remembered at the first row.
     """
 
-    transition: Transition
+    transition: Any  # a Transition, or a `pgjax.training.replay.Replay` of one
     signals: Signals
     credit: Any  # computed on the whole batch
     target: Array | None = None  # what the critic regresses on

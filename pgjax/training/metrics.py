@@ -16,13 +16,21 @@ class Metric(NamedTuple):
     count: Array
 
     def value(self) -> Array:
-        """total / count; where nothing was counted, not a number (0 under `jax_debug_nans`, which would stop there).
+        """total / count; where nothing was counted, `nothing()`.
 
         >>> float(Metric(jnp.float32(3.0), jnp.float32(2.0)).value())
         1.5
         """
-        nothing = 0.0 if jax.config.jax_debug_nans else jnp.nan  # type: ignore[attr-defined]
-        return jnp.where(self.count > 0, self.total / jnp.where(self.count > 0, self.count, 1.0), nothing)
+        return jnp.where(self.count > 0, self.total / jnp.where(self.count > 0, self.count, 1.0), nothing())
+
+
+def nothing() -> float:
+    """What stands for a number that does not exist: NaN, or 0 under `jax_debug_nans`, which would stop at it.
+
+    >>> nothing()
+    nan
+    """
+    return 0.0 if jax.config.jax_debug_nans else float("nan")  # type: ignore[attr-defined]
 
 
 def per_step(x: Array, mask: Array) -> Metric:

@@ -17,6 +17,7 @@ from pgjax.estimators.reductions import difference, quotient, spread, step_sprea
 from pgjax.estimators.returns import make_signals, off_policy_reward_to_go, reward_to_go, total_return
 from pgjax.estimators.surrogates import stopped_prefix
 from pgjax.training.loss import Batch, contributions
+from pgjax.training.metrics import nothing
 from pgjax.training.rollout import Policy, Visited, episodes
 from pgjax.training.signals import credit_of, policy_on, ratios_of
 from pgjax.types import Agent, Algorithm, Discrete, Environment, Params, SettingError, Transition
@@ -52,7 +53,7 @@ def gradient_noise(gradients: Params, trajectories: int | None = None) -> Gradie
     signal = sum(jnp.sum(s.mean**2) for s in found) - variance / count
     noiseless = jnp.where(signal > 0, jnp.inf, 0.0)
     snr = jnp.where(variance == 0, noiseless, quotient(signal, variance / count))
-    return GradientNoise(variance, signal, snr, jnp.where(signal > 0, variance / signal, jnp.nan))
+    return GradientNoise(variance, signal, snr, jnp.where(signal > 0, quotient(variance, signal), nothing()))
 
 
 def cosine(one: Params, other: Params) -> Array:
@@ -113,7 +114,7 @@ def explained_variance(target: Array, value: Array, mask: Array) -> Array:
     """
     whole = step_spread(target, mask).variance()
     left = step_spread(difference(target, value), mask).variance()
-    return jnp.where(whole == 0, jnp.nan, 1.0 - quotient(left, whole)).reshape(())
+    return jnp.where(whole == 0, nothing(), 1.0 - quotient(left, whole)).reshape(())
 
 
 def effective_sample_size_per_step(log_ratio: Array) -> Array:

@@ -6,8 +6,9 @@ a loop of few environments is as slow as it has operations, however small they a
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from pgjax.engine import Engine, engine
 from pgjax.environments import base
 from pgjax.estimators.distributions import Distribution
 from pgjax.estimators.recurrence import linear_recurrence
+from pgjax.training.metrics import Metric
 from pgjax.types import Agent, Environment, Params, Transition
 
 
@@ -56,12 +58,11 @@ class EpisodeStatistics(NamedTuple):
     length_sum: Array
 
     def means(self) -> dict[str, Array]:
-        """Mean return and length, NaN where no episode ended."""
-        nan_if_none = jnp.where(self.episodes > 0, self.episodes, jnp.nan)
+        """Mean return and length of an episode; `nothing()`, not a number, where none ended."""
         return {
-            "return_mean": self.return_sum / nan_if_none,
+            "return_mean": Metric(self.return_sum, self.episodes).value(),
             "episodes": self.episodes,
-            "length_mean": self.length_sum / nan_if_none,
+            "length_mean": Metric(self.length_sum, self.episodes).value(),
         }
 
 
@@ -126,9 +127,9 @@ def episodes(
     acting, horizon = _as_actor(policy), base.horizon(environment)
     how = engine() if how is None else how
 
-    def episode(reset_key: Array, steps_key: Array, start: Visited | None) -> Transition:
-        observation, state = base.reset(environment, reset_key) if start is None else (start.observation, start.state)
-        draws = _draw(acting, observation, steps_key, horizon, greedy=greedy)
+    def episode(steps_key: Array, start: Visited) -> Transition:
+        observation, state = start.observation, start.state
+        draws, _ = _draw(acting, observation, steps_key, horizon, greedy=greedy)
 
         def step(carry: tuple, now: tuple[Array, Draws]) -> tuple[tuple, Transition]:
             (observation, state, memory, alive), (t, draw) = carry, now
@@ -154,8 +155,10 @@ def episodes(
         return how.scan_while_running(step, carry, steps, lambda carry: carry[-1], idle)[1]
 
     pairs = jax.vmap(jax.random.split)(keys)
-    leader = jnp.arange(len(keys)) // group_size * group_size
-    return jax.vmap(episode, out_axes=1)(pairs[leader, 0], pairs[:, 1], start)
+    if start is None:  # one reset for each group
+        observation, state = jax.vmap(partial(base.reset, environment))(pairs[::group_size, 0])
+        start = Visited(*jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), (state, observation)))
+    return jax.vmap(episode, out_axes=1)(pairs[:, 1], start)
 
 
 def visit(environment: Environment, policy: Policy, key: Array, steps: Array) -> Visited:
@@ -179,7 +182,7 @@ def visit(environment: Environment, policy: Policy, key: Array, steps: Array) ->
     reset_key, steps_key = jax.random.split(key)
     horizon = base.horizon(environment)
     observation, state = base.reset(environment, reset_key)
-    draws = _draw(acting, observation, steps_key, horizon)
+    draws, _ = _draw(acting, observation, steps_key, horizon)
     carry = Visited(state, observation), acting.initial, jnp.bool_(True)
     return jax.lax.scan(step, carry, (jnp.arange(horizon), draws))[0][0]
 
@@ -230,8 +233,8 @@ def stream(
     how = engine() if how is None else how
 
     def one(start: StreamState, key: Array) -> tuple[Place, Transition]:
-        draws = _draw(acting, start.observation, key, num_steps)
-        resets, made = how.resets(partial(base.reset, environment), draws.reset_key, len(keys))
+        draws, reset_keys = _draw(acting, start.observation, key, num_steps)
+        resets, made = how.resets(partial(_reset, environment), reset_keys, len(keys))
 
         def step(now: Place, following: tuple[Draws, Any]) -> tuple[Place, Transition]:
             draw, fresh = following
@@ -273,19 +276,41 @@ def keep_first(transition: Transition, steps: int) -> Transition:
     )
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["data"], meta_fields=["kind"])
+@dataclass(frozen=True)
+class KeyData:
+    """Keys as plain numbers: jax's check of key reuse loses sight of keys whose axes `vmap` moves for a loop."""
+
+    data: Array
+    kind: Any
+
+    @classmethod
+    def of(cls, keys: Array) -> Self:
+        """Of an array of keys."""
+        return cls(jax.random.key_data(keys), jax.random.key_impl(keys))
+
+    def key(self) -> Array:
+        """Back again."""
+        return jax.random.wrap_key_data(self.data, impl=self.kind)
+
+
+def _reset(environment: Environment, key: KeyData) -> tuple[Any, Any]:
+    return base.reset(environment, key.key())
+
+
 class Draws(NamedTuple):
     """All that is random in the steps of one environment, [T, ...]."""
 
     noise: Any  # of actions; None where the mode is taken
-    step_key: Array
-    reset_key: Array  # of the reset that follows if the step ends an episode
+    step_key: KeyData
 
 
-def _draw(actor: Actor, observation: Any, key: Array, steps: int, *, greedy: bool = False) -> Draws:
+def _draw(actor: Actor, observation: Any, key: Array, steps: int, *, greedy: bool = False) -> tuple[Draws, KeyData]:
+    """The draws, and a key for each step's reset, should it end an episode: [T] each."""
     distribution = jax.eval_shape(actor.act, actor.initial, observation)[1]
     of_action, of_step, of_reset = jax.random.split(key, 3)
     noise = None if greedy else distribution.noise(of_action, (steps,))
-    return Draws(noise, jax.random.split(of_step, steps), jax.random.split(of_reset, steps))
+    return Draws(noise, KeyData.of(jax.random.split(of_step, steps))), KeyData.of(jax.random.split(of_reset, steps))
 
 
 def _act(
@@ -295,7 +320,7 @@ def _act(
     memory, distribution = actor.act(memory, observation)
     action = distribution.mode() if draw.noise is None else distribution.at(draw.noise)
     next_observation, state, reward, terminated, truncated = base.step(
-        environment, draw.step_key, state, distribution.to_environment(action)
+        environment, draw.step_key.key(), state, distribution.to_environment(action)
     )
     row = Transition(
         observation=observation,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from pgjax import counters
 from pgjax.config import Config
 from pgjax.engine import asked, engine
 from pgjax.engine.blocks import join
@@ -20,12 +21,12 @@ from pgjax.estimators.steps import PolicyProblem
 from pgjax.policies.normalisation import no_reward_scale
 from pgjax.training import monitors, rollout
 from pgjax.training.batch import Collection, collect
-from pgjax.training.checks import check
+from pgjax.training.checks import check, steps_per_update
 from pgjax.training.gradients import gradient
 from pgjax.training.guard import guard
-from pgjax.training.keys import as_key, keys_of
+from pgjax.training.keys import as_key
 from pgjax.training.loss import Batch, policy_loss, value_loss
-from pgjax.training.metrics import Metrics, values
+from pgjax.training.metrics import Metrics
 from pgjax.training.minibatches import over_minibatches
 from pgjax.training.optimizer import optimizer_of, trained
 from pgjax.training.replay import Replay, replayed
@@ -114,7 +115,7 @@ def learn(
     >>> int(state.update), float(metrics["episodes"])
     (1, 4.0)
     """
-    agent, config, keys, batch = trainer.agent, trainer.config, keys_of(state.key), collected.batch
+    agent, config, keys, batch = trainer.agent, trainer.config, collected.keys, collected.batch
     check(trainer.environment, agent, config, algorithm)
     if callable(algorithm.entropy_coefficient):
         algorithm = algorithm._replace(entropy_coefficient=algorithm.entropy_coefficient(state.update))
@@ -138,7 +139,7 @@ def learn(
         rollout_state=collected.rollout_state,
         key=keys.following,
         update=state.update + 1,
-        env_steps=state.env_steps + total(jnp.sum(batch.signals.mask)).astype(jnp.int32),
+        env_steps=counters.added(state.env_steps, total(jnp.sum(batch.signals.mask > 0, dtype=jnp.int32))),
         reward_scale=collected.reward_scale,
         previous=moving.previous,
     )
@@ -235,7 +236,8 @@ def _value_gradient(agent: Agent, algorithm: Algorithm, params: Params, batch: B
     size = size_of(batch.transition.mask)
 
     def lost(params: Params) -> tuple[Array, Any]:
-        return value_loss(agent, algorithm, params, batch, size)
+        lost, metric = value_loss(agent, algorithm, params, batch, size)
+        return algorithm.value_coefficient * lost, metric
 
     found, metric = total(jax.grad(lost, has_aux=True)(params))
     return found, {"value_loss": metric.value()}
@@ -243,25 +245,25 @@ def _value_gradient(agent: Agent, algorithm: Algorithm, params: Params, batch: B
 
 def _policy_step(trainer: Trainer, algorithm: Algorithm, moving: Moving, batch: Batch) -> tuple[Moving, Metrics]:
     """Move the policy by the algorithm's own step on the whole batch."""
-    agent, params = trainer.agent, moving.params
+    environment, agent, config, params = trainer.environment, trainer.agent, trainer.config, moving.params
     whole = _with_credit(trainer, algorithm, params, batch)
     rows, size = whole.transition, size_of(whole.transition.mask)
+    descending, metrics = gradient(environment, agent, algorithm, config, params, whole)
+    found = jax.tree.map(jnp.negative, descending["policy"])
 
-    def raised(policy: Params) -> tuple[Array, Any]:
-        lowered, metrics = policy_loss(agent, algorithm, trainer.config, params | {"policy": policy}, whole, size)
-        return -lowered, metrics
+    def raised(policy: Params) -> Array:
+        return -policy_loss(agent, algorithm, config, params | {"policy": policy}, whole, size)[0]
 
-    found, metrics = jax.grad(raised, has_aux=True)(params["policy"])
     problem = PolicyProblem(
         policy=params["policy"],
         gradient=found,
-        surrogate=lambda policy: raised(policy)[0],
+        surrogate=raised,
         distribution=lambda policy: policy_on(agent, params | {"policy": policy}, rows, whole.memory),
         weight=rows.mask / size.steps,
     )
     policy, of_step = algorithm.policy_step(problem)  # type: ignore[misc]
     found_norm = {"policy_gradient_norm": optax.tree.norm(found)}
-    return moving._replace(params=params | {"policy": policy}), values(metrics) | of_step | found_norm
+    return moving._replace(params=params | {"policy": policy}), metrics | of_step | found_norm
 
 
 def _watched(
@@ -307,5 +309,4 @@ def shares(trainer: Trainer, algorithm: Algorithm) -> int:
 def worth_sharing(trainer: Trainer) -> bool:
     """Whether sharing a batch among devices gains more than their communication costs."""
     config = trainer.config
-    length = config.num_steps if config.rollout == "stream" else trainer.environment.horizon
-    return config.num_envs * length // config.minibatches >= WORTH_SHARING
+    return steps_per_update(trainer.environment, config) // config.minibatches >= WORTH_SHARING

@@ -15,7 +15,7 @@ import pytest
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from runs import CACHE, Process
 
-from pgjax.runs.settings.configuration import from_command_line
+from pgjax.runs.settings.command_line import from_command_line
 
 
 @contextmanager

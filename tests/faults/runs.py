@@ -7,7 +7,7 @@ import threading
 import time
 
 from pgjax.runs.record import checkpoints
-from pgjax.runs.record.files import say
+from pgjax.runs.record.attempts import say
 
 TINY = [
     *("--no-tuned", "--environment", "Catch-bsuite", "--seeds", "2", "--num-envs", "4", "--hidden", "4"),

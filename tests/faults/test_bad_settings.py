@@ -9,7 +9,8 @@ import pytest
 
 from pgjax.methods.hyperparameters import hyperparameters
 from pgjax.methods.table import ALGORITHMS
-from pgjax.runs.settings.setup import Settings, build
+from pgjax.runs.settings.build import build
+from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
 
 HINTS = {name: str(hint) for name, hint in get_type_hints(Settings).items()}

@@ -9,8 +9,10 @@ import pytest
 from runs import TINY
 
 from pgjax import ALGORITHMS
-from pgjax.runs.settings.configuration import config_text, from_command_line, read_config, recorded
-from pgjax.runs.settings.setup import Settings, build
+from pgjax.runs.settings.build import build
+from pgjax.runs.settings.command_line import from_command_line
+from pgjax.runs.settings.config_file import config_text, read_config, recorded
+from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
 
 
@@ -119,3 +121,64 @@ def test_a_second_ctrl_c_ends_at_once_even_inside_compiled_code():
         process.wait(0.5)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
+
+
+NEW = '''
+from pgjax import methods
+from pgjax import reinforce, with_hyperparameters
+
+def mine(*, strength: float = 0.5, learning_rate=0.25, cautious: bool = False, mode: str = "soft"):
+    """A method of one's own.
+
+    Args:
+      strength: how much of it.
+      mode: soft or hard.
+    """
+    print(strength, learning_rate, cautious, mode)
+    return reinforce(learning_rate=learning_rate)
+
+methods.ALGORITHMS["mine"] = mine
+methods.BASELINES["mine_too"] = None
+from pgjax.runs.settings.build import build
+from pgjax.runs.settings.command_line import from_command_line
+build(from_command_line("--algorithm mine --strength 2 --cautious --learning-rate 3".split()))
+from_command_line(["--help"])
+'''
+
+
+def test_a_new_method_reaches_the_command_line_by_standing_in_the_table():
+    done = subprocess.run([sys.executable, "-c", NEW], capture_output=True, text=True, timeout=100)
+    lines = done.stdout.splitlines()
+    text = " ".join(" ".join(line.strip("│ ") for line in lines).split())
+    assert done.returncode == 0 and "2.0 3.0 True soft" in lines, done.stderr
+    assert "--strength FLOAT How much of it. (default: 0.5, mine)" in text
+    assert "--mode STR Soft or hard. (default: soft, mine)" in text and "--cautious, --no-cautious" in text
+    assert "vtrace, mine." in text and "optimal_per_parameter, mine_too;" in text and "0.25 for mine" in text
+
+
+@pytest.mark.parametrize(("text", "steps"), [("1e5", 100_000), ("100000", 100_000), ("2.5E3", 2500)])
+def test_steps_on_the_command_line(text, steps):
+    assert from_command_line(["--total-steps", text]).total_steps == steps
+
+
+@pytest.mark.parametrize("text", ["2.5", "1e-3", "nan", "inf", "1e5.5", "many"])
+def test_what_is_no_number_of_steps(capsys, text):
+    with pytest.raises(SystemExit):
+        from_command_line(["--total-steps", text])
+    line = capsys.readouterr().err
+    assert line.startswith("error: Error parsing --total-steps: ") and line.count("\n") == 1
+
+
+@pytest.mark.parametrize("steps", [2**31, 2**31 - 1, 3e9, 10**12, 2.5, float("nan"), float("inf"), True, "9", 0])
+def test_budgets_that_no_counter_holds(steps):
+    with pytest.raises(SettingError, match="^total_steps: ") as error:
+        build(Settings(total_steps=steps))
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_of_numpy_and_lists_are_plain():
+    import numpy as np
+
+    plain = Settings(seeds=np.int64(3), total_steps=np.float32(1e5), hidden=[np.int32(8)], discount=np.float64(0.5))
+    assert plain == Settings(seeds=3, total_steps=100_000, hidden=(8,), discount=0.5)
+    assert type(plain.seeds) is type(plain.total_steps) is type(plain.hidden[0]) is int and config_text(plain)

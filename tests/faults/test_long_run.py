@@ -23,8 +23,8 @@ def test_memory_stays_and_nothing_is_compiled_again(here, tmp_path, monkeypatch,
     def count(event, *_, **__):
         compilations[0] += event == "/jax/core/compile/backend_compile_duration"
 
-    def watched(*arguments):
-        for chunk in chunks(*arguments):
+    def watched(*arguments, **keywords):
+        for chunk in chunks(*arguments, **keywords):
             memory.append(resident())
             compiled.append(compilations[0])
             yield chunk

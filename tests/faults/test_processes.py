@@ -6,8 +6,8 @@ import time
 import pytest
 from runs import TINY, fingerprint
 
+from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.joining import place_of
-from pgjax.runs.settings.setup import Settings
 from pgjax.runs.settings.start import chosen_devices
 from pgjax.types import SettingError
 

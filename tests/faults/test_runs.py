@@ -12,6 +12,7 @@ from runs import TINY, fingerprint
 
 from pgjax import sweeps
 from pgjax.runs.record import checkpoints, files
+from pgjax.runs.record.attempts import Incomplete, say
 from pgjax.runs.record.interrupts import Stopped
 from pgjax.runs.record.metrics_file import GrowingFile, read_metrics
 from pgjax.types import SettingError
@@ -23,7 +24,7 @@ def stop_after(monkeypatch, chunks, number=signal.SIGTERM):
     """Let a signal arrive while chunk `chunks` + 1 is on its way."""
     whole = sweeps.chunks
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **keywords):
         for i, chunk in enumerate(whole(*arguments)):
             if i == chunks:
                 os.kill(os.getpid(), number)
@@ -162,8 +163,8 @@ def test_a_disk_that_fails_does_not_end_training(here, whole, tmp_path, monkeypa
     chunks = sweeps.chunks
     limit = files_up_to(1000)
 
-    def disturbed(*arguments):
-        for i, chunk in enumerate(chunks(*arguments)):
+    def disturbed(*arguments, **keywords):
+        for i, chunk in enumerate(chunks(*arguments, **keywords)):
             if i == 1:
                 inflict()
             reached.append(int(chunk[0].state.update.max()))
@@ -186,7 +187,7 @@ def test_a_disk_that_fails_does_not_end_training(here, whole, tmp_path, monkeypa
     monkeypatch.setattr(sweeps, "chunks", disturbed)
     capfd.readouterr()
     try:
-        with pytest.raises(files.Incomplete, match="the run is done, but .* lacks .*metrics.csv"):
+        with pytest.raises(Incomplete, match="the run is done, but .* lacks .*metrics.csv"):
             here(*TINY, *STEPS, "--save-every", 0, "--out", path)
     finally:
         if fault == "full":
@@ -197,7 +198,7 @@ def test_a_disk_that_fails_does_not_end_training(here, whole, tmp_path, monkeypa
     monkeypatch.undo()
     if fault == "removed":
         path = path.parent / "elsewhere"
-    assert checkpoints.newest(path / "checkpoints", files.say).number == 5
+    assert checkpoints.newest(path / "checkpoints", say).number == 5
     here("--resume", path)
     assert fingerprint(path) == fingerprint(whole)
 
@@ -206,7 +207,7 @@ def test_a_policy_is_read_from_an_unfinished_run(here, tmp_path, monkeypatch):
     stopped_run(here, monkeypatch, tmp_path / "run", 2, "--save-every", 0)
     _, params = files.load_run(tmp_path / "run")
     _, best = files.load_run(tmp_path / "run", best=True)
-    newest = checkpoints.newest(tmp_path / "run" / "checkpoints", files.say)
+    newest = checkpoints.newest(tmp_path / "run" / "checkpoints", say)
     scores = {p.name: checkpoints.read_record(p)["score"] for p in checkpoints.paths(tmp_path / "run" / "checkpoints")}
     bias = next(name for name in newest.leaves if name.startswith("state/params/policy") and name.endswith("bias"))
     last = max(reversed(scores), key=lambda name: scores[name])
@@ -242,7 +243,7 @@ def test_a_seed_that_is_never_finite_is_stopped_and_the_other_is_untouched(here,
         return runs._replace(state=runs.state._replace(params=params))
 
     monkeypatch.setattr(sweeps, "start", spoilt)
-    with pytest.raises(files.Incomplete, match="^seeds 0 stopped, not finite: see .*post-mortem"):
+    with pytest.raises(Incomplete, match="^seeds 0 stopped, not finite: see .*post-mortem"):
         here(*TINY, *STEPS, "--max-skipped", 7, "--out", tmp_path / "run")
     (line,) = capfd.readouterr().err.splitlines()
     message = "warning: seed 0 stopped at update 7: 7 updates in a row were not finite (loss or gradient); "
@@ -250,7 +251,7 @@ def test_a_seed_that_is_never_finite_is_stopped_and_the_other_is_untouched(here,
     rows = [(tmp_path / "run" / "metrics.csv"), whole / "metrics.csv"]
     other, reference = ([line for line in file.read_text().splitlines() if line.split(",")[2] == "1"] for file in rows)
     assert other == reference and len(other) == 22
-    dead = checkpoints.newest(tmp_path / "run" / "post-mortem", files.say)
+    dead = checkpoints.newest(tmp_path / "run" / "post-mortem", say)
     assert dead.number == 7 and dead.leaves["state/skipped_in_a_row"].tolist() == [7, 0]
 
 

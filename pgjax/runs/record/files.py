@@ -2,8 +2,8 @@
 
 import fcntl
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,59 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from pgjax.engine import hosts
+from pgjax import environments
 from pgjax.runs.record import checkpoints
+from pgjax.runs.record.attempts import say
 from pgjax.runs.record.metrics_file import csv_text
-from pgjax.runs.settings.configuration import config_text, settings_from
-from pgjax.runs.settings.setup import Settings, Setup, build
+from pgjax.runs.settings.build import Setup, build
+from pgjax.runs.settings.config_file import config_text, settings_of_record
+from pgjax.runs.settings.flags import Settings
 from pgjax.types import Params, SettingError
 
 _MARKS = ("config.toml", "metrics.csv")
-
-
-class Incomplete(Exception):
-    """A run that was carried to its end, but not all of it as it should be."""
-
-
-def say(line: str) -> None:
-    """One line to the user, on standard error."""
-    print(line, file=sys.stderr, flush=True)
-
-
-class Attempts:
-    """Attempts at writing. The first failure is told at once, and work goes on; what is still missing is kept."""
-
-    def __init__(self, path: Path):
-        """Nothing has failed yet under `path`."""
-        self.path = path
-        self.missing: dict[str, str] = {}
-
-    def __call__(self, what: str, action: Callable[[], Any]) -> bool:
-        """Try an action of the first process that writes `what`; False if it failed."""
-        return self.together(what, action) if hosts.is_first() else True
-
-    def together(self, what: str, action: Callable[[], Any]) -> bool:
-        """Try an action of every process that writes `what`; False if it failed."""
-        try:
-            action()
-        except OSError as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            if not self.missing and hosts.is_first():
-                say(f"warning: {self.path / what} cannot be written: {reason}; training goes on")
-            self.missing[what] = reason
-            return False
-        self.missing.pop(what, None)
-        return True
-
-    def settle(self) -> None:
-        """Name what is missing for good.
-
-        Raises:
-          Incomplete: if anything is.
-        """
-        if self.missing and hosts.is_first():
-            what = ", ".join(f"{name} ({reason})" for name, reason in self.missing.items())
-            raise Incomplete(f"the run is done, but {self.path} lacks {what}; make room, then --resume {self.path}")
 
 
 def new_run_directory(settings: Settings) -> Path:
@@ -91,12 +48,21 @@ def _named(out: str) -> Path:
     return path
 
 
+def file_name(name: str) -> str:
+    """A name as part of a file's name on any system: what Windows or a shell may not take becomes a hyphen.
+
+    >>> file_name("FrozenLake-misc:map_name=8x8"), file_name("brax/ant")
+    ('FrozenLake-misc-map_name=8x8', 'brax-ant')
+    """
+    return re.sub(r"[^\w.=,+-]+", "-", name, flags=re.ASCII).rstrip(". ")
+
+
 def _numbered(stem: str) -> Path:
     Path("runs").mkdir(exist_ok=True)
     number = 1
     while True:
         try:
-            path = Path("runs") / f"{stem.replace('/', '-')}-{number}"  # brax's names hold a slash
+            path = Path("runs") / f"{file_name(stem)}-{number}"
             path.mkdir()
             return path
         except FileExistsError:
@@ -157,7 +123,8 @@ def load_run(path: str | Path, *, best: bool = False) -> tuple[Setup, Params]:
     checkpoint = checkpoints.best(folder, say) if best else checkpoints.newest(folder, say)
     if checkpoint is None:
         raise SettingError("run", str(path), "holds no checkpoint")
-    setup = build(settings_from(checkpoint.record["settings"]))
+    settings = checkpoint.record["settings"]
+    setup = build(settings_of_record(settings, environments.make(settings["environment"])))
     keys = jax.random.split(jax.random.key(0), len(checkpoint.leaves["seeds"]))
     shapes = jax.eval_shape(jax.vmap(setup.agent.init), keys)
     like = {"state": {"params": jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)}}

@@ -10,12 +10,12 @@ import numpy as np
 
 from pgjax.engine import hosts
 from pgjax.runs.record import checkpoints
-from pgjax.runs.record.files import Attempts, say
+from pgjax.runs.record.attempts import Attempts, say
 from pgjax.runs.record.loggers import LOGGERS, Logger
 from pgjax.runs.record.metrics_file import GrowingFile, MetricsFile, csv_text
 from pgjax.runs.record.provenance import differences, provenance
-from pgjax.runs.settings.configuration import OF_THE_LAYOUT, recorded
-from pgjax.runs.settings.setup import Settings
+from pgjax.runs.settings.config_file import OF_THE_LAYOUT, recorded, settings_of_record
+from pgjax.runs.settings.flags import Settings
 from pgjax.runs.show.progress import last_return
 from pgjax.sweeps import Runs
 from pgjax.training.guard import NONFINITE
@@ -144,7 +144,7 @@ class Journal:
 
     def _compare(self, record: dict[str, Any]) -> None:
         """Refuse a checkpoint of other settings; say where its bits may not come again."""
-        then = record["settings"]
+        then = json.loads(json.dumps(recorded(settings_of_record(record["settings"]))))
         for name in sorted((set(then) | set(self._recorded)) - set(OF_THE_LAYOUT)):
             if then.get(name) != self._recorded.get(name):
                 reason = f"is in config.toml, but the checkpoint was written with {then.get(name)!r}; put that back"

@@ -89,7 +89,7 @@ def check_installed(names: Iterable[str]) -> None:
         try:
             import_module(PACKAGES[name])
         except ImportError as error:
-            reason = f'needs the package {PACKAGES[name]}: pip install "pgjax[log]", or leave it out'
+            reason = f'needs the package {PACKAGES[name]}: pip install -e ".[log]", or leave it out'
             raise SettingError("log", name, reason) from error
 
 

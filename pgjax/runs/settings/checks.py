@@ -4,11 +4,9 @@ from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from pgjax.counters import LARGEST
 from pgjax.methods.hyperparameters import check_number
 from pgjax.types import SettingError
-
-LARGEST = 2**31 - 1
-"""Counters of steps are 32-bit numbers."""
 
 
 def check_fields(settings: Any) -> None:
@@ -32,12 +30,6 @@ def check_fields(settings: Any) -> None:
         kinds = _alternatives(hints[field.name])
         if NoneType not in kinds or getattr(settings, field.name) is not None:
             _check(field.name, next(kind for kind in kinds if kind is not NoneType), getattr(settings, field.name))
-
-
-def check_size(name: str, value: int, steps_per_update: int) -> None:
-    """Refuse a number of steps that, with one update more, a counter of 32 bits cannot hold."""
-    if value + steps_per_update > LARGEST:
-        raise SettingError(name, value, f"and one update of {steps_per_update} steps are more than {LARGEST}")
 
 
 def _check(name: str, kind: Any, value: Any) -> None:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import jax
 
-from pgjax.runs.record.files import Incomplete, say
+from pgjax.runs.record.attempts import Incomplete, say
 from pgjax.runs.record.interrupts import Stopped
-from pgjax.runs.settings.setup import Settings
+from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
 
 HEARTBEAT_TIMEOUT = 30

@@ -1,1 +1,1 @@
-"""What is seen of a run: figures, tables, progress, GIFs."""
+"""What is seen of a run: figures, intervals, progress."""

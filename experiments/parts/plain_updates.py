@@ -1,0 +1,568 @@
+"""One update of every method in NumPy, written as loops over single steps. It imports nothing of pgjax.
+
+The policy is a softmax over a table θ[s, a]; the critic is a table V[s] or Q[s, a]. Scores are written by hand,
+
+    ∇ log π(a|s) = e_a − π(·|s)   in row s of θ, 0 in all other rows.
+
+A batch is a list of `Steps`, one per trajectory (or, in a stream, per environment), without any padding. `update` gives
+the new tables. `episodes` and `streams` list everything that a tabular problem can produce, with its probability; a
+problem is anything with the attributes initial [S], transition [S, A, S] (missing mass ends the episode), reward
+[S, A], horizon and discount.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+Table = np.ndarray
+Rows = list[tuple[int, int]]  # (trajectory, step)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What one trajectory, or one environment of a stream, went through; lists of equal length."""
+
+    states: tuple = ()
+    actions: tuple = ()
+    rewards: tuple = ()
+    terminated: tuple = ()
+    truncated: tuple = ()
+    next_states: tuple = ()  # before any reset; −1 after a termination
+    times: tuple = ()  # since the start of the episode
+
+    def __len__(self) -> int:
+        """How many steps."""
+        return len(self.states)
+
+    def then(self, *row: Any) -> "Steps":
+        """One more step, in the order of the fields."""
+        return Steps(*((*column, x) for column, x in zip(vars(self).values(), row, strict=True)))
+
+    def goes_on(self, t: int) -> bool:
+        """Whether step t + 1 belongs to the same episode."""
+        return t + 1 < len(self) and not (self.terminated[t] or self.truncated[t])
+
+
+@dataclass(frozen=True)
+class Method:
+    """What an update does, in words and numbers."""
+
+    credit: str = "reward_to_go"
+    baseline: str = "none"
+    surrogate: str = "score"
+    target: str = "none"  # what the critic regresses on
+    discount: float = 1.0
+    rate: float = 0.1  # of gradient descent
+    max_grad_norm: float = np.inf
+    mean: str = "trajectories"
+    epochs: int = 1
+    group_size: int = 1
+    discounted_objective: bool = False
+    standardise: bool = False
+    baseline_constant: float = 0.0
+    lambda_: float = 1.0
+    max_rho: float = 1.0
+    max_c: float = 1.0
+    max_weight: float = np.inf
+    clip: float = np.inf
+    value_coefficient: float = 0.5
+    value_clip: float | None = None
+    kl_coefficient: float = 0.0
+    target_kl: float = np.inf
+    momentum: float | None = None
+    policy_step: str = "none"  # natural or trust_region
+    step_size: float = np.inf
+    max_kl: float = np.inf
+    damping: float = 0.0
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The parameters: θ, and V or Q, or nothing."""
+
+    policy: Table
+    value: Table = field(default_factory=lambda: np.zeros(0))
+
+    @cached_property
+    def pi(self) -> Table:
+        """π(a|s)."""
+        return softmax(self.policy)
+
+    def plus(self, scale: float, other: "Tables") -> "Tables":
+        """self + scale · other."""
+        return Tables(self.policy + scale * other.policy, self.value + scale * other.value)
+
+
+@dataclass(frozen=True)
+class Update:
+    """The new tables; what the steps of size `rate` went along in total; the last gradient, for a recursion."""
+
+    after: Tables
+    direction: Tables
+    gradient: Tables
+
+
+METHODS: dict[str, Method] = {
+    "reinforce": Method(),
+    "trajectory_is": Method(surrogate="trajectory_weight"),
+    "per_decision_is": Method("off_policy", surrogate="stopped_prefix"),
+    "prefix_is": Method(surrogate="stopped_prefix"),
+    "suffix_is": Method("off_policy", surrogate="ratio"),
+    "first_order": Method(surrogate="ratio"),
+    "truncated_is": Method("off_policy", surrogate="stopped_prefix", max_weight=2.0),
+    "weighted_is": Method("weighted_trajectory"),
+    "weighted_per_decision_is": Method("weighted_per_decision"),
+    "doubly_robust": Method("none", surrogate="doubly_robust", target="reward_to_go"),
+    "all_action": Method("none", surrogate="all_action", target="reward_to_go"),
+    "rloo": Method("total_return", "leave_one_out"),
+    "dice": Method("discounted_reward", surrogate="prefix_product"),
+    "storm": Method("off_policy", surrogate="stopped_prefix", momentum=0.3),
+    "a2c": Method("gae", target="lambda_return", mean="steps"),
+    "ppo": Method("gae", surrogate="clipped", target="lambda_return", mean="steps", clip=0.2, lambda_=0.95),
+    "npg": Method("gae", surrogate="ratio", target="lambda_return", mean="steps", policy_step="natural"),
+    "trpo": Method("gae", surrogate="ratio", target="lambda_return", mean="steps", policy_step="trust_region"),
+    "vtrace": Method("vtrace", target="vtrace_target", mean="steps"),
+}
+"""Every method by name: what it is made of, from the papers."""
+
+
+def softmax(logits: Table) -> Table:
+    """π of a table of logits, row by row."""
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+# What a problem can produce
+
+
+def episodes(mdp: Any, theta: Table, *, time_limit: bool = False) -> list[tuple[float, Steps]]:
+    """Every whole episode with its probability; after `horizon` steps it terminates or, with `time_limit`, is cut."""
+    return list(_episodes(mdp, softmax(theta), time_limit))
+
+
+def _episodes(mdp: Any, pi: Table, time_limit: bool) -> Iterator[tuple[float, Steps]]:
+    open_ = [(p, s, Steps()) for s, p in enumerate(mdp.initial) if p > 0]
+    while open_:
+        chance, s, past = open_.pop()
+        for p, steps, following, _ in _one_step(mdp, pi, s, past, len(past), time_limit):
+            if following is None:
+                yield chance * p, steps
+            else:
+                open_.append((chance * p, following, steps))
+
+
+def streams(mdp: Any, theta: Table, steps: int, *, time_limit: bool = False) -> list[tuple[float, Steps]]:
+    """Everything an environment can go through in so many steps from a reset, new episodes following at once."""
+    pi = softmax(theta)
+    starts = [(p, s, 0) for s, p in enumerate(mdp.initial) if p > 0]
+    partial = [(p, s, t, Steps()) for p, s, t in starts]
+    for _ in range(steps):
+        longer = []
+        for chance, s, t, past in partial:
+            for p, rows, following, time in _one_step(mdp, pi, s, past, t, time_limit):
+                ahead = starts if following is None else [(1.0, following, time)]
+                longer += [(chance * p * q, s2, t2, rows) for q, s2, t2 in ahead]
+        partial = longer
+    merged: dict[Steps, float] = {}
+    for chance, _, _, rows in partial:  # where the last row leads is not part of it
+        merged[rows] = merged.get(rows, 0.0) + chance
+    return [(chance, rows) for rows, chance in merged.items()]
+
+
+def _one_step(mdp: Any, pi: Table, s: int, past: Steps, t: int, time_limit: bool) -> Iterator[tuple]:
+    """(probability, rows with one more, next state or None where the episode is over, its time)."""
+    for a in range(pi.shape[1]):
+        following, r = mdp.transition[s, a], float(mdp.reward[s, a])
+        last = t + 1 == mdp.horizon
+        stop = 1.0 - following.sum()
+        if last and not time_limit:
+            yield pi[s, a], past.then(s, a, r, True, False, -1, t), None, 0
+            continue
+        if stop > 1e-15:
+            yield pi[s, a] * stop, past.then(s, a, r, True, False, -1, t), None, 0
+        for s2, p in enumerate(following):
+            if p > 0:
+                yield pi[s, a] * p, past.then(s, a, r, False, last, s2, t), None if last else s2, t + 1
+
+
+# One update
+
+
+def update(
+    m: Method,
+    before: Tables,
+    batch: Sequence[Steps],
+    deals: Sequence[Sequence[Rows]] | None = None,
+    previous: tuple[Tables, Tables] | None = None,
+) -> Update:
+    """The tables after one update on a batch that `before` has sampled.
+
+    Args:
+      m: the method.
+      before: θ and the critic that sampled the batch.
+      batch: the trajectories.
+      deals: for each pass its minibatches, in order; default the whole batch once per pass.
+      previous: of a recursion, the tables and the gradient of the update before.
+    """
+    now, direction = before, Tables(0.0 * before.policy, 0.0 * before.value)
+    gradient, stopped = direction, False
+    if m.policy_step != "none":
+        policy, way = _policy_step(m, before, batch)
+        now, direction = Tables(policy, now.value), Tables(way, direction.value)
+    for epoch in range(m.epochs):
+        psi, target = _credit(m, now, before, batch), _target(m, now, before, batch)
+        for rows in [all_rows(batch)] if deals is None else deals[epoch]:
+            if m.policy_step == "none":
+                gradient = _loss_gradient(m, now, before, batch, psi, target, rows)
+            else:
+                value = m.value_coefficient * _value_gradient(m, now, before, batch, target, rows)
+                gradient = Tables(0.0 * now.policy, value)
+            if m.momentum is not None and previous is not None:
+                old, old_gradient = previous
+                again = _loss_gradient(m, old, before, batch, _credit(m, old, before, batch), target, rows)
+                carried = old_gradient.plus(-1.0, again)
+                gradient = gradient.plus(1.0 - m.momentum, carried)
+            stopped = stopped or _sampled_kl(now, before, batch, rows) > m.target_kl
+            if stopped:
+                continue
+            norm = np.sqrt(np.sum(gradient.policy**2) + np.sum(gradient.value**2))
+            shortened = min(1.0, m.max_grad_norm / norm) if norm > 0 else 1.0
+            now = now.plus(-m.rate * shortened, gradient)
+            direction = direction.plus(-shortened, gradient)
+    return Update(now, direction, gradient)
+
+
+def all_rows(batch: Sequence[Steps]) -> Rows:
+    """The whole batch."""
+    return [(n, t) for n, steps in enumerate(batch) for t in range(len(steps))]
+
+
+def estimate(m: Method, tables: Tables, batch: Sequence[Steps]) -> Table:
+    """The method's estimate of ∇J from a batch that `tables` has sampled, [S, A]."""
+    plain = replace(m, momentum=None, epochs=1, rate=0.0, max_grad_norm=np.inf, policy_step="none", target_kl=np.inf)
+    return update(plain, tables, batch).direction.policy
+
+
+def _loss_gradient(
+    m: Method, now: Tables, before: Tables, batch: Sequence[Steps], psi: list, target: list, rows: Rows
+) -> Tables:
+    """Of −surrogate + β KL + c · value loss over some rows of the batch."""
+    members = sorted({n for n, _ in rows})
+    divisor = len(members) if m.mean == "trajectories" else len(rows)
+    each = {n: _contributions(m, now, before, batch[n], psi[n]) for n in members}
+    policy = -sum(each[n][t] for n, t in rows) / divisor
+    if m.baseline.startswith("optimal"):
+        policy = policy + _optimal_correction(m, now, before, batch, each, members) / divisor
+    if m.kl_coefficient:
+        for n, t in rows:
+            s = batch[n].states[t]
+            moved = now.pi[s] - before.pi[s]  # ∇ KL(π_before ‖ π) in row s
+            policy[s] += m.kl_coefficient * moved / divisor
+    value = m.value_coefficient * _value_gradient(m, now, before, batch, target, rows)
+    return Tables(policy, value)
+
+
+def _contributions(m: Method, now: Tables, before: Tables, steps: Steps, psi: list) -> list[Table]:
+    """The gradient of what each step adds to the surrogate, [S, A] each."""
+    pi, rho = now.pi, _ratios(now, before, steps)
+    result, prefix, past = [], 1.0, np.zeros_like(pi)
+    whole = _over_episodes(steps, rho)
+    for t, (s, a) in enumerate(zip(steps.states, steps.actions, strict=True)):
+        if t > 0 and not steps.goes_on(t - 1):
+            prefix, past = 1.0, np.zeros_like(pi)
+        earlier, earlier_scores = prefix, past
+        own = _score(pi, s, a)
+        prefix, past = prefix * rho[t], past + own
+        if m.surrogate == "score":
+            g = psi[t] * own
+        elif m.surrogate == "ratio":
+            g = rho[t] * psi[t] * own
+        elif m.surrogate == "clipped":
+            outside = (psi[t] > 0 and rho[t] > 1 + m.clip) or (psi[t] < 0 and rho[t] < 1 - m.clip)
+            g = 0.0 * own if outside else rho[t] * psi[t] * own
+        elif m.surrogate == "stopped_prefix":
+            g = min(prefix, m.max_weight) * psi[t] * own
+        elif m.surrogate == "trajectory_weight":
+            g = min(whole[t], m.max_weight) * psi[t] * own
+        elif m.surrogate == "prefix_product":
+            g = prefix * psi[t] * past
+        elif m.surrogate == "all_action":
+            factor = m.discount ** steps.times[t] if m.discounted_objective else 1.0
+            g = factor * _expected_slope(pi, s, before.value)
+        elif m.surrogate == "doubly_robust":
+            q, factor = before.value, m.discount ** steps.times[t]
+            expected = pi[s] @ q[s]
+            g = earlier * (expected * earlier_scores + _expected_slope(pi, s, q))
+            g = factor * (g + prefix * (steps.rewards[t] - q[s, a]) * past)
+        else:
+            raise ValueError(m.surrogate)
+        result.append(g)
+    return result
+
+
+def _score(pi: Table, s: int, a: int) -> Table:
+    g = np.zeros_like(pi)
+    g[s] = -pi[s]
+    g[s, a] += 1.0
+    return g
+
+
+def _expected_slope(pi: Table, s: int, q: Table) -> Table:
+    """∇ Σ_a π(a|s) q(s, a)."""
+    return sum(pi[s, a] * q[s, a] * _score(pi, s, a) for a in range(pi.shape[1]))  # type: ignore
+
+
+def _ratios(now: Tables, before: Tables, steps: Steps) -> list[float]:
+    return [now.pi[s, a] / before.pi[s, a] for s, a in zip(steps.states, steps.actions, strict=True)]
+
+
+def _over_episodes(steps: Steps, factors: list[float]) -> list[float]:
+    """At each step the product over the whole episode that it belongs to."""
+    result, first = [], 0
+    for t in range(len(steps)):
+        if not steps.goes_on(t):
+            result += [float(np.prod(factors[first : t + 1]))] * (t + 1 - first)
+            first = t + 1
+    return result
+
+
+def _optimal_correction(
+    m: Method, now: Tables, before: Tables, batch: Sequence[Steps], each: dict[int, list], members: list[int]
+) -> Table:
+    """Σ_n b_n G_n, with b_n from the other trajectories."""
+    estimates = {n: sum(each[n]) for n in members}
+    scores = {n: sum(_contributions(m, now, before, batch[n], [1.0] * len(batch[n]))) for n in members}
+    result = np.zeros_like(now.policy)
+    for n in members:
+        inner, square = np.zeros_like(result), np.zeros_like(result)
+        for k in members:
+            if k != n:
+                inner, square = inner + estimates[k] * scores[k], square + scores[k] ** 2
+        if m.baseline == "optimal":
+            inner, square = np.full_like(inner, inner.sum()), np.full_like(square, square.sum())
+        b = np.divide(inner, square, out=np.zeros_like(inner), where=square > 0)
+        result += b * scores[n]
+    return result
+
+
+# Credit
+
+
+def _signals(m: Method, before: Tables, steps: Steps, prefactor: bool) -> tuple[list, list, list, float]:
+    """Rewards, V(s_t), V(s_{t+1}) and γ; with the factor γ^t in front of all three, and γ = 1, if asked for."""
+    value = _state_values(before)
+    rewards, values, following = [], [], []
+    for t in range(len(steps)):
+        factor = m.discount ** steps.times[t] if prefactor else 1.0
+        ahead = 0.0 if steps.terminated[t] else value[steps.next_states[t]]
+        rewards.append(factor * steps.rewards[t])
+        values.append(factor * value[steps.states[t]])
+        following.append(factor * (m.discount if prefactor else 1.0) * ahead)
+    return rewards, values, following, 1.0 if prefactor else m.discount
+
+
+def _state_values(tables: Tables) -> Table:
+    if tables.value.ndim == 2:
+        return np.sum(tables.pi * tables.value, axis=1)
+    return tables.value if tables.value.size else np.zeros(len(tables.policy))
+
+
+def _credit(m: Method, now: Tables, before: Tables, batch: Sequence[Steps]) -> list:
+    """Ψ of every step, with ratios between `now` and `before`."""
+    if m.credit == "none":
+        return [[0.0] * len(steps) for steps in batch]
+    if m.credit.startswith("weighted"):
+        psi = _weighted(m, now, before, batch)
+    else:
+        psi = _minus_baseline(m, now, before, batch)
+    if m.standardise:
+        flat = np.concatenate(psi)
+        spread = np.sqrt(np.mean((flat - flat.mean()) ** 2))
+        equal = spread <= 1e-13 * np.max(np.abs(flat))  # up to rounding: nothing to tell apart
+        psi = [[0.0 if equal else (x - flat.mean()) / (spread + 1e-8) for x in row] for row in psi]
+    return psi
+
+
+def _minus_baseline(m: Method, now: Tables, before: Tables, batch: Sequence[Steps]) -> list:
+    signals = [_signals(m, before, steps, m.discounted_objective) for steps in batch]
+    psi = [
+        _credit_of_one(m, m.credit, steps, of, _ratios(now, before, steps))
+        for steps, of in zip(batch, signals, strict=True)
+    ]
+    return [[x - b for x, b in zip(psi[n], _baseline(m, n, psi, batch, signals), strict=True)] for n in range(len(psi))]
+
+
+def _credit_of_one(m: Method, credit: str, steps: Steps, signals: tuple, rho: list[float]) -> list[float]:
+    rewards, values, following, gamma = signals
+    length = len(steps)
+    if credit == "discounted_reward":
+        power = [1.0 if m.discounted_objective else m.discount**t for t in steps.times]
+        return [p * r for p, r in zip(power, rewards, strict=True)]
+    if credit == "total_return":
+        return [sum(gamma**t * r for t, r in zip(steps.times, rewards, strict=True))] * length
+    result = [0.0] * length
+    if credit in ("vtrace", "vtrace_target"):
+        target = [0.0] * length
+        for t in reversed(range(length)):
+            error = rewards[t] + gamma * following[t] - values[t]
+            target[t] = values[t] + min(m.max_rho, rho[t]) * error
+            if steps.goes_on(t):
+                ahead = target[t + 1] - values[t + 1]
+                target[t] += gamma * m.lambda_ * min(m.max_c, rho[t]) * ahead
+            beyond = target[t + 1] if steps.goes_on(t) else following[t]
+            result[t] = min(m.max_rho, rho[t]) * (rewards[t] + gamma * beyond - values[t])
+        return target if credit == "vtrace_target" else result
+    for t in reversed(range(length)):
+        ahead = result[t + 1] if steps.goes_on(t) else 0.0
+        if credit == "reward_to_go":
+            result[t] = rewards[t] + gamma * ahead
+        elif credit == "off_policy":
+            result[t] = rewards[t] + gamma * (rho[t + 1] * ahead if steps.goes_on(t) else 0.0)
+        elif credit == "gae":
+            result[t] = rewards[t] + gamma * following[t] - values[t] + gamma * m.lambda_ * ahead
+        else:
+            raise ValueError(credit)
+    return result
+
+
+def _baseline(m: Method, n: int, psi: list, batch: Sequence[Steps], signals: list) -> list[float]:
+    """b of trajectory n at each of its steps."""
+    first = n // m.group_size * m.group_size if m.group_size > 1 else 0
+    group = range(first, first + m.group_size) if m.group_size > 1 else range(len(psi))
+    others = [k for k in group if k != n]
+    result = []
+    for t in range(len(psi[n])):
+
+        def credit_at(k: int, t: int = t) -> float:
+            """A finished trajectory has nothing to go, and its total return."""
+            return psi[k][t] if t < len(psi[k]) else psi[k][-1] if m.credit == "total_return" else 0.0
+
+        if m.baseline in ("none", "optimal", "optimal_per_parameter"):
+            result.append(0.0)
+        elif m.baseline == "constant":
+            result.append(m.baseline_constant)
+        elif m.baseline == "state_value":
+            result.append(signals[n][1][t])
+        elif m.baseline == "same_batch_mean":
+            result.append(sum(credit_at(k) for k in group) / len(group))
+        elif m.baseline == "leave_one_out":
+            result.append(sum(credit_at(k) for k in others) / max(len(others), 1))
+        elif m.baseline == "time_step":
+            running = [k for k in others if t < len(psi[k])]
+            result.append(sum(psi[k][t] for k in running) / max(len(running), 1))
+        else:
+            raise ValueError(m.baseline)
+    return result
+
+
+def _weighted(m: Method, now: Tables, before: Tables, batch: Sequence[Steps]) -> list:
+    """N times the factor of each score in the gradient of the self-normalised estimate of J."""
+    rho = [_ratios(now, before, steps) for steps in batch]
+    reward = [[m.discount**t * r for t, r in zip(s.times, s.rewards, strict=True)] for s in batch]
+    count = len(batch)
+    if m.credit == "weighted_trajectory":
+        weight = [float(np.prod(x)) for x in rho]
+        returns = [sum(x) for x in reward]
+        mean = sum(w * r for w, r in zip(weight, returns, strict=True)) / sum(weight)
+        factor = [w / sum(weight) * (r - mean) for w, r in zip(weight, returns, strict=True)]
+        return [[count * factor[n]] * len(batch[n]) for n in range(count)]
+    longest = max(len(steps) for steps in batch)
+    psi = [[0.0] * len(steps) for steps in batch]
+    for u in range(longest):  # the reward at step u; a finished trajectory keeps its last weight and earns 0
+        weight = [float(np.prod(x[: u + 1])) for x in rho]
+        earned = [x[u] if u < len(x) else 0.0 for x in reward]
+        mean = sum(w * r for w, r in zip(weight, earned, strict=True)) / sum(weight)
+        for n in range(count):
+            for t in range(min(u + 1, len(batch[n]))):
+                psi[n][t] += count * weight[n] / sum(weight) * (earned[n] - mean)
+    return psi
+
+
+# The critic
+
+
+def _target(m: Method, now: Tables, before: Tables, batch: Sequence[Steps]) -> list:
+    """What the critic regresses on; never with γ^t in front."""
+    result = []
+    for steps in batch:
+        signals, rho = _signals(m, before, steps, prefactor=False), _ratios(now, before, steps)
+        if m.target == "none":
+            result.append([0.0] * len(steps))
+        elif m.target == "lambda_return":
+            advantage = _credit_of_one(m, "gae", steps, signals, rho)
+            result.append([a + v for a, v in zip(advantage, signals[1], strict=True)])
+        else:
+            result.append(_credit_of_one(m, m.target, steps, signals, rho))
+    return result
+
+
+def _value_gradient(m: Method, now: Tables, before: Tables, batch: Sequence[Steps], target: list, rows: Rows) -> Table:
+    """∇ of the mean over steps of ½ (V(s_t) − target)²; of Q, at the action taken."""
+    result = np.zeros_like(now.value)
+    if m.target == "none":
+        return result
+    for n, t in rows:
+        s, a = batch[n].states[t], batch[n].actions[t]
+        where = (s, a) if now.value.ndim == 2 else (s,)
+        error = now.value[where] - target[n][t]
+        slope = error
+        if m.value_clip is not None:
+            moved = now.value[where] - before.value[where]
+            held = before.value[where] + np.clip(moved, -m.value_clip, m.value_clip) - target[n][t]
+            if held**2 > error**2:
+                slope = 0.0  # held: it no longer depends on V
+        result[where] += slope / len(rows)
+    return result
+
+
+# How the policy moves, beside gradient descent
+
+
+def _policy_step(m: Method, before: Tables, batch: Sequence[Steps]) -> tuple[Table, Table]:
+    """θ after a natural or a trust-region step, and the direction (F + damping)⁻¹ g."""
+    rows, theta = all_rows(batch), before.policy
+    psi = _credit(m, before, before, batch)
+    gradient = -_loss_gradient(replace(m, value_coefficient=0.0), before, before, batch, psi, psi, rows).policy
+    fisher = np.zeros((theta.size, theta.size))
+    for n, t in rows:
+        s = batch[n].states[t]
+        for a in range(theta.shape[1]):
+            own = _score(before.pi, s, a).ravel()
+            fisher += before.pi[s, a] * np.outer(own, own) / len(rows)
+    damped = fisher + m.damping * np.eye(theta.size)
+    x = np.linalg.solve(damped, gradient.ravel())
+    curvature = x @ damped @ x
+    length = min(m.step_size, np.sqrt(2.0 * m.max_kl / curvature)) if curvature > 0 else 0.0
+    x = x.reshape(theta.shape)
+    if m.policy_step == "natural":
+        return theta + length * x, x
+    divisor = len(batch) if m.mean == "trajectories" else len(rows)
+
+    def surrogate(policy: Table) -> float:
+        tried = Tables(policy)
+        ratios = [_ratios(tried, before, steps) for steps in batch]
+        return sum(ratios[n][t] * psi[n][t] for n, t in rows) / divisor
+
+    for k in range(10):
+        tried = theta + 0.7**k * length * x
+        if _exact_kl(tried, before, batch, rows) <= m.max_kl and surrogate(tried) > surrogate(theta):
+            return tried, x
+    return theta, x
+
+
+def _exact_kl(policy: Table, before: Tables, batch: Sequence[Steps], rows: Rows) -> float:
+    """Mean KL(π_before ‖ π) over the visited states."""
+    total, pi = 0.0, softmax(policy)
+    for n, t in rows:
+        old, new = (table[batch[n].states[t]] for table in (before.pi, pi))
+        total += float(np.sum(old * np.log(old / new))) / len(rows)
+    return total
+
+
+def _sampled_kl(now: Tables, before: Tables, batch: Sequence[Steps], rows: Rows) -> float:
+    """Mean of (ρ − 1) − log ρ over some rows."""
+    rho = np.array([_ratios(now, before, batch[n])[t] for n, t in rows])
+    return float(np.mean(rho - 1.0 - np.log(rho)))

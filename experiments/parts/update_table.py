@@ -1,0 +1,487 @@
+"""The table of updates: every method on every path, by enumeration, against `parts.plain_updates`.
+
+A row runs `pgjax.learn` on every batch that a tabular problem can produce and compares
+
+    each       the new parameters of every batch with those of the NumPy update,
+    expected   the expected change with α times the exact mean of the estimator; where a pass has several steps, or the
+               step is not linear in α, the derivative of the expected change at α = 0 in place of the change.
+
+Mean and probabilities on the right are the reference's own. A path that a method does not admit is refused with a
+`SettingError`, and its row says so.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jax.tree_util import Partial
+
+from parts import plain_updates as plain
+from parts.plain_updates import METHODS, Method, Steps, Tables
+from pgjax import ALGORITHMS, BASELINES, FORMS, Config, SettingError, make_trainer, oracle, standardised, sweeps
+from pgjax.engine import blocks
+from pgjax.estimators.reductions import ENV_AXIS
+from pgjax.methods.hyperparameters import with_hyperparameters
+from pgjax.runs.settings.idle import NOTHING_TO_STANDARDISE
+
+TOLERANCE = 1e-10
+RATE, STEP = 0.3, 0.7  # α of gradient descent, and of natural steps
+TRUST = 0.1  # their KL: a trust region that some batches reach and some do not
+NEAR = 1e-3  # of a step that no line search shortens
+KEYS = 24  # that shuffle minibatches
+
+THETA = np.array([[0.3, -0.4], [-0.2, 0.5]])
+CRITICS = {"none": np.zeros(0), "state": np.array([0.7, -0.3]), "action": np.array([[0.4, -0.2], [1.1, 0.6]])}
+EARLIER = (  # tables and gradient of the update before, of a recursion
+    Tables(THETA + np.array([[0.2, -0.1], [0.3, 0.1]])),
+    Tables(np.array([[0.5, -0.3], [0.2, 0.4]])),
+)
+
+REWARD = [[1.0, -0.5], [2.0, 0.3]]
+CHAIN = [[[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]]
+UNSURE = [[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.6, 0.0]]]
+ENDLESS = [[[0.0, 1.0], [0.0, 0.5]], [[0.0, 1.0], [0.0, 0.0]]]
+PROBLEMS = {  # name: tables, whether the horizon is a time limit
+    "three steps": (oracle.make_mdp([0.6, 0.4], UNSURE, REWARD, horizon=3, discount=0.9), False),
+    "two steps": (oracle.make_mdp([0.6, 0.4], CHAIN, REWARD, horizon=2, discount=0.9), False),
+    "one start": (oracle.make_mdp([1.0, 0.0], UNSURE, REWARD, horizon=2, discount=0.9), False),
+    "stream": (oracle.make_mdp([1.0, 0.0], ENDLESS, REWARD, horizon=2, discount=0.9), True),
+    "short stream": (oracle.make_mdp([1.0, 0.0], CHAIN, REWARD, horizon=2, discount=0.9), True),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method with its numbers, as pgjax makes it and as the reference does."""
+
+    label: str
+    recipe: str
+    given: dict[str, Any] = field(hash=False)
+    method: Method
+
+
+@dataclass(frozen=True)
+class Path:
+    """One way from a batch to new parameters."""
+
+    label: str
+    config: dict[str, Any] = field(default_factory=dict, hash=False)
+    problem: str = "three steps"
+    num_envs: int = 2
+    num_steps: int = 3  # of a stream
+    devices: int = 1
+    cached_steps: int | None = None  # of a block on a CPU
+    standardise: bool = False
+    max_grad_norm: float = math.inf
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table; the largest differences, in absolute numbers."""
+
+    case: str
+    path: str
+    batches: int = 0
+    deals: int = 1  # of minibatches
+    expected: float = math.nan
+    each: float = math.nan
+    bias: float | None = None  # of the expected policy step, relative to ∇J of the discounted objective
+    refused: str | None = None
+
+    @property
+    def red(self) -> bool:
+        """Whether the update is not what it should be."""
+        return self.refused is None and not (self.expected < TOLERANCE and self.each < TOLERANCE)
+
+
+def cases() -> dict[str, Case]:
+    """Every recipe; REINFORCE and the forms of importance sampling with every baseline that they admit."""
+    found = []
+    for credit, baseline in itertools.product(("reward_to_go", "total_return"), BASELINES):
+        given = {"credit": credit, "baseline": baseline, "baseline_constant": 0.4}
+        found.append(_case("reinforce", given, f"{credit}, {baseline}"))
+    for form, baseline in itertools.product(FORMS, BASELINES):
+        admitted = baseline == "none" if form.startswith("weighted") else not baseline.startswith("optimal")
+        if admitted:
+            given = {"baseline": baseline, "baseline_constant": 0.4}
+            given |= {"max_weight": 1.05} if form == "truncated_is" else {}
+            found.append(_case(form, given, baseline))
+    found += [_case(name, {}) for name in ("doubly_robust", "all_action", "rloo", "dice")]
+    for baseline in ("none", "time_step", "state_value"):
+        found.append(_case("storm", {"baseline": baseline, "momentum": 0.3}, baseline))
+    found.append(_case("storm", {"baseline": "none", "momentum": 1.0}, "no memory"))
+    trusted = {"lambda_": 0.8, "max_kl": TRUST, "damping": 0.01}
+    found += [_case("a2c", {"lambda_": 0.8}), _case("ppo", {"lambda_": 0.8, "clip": 0.05})]
+    found.append(_case("ppo", {"lambda_": 0.8, "clip": 0.05, "value_clip": 0.1}, "value clipped"))
+    found.append(_case("ppo", {"lambda_": 0.8, "clip": math.inf, "kl_coefficient": 0.7}, "KL penalty"))
+    found.append(_case("ppo", {"lambda_": 0.8, "clip": 0.2, "target_kl": 0.01}, "stopped early"))
+    found += [_case("npg", trusted), _case("trpo", trusted)]
+    found.append(_case("vtrace", {"lambda_": 0.8, "max_rho": 1.1, "max_c": 0.9}))
+    return {case.label: case for case in found}
+
+
+MAIN = {
+    "reinforce": "reinforce (reward_to_go, leave_one_out)",
+    **{form: f"{form} (time_step)" for form in FORMS if not form.startswith("weighted")},
+    **{form: f"{form} (none)" for form in FORMS if form.startswith("weighted")},
+    "storm": "storm (time_step)",
+}
+"""The case of each recipe that is taken along every path; recipes not listed have one case, their own name."""
+
+
+def _case(name: str, given: dict[str, Any], variant: str = "") -> Case:
+    known = {f for f in Method.__dataclass_fields__} & set(given)
+    method = replace(METHODS[name], discount=0.9, rate=RATE, **{f: given[f] for f in known})
+    if "baseline" in given and method.baseline == "state_value":
+        method = replace(method, target="reward_to_go")
+    if method.policy_step != "none":
+        method = replace(method, step_size=STEP)
+    if variant == "no memory":
+        method = replace(method, momentum=None)
+    return Case(f"{name} ({variant})" if variant else name, name, given, method)
+
+
+WHOLE_EPISODES = [
+    Path("held"),
+    Path("mean over steps", {"mean": "steps"}),
+    Path("replayed in two slices", {"accumulate": 2}),
+    Path("minibatches of environments", {"minibatches": 2, "epochs": 1}, "one start", num_envs=4),
+    Path("minibatches of steps", {"minibatches": 2, "shuffle": "steps", "mean": "steps"}),
+    Path("groups", {"group_size": 2}, "two steps", num_envs=4),
+    Path("groups in slices", {"group_size": 2, "accumulate": 2}, "two steps", num_envs=4),
+    Path("slices within groups", {"group_size": 2, "accumulate": 4}, "two steps", num_envs=4),
+    Path("two devices", {"epochs": 1}, devices=2),
+    Path("two devices, two passes", {"epochs": 2}, devices=2),
+    Path("four devices", {"epochs": 1}, "one start", num_envs=4, devices=4),
+    Path("groups on two devices", {"epochs": 1, "group_size": 2}, "two steps", num_envs=4, devices=2),
+    Path("minibatches on two devices", {"epochs": 1, "minibatches": 2}, "one start", num_envs=4, devices=2),
+    Path("plain engine", {"engine": "plain"}),
+    Path("engine of accelerators", {"engine": "accelerator"}),
+    Path("engine of CPUs, blocks of two steps", {"engine": "cpu"}, cached_steps=2),
+    Path("diagnostics", {"diagnostics": 2}, "one start", num_envs=4),
+    Path("discounted objective", {"discounted_objective": True, "epochs": 1}),
+    Path("discounted objective, replayed", {"discounted_objective": True, "accumulate": 2}),
+    Path("standardised", standardise=True),
+    Path("three passes", {"epochs": 3}),
+    Path("gradient clipped", {}, max_grad_norm=0.3),
+]
+STREAMS = [
+    Path("held"),
+    Path("mean over trajectories", {"mean": "trajectories"}),
+    Path("replayed in two slices", {"accumulate": 2}),
+    Path("minibatches of environments", {"minibatches": 2, "epochs": 1}, num_envs=4, num_steps=2),
+    Path("minibatches of steps", {"minibatches": 2, "epochs": 1, "shuffle": "steps"}),
+    Path("minibatches of steps, two passes", {"minibatches": 2, "shuffle": "steps"}, num_steps=2),
+    Path("groups", {"group_size": 2}, num_envs=4, num_steps=2),
+    Path("two devices", devices=2),
+    Path("four devices", num_envs=4, num_steps=2, devices=4),
+    Path("minibatches on two devices", {"epochs": 1, "minibatches": 2}, num_envs=4, num_steps=2, devices=2),
+    Path(
+        "minibatches of steps on two devices",
+        {"epochs": 1, "minibatches": 2, "shuffle": "steps"},
+        num_steps=2,
+        devices=2,
+    ),
+    Path("uneven minibatches of steps on two devices", {"minibatches": 2, "shuffle": "steps"}, num_steps=3, devices=2),
+    Path("plain engine", {"engine": "plain"}),
+    Path("engine of accelerators", {"engine": "accelerator"}),
+    Path("engine of CPUs, blocks of two steps", {"engine": "cpu"}, cached_steps=2),
+    Path("diagnostics", {"diagnostics": 2}),
+    Path("discounted objective", {"discounted_objective": True}),
+    Path("standardised", standardise=True),
+    Path("three passes", {"epochs": 3}),
+    Path("gradient clipped", {}, max_grad_norm=0.3),
+]
+STREAMS = [replace(path, problem="stream" if path.num_envs == 2 else "short stream") for path in STREAMS]
+
+
+def paths_of(case: Case) -> list[Path]:
+    """The paths of a case: all of them for the main case of a recipe, held batches for the others."""
+    every = STREAMS if ALGORITHMS[case.recipe]().config.rollout == "stream" else WHOLE_EPISODES
+    main = case.label == MAIN.get(case.recipe, case.recipe)
+    optimal = case.method.baseline.startswith("optimal") and case.method.credit == "reward_to_go"
+    return every if main or optimal else every[:1]
+
+
+def row(case: Case, path: Path) -> Row:
+    """One line of the table."""
+    try:
+        return _enumerated(case, path)
+    except SettingError as refusal:
+        return Row(case.label, path.label, refused=str(refusal))
+
+
+def _enumerated(case: Case, path: Path) -> Row:
+    run = _Run(case, path)
+    with blocks_of(path.cached_steps) if path.cached_steps else nullcontext():
+        found = run.by_deal()
+    expected, each, directions, tangents = 0.0, 0.0, [], []
+    for after, tangent, deal in found:
+        reference = numpy_updates(run.method, path.problem, path.num_steps, path.num_envs, deal)
+        each = max(each, float(np.max(np.abs(after - reference.after))))
+        directions.append(reference.probability @ reference.direction)
+        tangents.append(run.batches.probability @ tangent)
+    expected = float(np.max(np.abs(np.mean(tangents, 0) - np.mean(directions, 0))))
+    return Row(case.label, path.label, len(run.batches.probability), len(found), expected, each, run.bias(tangents))
+
+
+@contextmanager
+def blocks_of(steps: int) -> Iterator[None]:
+    """Blocks of so many steps on a CPU, however many its cache would hold."""
+    with mock.patch.object(blocks, "CACHED_STEPS", steps):
+        yield
+
+
+class _Run:
+    """pgjax's side of a row."""
+
+    def __init__(self, case: Case, path: Path):
+        self.case, self.path = case, path
+        self.mdp, time_limit = PROBLEMS[path.problem]
+        self.recipe = _made(case)
+        usual = self.recipe.config
+        settings: dict[str, Any] = {"epochs": min(usual.epochs, 2), "group_size": 1, "minibatches": 1}
+        settings |= {"shuffle": "environments", "num_envs": path.num_envs, "num_steps": path.num_steps} | path.config
+        self.config: Config = replace(usual, **settings)
+        agent = oracle.tabular_agent(self.mdp, self.config.critic)
+        self.trainer = make_trainer(oracle.environment(self.mdp, time_limit=time_limit), agent, self.config)
+        self.algorithm = self.recipe.algorithm._replace(max_grad_norm=path.max_grad_norm)
+        if path.standardise:
+            if case.recipe in NOTHING_TO_STANDARDISE:  # as the command line says it
+                raise SettingError("standardise", True, f"is of no use: {NOTHING_TO_STANDARDISE[case.recipe]}")
+            estimator = self.algorithm.estimator
+            self.algorithm = self.algorithm._replace(
+                estimator=estimator._replace(credit=standardised(estimator.credit))
+            )
+        value = CRITICS[self.config.critic]
+        self.params = {"policy": jnp.asarray(THETA), "value": jnp.asarray(value) if value.size else {}}
+        self.state = self.trainer.init(self.numbered(RATE, STEP), jax.random.key(0))._replace(params=self.params)
+        if self.algorithm.momentum is not None and case.method.momentum is not None:
+            earlier = [{"policy": jnp.asarray(x.policy), "value": self.params["value"]} for x in EARLIER]
+            self.state = self.state._replace(previous=tuple(earlier), update=jnp.int32(1))
+        log_probs = np.log(plain.softmax(THETA))
+        self.rollouts = oracle.list_rollouts(self.mdp, self.config, time_limit=time_limit)
+        self.rows = oracle.as_rows(self.mdp, self.rollouts, log_probs)
+        self.batches = oracle.list_batches(self.mdp, self.rollouts, log_probs, path.num_envs, self.config.group_size)
+        self.mesh = None
+        if path.devices > 1:
+            sweeps.plan(self.trainer, self.algorithm, 1, mesh=(1, path.devices))  # refuses what cannot be shared
+            self.mesh = Mesh(np.array(jax.devices()[: path.devices]), (ENV_AXIS,))
+        self.method = replace(
+            case.method,
+            mean=self.config.mean,
+            epochs=self.config.epochs,
+            group_size=self.config.group_size,
+            discounted_objective=self.config.discounted_objective,
+            standardise=path.standardise,
+            max_grad_norm=path.max_grad_norm,
+        )
+
+    def numbered(self, rate: Any, step: Any) -> Any:
+        """The algorithm with plain gradient steps of a given rate; natural ones of a given size."""
+        algorithm = self.algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=rate))
+        if algorithm.policy_step is None:
+            return algorithm
+        return with_hyperparameters(algorithm, {"step_size": step})
+
+    def by_deal(self) -> list[tuple[np.ndarray, np.ndarray, Any]]:
+        """New parameters [B, P], their derivative in α at 0 [B, P], and the deal of minibatches, for every deal."""
+        replaying = self.config.accumulate > 1
+        keys = None
+        if replaying:
+            keys = _replay_keys(
+                self, self.path.problem, self.path.num_envs, self.path.num_steps, self.config.group_size
+            )
+
+        def after(numbers: Any, key: Any) -> Any:
+            algorithm, state = self.numbered(*numbers), self.state._replace(key=key)
+            if keys is not None:
+                params = oracle.every_replayed_update(self.trainer, algorithm, state, keys)
+            else:
+                params = oracle.every_update(self.trainer, algorithm, state, self.rows, self.batches.members, self.mesh)
+            return _flat(params)
+
+        several = self.config.epochs * self.config.minibatches > 1 or self.method.policy_step != "none"
+        numbers = jnp.array([RATE, STEP])
+        if several:
+            program = jax.jit(lambda x, key: jax.jvp(lambda x: after(x, key), (x,), (jnp.ones(2),)))
+        else:
+            program = jax.jit(lambda x, key: (after(x, key), None))
+        before = np.asarray(_flat(jax.tree.map(lambda x: x[None], self.params)))
+
+        def found(key: Any) -> tuple[np.ndarray, np.ndarray]:
+            new = np.asarray(program(numbers, key)[0])
+            if not several:
+                return new, (new - before) / RATE
+            tangent = np.asarray(program(0.0 * numbers, key)[1])
+            if self.method.policy_step == "trust_region":  # at 0 its line search refuses; near it the step is linear
+                close = np.asarray(program(jnp.array([0.0, NEAR]), key)[0])
+                tangent = np.where(np.arange(before.size) < THETA.size, (close - before) / NEAR, tangent)
+            return new, tangent
+
+        if self.config.minibatches == 1:
+            key = jax.random.key(0)
+            return [(*found(key), None)]
+        distinct: dict[bytes, Any] = {}
+        for key in jax.random.split(jax.random.key(1), KEYS):
+            new = np.asarray(program(numbers, key)[0])
+            distinct.setdefault(np.round(new, 9).tobytes(), key)
+        each = [found(key) for key in distinct.values()]
+        return [(new, tangent, self.deal_of(new)) for new, tangent in each]
+
+    def deal_of(self, new: np.ndarray) -> Any:
+        """The deal of minibatches under which the reference comes closest on a few batches."""
+        few = np.linspace(1, len(new) - 2, 9).astype(int)
+        one = _partitions(self.config, self.path)
+
+        def apart(deal: Any) -> float:
+            r = numpy_updates(self.method, self.path.problem, self.path.num_steps, self.path.num_envs, deal, tuple(few))
+            return float(np.max(np.abs(r.after - new[few])))
+
+        return min(itertools.product(one, repeat=self.config.epochs), key=apart)
+
+    def bias(self, tangents: list[np.ndarray]) -> float | None:
+        """Of the mean step along the policy, against ∇J."""
+        if self.config.rollout == "stream" or self.case.method.momentum is not None:
+            return None
+        exact = np.ravel(oracle.exact_gradient(self.mdp, jax.nn.log_softmax, jnp.asarray(THETA)))
+        steps = self.config.epochs * self.config.minibatches
+        step = np.mean(tangents, 0)[: exact.size] / steps
+        return float(np.linalg.norm(step - exact) / np.linalg.norm(exact))
+
+
+def _made(case: Case) -> Any:
+    given = {k: v for k, v in case.given.items() if k != "max_weight"}
+    recipe = ALGORITHMS[case.recipe](discount=0.9, **given)
+    if "max_weight" in case.given:
+        algorithm = with_hyperparameters(recipe.algorithm, {"max_weight": case.given["max_weight"]})
+        recipe = recipe._replace(algorithm=algorithm)
+    return recipe
+
+
+def _flat(params: Any) -> Any:
+    """[B, P], the policy first."""
+    leaves = [params["policy"], *jax.tree.leaves(params["value"])]
+    return jnp.concatenate([x.reshape(len(x), -1) for x in leaves], axis=1)
+
+
+_KEYS: dict[tuple, Any] = {}
+
+
+def _replay_keys(run: _Run, *where: Any) -> Any:
+    """Found once for each problem and shape of batch: they depend on the policy alone."""
+    if where not in _KEYS:
+        _KEYS[where] = oracle.keys_of_batches(run.trainer, run.algorithm, run.state, run.rollouts, run.batches)
+    return _KEYS[where]
+
+
+def _partitions(config: Config, path: Path) -> list[tuple]:
+    """Every way to deal the rows of a batch into minibatches of equal size, in order."""
+    rows: list[Any] = list(range(path.num_envs))
+    if config.shuffle == "steps":
+        rows = list(itertools.product(rows, range(path.num_steps)))
+
+    def dealt(left: list) -> Iterator[tuple]:
+        if not left:
+            yield ()
+            return
+        for part in itertools.combinations(left, len(rows) // config.minibatches):
+            for rest in dealt([x for x in left if x not in part]):
+                yield (part, *rest)
+
+    return list(dealt(rows))
+
+
+# The reference's side
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Of every batch: its probability [B], the new parameters and the sum of its steps' directions at α = 0 [B, P]."""
+
+    probability: np.ndarray
+    after: np.ndarray
+    direction: np.ndarray
+
+
+@cache
+def numpy_updates(
+    method: Method, problem: str, num_steps: int, num_envs: int, deal: Any, only: tuple | None = None
+) -> Reference:
+    """The reference's updates of every batch, or of some of them, under one deal of minibatches."""
+    chances, listed = _listed(problem, num_steps, num_envs, method.group_size)
+    critic = {"none": "none", "reward_to_go": "state"}.get(method.target, "state")
+    critic = "action" if method.surrogate in ("all_action", "doubly_robust") else critic
+    before = Tables(THETA, CRITICS[critic])
+    earlier = None
+    if method.momentum is not None:
+        earlier = tuple(Tables(x.policy, before.value) for x in EARLIER)
+    after, direction = [], []
+    chosen = range(len(listed)) if only is None else only
+    one_step = method.epochs == 1 and deal is None and method.policy_step == "none"
+    for b in chosen:
+        batch = listed[b]
+        deals = None if deal is None else [[_rows(part, batch) for part in parts] for parts in deal]
+        found = plain.update(method, before, batch, deals, earlier)
+        after.append(np.concatenate([found.after.policy.ravel(), found.after.value.ravel()]))
+        if not one_step and only is None:
+            found = plain.update(replace(method, rate=0.0, step_size=0.0), before, batch, deals, earlier)
+        direction.append(np.concatenate([found.direction.policy.ravel(), found.direction.value.ravel()]))
+    return Reference(chances[list(chosen)], np.array(after), np.array(direction))
+
+
+def _rows(part: tuple, batch: tuple[Steps, ...]) -> list:
+    if part and isinstance(part[0], tuple):
+        return list(part)
+    return [(n, t) for n in part for t in range(len(batch[n]))]
+
+
+@cache
+def _listed(problem: str, num_steps: int, num_envs: int, group_size: int) -> tuple[np.ndarray, list]:
+    """The reference's batches and their probabilities, in pgjax's order."""
+    mdp, time_limit = PROBLEMS[problem]
+    streaming = problem.endswith("stream")
+    found = (
+        plain.streams(mdp, THETA, num_steps, time_limit=time_limit)
+        if streaming
+        else plain.episodes(mdp, THETA, time_limit=time_limit)
+    )
+    chance = {steps: p for p, steps in found}
+    config = Config(rollout="stream", num_steps=num_steps) if streaming else Config()
+    rollouts = oracle.list_rollouts(mdp, config, time_limit=time_limit)
+    members = oracle.list_batches(mdp, rollouts, jax.nn.log_softmax(THETA), num_envs, group_size).members
+    columns = [_as_steps(mdp, rollouts, k) for k in range(rollouts.state.shape[1])]
+    assert set(columns) == set(chance) and len(columns) == len(chance)
+    chances, batches = [], []
+    for chosen in members:
+        batch = tuple(columns[k] for k in chosen)
+        p = 1.0
+        for n, steps in enumerate(batch):
+            p *= chance[steps]
+            if n % group_size:  # the start is drawn once for a group
+                p /= mdp.initial[steps.states[0]]
+        chances.append(p)
+        batches.append(batch)
+    chances = np.array(chances)
+    assert abs(chances.sum() - 1.0) < 1e-12
+    return chances, batches
+
+
+def _as_steps(mdp: oracle.MDP, rollouts: Any, k: int) -> Steps:
+    steps = Steps()
+    for t in range(int(rollouts.mask[:, k].sum())):
+        s, a = int(rollouts.state[t, k]), int(rollouts.action[t, k])
+        ended, cut = bool(rollouts.terminated[t, k]), bool(rollouts.truncated[t, k])
+        following = -1 if ended else int(rollouts.next_state[t, k])
+        steps = steps.then(s, a, float(mdp.reward[s, a]), ended, cut, following, int(rollouts.time[t, k]))
+    return steps

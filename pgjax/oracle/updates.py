@@ -1,0 +1,302 @@
+"""Every update that training can make on a tabular problem: each batch's new parameters, and the expected change.
+
+An estimator that is exact is not yet an update that is: between the two stand slices, minibatches, groups, devices,
+several passes. Here `pgjax.learn` itself is run on every batch that the problem can produce.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
+
+from pgjax.config import Config
+from pgjax.estimators.reductions import ENV_AXIS
+from pgjax.oracle.mdp import MDP
+from pgjax.training.batch import Collection, collect, hold
+from pgjax.training.update import learn, make_trainer
+from pgjax.types import Algorithm, Params, SettingError, Trainer, TrainState, Transition
+
+MAX_BATCHES = 1_000_000
+
+
+class Rollouts(NamedTuple):
+    """Everything that one environment can go through in a rollout, [T, M]; the environment's own probability, [M]."""
+
+    time: np.ndarray
+    state: np.ndarray
+    action: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    next_state: np.ndarray  # before any reset; 0 after a termination
+    mask: np.ndarray
+    probability: np.ndarray  # of starts and successors alone, whatever the policy
+
+
+class Batches(NamedTuple):
+    """Every batch of N rollouts: their columns [B, N], and its probability [B]."""
+
+    members: np.ndarray
+    probability: np.ndarray
+
+
+def list_rollouts(mdp: MDP, config: Config, *, time_limit: bool = False) -> Rollouts:
+    """Whole episodes, or `config.num_steps` steps of a stream that starts with a reset.
+
+    Args:
+      mdp: the problem.
+      config: which rollout.
+      time_limit: as in `oracle.environment`.
+
+    Raises:
+      SettingError: for more than `MAX_BATCHES` of them.
+
+    >>> from pgjax.oracle import make_mdp
+    >>> mdp = make_mdp([1.0], [[[0.5]]], [[1.0]], horizon=2)  # goes on half the time
+    >>> rollouts = list_rollouts(mdp, Config())
+    >>> rollouts.mask.sum(axis=0).tolist(), rollouts.probability.tolist()
+    ([1.0, 2.0], [0.5, 0.5])
+    """
+    streaming = config.rollout == "stream"
+    length = config.num_steps if streaming else mdp.horizon
+    starts = [(float(p), s) for s, p in enumerate(mdp.initial) if p > 0]
+    partial = [(p, (0, s), ()) for p, s in starts]
+    for _ in range(length):
+        longer = []
+        for chance, place, rows in partial:
+            if place is None:  # a whole episode that is over
+                longer.append((chance, None, rows))
+                continue
+            for p, row, ahead in _steps_from(mdp, *place, time_limit):
+                if ahead is not None or not streaming:
+                    longer.append((chance * p, ahead, (*rows, row)))
+                elif len(rows) + 1 == length:  # where the next batch starts is not part of this one
+                    longer.append((chance * p, None, (*rows, row)))
+                else:
+                    longer += [(chance * p * q, (0, s), (*rows, row)) for q, s in starts]
+        if len(longer) > MAX_BATCHES:
+            raise SettingError("horizon", length, f"means more than {MAX_BATCHES} rollouts")
+        partial = longer
+    columns = [_padded(rows, length) for _, _, rows in partial]
+    time, state, action, terminated, truncated, next_state, mask = np.stack(columns, axis=-1).transpose(1, 0, 2)
+    chance = np.array([p for p, _, _ in partial])
+    whole = (time, state, action)
+    return Rollouts(
+        *(x.astype(int) for x in whole), terminated > 0, truncated > 0, next_state.astype(int), mask, chance
+    )
+
+
+def _steps_from(mdp: MDP, time: int, state: int, time_limit: bool) -> list[tuple]:
+    """(probability, row, where it leads or None) of every action and successor."""
+    found = []
+    last = time + 1 == mdp.horizon
+    for action, following in enumerate(mdp.transition[state]):
+        stop = 1.0 if last and not time_limit else 1.0 - following.sum()
+        if stop > 1e-12:
+            found.append((stop, (time, state, action, 1, 0, 0, 1), None))
+        for successor, p in enumerate(following if stop < 1.0 else ()):
+            if p > 0:
+                ahead = None if last else (time + 1, successor)
+                found.append((p, (time, state, action, 0, int(last), successor, 1), ahead))
+    return found
+
+
+def _padded(rows: tuple, length: int) -> np.ndarray:
+    return np.pad(np.array(rows, float), ((0, length - len(rows)), (0, 0)))
+
+
+def as_rows(mdp: MDP, rollouts: Rollouts, log_probs: ArrayLike) -> Transition:
+    """The listed rollouts as `pgjax.Transition` [T, M] of a policy log π(a|s), [S, A], observations (t, s)."""
+    time, state, action, terminated, truncated, following, mask, _ = (jnp.asarray(x) for x in rollouts)
+    return Transition(
+        observation=(time.astype(jnp.int32), state.astype(jnp.int32)),
+        action=action.astype(jnp.int32),
+        log_prob=jnp.where(mask > 0, jnp.asarray(log_probs)[state, action], 0.0),
+        reward=jnp.asarray(mdp.reward)[state, action] * mask,
+        terminated=terminated,
+        truncated=truncated,
+        next_observation=(time.astype(jnp.int32) + 1, following.astype(jnp.int32)),
+        mask=mask,
+    )
+
+
+def list_batches(mdp: MDP, rollouts: Rollouts, log_probs: ArrayLike, num_envs: int, group_size: int = 1) -> Batches:
+    """Every batch of `num_envs` independent rollouts; those of a group share their first state.
+
+    Raises:
+      SettingError: for more than `MAX_BATCHES` of them.
+
+    >>> from pgjax.oracle import make_mdp
+    >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)  # a bandit
+    >>> batches = list_batches(mdp, list_rollouts(mdp, Config()), jnp.log(jnp.array([[0.5, 0.5]])), num_envs=2)
+    >>> batches.members.tolist(), batches.probability.tolist()
+    ([[0, 0], [0, 1], [1, 0], [1, 1]], [0.25, 0.25, 0.25, 0.25])
+    """
+    taken = np.where(rollouts.mask > 0, np.asarray(log_probs)[rollouts.state, rollouts.action], 0.0)
+    chance = rollouts.probability * np.exp(taken.sum(0))
+    first = rollouts.state[0]
+    # A group: its start once, then each member given the start.
+    same_start = [np.flatnonzero(first == s) for s in range(len(mdp.initial))]
+    groups = np.concatenate([_tuples(which, group_size) for which in same_start])
+    if len(groups) ** (num_envs // group_size) > MAX_BATCHES:
+        many = f"{len(groups) ** (num_envs // group_size):.1e}"
+        raise SettingError("num_envs", num_envs, f"means {many} batches; at most {MAX_BATCHES}")
+    start = np.asarray(mdp.initial)[first[groups[:, 0]]]
+    group_chance = start * np.prod(chance[groups] / start[:, None], axis=1)
+    chosen = _tuples(np.arange(len(groups)), num_envs // group_size)
+    return Batches(groups[chosen].reshape(len(chosen), -1), np.prod(group_chance[chosen], axis=1))
+
+
+def _tuples(values: np.ndarray, count: int) -> np.ndarray:
+    return np.stack(np.meshgrid(*[values] * count, indexing="ij"), axis=-1).reshape(-1, count)
+
+
+def every_update(
+    trainer: Trainer,
+    algorithm: Algorithm,
+    state: TrainState,
+    rows: Transition,
+    members: ArrayLike,
+    mesh: Mesh | None = None,
+) -> Params:
+    """The parameters that `pgjax.learn` makes of `state` on each of many batches, leaves [B, ...].
+
+    Args:
+      trainer: what is trained; any settings, but rows that are held.
+      algorithm: its numbers.
+      state: whose parameters acted.
+      rows: from `as_rows`, [T, M].
+      members: the columns of each batch, [B, N].
+      mesh: of devices that share each batch's environments along `ENV_AXIS`; default none.
+
+    >>> import optax
+    >>> from pgjax import make_trainer, reinforce
+    >>> from pgjax.oracle import environment, make_mdp, tabular_agent
+    >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)  # a bandit; arm 0 earns 1
+    >>> algorithm = reinforce(baseline="none").algorithm._replace(optimizer=optax.sgd(1.0))
+    >>> trainer = make_trainer(environment(mdp), tabular_agent(mdp), Config(num_envs=2))
+    >>> state = trainer.init(algorithm, jax.random.key(0))  # indifferent
+    >>> rollouts, policy = list_rollouts(mdp, trainer.config), jnp.log(jnp.array([[0.5, 0.5]]))
+    >>> batches = list_batches(mdp, rollouts, policy, num_envs=2)
+    >>> after = every_update(trainer, algorithm, state, as_rows(mdp, rollouts, policy), batches.members)
+    >>> after["policy"][:, 0].tolist()  # arm 0 drawn twice, once, once, never
+    [[0.5, -0.5], [0.25, -0.25], [0.25, -0.25], [0.0, 0.0]]
+    >>> expected_change(batches, state.params, after)["policy"].tolist()  # ∇J
+    [[0.25, -0.25]]
+    """
+
+    def one(chosen: Transition, state: TrainState) -> Params:
+        return learn(trainer, algorithm, state, hold(trainer, algorithm, state, chosen))[0].params
+
+    chosen = jax.tree.map(lambda x: jnp.moveaxis(x[:, jnp.asarray(members)], 1, 0), rows)  # [B, T, N]
+    every = jax.vmap(one, in_axes=(0, None))
+    if mesh is None:
+        return every(chosen, state)
+    shared = jax.tree.map(lambda _: P(), state)._replace(
+        rollout_state=jax.tree.map(lambda _: P(ENV_AXIS), state.rollout_state)
+    )
+    spread = jax.shard_map(every, mesh=mesh, in_specs=(P(None, None, ENV_AXIS), shared), out_specs=P(), check_vma=False)
+    return spread(chosen, state)
+
+
+def every_replayed_update(trainer: Trainer, algorithm: Algorithm, state: TrainState, keys: Array) -> Params:
+    """The same for batches that are simulated again, `Config.accumulate` > 1: those that `collect` makes of each key.
+
+    Args:
+      trainer: what is trained.
+      algorithm: its numbers.
+      state: whose parameters act.
+      keys: of the states that collect, [B]; from `keys_of_batches`.
+    """
+
+    def one(key: Array) -> Params:
+        collected: Collection = collect(trainer, algorithm, state._replace(key=key))
+        return learn(trainer, algorithm, state, collected)[0].params
+
+    return jax.vmap(one)(keys)
+
+
+def keys_of_batches(
+    trainer: Trainer,
+    algorithm: Algorithm,
+    state: TrainState,
+    rollouts: Rollouts,
+    batches: Batches,
+    *,
+    draws: int = 1 << 16,
+    rounds: int = 64,
+) -> Array:
+    """For each batch a key with which `pgjax.collect` collects it, [B]: found by trying.
+
+    Raises:
+      SettingError: if after `rounds` times `draws` tries a batch has not been seen.
+    """
+    whole = replace(trainer.config, accumulate=1)
+    holding = make_trainer(trainer.environment, trainer.agent, whole)
+    wanted = {tuple(chosen): b for b, chosen in enumerate(batches.members.tolist())}
+    found: dict[int, Array] = {}
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, None), out_axes=1)
+    def rows_of(key: Array, state: TrainState) -> Any:  # [T, draws, N]
+        return collect(holding, algorithm, state._replace(key=key)).batch.transition
+
+    for i in range(rounds):
+        keys = jax.random.split(jax.random.key(i), draws)
+        drawn, first = np.unique(columns_of(rollouts, rows_of(keys, state)), axis=0, return_index=True)
+        for chosen, at in zip(drawn.tolist(), first, strict=True):
+            found.setdefault(wanted[tuple(chosen)], keys[at])
+        if len(found) == len(wanted):
+            return jnp.stack([found[b] for b in range(len(wanted))])
+    raise SettingError("rounds", rounds, f"were not enough: {len(found)} of {len(wanted)} batches were seen")
+
+
+def columns_of(rollouts: Rollouts, rows: Transition) -> np.ndarray:
+    """Which of the listed rollouts each column of recorded rows [T, ...] is, [...]; at most 4 steps.
+
+    Raises:
+      SettingError: for rows that are none of them.
+
+    >>> from pgjax.oracle import make_mdp
+    >>> mdp = make_mdp([1.0], [[[0.5], [0.0]]], [[1.0, 0.0]], horizon=2)
+    >>> rollouts = list_rollouts(mdp, Config())
+    >>> columns_of(rollouts, as_rows(mdp, rollouts, jnp.zeros((1, 2)))).tolist()
+    [0, 1, 2, 3]
+    """
+    r = rollouts
+    listed = _codes(r.state, r.action, r.terminated, r.truncated, r.next_state, r.mask)
+    given = (rows.observation[1], rows.action, rows.terminated, rows.truncated, rows.next_observation[1], rows.mask)
+    codes = _codes(*(np.asarray(x) for x in given))
+    order = np.argsort(listed)
+    found = order[np.searchsorted(listed[order], codes).clip(max=len(order) - 1)]
+    if not np.array_equal(listed[found], codes):
+        raise SettingError("rows", int(np.sum(listed[found] != codes)), "columns are none of the rollouts listed")
+    return found
+
+
+def _codes(
+    state: np.ndarray,
+    action: np.ndarray,
+    terminated: np.ndarray,
+    truncated: np.ndarray,
+    ahead: np.ndarray,
+    mask: np.ndarray,
+) -> np.ndarray:
+    """One number for all that a column [T, ...] holds: 15 bits a step, for fewer than 16 states and actions."""
+    if state.shape[0] > 4:
+        raise SettingError("horizon", state.shape[0], "must be at most 4 steps to number all rollouts")
+    ahead = np.where(terminated, 0, ahead)
+    digits = (((state.astype(np.int64) * 16 + action) * 2 + terminated) * 2 + truncated) * 16 + ahead
+    digits = np.where(mask > 0, digits + 1, 0)
+    return np.sum([row << (15 * t) for t, row in enumerate(digits)], axis=0)
+
+
+def expected_change(batches: Batches, before: Params, after: Params) -> Params:
+    """E[θ′ − θ] over all batches, from their new parameters [B, ...]."""
+    return jax.tree.map(lambda old, new: np.tensordot(batches.probability, np.asarray(new - old), 1), before, after)

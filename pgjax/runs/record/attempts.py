@@ -1,0 +1,53 @@
+"""Attempts at writing: what fails is told once, and what is still missing at the end is named."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pgjax.engine import hosts
+
+
+class Incomplete(Exception):
+    """A run that was carried to its end, but not all of it as it should be."""
+
+
+def say(line: str) -> None:
+    """One line to the user, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class Attempts:
+    """Attempts at writing. The first failure is told at once, and work goes on; what is still missing is kept."""
+
+    def __init__(self, path: Path):
+        """Nothing has failed yet under `path`."""
+        self.path = path
+        self.missing: dict[str, str] = {}
+
+    def __call__(self, what: str, action: Callable[[], Any]) -> bool:
+        """Try an action of the first process that writes `what`; False if it failed."""
+        return self.together(what, action) if hosts.is_first() else True
+
+    def together(self, what: str, action: Callable[[], Any]) -> bool:
+        """Try an action of every process that writes `what`; False if it failed."""
+        try:
+            action()
+        except OSError as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            if not self.missing and hosts.is_first():
+                say(f"warning: {self.path / what} cannot be written: {reason}; training goes on")
+            self.missing[what] = reason
+            return False
+        self.missing.pop(what, None)
+        return True
+
+    def settle(self) -> None:
+        """Name what is missing for good.
+
+        Raises:
+          Incomplete: if anything is.
+        """
+        if self.missing and hosts.is_first():
+            what = ", ".join(f"{name} ({reason})" for name, reason in self.missing.items())
+            raise Incomplete(f"the run is done, but {self.path} lacks {what}; make room, then --resume {self.path}")

@@ -1,0 +1,182 @@
+"""What a training run is made of, built from its settings; and the settings with all that was left to the method."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from inspect import signature
+from typing import Any, NamedTuple
+
+from jax.tree_util import Partial
+
+from pgjax import counters, environments
+from pgjax.config import Config, Recipe
+from pgjax.estimators.baselines import standardised
+from pgjax.methods import ALGORITHMS, BASELINES, CREDITS
+from pgjax.methods.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
+from pgjax.methods.optimizers import OPTIMIZERS, with_optimizer
+from pgjax.methods.schedules import decaying, entropy_decay
+from pgjax.policies.networks import make_agent
+from pgjax.policies.normalisation import normalise_observations
+from pgjax.runs.settings import idle
+from pgjax.runs.settings.checks import check_fields
+from pgjax.runs.settings.flags import Settings
+from pgjax.training.checks import check, steps_per_update
+from pgjax.training.update import make_trainer
+from pgjax.types import Agent, Algorithm, Environment, SettingError, Trainer
+
+DECIDED_BY_METHOD = ("rollout", "critic")
+OF_THE_AGENT = {"initial_log_std": signature(make_agent).parameters["initial_log_std"].default}
+"""What is left to `make_agent`."""
+
+
+class Setup(NamedTuple):
+    """What a run is made of."""
+
+    environment: Environment
+    agent: Agent
+    algorithm: Algorithm
+    trainer: Trainer
+
+
+def build(settings: Settings) -> Setup:
+    """Make everything a run needs; nothing compiles before all settings are checked.
+
+    Raises:
+      SettingError: naming the first setting that cannot work or would do nothing, its value and why.
+
+    >>> build(Settings(discount=1.5))
+    Traceback (most recent call last):
+    pgjax.types.SettingError: discount: 1.5 must lie in [0, 1]
+    >>> build(Settings(algorithm="reinforce", num_steps=64))
+    Traceback (most recent call last):
+    pgjax.types.SettingError: num_steps: 64 does nothing: reinforce works on whole episodes; leave it out
+    """
+    check_values(settings)
+    recipe = recipe_of(settings)
+    check_hyperparameters(recipe.algorithm)
+    environment = environments.make(settings.environment)
+    idle.refuse(idle.Situation(settings, recipe, environment), idle.given(settings))
+    own_std = {} if settings.initial_log_std is None else {"initial_log_std": settings.initial_log_std}
+    agent = make_agent(
+        environment,
+        policy=settings.policy,  # type: ignore[arg-type]  (checked there)
+        network=settings.network,  # type: ignore[arg-type]
+        hidden=settings.hidden,
+        critic=recipe.config.critic,
+        shared=settings.shared,
+        memory=settings.memory,
+        **own_std,
+    )
+    if settings.normalise_observations:
+        agent = normalise_observations(agent, environment)
+    check(environment, agent, recipe.config, recipe.algorithm)
+    counters.budget("total_steps", settings.total_steps, steps_per_update(environment, recipe.config))
+    return Setup(environment, agent, recipe.algorithm, make_trainer(environment, agent, recipe.config))
+
+
+def resolve(settings: Settings) -> Settings:
+    """Fill in what was left to the method, where it does something.
+
+    Raises:
+      SettingError: for an unknown method, or a setting that it does not have.
+
+    >>> resolve(Settings(algorithm="first_order")).epochs
+    4
+    """
+    recipe = recipe_of(settings)
+    parameters = signature(ALGORITHMS[settings.algorithm]).parameters
+    own = OF_THE_AGENT | {name: p.default for name, p in parameters.items()} | hyperparameters(recipe.algorithm)
+    own |= vars(recipe.config)
+    empty = {f.name for f in fields(settings) if getattr(settings, f.name) is None}
+    filled = replace(settings, **{name: own[name] for name in empty & set(own)})
+    return idle.without(filled, idle.Situation(settings, recipe, environments.make(settings.environment)), empty)
+
+
+def recipe_of(settings: Settings) -> Recipe:
+    """The method with the numbers, static settings, optimiser and schedules that the settings ask for.
+
+    Raises:
+      SettingError: for an unknown method, or a setting that it does not have.
+    """
+    known("algorithm", settings.algorithm, ALGORITHMS)
+    given = {f.name: getattr(settings, f.name) for f in fields(settings) if getattr(settings, f.name) is not None}
+    arguments = signature(ALGORITHMS[settings.algorithm]).parameters
+    recipe = ALGORITHMS[settings.algorithm](**{name: value for name, value in given.items() if name in arguments})
+    static = {f.name for f in fields(Config)} - set(DECIDED_BY_METHOD)
+    config = replace(recipe.config, **{name: value for name, value in given.items() if name in static})
+    _check_baseline(settings, arguments, config)
+    algorithm = recipe.algorithm
+    numbers = hyperparameters(algorithm)
+    for name in sorted(set(given) & _OF_METHODS - set(arguments) - static - set(numbers)):
+        raise SettingError(name, given[name], f"is not a setting of algorithm {settings.algorithm}")
+    algorithm = with_hyperparameters(algorithm, {name: given[name] for name in given if name in numbers})
+    known("optimizer", settings.optimizer, OPTIMIZERS)
+    algorithm = with_optimizer(algorithm, OPTIMIZERS[settings.optimizer])
+    if settings.decay_updates:
+        algorithm = decaying(Recipe(algorithm, config), _updates(settings, "decay_updates", config)).algorithm
+    if settings.decay_entropy:
+        decay = {
+            "entropy_coefficient": settings.entropy_coefficient,
+            "entropy_updates": float(_updates(settings, "decay_entropy", config)),
+        }
+        algorithm = algorithm._replace(entropy_coefficient=Partial(entropy_decay, **decay))
+    if settings.standardise and "standardise" not in arguments:
+        estimator = algorithm.estimator
+        algorithm = algorithm._replace(estimator=estimator._replace(credit=standardised(estimator.credit)))
+    return Recipe(algorithm, config)
+
+
+def known(field: str, name: str, table: Mapping[str, Any]) -> None:
+    """Refuse a name that a table does not have, listing those it has."""
+    if name not in table:
+        raise SettingError(field, name, f"is none of {', '.join(table)}")
+
+
+_OF_METHODS = {f.name for f in fields(Settings) if f.default is None} - set(OF_THE_AGENT)
+"""Settings that only some methods have."""
+
+
+def check_values(settings: Settings) -> None:
+    """Refuse values that are wrong whatever the others are.
+
+    Raises:
+      SettingError: naming the first.
+    """
+    check_fields(settings)
+    for name in ("seeds", "total_steps", "eval_episodes", "updates_per_chunk", "keep", "max_skipped", "join_timeout"):
+        if getattr(settings, name) < 1:
+            raise SettingError(name, getattr(settings, name), "must be at least 1")
+    for name in ("devices", "save_every"):
+        if getattr(settings, name) < 0:
+            raise SettingError(name, getattr(settings, name), "must not be negative")
+    if settings.mesh and (len(settings.mesh) != 2 or min(settings.mesh) < 1):
+        raise SettingError("mesh", settings.mesh, "must be two numbers from 1: along seeds, along environments")
+    tables = {"algorithm": ALGORITHMS, "credit": CREDITS, "baseline": BASELINES, "optimizer": OPTIMIZERS}
+    for name, table in tables.items():
+        if getattr(settings, name) is not None:
+            known(name, getattr(settings, name), table)
+
+
+def _updates(settings: Settings, field: str, config: Config) -> int:
+    """Over how many updates something falls: as many as given, or, at -1, all that the run has."""
+    given: int = getattr(settings, field)
+    if given > 0:
+        return given
+    if given < -1:
+        raise SettingError(field, given, "must be a number of updates, 0 or -1")
+    if config.rollout != "stream":
+        raise SettingError(field, given, f"cannot be: {settings.algorithm} does not know how many updates it will do")
+    return max(1, settings.total_steps // (config.num_envs * config.num_steps))
+
+
+def _check_baseline(settings: Settings, arguments: Mapping[str, Any], config: Config) -> None:
+    """Refuse what the method's baseline cannot serve."""
+    default = arguments["baseline"].default if "baseline" in arguments else "none"
+    baseline = settings.baseline or default
+    if baseline in ("leave_one_out", "time_step", "optimal", "optimal_per_parameter") and config.num_envs < 2:
+        raise SettingError("num_envs", config.num_envs, f"is too few: baseline {baseline} needs at least 2")
+    if baseline.startswith("optimal"):
+        for name, absent in (("accumulate", 1), ("diagnostics", 0), ("minibatches", 1)):
+            if getattr(config, name) != absent:
+                raise SettingError(name, getattr(config, name), "cannot be combined with a variance-optimal baseline")
+        if settings.standardise:
+            raise SettingError("standardise", True, "cannot be combined with a variance-optimal baseline")

@@ -1,0 +1,128 @@
+"""The command line of train.py: flags on top of a TOML file, of the settings tuned for an environment, or of a run."""
+
+import argparse
+import contextlib
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from itertools import groupby
+from pathlib import Path
+
+import tyro
+
+from pgjax.runs.settings import idle
+from pgjax.runs.settings.build import check_values, recipe_of
+from pgjax.runs.settings.config_file import OF_THE_LAYOUT, OF_THE_START, read_config, read_run_config, settings_from
+from pgjax.runs.settings.flags import Settings
+from pgjax.runs.settings.tuned import tuned
+from pgjax.types import SettingError
+
+QUICK = {"seeds": 2, "total_steps": 4000, "eval_episodes": 8}
+"""What `--quick` puts over the base."""
+
+_OF_THE_BASE = {"config": "", "tuned": True, "quick": False}
+"""Flags that choose the base, with the values that stand in the settings afterwards."""
+
+
+def from_command_line(
+    arguments: Sequence[str] | None = None, description: str = "", without: Mapping[str, str] | None = None
+) -> Settings:
+    """The settings that a command line asks for; `--config FILE` and `--resume DIR` give the base.
+
+    Else a named environment does, if there are tuned settings for it (`pgjax.runs.settings.tuned`). `--quick` makes
+    either small. Tuned settings that do nothing under the flags are left out.
+
+    Args:
+      arguments: the command line; default this process's.
+      description: of the script, for --help.
+      without: flags that do nothing in the script, with the reason.
+
+    Raises:
+      SettingError: for a bad file, flags that contradict the resumed run, flags that would do nothing.
+      SystemExit: for flags that are none, after one line that says so.
+
+    >>> from_command_line(["--algorithm", "ppo", "--no-tuned"]).algorithm
+    'ppo'
+    >>> from_command_line(["--shuffle", "environments"])
+    Traceback (most recent call last):
+    pgjax.types.SettingError: shuffle: 'environments' does nothing: there is one minibatch; leave it out
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    named = [name for name in flags_in(arguments) if name in {field.name for field in fields(Settings)}]
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--config", "--resume", "--environment", "--algorithm"):
+        first.add_argument(flag, nargs="?", default="")
+    first.add_argument("--no-tuned", dest="tuned", action="store_false")
+    first.add_argument("--quick", action="store_true")
+    given, _ = first.parse_known_args(arguments)
+    if given.resume:
+        settings = _resumed(arguments, read_run_config(Path(given.resume)), description)
+    elif given.config:
+        quick = QUICK if given.quick else {}
+        settings = _flags(arguments, replace(read_config(Path(given.config)), **quick), description)
+        if "tuned" in named:
+            raise SettingError("tuned", settings.tuned, "does nothing: --config is the base; leave it out")
+    else:
+        settings = _on_tuned(arguments, given, named, description)
+    for name in named:
+        if name in (without or {}):
+            raise SettingError(name, getattr(settings, name), f"does nothing: {(without or {})[name]}; leave it out")
+    _refuse_idle(settings, [name for name in named if name not in _OF_THE_BASE])
+    return replace(settings, **_OF_THE_BASE)
+
+
+def flags_in(arguments: Sequence[str]) -> list[str]:
+    """The names of the flags in a command line, as Python writes them.
+
+    >>> flags_in(["run", "--num-envs=3", "--no-tuned", "--lr", "-1"])
+    ['num_envs', 'tuned', 'lr']
+    """
+    words = [word[2:].partition("=")[0].replace("-", "_") for word in arguments if word[:2] == "--" and word != "--"]
+    return [word.removeprefix("no_") for word in words]
+
+
+def _on_tuned(arguments: Sequence[str], given: argparse.Namespace, named: Sequence[str], description: str) -> Settings:
+    found = tuned(given.environment, given.algorithm) if given.tuned else {}
+    settings = _flags(arguments, settings_from(found | (QUICK if given.quick else {})), description)
+    if not found:
+        return settings
+    if not settings.quiet:
+        print(f"{settings.environment}: tuned settings, {settings.algorithm}; --no-tuned for none", file=sys.stderr)
+    situation = idle.Situation(settings, recipe_of(settings))
+    return idle.without(settings, situation, set(found) - set(named))
+
+
+def _resumed(arguments: Sequence[str], base: Settings, description: str) -> Settings:
+    settings = _flags(arguments, base, description)
+    for name, value in vars(settings).items():
+        if name not in (*OF_THE_START, *OF_THE_LAYOUT) and value != getattr(base, name):
+            raise SettingError(name, value, f"cannot change: the resumed run has {getattr(base, name)!r}; leave it out")
+    return settings
+
+
+def _refuse_idle(settings: Settings, named: Sequence[str]) -> None:
+    """Refuse flags that do nothing, those at their default values too; the environment is not made here."""
+    if set(named) & set(idle.RULES):
+        check_values(settings)
+        idle.refuse(idle.Situation(settings, recipe_of(settings)), named)
+
+
+def _flags(arguments: Sequence[str] | None, base: Settings, description: str) -> Settings:
+    """Flags over the base. What tyro draws as a box becomes one line."""
+    drawn = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(drawn):
+            return tyro.cli(Settings, args=arguments, default=base, prog="train.py", description=description)
+    except SystemExit as end:
+        if end.code:
+            print(f"error: {_one_line(drawn.getvalue())} (--help lists all flags)", file=sys.stderr)
+        raise
+
+
+def _one_line(box: str) -> str:
+    """What a box of tyro's says: the lines between its title and the next rule, and the flag it suggests."""
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
+    parts = [list(part) for rule, part in groupby(lines, lambda line: set(line) <= set("─-╰╯")) if not rule]
+    near = [word for word in box.partition("Perhaps you meant")[2].split() if word.startswith("--")]
+    return " ".join(parts[0]).rstrip(".") + (f"; did you mean {near[0]}?" if near else "")

@@ -1,0 +1,122 @@
+"""Settings as a TOML file: read from one, and written beside a run's results as resolved."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from pgjax import environments
+from pgjax.runs.record.provenance import versions
+from pgjax.runs.settings import idle
+from pgjax.runs.settings.build import OF_THE_AGENT, recipe_of, resolve
+from pgjax.runs.settings.checks import check_fields
+from pgjax.runs.settings.flags import Settings
+from pgjax.types import Environment, SettingError
+
+OF_THE_START = ("quiet", "resume", "distributed", "coordinator", "processes", "process_id", "join_timeout")
+"""Settings that a resumed run is given anew."""
+
+OF_THE_PROCESS = ("config", "out", "tuned", "quick", *OF_THE_START)
+"""Settings that say how a process runs, not what it computes: not written beside the results."""
+
+OF_THE_LAYOUT = ("devices", "mesh", "engine")
+"""Settings that say where and how it is computed: a run may go on elsewhere, with other bits at most."""
+
+
+def read_config(path: Path) -> Settings:
+    """Settings from a TOML file: names as in `Settings`; what it leaves out keeps its default.
+
+    A run's own config.toml, which has a table `[versions]`, is a base like any other, also one of an earlier version.
+
+    Raises:
+      SettingError: for a file that cannot be read, a name that is no setting, or a value of the wrong type.
+    """
+    table = _table(path, "config")
+    return settings_from(table) if table.pop("versions", None) is None else settings_of_record(table)
+
+
+def read_run_config(run: Path) -> Settings:
+    """A run's own settings; its file ends with the versions, unless a kill has torn it."""
+    table = _table(run / "config.toml", "resume")
+    if table.pop("versions", None) is None:
+        raise SettingError("resume", str(run), "cannot go on: its config.toml is torn; start it again elsewhere")
+    return settings_of_record(table)
+
+
+def _table(path: Path, field: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise SettingError(field, str(path), f"cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingError(field, str(path), f"is not TOML: {error}") from error
+
+
+def settings_from(table: Mapping[str, Any]) -> Settings:
+    """Settings by name.
+
+    Raises:
+      SettingError: naming the first entry that is no setting, with the closest one, or has the wrong type.
+
+    >>> settings_from({"algoritm": "ppo"})
+    Traceback (most recent call last):
+    pgjax.types.SettingError: algoritm: 'ppo' is no setting; did you mean algorithm?
+    >>> settings_from({"seeds": 2.5})
+    Traceback (most recent call last):
+    pgjax.types.SettingError: seeds: 2.5 must be a whole number
+    """
+    names = [field.name for field in fields(Settings)]
+    for name, value in table.items():
+        if name in ("config", "resume", "tuned", "quick"):
+            raise SettingError(name, value, "is for the command line only")
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            raise SettingError(name, value, f"is no setting; did you mean {near[0]}?" if near else "is no setting")
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
+    settings = Settings(**values)
+    check_fields(settings)
+    return settings
+
+
+def settings_of_record(table: Mapping[str, Any], environment: Environment | None = None) -> Settings:
+    """Settings that a run has written; entries that do nothing, which earlier versions wrote too, are left out.
+
+    What depends on the environment is left in where that is not given.
+
+    >>> settings_of_record({"algorithm": "reinforce", "num_steps": 128}).num_steps
+    """
+    left_to_the_agent = [name for name, default in OF_THE_AGENT.items() if table.get(name) == default]
+    settings = settings_from({name: value for name, value in table.items() if name not in left_to_the_agent})
+    return idle.without(settings, idle.Situation(settings, recipe_of(settings), environment), idle.given(settings))
+
+
+def recorded(settings: Settings) -> dict[str, Any]:
+    """What of the settings, as resolved, determines the results; what the method does not have, or use, is left out."""
+    resolved = resolve(settings)
+    situation = idle.Situation(resolved, recipe_of(settings), environments.make(settings.environment))
+    values = {name: value for name, value in asdict(resolved).items() if value is not None}
+    return {n: value for n, value in values.items() if n not in OF_THE_PROCESS and not idle.why_idle(situation, n)}
+
+
+def config_text(settings: Settings) -> str:
+    """The resolved settings as TOML that `read_config` takes, with the versions of what computes.
+
+    >>> print(config_text(Settings(algorithm="ppo", learning_rate=1e-5, hidden=(32,))).splitlines()[5])
+    learning_rate = 1e-05
+    """
+    lines = ["# train.py --config THIS_FILE runs it again"]
+    lines += [f"{name} = {_toml(value)}" for name, value in recorded(settings).items()]
+    lines += ["", "[versions]"]
+    lines += [f"{name} = {_toml(value)}" for name, value in versions().items()]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(_toml(x) for x in value)}]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False)  # booleans, whole numbers and text are the same in both

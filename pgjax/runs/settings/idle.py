@@ -1,0 +1,167 @@
+"""Settings that would do nothing: a setting acts, or it is refused with the reason.
+
+`RULES` says of each setting in which situation nothing depends on it; settings without a rule act in all of them.
+Those that only some methods have are refused by `build` (`is not a setting of algorithm …`).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, fields, replace
+from typing import Any, NamedTuple
+
+from pgjax.config import Recipe
+from pgjax.runs.settings.flags import Settings
+from pgjax.types import Discrete, Environment, SettingError
+
+
+class Situation(NamedTuple):
+    """What decides whether a setting does something.
+
+    Attributes:
+      settings: all of them.
+      recipe: the method as they ask for it.
+      environment: None while it is not made; what depends on it then counts as acting.
+    """
+
+    settings: Settings
+    recipe: Recipe
+    environment: Environment | None = None
+
+
+Rule = Callable[[Situation], str]
+"""Why a setting does nothing; empty where it acts."""
+
+
+def given(settings: Settings) -> list[str]:
+    """The settings that differ from their defaults.
+
+    >>> given(Settings(seeds=3))
+    ['seeds']
+    """
+    return [name for name, default in _DEFAULTS.items() if getattr(settings, name) != default]
+
+
+def refuse(situation: Situation, names: Iterable[str]) -> None:
+    """Refuse the settings of these names that would do nothing.
+
+    Raises:
+      SettingError: naming the first, its value and the reason.
+    """
+    for name in names:
+        if reason := why_idle(situation, name):
+            raise SettingError(name, getattr(situation.settings, name), f"does nothing: {reason}; leave it out")
+
+
+def without(settings: Settings, situation: Situation, names: Iterable[str]) -> Settings:
+    """The settings with those of these names that do nothing in a situation put back to their defaults."""
+    return replace(settings, **{name: _DEFAULTS[name] for name in names if why_idle(situation, name)})
+
+
+def why_idle(situation: Situation, name: str) -> str:
+    """Why a setting does nothing; empty where it acts.
+
+    >>> from pgjax import reinforce
+    >>> why_idle(Situation(Settings(), reinforce()), "shuffle")
+    'there is one minibatch'
+    """
+    return RULES[name](situation) if name in RULES else ""
+
+
+def _on_whole_episodes(it: Situation) -> str:
+    return f"{it.settings.algorithm} works on whole episodes" if it.recipe.config.rollout == "episodes" else ""
+
+
+def _on_streams(it: Situation) -> str:
+    return f"{it.settings.algorithm} works on streams of steps" if it.recipe.config.rollout == "stream" else ""
+
+
+def _without_constant(it: Situation) -> str:
+    return "" if it.settings.baseline == "constant" else "only baseline constant subtracts it"
+
+
+def _no_value_follows(it: Situation) -> str:
+    if it.recipe.config.critic == "none":
+        return f"{it.settings.algorithm} has no critic, so no value follows a time limit"
+    return "returns of whole episodes end with them" if it.recipe.config.rollout == "episodes" else ""
+
+
+def _no_value_in_the_loss(it: Situation) -> str:
+    if it.recipe.config.critic == "none":
+        return f"{it.settings.algorithm} has no critic here"
+    return "the critic has a loss of its own" if it.recipe.algorithm.policy_step is not None else ""
+
+
+NOTHING_TO_STANDARDISE = {
+    "doubly_robust": "doubly_robust has no credit, but rewards and action values",
+    "all_action": "all_action has no credit, but action values",
+    "dice": "dice has rewards in place of credit, and standardised rewards are another problem",
+}
+
+
+def _nothing_to_standardise(it: Situation) -> str:
+    return NOTHING_TO_STANDARDISE.get(it.settings.algorithm, "")
+
+
+def _discount_of_one(it: Situation) -> str:
+    return "γ^t is 1 at discount 1" if it.recipe.algorithm.discount == 1.0 else ""
+
+
+def _one_minibatch(it: Situation) -> str:
+    return "there is one minibatch" if it.recipe.config.minibatches == 1 else ""
+
+
+def _no_bonus(it: Situation) -> str:
+    return "" if it.settings.entropy_coefficient else "there is no entropy bonus; it needs entropy_coefficient"
+
+
+def _discrete_actions(it: Situation) -> str:
+    if it.environment is None or not isinstance(it.environment.action_space, Discrete):
+        return ""
+    return f"the actions of {it.environment.name} are discrete"
+
+
+def _policy_of_discrete_actions(it: Situation) -> str:
+    return _discrete_actions(it) if it.settings.policy == "categorical" else ""  # others are refused by name
+
+
+def _network_of_vectors(it: Situation) -> str:
+    if it.environment is None or it.settings.network != "mlp":  # a cnn is refused by name
+        return ""
+    if it.settings.memory == "gru":
+        return "a recurrent policy has no other network"
+    image = len(getattr(it.environment.observation, "shape", ())) == 3
+    return "" if image else f"the observations of {it.environment.name} are no images"
+
+
+def _one_process(it: Situation) -> str:
+    return "" if it.settings.distributed else "it is for processes that train together (--distributed)"
+
+
+def _for_the_command_line(it: Situation) -> str:
+    return "it is for the command line of train.py only"
+
+
+RULES: dict[str, Rule] = {
+    "num_steps": _on_whole_episodes,
+    "batch_steps": _on_streams,
+    "group_size": _on_streams,
+    "baseline_constant": _without_constant,
+    "truncation": _no_value_follows,
+    "value_coefficient": _no_value_in_the_loss,
+    "standardise": _nothing_to_standardise,
+    "discounted_objective": _discount_of_one,
+    "shuffle": _one_minibatch,
+    "decay_entropy": _no_bonus,
+    "initial_log_std": _discrete_actions,
+    "policy": _policy_of_discrete_actions,
+    "network": _network_of_vectors,
+    "coordinator": _one_process,
+    "processes": _one_process,
+    "process_id": _one_process,
+    "join_timeout": _one_process,
+    "config": _for_the_command_line,
+    "tuned": _for_the_command_line,
+    "quick": _for_the_command_line,
+}
+"""Setting -> in which situation nothing depends on it."""
+
+_DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}

@@ -1,0 +1,238 @@
+"""The update by enumeration: what `learn` makes of every batch, against loops in NumPy, in float64.
+
+A part of the table of `experiments/exact_table.py --updates`: every method on held batches, every path with a method
+that it could harm. Then how often `collect` visits what, against the exact law.
+"""
+
+import ast
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from parts import plain_updates, update_table
+from parts.update_table import STREAMS, TOLERANCE, WHOLE_EPISODES
+from scipy.special import gammaincc
+
+from pgjax import ALGORITHMS, BASELINES, Config, SettingError, collect, make_trainer, oracle, reinforce, standardised
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+CASES = update_table.cases()
+MAIN = {name: update_table.MAIN.get(name, name) for name in ALGORITHMS}
+
+
+def path_of(case, label):
+    return next(path for path in update_table.paths_of(case) if path.label == label)
+
+
+def row(name, label="held"):
+    case = CASES[name]
+    with jax.enable_x64(True):
+        return update_table.row(case, path_of(case, label))
+
+
+def test_the_reference_imports_nothing_of_pgjax():
+    tree = ast.parse(Path(plain_updates.__file__).read_text())
+    found = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+    found |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in found} == {"numpy", "collections", "dataclasses", "functools", "typing"}
+
+
+def test_the_table_has_every_method_every_baseline_and_every_path():
+    assert {case.recipe for case in CASES.values()} == set(ALGORITHMS) == set(plain_updates.METHODS)
+    assert {case.method.baseline for case in CASES.values() if case.recipe == "reinforce"} == set(BASELINES)
+    for name in ALGORITHMS:
+        streaming = ALGORITHMS[name]().config.rollout == "stream"
+        assert update_table.paths_of(CASES[MAIN[name]]) == (STREAMS if streaming else WHOLE_EPISODES)
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_every_method_on_batches_that_are_held(name):
+    found = row(MAIN[name])
+    assert found.refused is None and found.batches in (289, 361)
+    assert found.expected < TOLERANCE and found.each < TOLERANCE
+
+
+ALONG_PATHS = {  # path: a method that it could harm; the whole product is the script's
+    "minibatches of environments": "weighted_per_decision_is (none)",
+    "groups": "rloo",
+    "groups in slices": "rloo",
+    "two devices": "weighted_is (none)",
+    "groups on two devices": "rloo",
+    "plain engine": "per_decision_is (time_step)",
+    "engine of accelerators": "first_order (time_step)",
+    "engine of CPUs, blocks of two steps": "first_order (time_step)",
+    "diagnostics": "reinforce (reward_to_go, optimal)",
+    "discounted objective": "reinforce (reward_to_go, leave_one_out)",
+    "three passes": "truncated_is (time_step)",
+    "standardised": "suffix_is (time_step)",
+    "gradient clipped": "storm (time_step)",
+}
+ALONG_STREAMS = {
+    "minibatches of steps": "a2c",
+    "minibatches of steps on two devices": "a2c",
+    "engine of accelerators": "vtrace",
+    "plain engine": "a2c",
+    "discounted objective": "a2c",
+}
+
+
+@pytest.mark.parametrize(("label", "name"), [*ALONG_PATHS.items(), *ALONG_STREAMS.items()])
+def test_every_path(name, label):
+    found = row(name, label)
+    assert found.refused is None and found.batches > 40
+    assert found.expected < TOLERANCE and found.each < TOLERANCE
+    if label.startswith("minibatches"):
+        assert found.deals == (8 if label.endswith("of steps") else 4), "some deals never happen"
+    if label == "discounted objective" and found.bias is not None:
+        assert found.bias < 1e-12, "its mean is the gradient"
+
+
+def test_a_surrogate_that_looks_along_time_is_cut_between_trajectories_alone():
+    found = row("per_decision_is (time_step)", "engine of CPUs, blocks of two steps")
+    assert found.refused is None and found.each < TOLERANCE
+
+
+REFUSED = [
+    ("reinforce (reward_to_go, optimal)", "replayed in two slices", "accumulate"),
+    ("reinforce (reward_to_go, optimal)", "two devices", "mesh"),
+    ("per_decision_is (time_step)", "two devices, two passes", "mesh"),
+    ("per_decision_is (time_step)", "minibatches of steps", "shuffle"),
+    ("rloo", "slices within groups", "accumulate"),
+    ("storm (time_step)", "three passes", "momentum"),
+    ("a2c", "groups", "group_size"),
+    ("trpo", "replayed in two slices", "accumulate"),
+    ("npg", "four devices", "mesh"),
+    ("ppo", "uneven minibatches of steps on two devices", "mesh"),
+    ("doubly_robust", "standardised", "standardise"),
+]
+
+
+@pytest.mark.parametrize("recipe", [reinforce(), ALGORITHMS["doubly_robust"](), ALGORITHMS["all_action"]()])
+def test_what_is_no_number_per_step_takes_no_spread(recipe):
+    estimator, config = recipe.algorithm.estimator, replace(recipe.config, num_envs=2)
+    algorithm = recipe.algorithm._replace(estimator=estimator._replace(credit=standardised(estimator.credit)))
+    mdp, _ = update_table.PROBLEMS["two steps"]
+    trainer = make_trainer(oracle.environment(mdp), oracle.tabular_agent(mdp, config.critic), config)
+    if config.critic == "none":
+        trainer.init(algorithm, jax.random.key(0))
+        return
+    with pytest.raises(SettingError, match="^credit: .* is more than a number per step"):
+        trainer.init(algorithm, jax.random.key(0))
+
+
+@pytest.mark.parametrize(("name", "label", "field"), REFUSED)
+def test_a_path_that_a_method_does_not_admit_is_refused_by_name(name, label, field):
+    refused = row(name, label).refused
+    assert refused is not None and refused.startswith(f"{field}: ") and "\n" not in refused
+
+
+def test_the_script_prints_the_table_on_four_devices(tmp_path):
+    asked = ["--updates", "--only", "dice", "--paths", "four devices", "--json", tmp_path / "rows.json"]
+    command = [sys.executable, EXPERIMENTS / "exact_table.py", *asked]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    (found,) = json.loads((tmp_path / "rows.json").read_text())
+    assert found["batches"] == 625 and max(found["expected"], found["each"]) < TOLERANCE
+    assert "1 updates of 625 batches: 0 differ" in done.stdout
+
+
+ACTING = {  # what a number does must show in some batch, or the table would not see it
+    "ppo": {"clip": np.inf},
+    "ppo (value clipped)": {"value_clip": None},
+    "ppo (KL penalty)": {"kl_coefficient": 0.0},
+    "ppo (stopped early)": {"target_kl": np.inf},
+    "truncated_is (time_step)": {"max_weight": np.inf},
+    "vtrace": {"max_rho": np.inf},
+    "trpo": {"policy_step": "natural"},  # the line search
+    "npg": {"max_kl": np.inf},
+}
+
+
+@pytest.mark.parametrize("name", ACTING)
+def test_every_number_acts_on_some_batches_of_the_table(name):
+    case = CASES[name]
+    path = path_of(case, "held")
+    method = replace(case.method, epochs=2)
+    with_it, without = (
+        update_table.numpy_updates(m, path.problem, path.num_steps, path.num_envs, None).after
+        for m in (method, replace(method, **ACTING[name]))
+    )
+    differs = np.any(np.abs(with_it - without) > 1e-6, axis=1)
+    assert differs.sum() > 8
+
+
+# How often a rollout goes where
+
+
+FALSE_ALARM = 1e-6
+"""Of each of the tests below: the chance that a right rollout fails, if the keys were drawn anew."""
+
+
+def tail(columns, probability):
+    """The chance of counts as far from the law as these or farther, by Pearson's χ²."""
+    expected = probability * columns.size
+    assert expected.min() > 10
+    statistic = np.sum((np.bincount(columns.ravel(), minlength=len(expected)) - expected) ** 2 / expected)
+    return gammaincc((len(expected) - 1) / 2, statistic / 2)
+
+
+def visited(problem, config, batches=1):
+    """The rollouts listed, and which of them every environment of some consecutive batches went through."""
+    mdp, time_limit = update_table.PROBLEMS[problem]
+    algorithm = reinforce(baseline="none").algorithm
+    trainer = make_trainer(oracle.environment(mdp, time_limit=time_limit), oracle.tabular_agent(mdp), config)
+    state = trainer.init(algorithm, jax.random.key(5))
+    state = state._replace(params=state.params | {"policy": jnp.asarray(update_table.THETA, jnp.float32)})
+    rows = []
+    for i in range(batches):
+        collected = jax.jit(collect, static_argnums=0)(trainer, algorithm, state._replace(key=jax.random.key(i)))
+        state = state._replace(rollout_state=collected.rollout_state)
+        rows.append(collected.batch.transition)
+    rows = jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
+    rollouts = oracle.list_rollouts(mdp, replace(config, num_steps=config.num_steps * batches), time_limit=time_limit)
+    return mdp, rollouts, oracle.columns_of(rollouts, rows)
+
+
+@pytest.mark.parametrize(
+    ("problem", "config", "batches"),
+    [
+        ("three steps", Config(num_envs=1 << 15), 1),
+        ("three steps", Config(num_envs=1 << 15, engine="plain"), 1),
+        ("stream", Config(rollout="stream", num_envs=1 << 15, num_steps=2), 2),
+        ("stream", Config(rollout="stream", num_envs=1 << 15, num_steps=2, engine="plain"), 2),
+    ],
+    ids=["episodes", "episodes, plain engine", "two batches of a stream", "two batches of a stream, plain engine"],
+)
+def test_rollouts_follow_the_exact_law(problem, config, batches):
+    mdp, rollouts, columns = visited(problem, config, batches)
+    theta = update_table.THETA
+    right, wrong = (
+        oracle.list_batches(mdp, rollouts, np.log(plain_updates.softmax(t)), num_envs=1).probability
+        for t in (theta, theta + np.array([[0.1, 0.0], [0.0, 0.0]]))
+    )
+    assert tail(columns, right) > FALSE_ALARM
+    assert tail(columns, wrong) < FALSE_ALARM, "a policy off by 0.1 in one logit is not told apart"
+
+
+def test_members_of_a_group_share_their_start_and_nothing_else():
+    """All groups of two, by their probability: the start once, each member's choices by itself."""
+    mdp, rollouts, columns = visited("two steps", Config(num_envs=1 << 16, group_size=2))
+    log_probs = np.log(plain_updates.softmax(update_table.THETA))
+    groups = oracle.list_batches(mdp, rollouts, log_probs, num_envs=2, group_size=2)
+    number = {tuple(members): i for i, members in enumerate(groups.members.tolist())}
+    found = np.array([number[tuple(pair)] for pair in columns.reshape(-1, 2).tolist()])
+    assert tail(found, groups.probability) > FALSE_ALARM
+
+
+def test_rows_that_are_not_listed_are_refused():
+    mdp, _ = update_table.PROBLEMS["two steps"]
+    rollouts = oracle.list_rollouts(mdp, Config())
+    rows = oracle.as_rows(mdp, rollouts, np.log(plain_updates.softmax(update_table.THETA)))
+    with pytest.raises(SettingError, match="rows: 6 columns are none"):
+        oracle.columns_of(rollouts, rows._replace(action=rows.action + 7))
