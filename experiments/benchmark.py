@@ -28,12 +28,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pgjax import (
+    counters,
     evaluate_runs,
     rollout,
     sweeps,
     use_cpu_devices,
 )
-from pgjax.engine import counters, devices
+from pgjax.engine import devices
 from pgjax.estimators.distributions import Categorical
 from pgjax.runs.record.provenance import processor
 from pgjax.types import Agent, Environment, Trainer

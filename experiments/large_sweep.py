@@ -22,8 +22,8 @@ from parts.command import as_script
 from rich.console import Console
 from rich.progress import Progress
 
-from pgjax import SettingError, environments, evaluate_runs, make_agent, make_trainer, reinforce
-from pgjax.engine import counters, hosts
+from pgjax import SettingError, counters, environments, evaluate_runs, make_agent, make_trainer, reinforce
+from pgjax.engine import hosts
 from pgjax.runs.settings.start import start
 
 COLUMNS = ("learning_rate", "seed", "env_steps", "updates", "greedy_return")
@@ -68,6 +68,7 @@ def main(options: Options) -> None:
     agent = make_agent(environment, hidden=options.hidden)
     recipe = reinforce(baseline="time_step")
     trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=options.num_envs))
+    counters.budget("total_steps", options.total_steps, options.num_envs * environment.horizon)
     table = claim(options)
     resumed, steps = table.blocks, 0
     work = blocks.trained(

@@ -16,8 +16,7 @@ from parts import drawing
 from parts.command import as_script
 from parts.recording import Recording, record
 
-from pgjax import SettingError
-from pgjax.engine import counters
+from pgjax import SettingError, counters
 from pgjax.runs.record import files
 from pgjax.runs.settings.start import start
 from pgjax.types import Params

@@ -21,8 +21,7 @@ from matplotlib.ticker import NullFormatter
 from rich.console import Console
 from rich.table import Table
 
-from pgjax import SettingError, evaluate_runs, hyperparameters, sweeps
-from pgjax.engine import counters
+from pgjax import SettingError, counters, evaluate_runs, hyperparameters, sweeps
 from pgjax.runs.record import files
 from pgjax.runs.record.attempts import say
 from pgjax.runs.settings import idle

@@ -1,9 +1,9 @@
 """The static side of training: what a compiled program depends on."""
 
-import operator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
+from pgjax import counters
 from pgjax.types import Algorithm, SettingError
 
 Rollout = Literal["episodes", "stream"]
@@ -84,7 +84,7 @@ class Config:
         at_least_one = ("num_envs", "num_steps", "epochs", "minibatches", "group_size", "accumulate")
         least_values = dict.fromkeys(at_least_one, 1) | {"batch_steps": 0, "diagnostics": 0}
         for name, least in least_values.items():
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
+            object.__setattr__(self, name, counters.count(name, getattr(self, name), least=least))
         for name in ("accumulate", "diagnostics", "group_size"):
             if getattr(self, name) and self.num_envs % getattr(self, name):
                 raise SettingError(name, getattr(self, name), f"does not divide num_envs {self.num_envs}")
@@ -106,25 +106,6 @@ class Config:
             raise SettingError("minibatches", self.minibatches, "cannot be combined with accumulate or diagnostics")
         if self.normalise_rewards and self.accumulate > 1:
             raise SettingError("normalise_rewards", True, "cannot be combined with accumulate")
-
-
-def whole_number(name: str, value: object, least: int) -> int:
-    """A whole number of any integer type, numpy's included, as an int.
-
-    Raises:
-      SettingError: for anything else, and for a number below `least`.
-
-    >>> import numpy as np
-    >>> whole_number("num_envs", np.int64(4), least=1)
-    4
-    """
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise SettingError(name, value, f"must be a whole number of at least {least}")
-    return number
 
 
 class Recipe(NamedTuple):

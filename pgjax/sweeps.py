@@ -12,7 +12,8 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from pgjax.engine import counters, hosts
+from pgjax import counters
+from pgjax.engine import hosts
 from pgjax.engine.devices import SEED_AXIS, asked_mesh, make_mesh
 from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import check_hyperparameters, with_hyperparameters

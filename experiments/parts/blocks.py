@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pgjax import sweeps
-from pgjax.engine import counters
+from pgjax import counters, sweeps
 from pgjax.runs.record.metrics_file import GrowingFile, csv_text
 from pgjax.types import Algorithm, SettingError, Trainer
 

@@ -13,7 +13,7 @@ import warnings
 import jax
 import jaxlib
 
-from pgjax.engine import counters
+from pgjax import counters
 from pgjax.types import SettingError
 
 _OURS = "PGJAX_SET_NPROC"  # marks a size that was set here, in this process or a parent

@@ -8,7 +8,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from pgjax.engine import counters
+from pgjax import counters
 from pgjax.training.checks import steps_per_update
 from pgjax.training.keys import as_key
 from pgjax.training.metrics import Metrics

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from pgjax import counters
 from pgjax.config import Config
-from pgjax.engine import asked, counters, engine
+from pgjax.engine import asked, engine
 from pgjax.engine.blocks import join
 from pgjax.estimators.contracts import PER_TRAJECTORY, RATIO_FREE, promises
 from pgjax.estimators.reductions import own_share, size_of, total
@@ -138,7 +139,7 @@ def learn(
         rollout_state=collected.rollout_state,
         key=keys.following,
         update=state.update + 1,
-        env_steps=counters.added(state.env_steps, total(jnp.sum(batch.signals.mask)).astype(jnp.int32)),
+        env_steps=counters.added(state.env_steps, total(jnp.sum(batch.signals.mask > 0, dtype=jnp.int32))),
         reward_scale=collected.reward_scale,
         previous=moving.previous,
     )

@@ -124,7 +124,7 @@ def test_a_second_ctrl_c_ends_at_once_even_inside_compiled_code():
 
 
 NEW = '''
-from pgjax.methods import table
+from pgjax import methods
 from pgjax import reinforce, with_hyperparameters
 
 def mine(*, strength: float = 0.5, learning_rate=0.25, cautious: bool = False, mode: str = "soft"):
@@ -137,8 +137,8 @@ def mine(*, strength: float = 0.5, learning_rate=0.25, cautious: bool = False, m
     print(strength, learning_rate, cautious, mode)
     return reinforce(learning_rate=learning_rate)
 
-table.ALGORITHMS["mine"] = mine
-table.BASELINES["mine_too"] = None
+methods.ALGORITHMS["mine"] = mine
+methods.BASELINES["mine_too"] = None
 from pgjax.runs.settings.build import build
 from pgjax.runs.settings.command_line import from_command_line
 build(from_command_line("--algorithm mine --strength 2 --cautious --learning-rate 3".split()))

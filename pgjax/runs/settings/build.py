@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 from jax.tree_util import Partial
 
-from pgjax import environments
+from pgjax import counters, environments
 from pgjax.config import Config, Recipe
-from pgjax.engine import counters
 from pgjax.estimators.baselines import standardised
 from pgjax.methods import ALGORITHMS, BASELINES, CREDITS
 from pgjax.methods.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters

@@ -4,7 +4,7 @@ from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pgjax.engine.counters import LARGEST
+from pgjax.counters import LARGEST
 from pgjax.methods.hyperparameters import check_number
 from pgjax.types import SettingError
 
