@@ -253,7 +253,7 @@ def _loss_gradient(
     members = sorted({n for n, _ in rows})
     divisor = len(members) if m.mean == "trajectories" else len(rows)
     each = {n: _contributions(m, now, before, batch[n], psi[n]) for n in members}
-    policy = -sum(each[n][t] for n, t in rows) / divisor
+    policy: Table = -np.sum([each[n][t] for n, t in rows], axis=0) / divisor
     if m.baseline.startswith("optimal"):
         policy = policy + _optimal_correction(m, now, before, batch, each, members) / divisor
     if m.kl_coefficient:
@@ -316,7 +316,7 @@ def _expected_slope(pi: Table, s: int, q: Table) -> Table:
 
 
 def _ratios(now: Tables, before: Tables, steps: Steps) -> list[float]:
-    return [now.pi[s, a] / before.pi[s, a] for s, a in zip(steps.states, steps.actions, strict=True)]
+    return [float(now.pi[s, a] / before.pi[s, a]) for s, a in zip(steps.states, steps.actions, strict=True)]
 
 
 def _over_episodes(steps: Steps, factors: list[float]) -> list[float]:

@@ -47,16 +47,17 @@ EARLIER = (  # tables and gradient of the update before, of a recursion
     Tables(np.array([[0.5, -0.3], [0.2, 0.4]])),
 )
 
-REWARD = [[1.0, -0.5], [2.0, 0.3]]
-CHAIN = [[[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]]
-UNSURE = [[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.6, 0.0]]]
-ENDLESS = [[[0.0, 1.0], [0.0, 0.5]], [[0.0, 1.0], [0.0, 0.0]]]
+REWARD = np.array([[1.0, -0.5], [2.0, 0.3]])
+CHAIN = np.array([[[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]])
+UNSURE = np.array([[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.6, 0.0]]])
+ENDLESS = np.array([[[0.0, 1.0], [0.0, 0.5]], [[0.0, 1.0], [0.0, 0.0]]])
+EITHER, FIRST = np.array([0.6, 0.4]), np.array([1.0, 0.0])
 PROBLEMS = {  # name: tables, whether the horizon is a time limit
-    "three steps": (oracle.make_mdp([0.6, 0.4], UNSURE, REWARD, horizon=3, discount=0.9), False),
-    "two steps": (oracle.make_mdp([0.6, 0.4], CHAIN, REWARD, horizon=2, discount=0.9), False),
-    "one start": (oracle.make_mdp([1.0, 0.0], UNSURE, REWARD, horizon=2, discount=0.9), False),
-    "stream": (oracle.make_mdp([1.0, 0.0], ENDLESS, REWARD, horizon=2, discount=0.9), True),
-    "short stream": (oracle.make_mdp([1.0, 0.0], CHAIN, REWARD, horizon=2, discount=0.9), True),
+    "three steps": (oracle.make_mdp(EITHER, UNSURE, REWARD, horizon=3, discount=0.9), False),
+    "two steps": (oracle.make_mdp(EITHER, CHAIN, REWARD, horizon=2, discount=0.9), False),
+    "one start": (oracle.make_mdp(FIRST, UNSURE, REWARD, horizon=2, discount=0.9), False),
+    "stream": (oracle.make_mdp(FIRST, ENDLESS, REWARD, horizon=2, discount=0.9), True),
+    "short stream": (oracle.make_mdp(FIRST, CHAIN, REWARD, horizon=2, discount=0.9), True),
 }
 
 
@@ -180,7 +181,8 @@ STREAMS = [
     Path("mean over trajectories", {"mean": "trajectories"}),
     Path("replayed in two slices", {"accumulate": 2}),
     Path("minibatches of environments", {"minibatches": 2, "epochs": 1}, num_envs=4, num_steps=2),
-    Path("minibatches of steps", {"minibatches": 2, "epochs": 1, "shuffle": "steps"}),
+    Path("minibatches of steps", {"minibatches": 2, "epochs": 1, "shuffle": "steps"}, num_steps=2),
+    Path("minibatches of six steps", {"minibatches": 2, "epochs": 1, "shuffle": "steps"}),
     Path("minibatches of steps, two passes", {"minibatches": 2, "shuffle": "steps"}, num_steps=2),
     Path("groups", {"group_size": 2}, num_envs=4, num_steps=2),
     Path("two devices", devices=2),
@@ -423,9 +425,8 @@ def numpy_updates(
     critic = {"none": "none", "reward_to_go": "state"}.get(method.target, "state")
     critic = "action" if method.surrogate in ("all_action", "doubly_robust") else critic
     before = Tables(THETA, CRITICS[critic])
-    earlier = None
-    if method.momentum is not None:
-        earlier = tuple(Tables(x.policy, before.value) for x in EARLIER)
+    first, second = (Tables(x.policy, before.value) for x in EARLIER)
+    earlier = None if method.momentum is None else (first, second)
     after, direction = [], []
     chosen = range(len(listed)) if only is None else only
     one_step = method.epochs == 1 and deal is None and method.policy_step == "none"

@@ -85,10 +85,15 @@ def list_rollouts(mdp: MDP, config: Config, *, time_limit: bool = False) -> Roll
         partial = longer
     columns = [_padded(rows, length) for _, _, rows in partial]
     time, state, action, terminated, truncated, next_state, mask = np.stack(columns, axis=-1).transpose(1, 0, 2)
-    chance = np.array([p for p, _, _ in partial])
-    whole = (time, state, action)
     return Rollouts(
-        *(x.astype(int) for x in whole), terminated > 0, truncated > 0, next_state.astype(int), mask, chance
+        time=time.astype(int),
+        state=state.astype(int),
+        action=action.astype(int),
+        terminated=terminated > 0,
+        truncated=truncated > 0,
+        next_state=next_state.astype(int),
+        mask=mask,
+        probability=np.array([p for p, _, _ in partial]),
     )
 
 
