@@ -237,7 +237,7 @@ def _value_gradient(agent: Agent, algorithm: Algorithm, params: Params, batch: B
 
     def lost(params: Params) -> tuple[Array, Any]:
         lost, metric = value_loss(agent, algorithm, params, batch, size)
-        return algorithm.value_coefficient * lost, metric
+        return jnp.asarray(algorithm.value_coefficient) * lost, metric
 
     found, metric = total(jax.grad(lost, has_aux=True)(params))
     return found, {"value_loss": metric.value()}
