@@ -78,6 +78,17 @@ def test_the_pool_is_enlarged_where_it_is_needed():
     assert pool_after("pgjax.use_cpu_devices(3)", jaxlib=(0, 11, 0)) == "None"
 
 
+def test_a_pool_that_can_no_longer_be_enlarged_is_said():
+    """Behind pgjax's import, jax's thread pool is as small as the machine's cores."""
+    code = "import warnings, gymnax; warnings.simplefilter('error'); import pgjax"
+    machine = "import os, jaxlib; os.sched_getaffinity = lambda _: {0, 1}; jaxlib.version.__version_info__ = (0, 10, 2)"
+    environment = {k: v for k, v in os.environ.items() if k not in ("NPROC", "XLA_FLAGS")}
+    child = [sys.executable, "-c", f"{machine}; {code}"]
+    said = subprocess.run(child, env=environment, capture_output=True, text=True, timeout=100).stderr
+    assert "can hang with the 2 threads" in said and "import pgjax before gymnax, or set NPROC=4" in said
+    assert subprocess.run(child, env=environment | {"NPROC": "4"}, timeout=100).returncode == 0
+
+
 def test_a_pool_the_user_has_set_stays():
     assert pool_after("pgjax.use_cpu_devices(2)", NPROC="8") == "8"
 

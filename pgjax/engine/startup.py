@@ -12,6 +12,7 @@ import warnings
 
 import jax
 import jaxlib
+from jax._src import xla_bridge  # no public name says whether jax has started
 
 from pgjax import counters
 from pgjax.types import SettingError
@@ -34,6 +35,9 @@ def avoid_deadlock(devices: int = 1) -> None:
             raise SettingError("NPROC", int(given), f"is too small for {devices} devices; unset it, or set {needed}")
     elif cores() < needed:
         os.environ["NPROC"] = os.environ[_OURS] = str(needed)
+        if given is None and xla_bridge.backends_are_initialized():
+            reason = f"jaxlib 0.10 can hang with the {cores()} threads that jax runs with here"
+            warnings.warn(f"{reason}: import pgjax before gymnax, or set NPROC={needed}", stacklevel=3)
 
 
 def use_cpu_devices(count: int | None = None) -> None:
