@@ -64,7 +64,6 @@ ALONG_PATHS = {  # path: a method that it could harm; the whole product is the s
     "two devices": "weighted_is (none)",
     "groups on two devices": "rloo",
     "plain engine": "per_decision_is (time_step)",
-    "engine of accelerators": "first_order (time_step)",
     "engine of CPUs, blocks of two steps": "first_order (time_step)",
     "diagnostics": "reinforce (reward_to_go, optimal)",
     "discounted objective": "reinforce (reward_to_go, leave_one_out)",
@@ -76,7 +75,6 @@ ALONG_STREAMS = {
     "minibatches of steps": "a2c",
     "minibatches of steps on two devices": "a2c",
     "engine of accelerators": "vtrace",
-    "plain engine": "a2c",
     "discounted objective": "a2c",
 }
 
