@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -123,6 +124,14 @@ def test_what_is_no_number_per_step_takes_no_spread(recipe):
         trainer.init(algorithm, jax.random.key(0))
 
 
+def test_what_fails_later_than_at_the_door_is_red():
+    failing = mock.patch.object(oracle, "every_update", side_effect=SettingError("rows", 1, "are not right"))
+    with failing:
+        found = row("dice")
+    assert found.red and found.refused is None and found.failed == "rows: 1 are not right"
+    assert update_table.Row("dice", "held").red, "nothing compared is not green"
+
+
 @pytest.mark.parametrize(("name", "label", "field"), REFUSED)
 def test_a_path_that_a_method_does_not_admit_is_refused_by_name(name, label, field):
     refused = row(name, label).refused
@@ -227,6 +236,7 @@ def test_members_of_a_group_share_their_start_and_nothing_else():
     assert tail(found, groups.probability) > FALSE_ALARM
 
 
+@pytest.mark.usefixtures("x64")
 def test_rows_that_are_not_listed_are_refused():
     mdp, _ = update_table.PROBLEMS["two steps"]
     rollouts = oracle.list_rollouts(mdp, Config())
