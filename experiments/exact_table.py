@@ -123,6 +123,8 @@ def line(row: Any) -> str:
     start = f"{row.case:<47}{row.path:<43}"
     if row.refused is not None:
         return f"{start}refused: {row.refused}"
+    if row.failed is not None:
+        return f"{start}DIFFERS: {row.failed}"
     deals = f" × {row.deals} deals" if row.deals > 1 else ""
     bias = "" if row.bias is None else f"  bias {'0' if row.bias < 1e-12 else f'{row.bias:.3f}'}"
     verdict = "  DIFFERS" if row.red else ""

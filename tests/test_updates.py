@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,6 @@ ALONG_PATHS = {  # path: a method that it could harm; the whole product is the s
     "two devices": "weighted_is (none)",
     "groups on two devices": "rloo",
     "plain engine": "per_decision_is (time_step)",
-    "engine of accelerators": "first_order (time_step)",
     "engine of CPUs, blocks of two steps": "first_order (time_step)",
     "diagnostics": "reinforce (reward_to_go, optimal)",
     "discounted objective": "reinforce (reward_to_go, leave_one_out)",
@@ -76,7 +76,6 @@ ALONG_STREAMS = {
     "minibatches of steps": "a2c",
     "minibatches of steps on two devices": "a2c",
     "engine of accelerators": "vtrace",
-    "plain engine": "a2c",
     "discounted objective": "a2c",
 }
 
@@ -123,6 +122,14 @@ def test_what_is_no_number_per_step_takes_no_spread(recipe):
         return
     with pytest.raises(SettingError, match="^credit: .* is more than a number per step"):
         trainer.init(algorithm, jax.random.key(0))
+
+
+def test_what_fails_later_than_at_the_door_is_red():
+    failing = mock.patch.object(oracle, "every_update", side_effect=SettingError("rows", 1, "are not right"))
+    with failing:
+        found = row("dice")
+    assert found.red and found.refused is None and found.failed == "rows: 1 are not right"
+    assert update_table.Row("dice", "held").red, "nothing compared is not green"
 
 
 @pytest.mark.parametrize(("name", "label", "field"), REFUSED)
@@ -229,6 +236,7 @@ def test_members_of_a_group_share_their_start_and_nothing_else():
     assert tail(found, groups.probability) > FALSE_ALARM
 
 
+@pytest.mark.usefixtures("x64")
 def test_rows_that_are_not_listed_are_refused():
     mdp, _ = update_table.PROBLEMS["two steps"]
     rollouts = oracle.list_rollouts(mdp, Config())

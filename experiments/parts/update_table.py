@@ -98,6 +98,7 @@ class Row:
     each: float = math.nan
     bias: float | None = None  # of the expected policy step, relative to ∇J of the discounted objective
     refused: str | None = None
+    failed: str | None = None  # not refused, and yet it does not run
 
     @property
     def red(self) -> bool:
@@ -216,25 +217,30 @@ def paths_of(case: Case) -> list[Path]:
 
 
 def row(case: Case, path: Path) -> Row:
-    """One line of the table."""
+    """One line of the table. Refused is what `make_trainer`, `init` or `sweeps.plan` refuse; later it is too late."""
     try:
-        return _enumerated(case, path)
+        run = _Run(case, path)
     except SettingError as refusal:
         return Row(case.label, path.label, refused=str(refusal))
+    try:
+        return _compared(run)
+    except SettingError as failure:
+        return Row(case.label, path.label, expected=math.inf, each=math.inf, failed=str(failure))
 
 
-def _enumerated(case: Case, path: Path) -> Row:
-    run = _Run(case, path)
+def _compared(run: "_Run") -> Row:
+    case, path = run.case, run.path
     with blocks_of(path.cached_steps) if path.cached_steps else nullcontext():
         found = run.by_deal()
-    expected, each, directions, tangents = 0.0, 0.0, [], []
+    each, directions, tangents = [], [], []
     for after, tangent, deal in found:
         reference = numpy_updates(run.method, path.problem, path.num_steps, path.num_envs, deal)
-        each = max(each, float(np.max(np.abs(after - reference.after))))
+        each.append(np.max(np.abs(after - reference.after)))
         directions.append(reference.probability @ reference.direction)
         tangents.append(run.batches.probability @ tangent)
     expected = float(np.max(np.abs(np.mean(tangents, 0) - np.mean(directions, 0))))
-    return Row(case.label, path.label, len(run.batches.probability), len(found), expected, each, run.bias(tangents))
+    worst, batches = float(np.max(each)), len(run.batches.probability)  # of numpy, where NaN stays
+    return Row(case.label, path.label, batches, len(found), expected, worst, run.bias(tangents))
 
 
 @contextmanager
