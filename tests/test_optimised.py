@@ -1,0 +1,27 @@
+"""A named part of the suite that compiles as users' programs do, with XLA's optimiser on: -m optimised."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PART = (
+    "tests/test_padding.py",
+    "tests/test_strict.py::test_no_key_is_used_twice",
+    "tests/test_contracts.py::test_a_surrogate_that_declares_nothing_is_given_the_whole_batch_by_every_engine",
+    "tests/test_training.py::test_training_ascends",
+    "tests/test_training.py::test_devices_that_share_a_batch_do_what_one_does",
+)
+
+
+@pytest.mark.optimised
+def test_the_same_holds_with_the_optimiser_on():
+    """In a process of its own: XLA reads its flags once."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow", *PART]
+    environment = os.environ | {"XLA_FLAGS": "", "PYTEST_ADDOPTS": ""}
+    child = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-1000:]
+    assert "passed" in child.stdout
