@@ -84,7 +84,7 @@ class Config:
         at_least_one = ("num_envs", "num_steps", "epochs", "minibatches", "group_size", "accumulate")
         least_values = dict.fromkeys(at_least_one, 1) | {"batch_steps": 0, "diagnostics": 0}
         for name, least in least_values.items():
-            object.__setattr__(self, name, counters.count(name, getattr(self, name), least=least))
+            object.__setattr__(self, name, counters.count(name, getattr(self, name), least=least, floats=False))
         for name in ("accumulate", "diagnostics", "group_size"):
             if getattr(self, name) and self.num_envs % getattr(self, name):
                 raise SettingError(name, getattr(self, name), f"does not divide num_envs {self.num_envs}")

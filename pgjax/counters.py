@@ -18,13 +18,14 @@ LARGEST = 2**31 - 1
 """What a counter of 32 bits holds."""
 
 
-def count(name: str, value: Any, *, least: int = 1) -> int:
+def count(name: str, value: Any, *, least: int = 1, floats: bool = True) -> int:
     """A count as a Python integer: integers of any kind, and floats without a fraction such as 1e6.
 
     Args:
       name: what is counted, for the message.
       value: the number.
       least: the smallest one that makes sense.
+      floats: whether a float without a fraction will do.
 
     Raises:
       SettingError: for anything else, numbers below `least`, and numbers that 32 bits do not hold.
@@ -35,7 +36,7 @@ def count(name: str, value: Any, *, least: int = 1) -> int:
     Traceback (most recent call last):
     pgjax.types.SettingError: total_steps: 2147483648 must be at most 2147483647
     """
-    floating = isinstance(value, (float, np.floating)) and math.isfinite(value) and value == int(value)
+    floating = floats and isinstance(value, (float, np.floating)) and math.isfinite(value) and value == int(value)
     number = int(value) if floating else _integer(value)
     if number is None:
         raise SettingError(name, value, "must be a whole number")

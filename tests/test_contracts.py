@@ -171,7 +171,7 @@ def test_a_credit_that_reads_values_without_a_critic_is_refused_by_name():
     def advantage(signals):
         return reward_to_go(signals) - signals.value
 
-    with pytest.raises(SettingError, match="credit: 'advantage' fails without a critic"):
+    with pytest.raises(SettingError, match="critic: 'none' leaves signals.value None, without which credit advantage"):
         moved(ratio, advantage)
 
 

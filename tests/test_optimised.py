@@ -10,10 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PART = (
     "tests/test_padding.py",
-    "tests/test_strict.py::test_no_key_is_used_twice",
     "tests/test_contracts.py::test_a_surrogate_that_declares_nothing_is_given_the_whole_batch_by_every_engine",
     "tests/test_training.py::test_training_ascends",
-    "tests/test_training.py::test_devices_that_share_a_batch_do_what_one_does",
 )
 
 

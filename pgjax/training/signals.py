@@ -173,11 +173,12 @@ def _over_batch(function: Any, field: str, signals: Signals) -> Any:
     """What a user's function makes of signals, each leaf [T, N, ...]; said in one line where it cannot."""
     try:
         out = function(signals)
-    except (TypeError, AttributeError) as error:
-        if signals.value is not None:
+    except (TypeError, AttributeError, ValueError) as error:
+        if signals.value is not None or isinstance(error, SettingError):
             raise
-        reason = f"fails without a critic, where signals.value is None ({' '.join(str(error).split())[:120]})"
-        raise SettingError(field, name_of(function), reason) from error
+        found = " ".join(str(error).split())[:120]
+        reason = f"leaves signals.value None, without which {field} {name_of(function)} fails: {found}"
+        raise SettingError("critic", "none", reason) from error
     shape = signals.reward.shape
 
     def whole(x: Any) -> Array:
