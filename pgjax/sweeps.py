@@ -21,7 +21,7 @@ from pgjax.training.checks import steps_per_update
 from pgjax.training.evaluation import evaluate
 from pgjax.training.keys import as_key
 from pgjax.training.loop import NEVER, run_updates
-from pgjax.training.update import shares, worth_sharing
+from pgjax.training.sharing import shares, worth_sharing
 from pgjax.types import Agent, Algorithm, Environment, Params, SettingError, Trainer, TrainState
 
 Over = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]

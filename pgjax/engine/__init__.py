@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import optax
 
-from pgjax.engine import blocks, branches
+from pgjax.engine import blocks, control_flow
 from pgjax.types import SettingError
 
 
@@ -40,19 +40,19 @@ def _on_the_tree(optimizer: optax.GradientTransformation) -> optax.GradientTrans
 
 PLAIN = Engine(
     gradient_sum=blocks.at_once,
-    in_turn=branches.side_by_side,
-    scan_while_running=branches.scan,
-    resets=branches.resets_in_the_loop,
-    values=branches.values_of_both,
+    in_turn=control_flow.side_by_side,
+    scan_while_running=control_flow.scan,
+    resets=control_flow.resets_in_the_loop,
+    values=control_flow.values_of_both,
     on_one_vector=_on_the_tree,
 )
 ACCELERATOR = PLAIN._replace(
-    scan_while_running=branches.scan_while_running,
-    resets=branches.resets_beforehand,
-    values=branches.values_along,
+    scan_while_running=control_flow.scan_while_running,
+    resets=control_flow.resets_beforehand,
+    values=control_flow.values_along,
     on_one_vector=optax.flatten,
 )
-CPU = ACCELERATOR._replace(gradient_sum=blocks.in_blocks, in_turn=branches.in_turn)
+CPU = ACCELERATOR._replace(gradient_sum=blocks.in_blocks, in_turn=control_flow.in_turn)
 ENGINES = {"plain": PLAIN, "cpu": CPU, "accelerator": ACCELERATOR}
 
 

@@ -89,7 +89,7 @@ def vtrace(signals: Signals, lambda_: ArrayLike = 1.0, max_rho: ArrayLike = 1.0,
         v_t = V(s_t) + Σ_{k≥t} γ^{k−t} (Π_{i<k} c_i) min(ρ̄, ρ_k) δ_k,      c_i = λ min(c̄, ρ_i)
         Ψ_t = min(ρ̄, ρ_t) (r_t + γ v_{t+1} − V(s_t)),   v_{t+1} = V(final observation) where the episode stops
 
-    On-policy with both bars ≥ 1 and λ = 1 this is the return minus V. Carries ratios: recomputed at every update.
+    On-policy with both bars ≥ 1 and λ = 1 this is the return minus V. Carries ratios: recomputed for each pass.
     Espeholt et al. 2018. https://arxiv.org/abs/1802.01561
 
     >>> from pgjax import make_signals

@@ -58,9 +58,9 @@ def ppo(
     kl_coefficient: ArrayLike | None = None,
     target_kl: ArrayLike | None = None,
 ) -> Recipe:
-    """Proximal policy optimisation: GAE(λ) × clipped ratio, several passes of minibatches over every batch.
+    """Proximal policy optimisation: GAE(λ) × clipped ratio, several passes over every batch.
 
-    As in the paper; what its code does beside that is off until asked for.
+    What the paper's code does beside its formula is off until asked for, minibatches (`Config.minibatches`) included.
 
     Args:
       clip: how far the ratio may go, ε; infinity does not clip.

@@ -12,9 +12,6 @@ from pgjax.estimators.returns import make_signals
 from pgjax.training.signals import credit_of, target_of
 from pgjax.types import Agent, Algorithm, Environment, SettingError, Signals
 
-LARGEST = 2**31 - 1
-"""Counters of steps are 32-bit numbers."""
-
 
 def check(environment: Environment, agent: Agent, config: Config, algorithm: Algorithm | None = None) -> None:
     """Refuse settings that contradict each other.

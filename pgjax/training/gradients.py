@@ -11,15 +11,15 @@ from pgjax.config import Config
 from pgjax.engine import engine
 from pgjax.engine.blocks import cut, summed
 from pgjax.estimators.contracts import PER_STEP, PER_TRAJECTORY, promises
-from pgjax.estimators.optimal_baselines import optimal_baseline, optimal_per_parameter, optimal_scalar
+from pgjax.estimators.optimal_baselines import optimal_baseline as optimal_baseline
+from pgjax.estimators.optimal_baselines import optimal_per_parameter as optimal_per_parameter
+from pgjax.estimators.optimal_baselines import optimal_scalar as optimal_scalar
 from pgjax.estimators.reductions import BatchSize, size_of, total
 from pgjax.training.loss import Batch, contributions, loss
 from pgjax.training.metrics import Metric, Metrics, values
 from pgjax.training.monitors import gradient_noise
 from pgjax.training.replay import Replay, replayed
 from pgjax.types import Agent, Algorithm, Environment, Estimator, Params
-
-__all__ = ["optimal_baseline", "optimal_per_parameter", "optimal_scalar"]  # under this name too
 
 
 def gradient(
@@ -48,7 +48,7 @@ def gradient(
 def loss_gradient(
     agent: Agent, algorithm: Algorithm, config: Config, params: Params, batch: Batch, size: BatchSize
 ) -> tuple[Params, dict[str, Metric]]:
-    """Gradient of `losses.loss` in all parameters, and its metrics; arguments as there.
+    """Gradient of `pgjax.training.loss.loss` in all parameters, and its metrics; arguments as there.
 
     The engine may take it as a sum over blocks: of single steps where the surrogate is declared `per_step` and no
     memory runs along time, of trajectories where it is declared `per_trajectory`, and else never.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,13 +14,13 @@ from pgjax import counters
 from pgjax.config import Config
 from pgjax.engine import asked, engine
 from pgjax.engine.blocks import join
-from pgjax.estimators.contracts import PER_TRAJECTORY, RATIO_FREE, promises
+from pgjax.estimators.contracts import RATIO_FREE, promises
 from pgjax.estimators.reductions import own_share, size_of, total
 from pgjax.estimators.steps import PolicyProblem
 from pgjax.policies.normalisation import no_reward_scale
 from pgjax.training import monitors, rollout
 from pgjax.training.batch import Collection, collect
-from pgjax.training.checks import check, steps_per_update
+from pgjax.training.checks import check
 from pgjax.training.gradients import gradient
 from pgjax.training.guard import guard
 from pgjax.training.keys import as_key
@@ -30,6 +29,7 @@ from pgjax.training.metrics import Metrics
 from pgjax.training.minibatches import over_minibatches
 from pgjax.training.optimizer import optimizer_of, trained
 from pgjax.training.replay import Replay, replayed
+from pgjax.training.sharing import reused
 from pgjax.training.signals import credit_of, policy_on, ratios_of, target_of
 from pgjax.types import Agent, Algorithm, Environment, Params, Trainer, TrainState
 
@@ -175,7 +175,7 @@ def _passes(
 def _pass(
     trainer: Trainer, algorithm: Algorithm, start: TrainState, batch: Batch, moving: Moving, key: Array
 ) -> tuple[Moving, Metrics]:
-    """One pass over the batch: credit at the parameters of now, then a gradient step for each minibatch."""
+    """One pass over the batch: credit with the ratios of now, then a gradient step for each minibatch."""
     environment, agent, config = trainer.environment, trainer.agent, trainer.config
 
     def gradient_at(params: Params, part: Batch) -> tuple[Params, Metrics]:
@@ -271,7 +271,7 @@ def _watched(
 ) -> Metrics:
     """What reuse has cost, and, where `diagnostics` asks for it, what the probes say; of rows that are held."""
     agent, config = trainer.agent, trainer.config
-    if isinstance(batch.transition, Replay) or not (_reused(config) or config.diagnostics):
+    if isinstance(batch.transition, Replay) or not (reused(config) or config.diagnostics):
         return {}
     score_key, bias_key = jax.random.split(key)
     metrics = monitors.weight_statistics(agent, config, after, batch.transition, batch.memory)
@@ -279,34 +279,3 @@ def _watched(
     if config.diagnostics:
         metrics |= monitors.monitor(agent, algorithm, config, after, batch, bias_key)
     return metrics
-
-
-def _reused(config: Config) -> bool:
-    return config.rollout == "episodes" and config.epochs > 1
-
-
-WORTH_SHARING = 1 << 12
-"""Steps per gradient step from which on devices that share them gain more than their communication costs."""
-
-
-def shares(trainer: Trainer, algorithm: Algorithm) -> int:
-    """Among at most how many devices one batch's environments can be shared; any divisor serves too.
-
-    1 where something looks at the whole batch: optimal baselines, a policy step, probes of single trajectories, and a
-    surrogate that is not declared `per_trajectory`.
-    """
-    config = trainer.config
-    whole = algorithm.control_variate is not None or algorithm.policy_step is not None
-    alone = config.accumulate > 1 or config.batch_steps or config.diagnostics or _reused(config)
-    if whole or alone or not promises(algorithm.estimator.contribution, PER_TRAJECTORY):
-        return 1
-    apart = config.minibatches
-    if config.shuffle == "steps":  # each device's rows, steps × environments, are dealt evenly too
-        apart //= math.gcd(apart, config.num_steps)
-    return config.num_envs // math.lcm(apart, config.group_size)
-
-
-def worth_sharing(trainer: Trainer) -> bool:
-    """Whether sharing a batch among devices gains more than their communication costs."""
-    config = trainer.config
-    return steps_per_update(trainer.environment, config) // config.minibatches >= WORTH_SHARING
