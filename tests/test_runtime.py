@@ -108,7 +108,7 @@ def test_too_few_is_said():
 
 def after_gymnax(count, **variables):
     """What `use_cpu_devices(count)` says where gymnax was imported before pgjax: output, errors."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("NPROC", "XLA_FLAGS")} | variables
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"NPROC": "4"} | variables
     code = f"import gymnax, pgjax; pgjax.use_cpu_devices({count}); import jax; print(len(jax.devices('cpu')))"
     child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
     return child.stdout.strip(), child.stderr
