@@ -81,7 +81,7 @@ def loss(
       batch: the whole batch or a slice of it.
       size: what to divide by: counts of the *whole* batch where losses of slices are to add up to the whole one.
 
-    >>> from pgjax import Categorical, a2c, make_signals
+    >>> from pgjax import Categorical, Transition, a2c, make_signals
     >>> policy, value = lambda p, x: Categorical(p["policy"] * x), lambda p, x: p["value"] * x[..., 0]
     >>> agent = Agent(init=None, policy=policy, value=value)
     >>> x, ones = jnp.ones((1, 2, 1)), jnp.ones((1, 2))
@@ -108,7 +108,7 @@ def policy_loss(
     Its gradient in `params["policy"]` is minus the estimator, minus the entropy bonus's, plus the penalty's.
 
     >>> import jax
-    >>> from pgjax import Categorical, make_signals, reinforce
+    >>> from pgjax import Categorical, Transition, make_signals, reinforce
     >>> agent = Agent(init=None, policy=lambda params, x: Categorical(params["policy"] * x))  # a bandit's two arms
     >>> x, ones = jnp.ones((1, 2, 1)), jnp.ones((1, 2))
     >>> rows = Transition(x, jnp.array([[0, 1]]), jnp.log(0.5 * ones), ones, ones, 0 * ones, x, ones)
@@ -142,7 +142,7 @@ def value_loss(
     With `value_clip` c, the larger of this and the same with V held within ±c of what it was before the batch: PPO's
     code has it, its paper does not.
 
-    >>> from pgjax import a2c, make_signals
+    >>> from pgjax import Transition, a2c, make_signals
     >>> agent = Agent(init=None, policy=None, value=lambda params, x: params["value"] * x)
     >>> rows = Transition(*[jnp.ones((1, 2))] * 8)
     >>> batch = Batch(rows, make_signals(rows.reward), credit=None, target=jnp.array([[1.0, 3.0]]))
