@@ -1,4 +1,4 @@
-"""What do more devices and more processes buy, what do they say to each other, and what follows for 8 to 1024 GPUs?
+"""What do more devices and more processes buy, how much do they communicate, and what follows for 8 to 1024 GPUs?
 
 Trains the same 16 seeds of REINFORCE and of PPO on one device held to one core, on 2, 4 and 8 virtual devices, and in
 two processes that meet over loopback; counts the collectives of the compiled programs; and lets four devices share one

@@ -1,4 +1,4 @@
-"""What devices say to each other in a compiled program: how often, and how much; read off its text."""
+"""The communication of a compiled program, read off its text: which collectives, how often, how many bytes."""
 
 import re
 from collections.abc import Iterator
