@@ -180,7 +180,7 @@ def _moments(
 ) -> Moments:
     """One pass over all batches, a chunk of them in memory at a time, each chunk's moments merged into those before.
 
-        m = Σ w_c m_c / w,   M = Σ M_c + w w_c / (w + w_c) (m_c − m)(m_c − m)ᵀ       (Chan, Golub & LeVeque 1983)
+    m = Σ w_c m_c / w,   M = Σ M_c + w w_c / (w + w_c) (m_c − m)(m_c − m)ᵀ       (Chan, Golub & LeVeque 1983)
     """
     chance, estimate = _estimates(mdp, trajectories, estimator, log_policy, params, sampling)
     count = len(chance) ** sampling.batch_size

@@ -28,7 +28,8 @@ def gradient(
     """Gradient of the loss over a whole batch or minibatch, whatever its rows are, and its metrics.
 
     With `Config.diagnostics` as a sum over groups of trajectories, which tells how noisy it is; with a control variate
-    corrected by that. Devices that share the batch add up their parts.
+    corrected by that. Devices that share the batch add up their parts; they share none that is simulated again or cut
+    into groups (`pgjax.training.sharing`).
     """
     if isinstance(batch.transition, Replay):
         found, metrics = _of_replayed(environment, agent, algorithm, config, params, batch)
@@ -72,6 +73,7 @@ def loss_gradient(
     apart = whole_episodes and agent.memory is None and promises(contribution, PER_STEP)
     if apart:
         batch = batch._replace(memory=())
+    # of(batch), or the sum of `of` over blocks of it.
     return engine(config.engine).gradient_sum(
         of, batch, batch.transition.mask, per_step=apart, per_trajectory=promises(contribution, PER_TRAJECTORY)
     )
