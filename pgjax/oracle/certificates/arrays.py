@@ -50,10 +50,17 @@ OVERWRITTEN = (  # on padding, to see whether a loss looks there
 
 
 class Data(NamedTuple):
-    """Batches as arrays: name -> [B, T, N], [B, T, N, A] or [B, N]; and what the chain rule needs."""
+    """Batches as arrays, with one row more than the horizon has steps: what stands on padding.
+
+    Attributes:
+      arrays: name -> [B, T + 1, N], [B, T + 1, N, A] or [B, N].
+      state: s_t, [B, T + 1, N].
+      action: a_t.
+      mask: 0 in the last row too.
+    """
 
     arrays: dict[str, np.ndarray]
-    state: np.ndarray  # [B, T, N]
+    state: np.ndarray
     action: np.ndarray
     mask: np.ndarray
 
@@ -61,7 +68,10 @@ class Data(NamedTuple):
 def batch_arrays(
     problem: Problem, batches: Batches, logits: np.ndarray, behaviour: np.ndarray, names: Iterable[str] = ARRAYS
 ) -> Data:
-    """The named arrays of every batch, for a policy and a behaviour policy; 0 on padding.
+    """The named arrays of every batch, for a policy and a behaviour policy.
+
+    Padding is 0, but a policy is evaluated there too, as a network is: in state 0, action 0 "taken". A loss that
+    forgets its mask so has gradients that it should not have.
 
     Args:
       problem: where they come from.
@@ -72,7 +82,7 @@ def batch_arrays(
     """
     rollouts, members, mdp = batches.rollouts, batches.members, problem.mdp
     state, action, mask = rollouts.state, rollouts.action, rollouts.mask
-    gamma, count = mdp.discount, mask.shape[1]
+    gamma = mdp.discount
     target, sampler, reference = (log_softmax(x) for x in (logits, behaviour, problem.reference))
     reward = mdp.reward[state, action] * mask
     steps = np.arange(len(mask))[:, None]
@@ -100,8 +110,16 @@ def batch_arrays(
     def rows(name: str) -> np.ndarray:
         table = make[name]()
         there = mask.reshape(*mask.shape, *[1] * (table.ndim - 2)) > 0
-        return np.moveaxis(np.where(there, table, 0)[:, members], 1, 0)  # [B, T, N, ...]
+        table = _padded(np.where(there, table, 0))
+        if name in policies:
+            table[-1] = policies[name]
+        return _of(members, table)
 
+    policies = {
+        f"{who}log_prob{s}": table[0] if s else table[0, 0]
+        for who, table in (("", target), ("behaviour_", sampler), ("reference_", reference))
+        for s in ("", "s")
+    }
     each = {
         "episode_return": lambda: weighed[0][members],
         "lengths": lambda: mask.sum(0).astype(int)[members],
@@ -109,6 +127,14 @@ def batch_arrays(
             np.arange(problem.batch_size) // problem.group_size if problem.group_size > 1 else 0, members.shape
         ).astype(int),
     }
-    assert count == len(rollouts.probability)
     arrays = {name: each[name]() if name in each else rows(name) for name in names}
-    return Data(arrays, *(np.moveaxis(x[:, members], 1, 0) for x in (state, action, mask)))
+    return Data(arrays, *(_of(members, _padded(x)) for x in (state, action, mask)))
+
+
+def _padded(table: np.ndarray) -> np.ndarray:
+    return np.concatenate([table, np.zeros_like(table[:1])])
+
+
+def _of(members: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Trajectories [T, M, ...] as batches [B, T, N, ...]."""
+    return np.moveaxis(table[:, members], 1, 0)

@@ -1,7 +1,7 @@
 """A loss on every batch of a problem: the estimate −∇loss in the logits, and the batch's probability."""
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -77,7 +77,7 @@ def estimates(
     behaviour: np.ndarray,
     *,
     change: Callable[[Data], Data] | None = None,
-    filler: float = 0.0,
+    filler: float | None = None,
     check: bool = True,
 ) -> Estimates:
     """The estimate of every batch for a policy θ and a behaviour policy θ̄.
@@ -108,14 +108,19 @@ def case_data(case: Case, logits: np.ndarray, behaviour: np.ndarray) -> Data:
     credits = {p: source for p, source in case.loss.sources.items() if not isinstance(source, str)}
     wanted = dict.fromkeys([*named, *(SIGNAL_ARRAYS if credits else ())])
     data = batch_arrays(case.problem, case.batches, logits, behaviour, wanted)
-    made = {p: _credit(source, case.problem, data) for p, source in credits.items()}
+    made = {p: _credit(source, data) for p, source in credits.items()}
     return data._replace(arrays=data.arrays | made)
 
 
-def _credit(credit: Credit, problem: Problem, data: Data) -> np.ndarray:
+def _credit(credit: Credit, data: Data) -> np.ndarray:
     with jax.enable_x64(True):
-        found = _signals_program(credit)({name: data.arrays[name] for name in SIGNAL_ARRAYS})
-    return np.where(data.mask > 0, np.asarray(found), 0.0)
+        found = np.asarray(_signals_program(credit)(signal_arrays(data)))
+    return np.pad(np.where(data.mask[:, :-1] > 0, found, 0.0), ((0, 0), (0, 1), (0, 0)))
+
+
+def signal_arrays(data: Data) -> dict[str, np.ndarray]:
+    """The arrays of `signals_of`, without the row of padding."""
+    return {name: x if name in PER_TRAJECTORY else x[:, :-1] for name, x in data.arrays.items() if name in SIGNAL_ARRAYS}
 
 
 @lru_cache(maxsize=64)
@@ -127,18 +132,17 @@ def signals_of(
     log_prob: jax.Array,
     behaviour_log_prob: jax.Array,
     reward: jax.Array,
-    group: jax.Array,
     **rest: jax.Array,
 ) -> Signals:
     """The library's signals of one batch, from the arrays of a loss; stopped."""
-    rest |= {"log_ratio": log_prob - behaviour_log_prob, "group": group}
+    rest |= {"log_ratio": log_prob - behaviour_log_prob}
     return jax.lax.stop_gradient(make_signals(reward, **rest))
 
 
 def slopes(
-    case: Case, data: Data, *, filler: float = 0.0, evaluate: Evaluate | None = None
+    case: Case, data: Data, *, filler: float | None = None, evaluate: Evaluate | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values [B] of the loss, and its slope in log π(a|s_t) of every action, [B, T, N, A]; 0 on padding.
+    """Values [B] of the loss, and its slope in log π(a|s_t) of every action, [B, T + 1, N, A], the last row's on padding.
 
     A slope in `log_prob` is one in log π of the taken action.
     """
@@ -146,7 +150,7 @@ def slopes(
     actions = case.problem.mdp.reward.shape[1]
     values, slope = np.zeros(count), np.zeros((count, horizon, size, actions))
     taken = np.eye(actions)[data.action]
-    for packing in packings(data.mask, case.layout, case.pad_to):
+    for packing in packings(data.mask[:, :-1], case.layout, case.pad_to):
         packed = _packed(case.loss, packing, data, filler)
         values[packing.rows], found = (evaluate or case.loss.evaluate)(packed)
         for parameter, each in found.items():
@@ -157,13 +161,13 @@ def slopes(
     return values, slope
 
 
-def _packed(loss: Loss, packing: Packing, data: Data, filler: float) -> dict[str, np.ndarray]:
+def _packed(loss: Loss, packing: Packing, data: Data, filler: float | None) -> dict[str, np.ndarray]:
     """Every array in the layout, by parameter."""
 
     def one(parameter: str) -> np.ndarray:
         source = loss.sources[parameter]
         name = source if isinstance(source, str) else parameter
-        fill = filler if name in OVERWRITTEN or not isinstance(source, str) else 0.0
+        fill = filler if name in OVERWRITTEN or not isinstance(source, str) else None
         return pack(packing, name if isinstance(source, str) else "", data.arrays[name], fill)
 
     return {parameter: one(parameter) for parameter in loss.sources}

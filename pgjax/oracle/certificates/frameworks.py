@@ -15,7 +15,7 @@ from pgjax.types import Credit, SettingError
 
 CHUNK = 128  # batches in one call of a compiled program
 FRAMEWORKS = ("jax", "numpy", "torch")
-_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """A loss runs for milliseconds and compiles for much longer."""
 
 Arrays = dict[str, np.ndarray]
@@ -120,30 +120,40 @@ def _jax(function: Callable, name: str, wanted: list[str]) -> Evaluate:
             raise SettingError("loss", name, f"gives an array of shape {jnp.shape(out)}; needed is one number")
         return jnp.asarray(out, float)
 
-    one = jax.value_and_grad(scalar)
-    every = jax.jit(lambda slots, data: jax.vmap(one)(slots, data), compiler_options=_QUICK)
+    def one(arrays: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
+        slots, data = {p: arrays[p] for p in wanted}, {p: x for p, x in arrays.items() if p not in wanted}
+        return jax.value_and_grad(scalar)(slots, data)
+
+    every = jax.jit(jax.vmap(one), compiler_options=QUICK)
 
     def evaluate(arrays: Arrays) -> tuple[np.ndarray, Arrays]:
-        count = len(next(iter(arrays.values())))
-        parts = []
-        for start in range(0, count, CHUNK):
-            at = np.minimum(np.arange(start, start + CHUNK), count - 1)
-            chunk = {p: x[at] for p, x in arrays.items()}
-            slots, data = {p: chunk.pop(p) for p in wanted}, chunk
-            try:
-                with jax.enable_x64(True):
-                    parts.append(jax.device_get(every(slots, data)))
-            except SettingError:
-                raise
-            except _UNTRACEABLE as error:
-                reason = 'cannot be traced by JAX; declare framework="numpy" (or "torch"), or use jax.numpy in it'
-                raise SettingError("loss", name, reason) from error
-            except Exception as error:
-                raise _failed(name, arrays, error) from error
-        values, slopes = jax.tree.map(lambda *x: np.concatenate(x)[:count], *parts)
-        return values, slopes
+        try:
+            with jax.enable_x64(True):
+                return in_chunks(every, arrays)
+        except SettingError:
+            raise
+        except _UNTRACEABLE as error:
+            reason = 'cannot be traced by JAX; declare framework="numpy" (or "torch"), or use jax.numpy in it'
+            raise SettingError("loss", name, reason) from error
+        except Exception as error:
+            raise _failed(name, arrays, error) from error
 
     return evaluate
+
+
+def in_chunks(program: Callable[[Any], Any], arrays: Arrays, axis: int = 0) -> Any:
+    """A compiled program on arrays [b, ...], always so many rows at once, so that it is compiled once.
+
+    Args:
+      program: arrays [CHUNK, ...] -> a pytree with the batches along `axis`.
+      arrays: by name.
+      axis: of what comes out.
+    """
+    count, parts = len(next(iter(arrays.values()))), []
+    for start in range(0, count, CHUNK):
+        at = np.minimum(np.arange(start, start + CHUNK), count - 1)  # the last row again and again, to fill up
+        parts.append(jax.device_get(program({name: x[at] for name, x in arrays.items()})))
+    return jax.tree.map(lambda *x: np.take(np.concatenate(x, axis), range(count), axis), *parts)
 
 
 def _numpy(function: Callable, name: str, wanted: list[str]) -> Evaluate:

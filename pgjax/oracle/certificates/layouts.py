@@ -16,12 +16,12 @@ LAYOUTS = {
 
 
 class Packing(NamedTuple):
-    """Which cell of [T, N] stands in which place, for batches that have the same shape in this layout.
+    """Which cell stands in which place, for batches that have the same shape in this layout.
 
     Attributes:
       rows: which batches, [b].
-      cell: t · N + n of each place, [b, *shape].
-      there: False where the place is padding, [b, *shape].
+      cell: t · N + n of each place, [b, *shape]; T · N + n on the padding of trajectory n.
+      there: False on padding, [b, *shape].
     """
 
     rows: np.ndarray
@@ -47,7 +47,7 @@ def packings(mask: np.ndarray, layout: str, pad_to: str) -> list[Packing]:
 
     >>> mask = np.array([[[1, 1], [0, 1]]])  # one batch, of lengths 1 and 2
     >>> packings(mask, "batch_major_left", "longest")[0].cell.tolist()
-    [[[0, 0], [1, 3]]]
+    [[[4, 0], [1, 3]]]
     >>> packings(mask, "flat", "longest")[0].cell.tolist()
     [[0, 1, 3]]
     """
@@ -64,28 +64,34 @@ def packings(mask: np.ndarray, layout: str, pad_to: str) -> list[Packing]:
             continue
         t = np.arange(wanted)[None, :, None] - (wanted - length[rows][:, None] if layout == "batch_major_left" else 0)
         there = (t >= 0) & (t < length[rows][:, None])  # [b, wanted, N]
-        cell = np.clip(t, 0, horizon - 1) * count + np.arange(count)
+        cell = np.where(there, t, horizon) * count + np.arange(count)
         if layout != "time_major":
             cell, there = np.moveaxis(cell, 1, 2), np.moveaxis(there, 1, 2)
-        found.append(Packing(rows, np.broadcast_to(cell, there.shape), there))
+        found.append(Packing(rows, cell, there))
     return found
 
 
-def pack(packing: Packing, name: str, array: np.ndarray, filler: float = 0.0) -> np.ndarray:
-    """An array [B, T, N, ...] in the layout, [b, *shape, ...], `filler` on padding; [B, N] stays as it is."""
+def pack(packing: Packing, name: str, array: np.ndarray, filler: float | None = None) -> np.ndarray:
+    """An array [B, T + 1, N, ...] in the layout, [b, *shape, ...]; one of shape [B, N] stays as it is.
+
+    On padding stands the array's last row, or `filler`.
+    """
     mine = array[packing.rows]
     if name in PER_TRAJECTORY:
         return mine
     flat = mine.reshape(len(mine), -1, *mine.shape[3:])
-    picked = flat[np.arange(len(mine)).reshape(-1, *[1] * (packing.cell.ndim - 1)), packing.cell]
-    there = packing.there.reshape(*packing.there.shape, *[1] * (picked.ndim - packing.there.ndim))
-    return np.where(there, picked, np.asarray(filler, picked.dtype))
+    picked = flat[_batch(packing), packing.cell]
+    if filler is not None:
+        picked[~packing.there] = filler
+    return picked
 
 
 def unpack(packing: Packing, array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """What stands in the layout back in [b, T, N, ...]; padding is dropped and 0."""
-    rest = array.shape[packing.cell.ndim :]
-    flat = np.zeros((len(array), shape[0] * shape[1] + 1, *rest))  # the last cell takes what stands on padding
-    cell = np.where(packing.there, packing.cell, shape[0] * shape[1])
-    flat[np.arange(len(array)).reshape(-1, *[1] * (cell.ndim - 1)), cell] = array
-    return flat[:, :-1].reshape(len(array), *shape, *rest)
+    """What stands in the layout as [b, *shape, ...], shape = (T + 1, N); a trajectory's padding is summed in row T."""
+    flat = np.zeros((len(array), shape[0] * shape[1], *array.shape[packing.cell.ndim :]))
+    np.add.at(flat, (_batch(packing), packing.cell), array)
+    return flat.reshape(len(array), *shape, *flat.shape[2:])
+
+
+def _batch(packing: Packing) -> np.ndarray:
+    return np.arange(len(packing.rows)).reshape(-1, *[1] * (packing.cell.ndim - 1))

@@ -1,0 +1,183 @@
+"""A certificate in words: one line for each entry of the report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pgjax.oracle.certificates.entries import JACOBIAN_DISTANCE, ROUNDING, SYMMETRIC
+from pgjax.oracle.certificates.objectives import Objective
+
+if TYPE_CHECKING:
+    from pgjax.oracle.certificates.certificate import Certificate
+    from pgjax.oracle.certificates.library import Equal
+
+MOST_NAMES = 4
+
+
+class Entry(NamedTuple):
+    """One line of a report: what was asked, the answer, and the numbers behind it."""
+
+    name: str
+    verdict: str
+    detail: str
+
+
+def number(x: float | None) -> str:
+    """Three digits; "–" for nothing, and 0 for what is rounding beside 1.
+
+    >>> number(0.12345), number(3e-16), number(None), number(float("inf"))
+    ('0.123', '0', '–', 'not finite')
+    """
+    if x is None or np.isnan(x):
+        return "–"
+    return "not finite" if np.isinf(x) else "0" if abs(x) < ROUNDING / 1000 else f"{x:.3g}"
+
+
+def entries(c: Certificate) -> list[Entry]:
+    """The report, an entry a line."""
+    return [
+        _mean(c),
+        _objective(c),
+        _noise(c),
+        _order(c),
+        _clipping(c),
+        _gradient(c),
+        *_invariances(c),
+        _ends(c),
+        *(_equal(e) for e in c.equal),
+    ]
+
+
+def headline(c: Certificate) -> str:
+    """The first entry as a sentence."""
+    return f"{c.loss}: {entries(c)[0].verdict}."
+
+
+def _mean(c: Certificate) -> Entry:
+    rows, (low, high) = c.on_policy, c.scale
+    notes = [f"{r.note} on {r.problem!r}" for r in rows if r.note]
+    detail = f"scale {_range(low, high)}, cosine at least {number(c.cosine)}, error up to {number(c.error)}"
+    detail = "; ".join([detail, *notes])
+    known = [r for r in rows if r.cosine is not None]
+    if c.unbiased:
+        return Entry("on-policy mean", f"unbiased: ∇J on all {len(rows)} problems", detail)
+    if not known:
+        return Entry("on-policy mean", "0 on every problem: the loss adds noise and no gradient", detail)
+    if all(1 - abs(r.cosine or 0.0) < ROUNDING for r in known):
+        same = high - low < ROUNDING
+        factor = f"{number(low)} · ∇J" if same else f"c · ∇J with c from {number(low)} to {number(high)}"
+        wrong = ": the wrong way; is the sign flipped?" if high < 0 else ""
+        return Entry("on-policy mean", f"{factor}{wrong}" + ("" if same else ", another on each problem"), detail)
+    wrong = ": the wrong way" if c.cosine < 0 else ""
+    return Entry("on-policy mean", f"biased in direction{wrong}: off by up to {number(100 * c.error)} % of ∇J", detail)
+
+
+def _range(low: float, high: float) -> str:
+    return number(low) if high - low < ROUNDING else f"{number(low)} to {number(high)}"
+
+
+def _objective(c: Certificate) -> Entry:
+    errors = {o: e for o, e in c.errors.items() if e is not None}
+    told: dict[str, Objective] = {}
+    for objective, error in errors.items():  # objectives that coincide on these problems are named once
+        told.setdefault(number(error), objective)
+    detail = "where objectives differ, the error is up to " + ", ".join(f"{e} against {_short(o)}" for e, o in told.items())
+    return Entry("which J", f"J = {c.objective}", detail if told else "the problems do not tell objectives apart")
+
+
+def _short(objective: Objective) -> str:
+    after = ", going on after a time limit" if objective.time_limit == "goes on" else ""
+    return f"“{objective.discount}{after}”"
+
+
+def _noise(c: Certificate) -> Entry:
+    shares = [
+        (r.problem, r.variance, r.mean_squared_error, float(np.sum(np.square(r.gradient)))) for r in c.on_policy
+    ]
+    detail = ", ".join(f"{p} {number(m)} = {number(v)} + {number(m - v)}" for p, v, m, _ in shares)
+    ratio = [m / g for _, _, m, g in shares if g > 0]
+    verdict = f"E‖ĝ − ∇J‖² is {_range(min(ratio), max(ratio))} times ‖∇J‖²" if ratio else "∇J is 0"
+    return Entry("noise of a batch", verdict, f"variance + bias²: {detail}")
+
+
+def _order(c: Certificate) -> Entry:
+    known = [o for o in c.orders if o.bias]
+    worst = [number(max(o.bias)) for o in known]
+    detail = "largest bias up to distance 0.8: " + ", ".join(f"{o.problem} {w}" for o, w in zip(known, worst))
+    lowest = min((o.order for o in known if o.order is not None), default=None)
+    if any(o.scale is not None and abs(o.scale - 1) > ROUNDING and o.order != 0 for o in known):
+        detail += "; the on-policy scale taken out"
+    if not known:
+        verdict = "not tested: ∇J is 0"
+    elif lowest is None:
+        verdict = "exact at every distance"
+    elif lowest == 0:
+        verdict = "order 0: the bias is there on-policy already"
+    else:
+        verdict = f"bias of order {number(lowest)} in the distance, 0 on-policy"
+    return Entry("off-policy", verdict, detail)
+
+
+def _clipping(c: Certificate) -> Entry:
+    found = c.clipping
+    if found.distance is None or found.ratios is None:
+        return Entry("clipping", f"none up to distance {number(found.largest)}", f"on {found.problem!r}")
+    low, high = found.ratios
+    detail = f"ratios of a step lie between {low:.2f} and {high:.2f} there; on {found.problem!r}"
+    return Entry("clipping", f"begins to act at distance {number(found.distance)}", detail)
+
+
+def _gradient(c: Certificate) -> Entry:
+    def verdict(values: list[float | None]) -> str:
+        known = [x for x in values if x is not None]
+        if not known:
+            return "constant"
+        return "a gradient" if max(known) < SYMMETRIC else f"the gradient of no function ({number(max(known))})"
+
+    following, fixed = ([getattr(a, k) for a in c.asymmetries] for k in ("following", "fixed"))
+    said = f"data following θ: {verdict(following)}; fixed data: {verdict(fixed)}"
+    each = ", ".join(f"{a.problem} {_asymmetry(a.following)} | {_asymmetry(a.fixed)}" for a in c.asymmetries)
+    return Entry("is it a gradient", said, f"‖M − Mᵀ‖/‖M‖ by differences, tolerance {SYMMETRIC:.0e}: {each}")
+
+
+def _asymmetry(x: float | None) -> str:
+    return "0" if x is not None and x < SYMMETRIC else number(x)
+
+
+def _invariances(c: Certificate) -> list[Entry]:
+    found = []
+    for x in c.invariances:
+        at = f"single batches {number(x.on_batches)}, mean {number(x.in_mean)}; on {x.problem!r}"
+        found.append(Entry(x.name, x.verdict, f"largest relative change: {at}"))
+    return found
+
+
+def _ends(c: Certificate) -> Entry:
+    if c.ends is None:
+        return Entry("ends", "not tested: no problem has a time limit", "")
+    if c.ends.on_batches < ROUNDING:
+        return Entry("ends", "a time limit is taken for a termination", "the two flags make no difference")
+    after = "the value goes on after a time limit" if c.objective.time_limit == "goes on" else "but the time limit ends J"
+    detail = f"exchanging them changes single batches by {number(c.ends.on_batches)}, the mean by {number(c.ends.in_mean)}"
+    return Entry("ends", f"time limit and termination are told apart: {after}", detail)
+
+
+def _equal(e: Equal) -> Entry:
+    where = "on-policy" if e.distance == 0 else f"at distance {number(e.distance)}"
+    name = f"equal to, {where}"
+    if e.on_batches:
+        said = [n if abs(f - 1) < ROUNDING else f"{number(f)} · {n}" for n, f in e.on_batches.items()]
+        return Entry(name, _listed(said), "on every batch of every problem")
+    if e.in_mean:
+        return Entry(name, _listed(e.in_mean), "in the mean alone")
+    return Entry(name, "none of the library's products credit × surrogate", "")
+
+
+def _listed(names: list[str]) -> str:
+    more = f", and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
+
+
+JACOBIAN_NOTE = f"fixed data: behaviour policy held at distance {JACOBIAN_DISTANCE}"
