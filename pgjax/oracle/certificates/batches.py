@@ -86,7 +86,7 @@ def trajectory_probability(rollouts: Rollouts, log_probs: np.ndarray) -> np.ndar
 def batch_probability(problem: Problem, batches: Batches, log_probs: np.ndarray) -> np.ndarray:
     """P of every listed batch, all its orderings together, [B]; sums to one.
 
-        Π_groups P(s_0) Π_n P(τ_n | s_0)
+    Π_groups P(s_0) Π_n P(τ_n | s_0)
     """
     start = problem.mdp.initial[batches.rollouts.state[0]]
     given_start = (trajectory_probability(batches.rollouts, log_probs) / start)[batches.members]

@@ -24,7 +24,7 @@ from pgjax.oracle.certificates.entries import (
     make_row,
     order_of_bias,
 )
-from pgjax.oracle.certificates.evaluation import Case, Estimates, check_repeatable, estimates
+from pgjax.oracle.certificates.evaluation import Case, check_repeatable, estimates
 from pgjax.oracle.certificates.frameworks import as_loss
 from pgjax.oracle.certificates.invariances import (
     Invariance,
@@ -37,7 +37,7 @@ from pgjax.oracle.certificates.library import Equal, equal_to, estimator_loss
 from pgjax.oracle.certificates.objectives import Objective
 from pgjax.oracle.certificates.problems import Problem, default_problems, problem
 from pgjax.oracle.mdp import MDP
-from pgjax.types import Credit, Estimator, SettingError
+from pgjax.types import Algorithm, Credit, Estimator, SettingError
 
 
 class Tried(NamedTuple):
@@ -98,7 +98,7 @@ class Certificate:
     @property
     def unbiased(self) -> bool:
         """Whether the on-policy mean is ∇J on every problem, up to rounding; one that is 0 where ∇J is not, is not."""
-        return all(row.error is None or row.error < ROUNDING for row in self.on_policy)
+        return all(row.error < ROUNDING if row.error is not None else row.mean_is_zero for row in self.on_policy)
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -157,7 +157,7 @@ def _plain(x: Any) -> Any:
 
 
 def certify(
-    loss: Callable[..., Any] | Estimator | Recipe,
+    loss: Callable[..., Any] | Estimator | Algorithm | Recipe,
     *,
     problems: Problem | MDP | Iterable[Problem | MDP] | None = None,
     framework: str = "jax",
@@ -175,7 +175,7 @@ def certify(
 
     Args:
       loss: takes by name the arrays it wants (`oracle.certificates.ARRAYS` lists them) and gives a scalar to minimise.
-        Or an Estimator of the library, or a Recipe.
+        Or an Estimator of the library, an Algorithm, or a Recipe.
       problems: from `oracle.problem`, or MDPs; default a bandit, fixed and variable length, a time limit, and groups.
       framework: "jax"; "numpy" for a function from numpy arrays to (value, gradient in log_prob[, in log_probs]), in
         the order of its parameters; "torch" for a function of float64 tensors.
@@ -225,7 +225,7 @@ def certify(
 
 
 def make_cases(
-    loss: Callable[..., Any] | Estimator | Recipe,
+    loss: Callable[..., Any] | Estimator | Algorithm | Recipe,
     problems: Problem | MDP | Iterable[Problem | MDP] | None = None,
     framework: str = "jax",
     layout: str = "time_major",
@@ -238,7 +238,7 @@ def make_cases(
     Arguments and errors are those of `certify`.
     """
     check_layout(layout, pad_to)
-    if isinstance(loss, Estimator) or (isinstance(loss, Recipe) and framework == "jax"):
+    if isinstance(loss, Estimator | Algorithm | Recipe):
         if layout != "time_major":
             raise SettingError("layout", layout, "is for functions; estimators of the library are time_major")
         loss = estimator_loss(loss)

@@ -71,7 +71,8 @@ def _mean(c: Certificate) -> Entry:
         wrong = ": the wrong way; is the sign flipped?" if high < 0 else ""
         return Entry("on-policy mean", f"{factor}{wrong}" + ("" if same else ", another on each problem"), detail)
     wrong = ": the wrong way" if c.cosine < 0 else ""
-    return Entry("on-policy mean", f"biased in direction{wrong}: off by up to {number(100 * c.error)} % of ∇J", detail)
+    found = f"cosine down to {number(c.cosine)}, scale {_range(low, high)}"
+    return Entry("on-policy mean", f"biased{wrong}: {found}", detail)
 
 
 def _range(low: float, high: float) -> str:
@@ -83,7 +84,9 @@ def _objective(c: Certificate) -> Entry:
     told: dict[str, Objective] = {}
     for objective, error in errors.items():  # objectives that coincide on these problems are named once
         told.setdefault(number(error), objective)
-    detail = "where objectives differ, the error is up to " + ", ".join(f"{e} against {_short(o)}" for e, o in told.items())
+    detail = "where objectives differ, the error is up to " + ", ".join(
+        f"{e} against {_short(o)}" for e, o in told.items()
+    )
     return Entry("which J", f"J = {c.objective}", detail if told else "the problems do not tell objectives apart")
 
 
@@ -93,9 +96,7 @@ def _short(objective: Objective) -> str:
 
 
 def _noise(c: Certificate) -> Entry:
-    shares = [
-        (r.problem, r.variance, r.mean_squared_error, float(np.sum(np.square(r.gradient)))) for r in c.on_policy
-    ]
+    shares = [(r.problem, r.variance, r.mean_squared_error, float(np.sum(np.square(r.gradient)))) for r in c.on_policy]
     detail = ", ".join(f"{p} {number(m)} = {number(v)} + {number(m - v)}" for p, v, m, _ in shares)
     ratio = [m / g for _, _, m, g in shares if g > 0]
     verdict = f"E‖ĝ − ∇J‖² is {_range(min(ratio), max(ratio))} times ‖∇J‖²" if ratio else "∇J is 0"
@@ -104,8 +105,8 @@ def _noise(c: Certificate) -> Entry:
 
 def _order(c: Certificate) -> Entry:
     known = [o for o in c.orders if o.bias]
-    worst = [number(max(o.bias)) for o in known]
-    detail = "largest bias up to distance 0.8: " + ", ".join(f"{o.problem} {w}" for o, w in zip(known, worst))
+    worst = [f"{o.problem} {number(max(o.bias))}" for o in known]
+    detail = "largest bias up to distance 0.8: " + ", ".join(worst)
     lowest = min((o.order for o in known if o.order is not None), default=None)
     if any(o.scale is not None and abs(o.scale - 1) > ROUNDING and o.order != 0 for o in known):
         detail += "; the on-policy scale taken out"
@@ -137,7 +138,7 @@ def _gradient(c: Certificate) -> Entry:
         return "a gradient" if max(known) < SYMMETRIC else f"the gradient of no function ({number(max(known))})"
 
     following, fixed = ([getattr(a, k) for a in c.asymmetries] for k in ("following", "fixed"))
-    said = f"data following θ: {verdict(following)}; fixed data: {verdict(fixed)}"
+    said = f"data following θ: {verdict(following)}; data fixed at distance {JACOBIAN_DISTANCE}: {verdict(fixed)}"
     each = ", ".join(f"{a.problem} {_asymmetry(a.following)} | {_asymmetry(a.fixed)}" for a in c.asymmetries)
     return Entry("is it a gradient", said, f"‖M − Mᵀ‖/‖M‖ by differences, tolerance {SYMMETRIC:.0e}: {each}")
 
@@ -159,8 +160,12 @@ def _ends(c: Certificate) -> Entry:
         return Entry("ends", "not tested: no problem has a time limit", "")
     if c.ends.on_batches < ROUNDING:
         return Entry("ends", "a time limit is taken for a termination", "the two flags make no difference")
-    after = "the value goes on after a time limit" if c.objective.time_limit == "goes on" else "but the time limit ends J"
-    detail = f"exchanging them changes single batches by {number(c.ends.on_batches)}, the mean by {number(c.ends.in_mean)}"
+    after = (
+        "the value goes on after a time limit" if c.objective.time_limit == "goes on" else "but the time limit ends J"
+    )
+    detail = (
+        f"exchanging them changes single batches by {number(c.ends.on_batches)}, the mean by {number(c.ends.in_mean)}"
+    )
     return Entry("ends", f"time limit and termination are told apart: {after}", detail)
 
 
@@ -178,6 +183,3 @@ def _equal(e: Equal) -> Entry:
 def _listed(names: list[str]) -> str:
     more = f", and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return ", ".join(names[:MOST_NAMES]) + more
-
-
-JACOBIAN_NOTE = f"fixed data: behaviour policy held at distance {JACOBIAN_DISTANCE}"

@@ -47,7 +47,7 @@ def compare(mean: np.ndarray, gradient: np.ndarray, size: float = 1.0) -> Compar
       gradient: ∇J, [P].
       size: of single estimates, beside which ḡ may be rounding.
 
-    >>> compare(np.array([1.0, -1.0]), np.array([2.0, -2.0]))
+    >>> compare(np.array([1.0, 0.0]), np.array([2.0, 0.0]))
     Comparison(scale=0.5, cosine=1.0, error=0.5, note='')
     >>> compare(np.zeros(2), np.array([2.0, -2.0])).note
     'the mean gradient is 0'
@@ -55,7 +55,7 @@ def compare(mean: np.ndarray, gradient: np.ndarray, size: float = 1.0) -> Compar
     length, wanted = float(np.linalg.norm(mean)), float(np.linalg.norm(gradient))
     zero = length <= 1e-12 * max(size, wanted), wanted <= 1e-12 * max(size, length)
     if zero[1]:
-        return Comparison(None, None, None, "∇J is 0" + (", and so is the mean gradient" if zero[0] else ""))
+        return Comparison(None, None, None, "∇J is 0" + (f", {BOTH_ZERO}" if zero[0] else ""))
     error = float(np.linalg.norm(mean - gradient)) / wanted
     scale = float(mean @ gradient) / wanted**2
     if zero[0]:
@@ -93,6 +93,14 @@ class Row(NamedTuple):
     variance: float
     mean_squared_error: float
     loss: float
+
+    @property
+    def mean_is_zero(self) -> bool:
+        """Whether ḡ is 0 beside single estimates."""
+        return self.note.endswith(BOTH_ZERO) or self.scale == 0.0
+
+
+BOTH_ZERO = "and so is the mean gradient"
 
 
 def make_row(case: Case, found: Estimates, distance: float, objective: Objective) -> Row:

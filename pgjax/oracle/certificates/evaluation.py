@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -120,7 +120,9 @@ def _credit(credit: Credit, data: Data) -> np.ndarray:
 
 def signal_arrays(data: Data) -> dict[str, np.ndarray]:
     """The arrays of `signals_of`, without the row of padding."""
-    return {name: x if name in PER_TRAJECTORY else x[:, :-1] for name, x in data.arrays.items() if name in SIGNAL_ARRAYS}
+    return {
+        name: x if name in PER_TRAJECTORY else x[:, :-1] for name, x in data.arrays.items() if name in SIGNAL_ARRAYS
+    }
 
 
 @lru_cache(maxsize=64)
@@ -132,7 +134,7 @@ def signals_of(
     log_prob: jax.Array,
     behaviour_log_prob: jax.Array,
     reward: jax.Array,
-    **rest: jax.Array,
+    **rest: Any,
 ) -> Signals:
     """The library's signals of one batch, from the arrays of a loss; stopped."""
     rest |= {"log_ratio": log_prob - behaviour_log_prob}
@@ -142,9 +144,9 @@ def signals_of(
 def slopes(
     case: Case, data: Data, *, filler: float | None = None, evaluate: Evaluate | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values [B] of the loss, and its slope in log π(a|s_t) of every action, [B, T + 1, N, A], the last row's on padding.
+    """Values [B] of the loss, and its slopes in log π(a|s_t) of every action, [B, T + 1, N, A].
 
-    A slope in `log_prob` is one in log π of the taken action.
+    The last row is for padding. A slope in `log_prob` is one in log π of the taken action.
     """
     count, horizon, size = data.mask.shape
     actions = case.problem.mdp.reward.shape[1]

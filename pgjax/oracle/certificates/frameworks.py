@@ -73,7 +73,9 @@ def as_loss(
     if framework == "jax":
         make = functools.partial(_jax, function, name, wanted)
     else:
-        make = functools.partial(_numpy, torch_gradient(function, wanted) if framework == "torch" else function, name, wanted)
+        make = functools.partial(
+            _numpy, torch_gradient(function, wanted) if framework == "torch" else function, name, wanted
+        )
     return Loss(name, framework, sources, make, make())
 
 
@@ -205,7 +207,7 @@ def torch_gradient(function: Callable, differentiated: list[str] | None = None) 
     @functools.wraps(function)
     def gradient(**arrays: np.ndarray) -> tuple:
         try:
-            import torch
+            import torch  # type: ignore[import-not-found]
         except ImportError as error:
             raise SettingError("framework", "torch", "needs PyTorch: pip install pgjax[torch]") from error
         tensors = {p: torch.tensor(np.ascontiguousarray(x)) for p, x in arrays.items()}
@@ -213,7 +215,9 @@ def torch_gradient(function: Callable, differentiated: list[str] | None = None) 
         loss = function(**tensors)
         if not isinstance(loss, torch.Tensor) or loss.shape != ():
             shape = tuple(getattr(loss, "shape", ())) or type(loss).__name__
-            raise SettingError("loss", name_of(function), f"gives {shape}; needed is a tensor with one number, of shape ()")
+            raise SettingError(
+                "loss", name_of(function), f"gives {shape}; needed is a tensor with one number, of shape ()"
+            )
         if not loss.requires_grad:
             return loss.item(), *(np.zeros(tuple(x.shape)) for x in slots)
         slopes = torch.autograd.grad(loss, slots, allow_unused=True)

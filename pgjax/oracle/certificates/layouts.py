@@ -53,12 +53,14 @@ def packings(mask: np.ndarray, layout: str, pad_to: str) -> list[Packing]:
     """
     length = mask.sum(1).astype(int)  # [B, N]
     horizon, count = mask.shape[1:]
-    size = length.sum(-1) if layout == "flat" else length.max(-1) if pad_to == "longest" else np.full(len(mask), horizon)
+    size = (
+        length.sum(-1) if layout == "flat" else length.max(-1) if pad_to == "longest" else np.full(len(mask), horizon)
+    )
     found = []
     for wanted in np.unique(size):
         rows = np.flatnonzero(size == wanted)
         if layout == "flat":
-            batch, n, t = np.nonzero(np.moveaxis(mask[rows], 1, 2) > 0)
+            _, n, t = np.nonzero(np.moveaxis(mask[rows], 1, 2) > 0)
             cell = (t * count + n).reshape(len(rows), wanted)
             found.append(Packing(rows, cell, np.ones(cell.shape, bool)))
             continue

@@ -38,26 +38,28 @@ from pgjax.oracle.certificates.arrays import batch_arrays
 from pgjax.oracle.certificates.chain_rule import logit_gradient
 from pgjax.oracle.certificates.entries import ROUNDING
 from pgjax.oracle.certificates.evaluation import SIGNAL_ARRAYS, Case, Estimates, signal_arrays, signals_of
-from pgjax.training.loss import Batch, policy_loss
 from pgjax.oracle.certificates.frameworks import QUICK, in_chunks
+from pgjax.training.loss import Batch, policy_loss
 from pgjax.types import Agent, Algorithm, Estimator, SettingError, Signals, Transition
 
 
-def estimator_loss(given: Estimator | Recipe) -> Callable[..., Array]:
-    """An estimator, or a recipe's policy loss, as a function of named arrays that `certify` takes.
+def estimator_loss(given: Estimator | Algorithm | Recipe) -> Callable[..., Array]:
+    """An estimator, or the policy loss of an algorithm or a recipe, as a function of named arrays.
 
-    An estimator keeps γ^t in front, as in `oracle.moments`, and is a mean over trajectories; a recipe has a
-    configuration that says. Of a recipe the critic's loss is left out, and what acts on the gradient afterwards
-    (natural and trust-region steps, momentum, gradient clipping).
+    Without a recipe's configuration γ^t stands in front, as in `oracle.moments`, and the loss is a mean over
+    trajectories. Entropy bonus and KL penalty are part of it; the critic's loss is not, nor what acts on the gradient
+    afterwards (natural and trust-region steps, momentum, gradient clipping).
 
     Raises:
       SettingError: for a recipe with a control variate, which is made of single gradients and is no loss.
     """
-    if isinstance(given, Estimator):
-        algorithm = Algorithm(given, optimizer=None)
-        config = Config(discounted_objective=True)
-    else:
+    if isinstance(given, Recipe):
         algorithm, config = given
+    else:
+        algorithm = given if isinstance(given, Algorithm) else Algorithm(given, optimizer=None)
+        config = Config(discounted_objective=True)
+    if callable(algorithm.entropy_coefficient):
+        algorithm = algorithm._replace(entropy_coefficient=algorithm.entropy_coefficient(0))
     if algorithm.control_variate is not None:
         raise SettingError("loss", name_of(algorithm.control_variate), "is a control variate, made of single gradients")
 

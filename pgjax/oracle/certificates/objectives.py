@@ -12,7 +12,7 @@ from pgjax.oracle.updates import Rollouts
 DISCOUNTS = {
     "discounted": "E[Σ_t γ^t r_t]",
     "undiscounted": "E[Σ_t r_t]",
-    "discount dropped in front": "E[Σ_t ∇log π_t Σ_t'≥t γ^(t'−t) r_t'] (γ^t dropped in front: the gradient of no function)",
+    "discount dropped in front": "none: E[Σ_t ∇log π_t Σ_t'≥t γ^(t'−t) r_t'], γ^t dropped, is no gradient",
 }
 ENDS = {
     "ends": "a time limit ends the episode",

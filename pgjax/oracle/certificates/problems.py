@@ -124,8 +124,8 @@ def default_problems() -> list[Problem]:
     >>> [p.name for p in default_problems()]
     ['bandit', 'fixed length', 'variable length', 'time limit', 'groups']
     """
-    bandit = make_mdp([1.0], [[[0.0]] * 3], [[1.0, -0.4, 0.3]], horizon=1)
-    fixed = make_mdp(
+    bandit = _mdp([1.0], [[[0.0]] * 3], [[1.0, -0.4, 0.3]], horizon=1)
+    fixed = _mdp(
         [0.6, 0.4],
         [[[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]],
         [[0.7, -0.5], [1.2, 0.4]],
@@ -134,10 +134,10 @@ def default_problems() -> list[Problem]:
     # Action 0 may end the episode, action 1 goes on: length depends on what the policy does.
     ending = [[[0.0, 0.6], [1.0, 0.0]], [[0.5, 0.0], [0.0, 1.0]]]
     rewards = [[1.0, 0.4], [-0.6, 0.8]]
-    variable = make_mdp([0.7, 0.3], ending, rewards, horizon=3, discount=0.9)
-    limited = make_mdp([0.7, 0.3], ending, rewards, horizon=2, discount=0.9)
+    variable = _mdp([0.7, 0.3], ending, rewards, horizon=3, discount=0.9)
+    limited = _mdp([0.7, 0.3], ending, rewards, horizon=2, discount=0.9)
     # Rewards at the end alone, as of an answer that is judged as a whole: steps of states 0 and 1 that go on earn 0.
-    answers = make_mdp([0.5, 0.5], [[[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.5, 0.0]]], [[1.0, 0.0], [0.2, 0.7]], 2)
+    answers = _mdp([0.5, 0.5], [[[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.5, 0.0]]], [[1.0, 0.0], [0.2, 0.7]], 2)
     return [
         problem(bandit, name="bandit", batch_size=3),
         problem(fixed, name="fixed length"),
@@ -145,3 +145,7 @@ def default_problems() -> list[Problem]:
         problem(limited, name="time limit", time_limit=True),
         problem(answers, name="groups", batch_size=4, group_size=2),
     ]
+
+
+def _mdp(initial: list, transition: list, reward: list, horizon: int, discount: float = 1.0) -> MDP:
+    return make_mdp(np.array(initial), np.array(transition), np.array(reward), horizon, discount)

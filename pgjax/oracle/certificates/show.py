@@ -24,7 +24,11 @@ def table(c: Certificate) -> tuple[list[str], list[list[str]]]:
     for tried, order in zip(c.problems, c.orders, strict=True):
         mine = {r.distance: r for r in c.rows if r.problem == tried.name}
         r = mine[0.0]
-        size = f"{tried.batch_size}" if tried.group_size == 1 else f"{tried.batch_size // tried.group_size}×{tried.group_size}"
+        size = (
+            f"{tried.batch_size}"
+            if tried.group_size == 1
+            else f"{tried.batch_size // tried.group_size}×{tried.group_size}"
+        )
         numbers = [number(x) for x in (r.scale, r.cosine, r.error, r.variance, r.mean_squared_error)]
         away = [number(mine[d].error) for d in far]
         growth = "–" if not order.bias else "exact" if order.order is None else number(order.order)
@@ -73,7 +77,9 @@ def as_rich(c: Certificate) -> Any:
     for _ in range(2):
         words.add_column(overflow="fold")
     for e in entries(c):
-        words.add_row(Text(e.name, style="bold"), Text.assemble(e.verdict, (f"\n{e.detail}" if e.detail else "", "dim")))
+        words.add_row(
+            Text(e.name, style="bold"), Text.assemble(e.verdict, (f"\n{e.detail}" if e.detail else "", "dim"))
+        )
     return Group(numbers, words)
 
 
@@ -120,7 +126,7 @@ def as_figure(c: Certificate) -> Any:
     bias = np.array([r.mean_squared_error - r.variance for r in on_policy]) / sizes
     noise.bar(places - 0.2, variance, 0.4, color="0.75", label="variance of a batch")
     noise.bar(places + 0.2, bias, 0.4, color="C3", label="bias²")
-    names = [f"{r.problem}\nN = {t.batch_size}" for r, t in zip(on_policy, c.problems, strict=True)]
+    names = ["\n".join([*t.name.split(), f"N = {t.batch_size}"]) for t in c.problems]
     noise.set_xticks(places, names, fontsize=8)
     noise.set(title="on-policy, relative to ‖∇J‖²")
     noise.legend(fontsize=8, frameon=False)
