@@ -97,7 +97,11 @@ class Certificate:
 
     @property
     def unbiased(self) -> bool:
-        """Whether the on-policy mean is ∇J on every problem, up to rounding; one that is 0 where ∇J is not, is not."""
+        """Whether the on-policy mean is ∇J on every problem, up to rounding, for a J of which it is the gradient."""
+        return self.objective.is_function and self._fits
+
+    @property
+    def _fits(self) -> bool:
         return all(row.error < ROUNDING if row.error is not None else row.mean_is_zero for row in self.on_policy)
 
     @property
@@ -220,7 +224,12 @@ def certify(
         tuple(asymmetry(c) for c in cases),
         tuple(invariances(cases, JACOBIAN_DISTANCE)),
         max(ends, key=lambda x: x.on_batches, default=None),
-        tuple(equal_to(found[d], d) for d in (0.0, JACOBIAN_DISTANCE)),
+        tuple(
+            equal_to(
+                found[d], d, exact=all((r.error or 0.0) < ROUNDING for each in rows for r in each if r.distance == d)
+            )
+            for d in (0.0, JACOBIAN_DISTANCE)
+        ),
     )
 
 

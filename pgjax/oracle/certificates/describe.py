@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pgjax.oracle.certificates.entries import JACOBIAN_DISTANCE, ROUNDING, SYMMETRIC
-from pgjax.oracle.certificates.objectives import Objective
+from pgjax.oracle.certificates.objectives import ENDS
 
 if TYPE_CHECKING:
     from pgjax.oracle.certificates.certificate import Certificate
@@ -63,6 +63,8 @@ def _mean(c: Certificate) -> Entry:
     known = [r for r in rows if r.cosine is not None]
     if c.unbiased:
         return Entry("on-policy mean", f"unbiased: ∇J on all {len(rows)} problems", detail)
+    if c.error < ROUNDING:
+        return Entry("on-policy mean", "unbiased for γ = 1 alone: γ^t is dropped in front of step t", detail)
     if not known:
         return Entry("on-policy mean", "0 on every problem: the loss adds noise and no gradient", detail)
     if all(1 - abs(r.cosine or 0.0) < ROUNDING for r in known):
@@ -81,26 +83,25 @@ def _range(low: float, high: float) -> str:
 
 def _objective(c: Certificate) -> Entry:
     errors = {o: e for o, e in c.errors.items() if e is not None}
-    told: dict[str, Objective] = {}
-    for objective, error in errors.items():  # objectives that coincide on these problems are named once
-        told.setdefault(number(error), objective)
-    detail = "where objectives differ, the error is up to " + ", ".join(
-        f"{e} against {_short(o)}" for e, o in told.items()
-    )
-    return Entry("which J", f"J = {c.objective}", detail if told else "the problems do not tell objectives apart")
-
-
-def _short(objective: Objective) -> str:
-    after = ", going on after a time limit" if objective.time_limit == "goes on" else ""
-    return f"“{objective.discount}{after}”"
+    if not errors:
+        return Entry("compared with", f"∇J, J = {c.objective}", "the problems do not tell objectives apart")
+    parts = []
+    for ends in ENDS:
+        mine = [f"{number(e)} {o.discount}" for o, e in errors.items() if o.time_limit == ends]
+        parts.append(("with the value after a time limit " if ends == "goes on" else "") + ", ".join(mine))
+    return Entry("compared with", f"∇J, J = {c.objective}", f"error where objectives differ: {'; '.join(parts)}")
 
 
 def _noise(c: Certificate) -> Entry:
-    shares = [(r.problem, r.variance, r.mean_squared_error, float(np.sum(np.square(r.gradient)))) for r in c.on_policy]
-    detail = ", ".join(f"{p} {number(m)} = {number(v)} + {number(m - v)}" for p, v, m, _ in shares)
-    ratio = [m / g for _, _, m, g in shares if g > 0]
-    verdict = f"E‖ĝ − ∇J‖² is {_range(min(ratio), max(ratio))} times ‖∇J‖²" if ratio else "∇J is 0"
-    return Entry("noise of a batch", verdict, f"variance + bias²: {detail}")
+    sizes = [(r.mean_squared_error, r.variance, float(np.sum(np.square(r.gradient)))) for r in c.on_policy]
+    ratio = [m / g for m, _, g in sizes if g > 0]
+    if not ratio:
+        return Entry("noise of a batch", "∇J is 0", "")
+    share = [v / m for m, v, g in sizes if g > 0 and m > 0]
+    said = f"E‖ĝ − ∇J‖² is {_range(min(ratio), max(ratio))} times ‖∇J‖²"
+    return Entry(
+        "noise of a batch", said, f"{_range(100 * min(share), 100 * max(share))} % of it variance, the rest bias²"
+    )
 
 
 def _order(c: Certificate) -> Entry:
@@ -147,11 +148,23 @@ def _asymmetry(x: float | None) -> str:
     return "0" if x is not None and x < SYMMETRIC else number(x)
 
 
+MEANING = {
+    ("reward scaled", "unchanged"): "rewards are standardised",
+    ("padding overwritten", "changed"): "padding is not masked everywhere",
+    ("padding NaN", "changed"): "NaN on padding reaches the gradient: mask with `where`, before any product",
+    ("trajectories repeated", "unchanged"): "a mean over trajectories",
+    ("trajectories repeated", "changed"): "trajectories are judged by each other",
+    ("value after a termination", "changed"): "a value after a termination counts",
+}
+
+
 def _invariances(c: Certificate) -> list[Entry]:
     found = []
     for x in c.invariances:
-        at = f"single batches {number(x.on_batches)}, mean {number(x.in_mean)}; on {x.problem!r}"
-        found.append(Entry(x.name, x.verdict, f"largest relative change: {at}"))
+        meaning = MEANING.get((x.name, x.verdict))
+        verdict = f"{x.verdict}: {meaning}" if meaning else x.verdict
+        changes = f"single batches change by up to {number(x.on_batches)}, the mean by {number(x.in_mean)}"
+        found.append(Entry(x.name, verdict, f"{changes}; on {x.problem!r}" if x.on_batches > ROUNDING else ""))
     return found
 
 
@@ -160,9 +173,7 @@ def _ends(c: Certificate) -> Entry:
         return Entry("ends", "not tested: no problem has a time limit", "")
     if c.ends.on_batches < ROUNDING:
         return Entry("ends", "a time limit is taken for a termination", "the two flags make no difference")
-    after = (
-        "the value goes on after a time limit" if c.objective.time_limit == "goes on" else "but the time limit ends J"
-    )
+    after = "the value goes on after a limit" if c.objective.time_limit == "goes on" else "yet J ends at the limit"
     detail = (
         f"exchanging them changes single batches by {number(c.ends.on_batches)}, the mean by {number(c.ends.in_mean)}"
     )

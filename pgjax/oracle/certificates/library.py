@@ -101,7 +101,8 @@ def estimator_loss(given: Estimator | Algorithm | Recipe) -> Callable[..., Array
         agent = Agent(init=None, policy=lambda params, _: Categorical(params))  # type: ignore[arg-type]
         return policy_loss(agent, algorithm, config, log_probs, batch, size_of(mask))[0]
 
-    loss.__name__ = name_of(algorithm.estimator.contribution)
+    credit, contribution = (name_of(part) for part in algorithm.estimator)
+    loss.__name__ = contribution.replace("(", f"({credit}, ", 1) if "(" in contribution else contribution
     return loss
 
 
@@ -133,21 +134,20 @@ SURROGATES = {
     "clipped_ratio(0.2)": clipped_ratio,
     "prefix_product": prefix_product,
 }
-FRONT = ("", ", γ^t in front")  # as it is, and of `discounted_objective`
+FRONT = (False, True)  # γ^t in front: of `discounted_objective`
 NEEDS_OTHERS = ("leave_one_out", "time_step")
-MOST_CONFIRMED = 12
 
 
 class Product(NamedTuple):
     """credit × surrogate, by their names in the tables above."""
 
     credit: str
-    front: str
+    front: bool
     surrogate: str
 
     def __str__(self) -> str:
         """The product as the library would write it."""
-        return f"{self.credit}{self.front} × {self.surrogate}"
+        return f"{'γ^t · ' if self.front else ''}{self.credit} × {self.surrogate}"
 
 
 @lru_cache(maxsize=64)
@@ -188,31 +188,61 @@ class Equal(NamedTuple):
     in_mean: list[str]
 
 
-def equal_to(found: list[tuple[Case, Estimates]], distance: float) -> Equal:
+def equal_to(found: list[tuple[Case, Estimates]], distance: float, *, exact: bool) -> Equal:
     """Compare a loss's estimates with those of every credit × surrogate.
 
-    All are compared on the first problem of varying length, those that agree there on the others. On-policy the
-    surrogates but `prefix_product` have one and the same gradient; there `score` stands for them.
+    All are compared on problems of the commonest shape, one of varying length first; those that agree there on the
+    others. On-policy the surrogates but `prefix_product` have one and the same gradient; there `score` stands for them.
+
+    Args:
+      found: a loss's estimates on every problem.
+      distance: between policy and behaviour policy, of all.
+      exact: their mean is ∇J; that others have this mean too is then not looked at.
     """
     horizon = max(case.problem.mdp.horizon for case, _ in found)
     alone = any(case.problem.batch_size < 2 for case, _ in found)
-    surrogates = [s for s in SURROGATES if distance or s in ("score", "prefix_product")]
-    credits = [c for c in CREDITS if not (alone and any(x in c for x in NEEDS_OTHERS))]
-    products = [Product(c, front, s) for s in surrogates for front in FRONT for c in credits]
+    surrogates = tuple(SURROGATES)
+    offered = surrogates if distance else ("score", "prefix_product")
+    credits = tuple(c for c in CREDITS if not (alone and any(x in c for x in NEEDS_OTHERS)))
+    products = [Product(c, front, s) for s in offered for front in FRONT for c in credits]
 
-    varied = [bool((case.batches.rollouts.mask == 0).any()) for case, _ in found]
-    first = varied.index(True) if True in varied else 0
     kept: list[_Agreement] = []
-    for case, mine in [found[first], *found[:first], *found[first + 1 :]]:
-        theirs = _product_estimates(case, distance, horizon, products, SURROGATES if not kept else surrogates)
+    shape = _shape(
+        max(found, key=lambda x: (case_lengths_vary(x[0]), sum(_shape(x[0]) == _shape(c) for c, _ in found)))[0]
+    )
+    for case, mine in sorted(found, key=lambda x: (_shape(x[0]) != shape, not case_lengths_vary(x[0]))):
+        if _shape(case) != shape:  # a program for those that are left
+            surrogates, credits = (
+                tuple(dict.fromkeys(getattr(p, k) for p in products)) for k in ("surrogate", "credit")
+            )
+        theirs = _product_estimates(case, distance, horizon, products, surrogates, credits)
         now = [_agreement(mine, estimate) for estimate in theirs]
         kept = [_both(a, b) for a, b in zip(kept, now, strict=True)] if kept else now
-        agreeing = [i for i, a in enumerate(kept) if a.factor is not None or a.in_mean][:MOST_CONFIRMED]
+        agreeing = [i for i, a in enumerate(kept) if a.factor is not None or (a.in_mean and not exact)]
         products, kept = [products[i] for i in agreeing], [kept[i] for i in agreeing]
         if not kept:
             break
-    on_batches = {str(p): a.factor for p, a in zip(products, kept, strict=True) if a.factor is not None}
-    return Equal(distance, on_batches, [str(p) for p, a in zip(products, kept, strict=True) if a.factor is None])
+    on_batches = {p: a.factor for p, a in zip(products, kept, strict=True) if a.factor is not None}
+    in_mean = [p for p, a in zip(products, kept, strict=True) if a.factor is None]
+    return Equal(distance, {str(p): f for p, f in on_batches.items() if _first(p, on_batches)}, _names(in_mean))
+
+
+def _names(products: list[Product]) -> list[str]:
+    return [str(p) for p in products if _first(p, products)]
+
+
+def _first(product: Product, products: Iterable[Product]) -> bool:
+    """Whether it is the one to name: not where γ^t in front makes no difference."""
+    return not product.front or product._replace(front=False) not in products
+
+
+def _shape(case: Case) -> tuple[int, int, bool]:
+    return case.problem.batch_size, case.problem.mdp.reward.shape[1], case.problem.group_size > 1
+
+
+def case_lengths_vary(case: Case) -> bool:
+    """Whether some trajectory of the problem ends before another."""
+    return bool((case.batches.rollouts.mask == 0).any())
 
 
 class _Agreement(NamedTuple):
@@ -234,7 +264,12 @@ def _both(a: _Agreement, b: _Agreement) -> _Agreement:
 
 
 def _product_estimates(
-    case: Case, distance: float, horizon: int, products: list[Product], surrogates: Iterable[str]
+    case: Case,
+    distance: float,
+    horizon: int,
+    products: list[Product],
+    surrogates: tuple[str, ...],
+    credits: tuple[str, ...],
 ) -> list[np.ndarray]:
     """The estimate of every batch of each product, [B, P]."""
     data = batch_arrays(case.problem, case.batches, case.problem.logits, case.at(distance), SIGNAL_ARRAYS)
@@ -246,8 +281,6 @@ def _product_estimates(
         name: x if x.ndim < 3 else np.pad(x, ((0, 0), (0, short), *[(0, 0)] * (x.ndim - 2)))
         for name, x in arrays.items()
     }
-    credits = tuple(dict.fromkeys(p.credit for p in products))
-    surrogates = tuple(surrogates)
     with jax.enable_x64(True):
         slope = in_chunks(_slopes_program(credits, surrogates), arrays, axis=3)
     action, state = data.action[:, :-1], data.state[:, :-1]

@@ -9,14 +9,15 @@ from pgjax.oracle.certificates.chain_rule import log_softmax, score_tables
 from pgjax.oracle.certificates.problems import Problem
 from pgjax.oracle.updates import Rollouts
 
+DROPPED = "discount dropped in front"
 DISCOUNTS = {
     "discounted": "E[Σ_t γ^t r_t]",
     "undiscounted": "E[Σ_t r_t]",
-    "discount dropped in front": "none: E[Σ_t ∇log π_t Σ_t'≥t γ^(t'−t) r_t'], γ^t dropped, is no gradient",
+    DROPPED: "E[Σ_t γ^t r_t] with γ^t dropped in front of step t of the gradient",
 }
 ENDS = {
     "ends": "a time limit ends the episode",
-    "goes on": "after a time limit the value goes on: γ^k V(final state) is added to the return",
+    "goes on": "with γ^k V(final state) added after a time limit",
 }
 
 
@@ -25,6 +26,11 @@ class Objective(NamedTuple):
 
     discount: str
     time_limit: str
+
+    @property
+    def is_function(self) -> bool:
+        """Whether there is a J: with γ^t dropped there is none that has this gradient (Nota & Thomas 2020)."""
+        return self.discount != DROPPED
 
     def __str__(self) -> str:
         """The formula, in words where there is none."""
@@ -48,7 +54,7 @@ def objective_gradient(problem: Problem, rollouts: Rollouts, logits: np.ndarray,
     if objective.time_limit == "goes on":
         reward = reward + gamma * rollouts.truncated * problem.value[rollouts.time + 1, rollouts.next_state]
     to_go = np.flip(np.cumsum(np.flip(gamma**steps * reward, 0), axis=0), 0)
-    if objective.discount == "discount dropped in front":
+    if objective.discount == DROPPED:
         to_go = to_go / np.where(gamma > 0, gamma, 1.0) ** steps
     chance = trajectory_probability(rollouts, log_softmax(logits))
     scores = score_tables(logits)[rollouts.state, rollouts.action]  # [T, M, P]

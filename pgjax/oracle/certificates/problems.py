@@ -117,7 +117,7 @@ def _waves(shape: tuple[int, ...], phase: float) -> np.ndarray:
 
 
 def default_problems() -> list[Problem]:
-    """A bandit, fixed and variable length, a time limit, and groups: 27 to 484 batches each.
+    """A bandit, fixed and variable length, a time limit, and groups: 9 to 2744 batches each.
 
     On one problem with fixed length nearly every loss looks right.
 
@@ -139,10 +139,10 @@ def default_problems() -> list[Problem]:
     # Rewards at the end alone, as of an answer that is judged as a whole: steps of states 0 and 1 that go on earn 0.
     answers = _mdp([0.5, 0.5], [[[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.5, 0.0]]], [[1.0, 0.0], [0.2, 0.7]], 2)
     return [
-        problem(bandit, name="bandit", batch_size=3),
+        problem(bandit, name="bandit"),
         problem(fixed, name="fixed length"),
         problem(variable, name="variable length"),
-        problem(limited, name="time limit", time_limit=True),
+        problem(limited, name="time limit", batch_size=3, time_limit=True),
         problem(answers, name="groups", batch_size=4, group_size=2),
     ]
 
