@@ -12,7 +12,7 @@ import numpy as np
 from pgjax.oracle.certificates.certificate import make_cases
 from pgjax.oracle.certificates.entries import ROUNDING, SYMMETRIC, asymmetry, compare
 from pgjax.oracle.certificates.evaluation import Case, estimates
-from pgjax.oracle.certificates.invariances import LARGE, padding_overwritten
+from pgjax.oracle.certificates.invariances import LARGE, padding_left_out, padding_overwritten
 from pgjax.oracle.certificates.objectives import OBJECTIVES, Objective, objective_gradient
 from pgjax.oracle.certificates.problems import Problem
 
@@ -79,7 +79,7 @@ def assert_scale(
             gradient = objective_gradient(case.problem, case.batches.rollouts, case.problem.logits, which)
             found.append(_Found(case, which, mine.mean, wanted * gradient, gradient, wanted))
         furthest.append(max(found, key=lambda f: f.gap))
-    best = min(furthest, key=lambda f: f.gap)
+    best = min(furthest, key=lambda f: round(f.gap, 9))
     assert best.gap < tolerance, f"{cases[0].loss.name}: {best.said(distance)}"
 
 
@@ -146,7 +146,7 @@ def _on_the_same_batches(a: Case, b: Case) -> tuple[Case, Case]:
 
 
 def assert_padding_ignored(loss: Any, *, nan: bool = False, tolerance: float = ROUNDING, **how: Any) -> None:
-    """Assert that what stands on padding does not change the gradient.
+    """Assert that padding has no gradient, and that what stands there does not change the others.
 
     Args:
       loss: as for `pgjax.certify`.
@@ -162,6 +162,9 @@ def assert_padding_ignored(loss: Any, *, nan: bool = False, tolerance: float = R
     """
     cases = [c for c in make_cases(loss, **how) if (c.batches.rollouts.mask == 0).any() and c.layout != "flat"]
     assert cases, "no problem has padding: take one with episodes of different lengths, and a layout that pads"
+    found = max((padding_left_out(c, c.at(AWAY)) for c in cases), key=lambda x: x.on_batches)
+    part = f"{found.on_batches:.3g} of the largest estimate on {found.problem!r}"
+    assert found.on_batches < tolerance, f"{cases[0].loss.name}: gradients through padding are up to {part}"
     for filler in [LARGE, *([np.nan] if nan else [])]:
         found = max((padding_overwritten(c, c.at(AWAY), filler) for c in cases), key=lambda x: x.on_batches)
         change = f"changes gradients by {found.on_batches:.3g} of the largest on {found.problem!r}"

@@ -270,7 +270,7 @@ def make_cases(
 def _problems(given: Problem | MDP | Iterable[Problem | MDP] | None) -> list[Problem]:
     if given is None:
         return default_problems()
-    listed = [given] if isinstance(given, Problem | MDP) else list(given)
+    listed = list(given) if isinstance(given, Iterable) and not isinstance(given, Problem) else [given]
     if not listed:
         raise SettingError("problems", listed, "is empty")
     made = [problem(x, name=f"problem {i + 1}") if isinstance(x, MDP) else x for i, x in enumerate(listed)]

@@ -70,11 +70,20 @@ def _mean(c: Certificate) -> Entry:
     if all(1 - abs(r.cosine or 0.0) < ROUNDING for r in known):
         same = high - low < ROUNDING
         factor = f"{number(low)} · ∇J" if same else f"c · ∇J with c from {number(low)} to {number(high)}"
+        if _shrunk(c):
+            verdict = "(1 − 1/N) · ∇J, N the trajectories that share a baseline: it contains what it judges"
+            return Entry("on-policy mean", verdict, detail)
         wrong = ": the wrong way; is the sign flipped?" if high < 0 else ""
         return Entry("on-policy mean", f"{factor}{wrong}" + ("" if same else ", another on each problem"), detail)
     wrong = ": the wrong way" if c.cosine < 0 else ""
     found = f"cosine down to {number(c.cosine)}, scale {_range(low, high)}"
     return Entry("on-policy mean", f"biased{wrong}: {found}", detail)
+
+
+def _shrunk(c: Certificate) -> bool:
+    """Whether the scale is 1 − 1/N on every problem, N the size of the group or of the batch."""
+    sizes = {t.name: t.group_size if t.group_size > 1 else t.batch_size for t in c.problems}
+    return all(r.scale is None or abs(r.scale - 1 + 1 / sizes[r.problem]) < ROUNDING for r in c.on_policy)
 
 
 def _range(low: float, high: float) -> str:
@@ -150,7 +159,8 @@ def _asymmetry(x: float | None) -> str:
 
 MEANING = {
     ("reward scaled", "unchanged"): "rewards are standardised",
-    ("padding overwritten", "changed"): "padding is not masked everywhere",
+    ("padding left out", "changed"): "padding has a gradient: a mask is missing",
+    ("padding overwritten", "changed"): "the gradient looks at padding: a mask is missing",
     ("padding NaN", "changed"): "NaN on padding reaches the gradient: mask with `where`, before any product",
     ("trajectories repeated", "unchanged"): "a mean over trajectories",
     ("trajectories repeated", "changed"): "trajectories are judged by each other",

@@ -11,7 +11,7 @@ from pgjax.estimators.returns import make_signals
 from pgjax.oracle.certificates.arrays import DIFFERENTIATED, OVERWRITTEN, PER_TRAJECTORY, Data, batch_arrays
 from pgjax.oracle.certificates.batches import Batches, batch_probability
 from pgjax.oracle.certificates.chain_rule import log_softmax, logit_gradient
-from pgjax.oracle.certificates.frameworks import Evaluate, Loss
+from pgjax.oracle.certificates.frameworks import Loss
 from pgjax.oracle.certificates.layouts import Packing, pack, packings, unpack
 from pgjax.oracle.certificates.problems import Problem
 from pgjax.types import Credit, SettingError, Signals
@@ -141,9 +141,7 @@ def signals_of(
     return jax.lax.stop_gradient(make_signals(reward, **rest))
 
 
-def slopes(
-    case: Case, data: Data, *, filler: float | None = None, evaluate: Evaluate | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def slopes(case: Case, data: Data, *, filler: float | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Values [B] of the loss, and its slopes in log π(a|s_t) of every action, [B, T + 1, N, A].
 
     The last row is for padding. A slope in `log_prob` is one in log π of the taken action.
@@ -154,7 +152,7 @@ def slopes(
     taken = np.eye(actions)[data.action]
     for packing in packings(data.mask[:, :-1], case.layout, case.pad_to):
         packed = _packed(case.loss, packing, data, filler)
-        values[packing.rows], found = (evaluate or case.loss.evaluate)(packed)
+        values[packing.rows], found = case.loss.evaluate(packed)
         for parameter, each in found.items():
             back = unpack(packing, each, (horizon, size))
             if case.loss.sources[parameter] == DIFFERENTIATED[0]:
@@ -190,14 +188,15 @@ def _check_finite(case: Case, data: Data, values: np.ndarray, gradient: np.ndarr
 
 
 def check_repeatable(case: Case) -> None:
-    """Call the loss again, a JAX function traced anew, and compare.
+    """Call the loss again on the same arrays, a JAX function traced anew, and compare.
 
     Raises:
       SettingError: where the two differ.
     """
     few = case._replace(batches=case.batches._replace(members=case.batches.members[-8:]))
     data = case_data(few, case.problem.logits, case.at(0.3))
-    first, second = (slopes(few, data, evaluate=e) for e in (case.loss.evaluate, case.loss.make()))
+    packed = _packed(case.loss, packings(data.mask[:, :-1], case.layout, case.pad_to)[0], data, None)
+    first, second = (jax.tree.leaves(evaluate(packed)) for evaluate in (case.loss.evaluate, case.loss.make()))
     if not all(np.allclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True) for a, b in zip(first, second, strict=True)):
         reason = "gives another result when it is called again: take randomness and side effects out of it"
         raise SettingError("loss", case.loss.name, reason)

@@ -8,8 +8,9 @@ import numpy as np
 
 from pgjax.oracle.certificates.arrays import Data
 from pgjax.oracle.certificates.batches import permutations
+from pgjax.oracle.certificates.chain_rule import logit_gradient
 from pgjax.oracle.certificates.entries import ROUNDING
-from pgjax.oracle.certificates.evaluation import Case, Estimates, estimates
+from pgjax.oracle.certificates.evaluation import Case, Estimates, case_data, estimates, slopes
 
 SHIFT, FACTOR, LARGE = 0.7, 3.0, 1e3
 NEARLY = 0.02
@@ -37,7 +38,7 @@ def _between(name: str, case: Case, before: Estimates, after: Estimates, law: st
     with np.errstate(invalid="ignore"):
         apart = np.linalg.norm(after.gradient - before.gradient, axis=-1)
         size, length = np.linalg.norm(before.gradient, axis=-1).max(), np.linalg.norm(before.mean)
-        on_batches = float(apart.max()) / float(size) if np.isfinite(apart).all() else np.inf
+        on_batches = _relative(float(apart.max()), float(size)) if np.isfinite(apart).all() else np.inf
         shift = before.probability @ (after.gradient - before.gradient)
         in_mean = float(np.linalg.norm(shift) / length) if length > 1e-12 * size else None
     in_mean = np.inf if in_mean is not None and not np.isfinite(in_mean) else in_mean
@@ -46,6 +47,10 @@ def _between(name: str, case: Case, before: Estimates, after: Estimates, law: st
     else:
         verdict = f"{law} in the mean" if in_mean is not None and in_mean < ROUNDING else "changed"
     return Invariance(name, verdict, on_batches, in_mean, case.problem.name)
+
+
+def _relative(change: float, size: float) -> float:
+    return change / size if size > 0 else 0.0 if change == 0 else np.inf
 
 
 def reward_shifted(case: Case, behaviour: np.ndarray) -> Invariance:
@@ -97,6 +102,18 @@ def padding_overwritten(case: Case, behaviour: np.ndarray, filler: float) -> Inv
     with np.errstate(invalid="ignore"):
         after = estimates(case, case.problem.logits, behaviour, filler=filler, check=False)
     return _between(name, case, before, after)
+
+
+def padding_left_out(case: Case, behaviour: np.ndarray) -> Invariance:
+    """Without the gradient that reaches the policy through its log-probabilities on padding: none should."""
+    theta = case.problem.logits
+    before = estimates(case, theta, behaviour)
+    data = case_data(case, theta, behaviour)
+    slope = slopes(case, data)[1]
+    slope[:, -1] = 0.0
+    return _between(
+        "padding left out", case, before, before._replace(gradient=-logit_gradient(slope, data.state, theta))
+    )
 
 
 def trajectories_repeated(case: Case, behaviour: np.ndarray) -> Invariance:
@@ -153,6 +170,7 @@ def invariances(cases: list[Case], distance: float) -> list[Invariance]:
         on(fixed, reward_shifted),
         on(cases, reward_scaled),
         on(cases, batch_permuted),
+        on(padded, padding_left_out),
         on(padded, padding_overwritten, LARGE),
         on(padded, padding_overwritten, np.nan),
         on(cases, trajectories_repeated),

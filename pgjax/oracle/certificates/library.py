@@ -1,5 +1,6 @@
 """The library's own estimators: as losses, and as what a loss is compared with."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -207,9 +208,8 @@ def equal_to(found: list[tuple[Case, Estimates]], distance: float, *, exact: boo
     products = [Product(c, front, s) for s in offered for front in FRONT for c in credits]
 
     kept: list[_Agreement] = []
-    shape = _shape(
-        max(found, key=lambda x: (case_lengths_vary(x[0]), sum(_shape(x[0]) == _shape(c) for c, _ in found)))[0]
-    )
+    varied = [case for case, _ in found if case_lengths_vary(case)] or [case for case, _ in found]
+    shape = Counter(map(_shape, varied)).most_common(1)[0][0]
     for case, mine in sorted(found, key=lambda x: (_shape(x[0]) != shape, not case_lengths_vary(x[0]))):
         if _shape(case) != shape:  # a program for those that are left
             surrogates, credits = (
