@@ -1,6 +1,7 @@
 """What a certificate says of a mean gradient: scale, cosine, error; the order of its bias; whether it is a gradient."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ JACOBIAN_DISTANCE = 0.4
 STEP = 2e-3
 CLIP_GRID = np.linspace(0.0, 1.5, 61)
 CLIP_JUMP = 1e-3
+CLIP_BATCHES = 100
 
 
 class Comparison(NamedTuple):
@@ -199,23 +201,36 @@ def asymmetry(case: Case) -> Asymmetry:
     Automatic differentiation cannot tell: it does not differentiate what is stopped, and ḡ depends on it.
     """
     theta, fixed = case.problem.logits, case.at(JACOBIAN_DISTANCE)
-    jacobians: list[list[np.ndarray]] = [[], []]
-    for k in range(theta.size):
-        unit = np.zeros(theta.size)
-        unit[k] = STEP
-        unit = unit.reshape(theta.shape)
-        for which, follows in enumerate((True, False)):
-            near, far = (
-                [estimates(case, x, x if follows else fixed).mean for x in (theta + j * unit, theta - j * unit)]
-                for j in (1, 2)
-            )
-            jacobians[which].append((8 * (near[0] - near[1]) - (far[0] - far[1])) / (12 * STEP))
-    return Asymmetry(case.problem.name, *(_asymmetry(np.array(m)) for m in jacobians))
+    following = _jacobian(lambda x: estimates(case, x, x).mean, theta)
+    held = _jacobian(lambda x: estimates(case, x, fixed).mean, theta)
+    return Asymmetry(case.problem.name, _asymmetry(following), _asymmetry(held))
+
+
+def _jacobian(mean: Callable[[np.ndarray], np.ndarray], theta: np.ndarray) -> np.ndarray:
+    """Rows ∂ḡ/∂θ_k, [P, P].
+
+    A constant added to all logits of a state changes no probability: rows of a state add up to 0, and the last follows
+    from the others.
+    """
+    states, actions = theta.shape
+    rows = np.zeros((states, actions, theta.size))
+    for s, a in np.ndindex(states, actions - 1):
+        unit = np.zeros(theta.shape)
+        unit[s, a] = STEP
+        near, far = (mean(theta + j * unit) - mean(theta - j * unit) for j in (1, 2))
+        rows[s, a] = (8 * near - far) / (12 * STEP)
+    rows[:, -1] = -rows[:, :-1].sum(1)
+    return rows.reshape(theta.size, theta.size)
 
 
 def _asymmetry(jacobian: np.ndarray) -> float | None:
     size = float(np.linalg.norm(jacobian))
     return float(np.linalg.norm(jacobian - jacobian.T)) / size if size > 1e-9 else None
+
+
+def _some(members: np.ndarray) -> np.ndarray:
+    """Not more than CLIP_BATCHES of them, evenly from the list."""
+    return members[np.unique(np.linspace(0, len(members) - 1, CLIP_BATCHES).astype(int))]
 
 
 class Clipping(NamedTuple):
@@ -237,6 +252,7 @@ class Clipping(NamedTuple):
 def clipping(case: Case) -> Clipping:
     """Follow every slope along growing distances; a kink or a jump is where four points no longer predict the fifth."""
     theta, name, largest = case.problem.logits, case.problem.name, float(CLIP_GRID[-1])
+    case = case._replace(batches=case.batches._replace(members=_some(case.batches.members)))
     last: list[np.ndarray] = []
     for distance in CLIP_GRID:
         behaviour = case.at(distance)

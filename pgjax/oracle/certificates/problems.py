@@ -117,7 +117,7 @@ def _waves(shape: tuple[int, ...], phase: float) -> np.ndarray:
 
 
 def default_problems() -> list[Problem]:
-    """A bandit, fixed and variable length, a time limit, and groups: 9 to 2744 batches each.
+    """A bandit, fixed and variable length, a time limit, and groups: 9 to 625 batches each.
 
     On one problem with fixed length nearly every loss looks right.
 
@@ -135,7 +135,7 @@ def default_problems() -> list[Problem]:
     ending = [[[0.0, 0.6], [1.0, 0.0]], [[0.5, 0.0], [0.0, 1.0]]]
     rewards = [[1.0, 0.4], [-0.6, 0.8]]
     variable = _mdp([0.7, 0.3], ending, rewards, horizon=3, discount=0.9)
-    limited = _mdp([0.7, 0.3], ending, rewards, horizon=2, discount=0.9)
+    limited = _mdp([1.0, 0.0], ending, rewards, horizon=2, discount=0.9)
     # Rewards at the end alone, as of an answer that is judged as a whole: steps of states 0 and 1 that go on earn 0.
     answers = _mdp([0.5, 0.5], [[[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.5, 0.0]]], [[1.0, 0.0], [0.2, 0.7]], 2)
     return [
