@@ -482,3 +482,21 @@ def test_bad_problems():
     leave_one_out = product(baselined(total_return, baselines.leave_one_out), score)
     with pytest.raises(SettingError, match="needs .* N >= 2 trajectories"):
         certify(leave_one_out, problems=oracle.problem(FIXED.mdp, batch_size=1))
+
+
+def test_on_padding_policies_are_those_of_state_0_and_the_rest_is_0():
+    seen = []
+
+    def loss(log_prob, log_probs, behaviour_log_prob, reward, value, mask):
+        seen.append((mask, log_prob, log_probs, behaviour_log_prob, reward, value))
+        return 0.0, -mask, np.zeros_like(log_probs)
+
+    (case,) = make_cases(loss, VARIED, "numpy")
+    seen.clear()
+    estimates(case, VARIED.logits, case.at(0.4))
+    target, sampler = log_softmax(VARIED.logits), log_softmax(case.at(0.4))
+    assert any((mask == 0).any() for mask, *_ in seen)
+    for mask, *arrays in seen:
+        there = mask == 0
+        for array, expected in zip(arrays, (target[0, 0], target[0], sampler[0, 0], 0.0, 0.0), strict=True):
+            np.testing.assert_array_equal(array[there], np.broadcast_to(expected, array[there].shape))
