@@ -77,6 +77,7 @@ def _mean(c: Certificate) -> Entry:
         return Entry("on-policy mean", f"{factor}{wrong}" + ("" if same else ", another on each problem"), detail)
     wrong = ": the wrong way" if c.cosine < 0 else ""
     found = f"cosine down to {number(c.cosine)}, scale {_range(low, high)}"
+    detail = "; ".join([f"error up to {number(c.error)}", *notes])
     return Entry("on-policy mean", f"biased{wrong}: {found}", detail)
 
 
@@ -174,6 +175,7 @@ def _invariances(c: Certificate) -> list[Entry]:
         meaning = MEANING.get((x.name, x.verdict))
         verdict = f"{x.verdict}: {meaning}" if meaning else x.verdict
         changes = f"single batches change by up to {number(x.on_batches)}, the mean by {number(x.in_mean)}"
+        changes = changes if np.isfinite(x.on_batches) else "gradients are no longer finite"
         found.append(Entry(x.name, verdict, f"{changes}; on {x.problem!r}" if x.on_batches > ROUNDING else ""))
     return found
 
