@@ -477,6 +477,9 @@ def test_bad_input_is_refused_in_one_line(loss, how, said):
 
 
 def test_bad_problems():
+    endless = oracle.make_mdp([1.0], np.ones((1, 2, 1)), [[1.0, 0.0]], horizon=50)
+    with pytest.raises(SettingError, match=r"problem 1.*has 1\.1e\+15 trajectories; at most 20000 batches"):
+        certify(losses.clipped, problems=endless)
     with pytest.raises(SettingError, match="multiple of group_size"):
         oracle.problem(FIXED.mdp, batch_size=3, group_size=2)
     with pytest.raises(SettingError, match=r"value: \(3, 3\) is its shape"):

@@ -10,6 +10,7 @@ import numpy as np
 
 from pgjax.config import Config
 from pgjax.oracle.certificates.problems import Problem
+from pgjax.oracle.enumeration import count_trajectories
 from pgjax.oracle.updates import Rollouts, list_rollouts
 from pgjax.types import SettingError
 
@@ -45,6 +46,10 @@ def enumerate_batches(problem: Problem, *, ordered: bool, max_batches: int = MAX
     >>> found.members.tolist(), found.orderings.tolist()
     ([[0, 0], [0, 1], [1, 1]], [1, 2, 1])
     """
+    many = count_trajectories(problem.mdp)
+    if many > max_batches:  # before they are listed, which takes long
+        reason = f"has {many:.1e} trajectories; at most {max_batches} batches (max_batches): take a smaller horizon"
+        raise SettingError("problem", problem.name, reason)
     rollouts = list_rollouts(problem.mdp, Config(), time_limit=problem.time_limit)
     first, size = rollouts.state[0], problem.group_size
     same_start = [np.flatnonzero(first == s).tolist() for s in np.unique(first)]
