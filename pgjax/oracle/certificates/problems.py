@@ -136,8 +136,8 @@ def default_problems() -> list[Problem]:
     rewards = [[1.0, 0.4], [-0.6, 0.8]]
     variable = _mdp([0.7, 0.3], ending, rewards, horizon=3, discount=0.9)
     limited = _mdp([1.0, 0.0], ending, rewards, horizon=2, discount=0.9)
-    # Rewards at the end alone, as of an answer that is judged as a whole: steps of states 0 and 1 that go on earn 0.
-    answers = _mdp([0.5, 0.5], [[[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.5, 0.0]]], [[1.0, 0.0], [0.2, 0.7]], 2)
+    # Two prompts, and answers that are judged when they end: the first step of the longer ones earns nothing.
+    answers = _mdp([0.5, 0.5], [[[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.5, 0.0]]], [[1.0, 0.0], [0.2, 0.9]], 2)
     return [
         problem(bandit, name="bandit"),
         problem(fixed, name="fixed length"),
