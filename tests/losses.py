@@ -74,6 +74,12 @@ def full_distribution(log_probs, log_prob, action_value, returns, mask):
     return -jnp.mean(jnp.sum((expected + log_prob * returns) * mask, axis=0))
 
 
+def full_distribution_numpy(log_probs, log_prob, action_value, returns, mask):
+    expected = np.exp(log_probs) * action_value * mask[..., None] / mask.shape[1]
+    taken = returns * mask / mask.shape[1]
+    return -expected.sum() - (log_prob * taken).sum(), -expected, -taken
+
+
 # The same loss in three layouts: mean over trajectories of Σ_t ρ_t Q̂_t.
 
 

@@ -314,6 +314,16 @@ def test_slopes_in_log_prob_and_in_log_probs_add_up():
     np.testing.assert_allclose(found.gradient, expected, atol=1e-12)
 
 
+def test_two_gradients_by_hand_come_in_the_order_of_the_parameters():
+    (one,), (other,) = (
+        make_cases(losses.full_distribution, VARIED),
+        make_cases(losses.full_distribution_numpy, VARIED, "numpy"),
+    )
+    found = [estimates(c, VARIED.logits, c.at(0.4)) for c in (one, other)]
+    np.testing.assert_allclose(found[0].gradient, found[1].gradient, atol=1e-12)
+    np.testing.assert_allclose(found[0].value, found[1].value, atol=1e-12)
+
+
 def test_names_of_ones_own_and_credits():
     def loss(logp, old, advantages):
         return -jnp.sum(jnp.exp(logp - old) * advantages) / logp.shape[1]
