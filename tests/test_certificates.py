@@ -487,6 +487,9 @@ def test_bad_input_is_refused_in_one_line(loss, how, said):
 
 
 def test_bad_problems():
+    nothing = oracle.make_mdp([1.0], np.zeros((1, 2, 1)), np.zeros((1, 2)), horizon=1)
+    with pytest.raises(SettingError, match="earn nothing: every reward within reach is 0"):
+        certify(losses.trajectory_is, problems=nothing)
     endless = oracle.make_mdp([1.0], np.ones((1, 2, 1)), [[1.0, 0.0]], horizon=50)
     with pytest.raises(SettingError, match=r"problem 1.*has 1\.1e\+15 trajectories; at most 20000 batches"):
         certify(losses.clipped, problems=endless)

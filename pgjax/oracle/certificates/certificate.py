@@ -262,6 +262,10 @@ def make_cases(
             case = case._replace(batches=enumerate_batches(each, ordered=True, max_batches=max_batches))
         cases.append(case)
     if not any(np.any(estimates(c, c.problem.logits, c.at(JACOBIAN_DISTANCE)).gradient) for c in cases):
+        if not any(np.any(c.problem.mdp.reward[c.batches.rollouts.state, c.batches.rollouts.action]) for c in cases):
+            raise SettingError(
+                "problems", [c.problem.name for c in cases], "earn nothing: every reward within reach is 0"
+            )
         reason = "is no function of log π: its gradient is 0 on every batch; is log_prob detached or stopped?"
         raise SettingError("loss", wrapped.name, reason)
     return cases

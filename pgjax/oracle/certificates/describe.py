@@ -62,7 +62,7 @@ def _mean(c: Certificate) -> Entry:
     detail = "; ".join([detail, *notes])
     known = [r for r in rows if r.cosine is not None]
     if c.unbiased:
-        return Entry("on-policy mean", f"unbiased: ∇J on all {len(rows)} problems", detail)
+        return Entry("on-policy mean", "unbiased: ∇J on every problem", detail)
     if c.error < ROUNDING:
         return Entry("on-policy mean", "unbiased for γ = 1 alone: γ^t is dropped in front of step t", detail)
     if not known:
@@ -98,6 +98,8 @@ def _objective(c: Certificate) -> Entry:
     parts = []
     for ends in ENDS:
         mine = [f"{number(e)} {o.discount}" for o, e in errors.items() if o.time_limit == ends]
+        if ends == "goes on" and not any(t.time_limit for t in c.problems):
+            continue
         parts.append(("with the value after a time limit " if ends == "goes on" else "") + ", ".join(mine))
     return Entry("compared with", f"∇J, J = {c.objective}", f"error where objectives differ: {'; '.join(parts)}")
 
