@@ -474,7 +474,7 @@ def needs_four(log_prob):
         (losses.clipped, {"pad_to": "shortest"}, 'is neither "longest"'),
         (losses.clipped, {"problems": []}, "is empty"),
         (losses.clipped, {"problems": 3}, "neither an MDP nor"),
-        (losses.clipped, {"max_batches": 10}, r"batches of 2 trajectories \(.* of them in all\); at most 10"),
+        (losses.clipped, {"max_batches": 30}, r"batches of 2 trajectories \(.* of them in all\); at most 30"),
         (product(total_return, score), {"layout": "flat"}, "are time_major"),
         (pgjax.reinforce(baseline="optimal"), {}, "is a control variate"),
         (3, {}, "is no function"),
