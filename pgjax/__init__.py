@@ -39,6 +39,7 @@ from pgjax.estimators.value_estimates import VALUE_ESTIMATES, ValueEstimate
 from pgjax.methods import ALGORITHMS, BASELINES, CREDITS, FORMS, importance_sampling, reinforce
 from pgjax.methods.actor_critic import a2c, natural, ppo, trpo, vtrace_actor_critic
 from pgjax.methods.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
+from pgjax.oracle.certificates import certify
 from pgjax.policies.build import from_networks
 from pgjax.policies.networks import make_agent
 from pgjax.policies.normalisation import normalise_observations

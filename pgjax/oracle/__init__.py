@@ -20,6 +20,16 @@ from pgjax.oracle.bounds import (
     worst_case_mdp,
     worst_case_policy,
 )
+from pgjax.oracle.certificates import (
+    ARRAYS,
+    Certificate,
+    Problem,
+    certify,
+    default_problems,
+    estimator_loss,
+    problem,
+    torch_gradient,
+)
 from pgjax.oracle.enumeration import (
     Moments,
     Sampling,

@@ -1,4 +1,4 @@
-"""Assertions for test suites of your own."""
+"""What estimators declare of themselves, held against Jacobians."""
 
 import itertools
 from collections.abc import Callable

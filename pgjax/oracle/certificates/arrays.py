@@ -1,0 +1,140 @@
+"""The arrays that a loss may ask for by name."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from pgjax.oracle.certificates.batches import Batches
+from pgjax.oracle.certificates.chain_rule import log_softmax
+from pgjax.oracle.certificates.problems import Problem
+
+ARRAYS = {
+    "log_prob": "log π_θ(a_t|s_t), [T, N]; differentiated",
+    "log_probs": "log π_θ(·|s_t), [T, N, A]; differentiated",
+    "behaviour_log_prob": "log μ(a_t|s_t) of the policy that sampled, [T, N]",
+    "behaviour_log_probs": "log μ(·|s_t), [T, N, A]",
+    "reference_log_prob": "log π_ref(a_t|s_t), [T, N]",
+    "reference_log_probs": "log π_ref(·|s_t), [T, N, A]",
+    "action": "a_t, [T, N], whole numbers",
+    "reward": "r_t, [T, N]",
+    "mask": "1 where an action was taken, 0 on padding, [T, N]",
+    "terminated": "1 where the episode ended by itself, [T, N]",
+    "truncated": "1 where a time limit cut it, [T, N]",
+    "value": "V(s_t) of a critic that is not exact, [T, N]",
+    "next_value": "V(s_{t+1}), also after a termination, where it means nothing, [T, N]",
+    "action_value": "Q̃(s_t, ·), [T, N, A], not exact either",
+    "discount": "γ, [T, N]",
+    "returns": "Σ_{t'≥t} γ^{t'−t} r_t', [T, N]",
+    "episode_return": "Σ_t γ^t r_t, [N]",
+    "lengths": "executed steps, [N]",
+    "group": "number of the trajectory's group, [N]; all 0 where the problem has none",
+}
+"""Name -> what it is. Flags and mask are 0.0 and 1.0."""
+
+DIFFERENTIATED = ("log_prob", "log_probs")
+PER_TRAJECTORY = ("episode_return", "lengths", "group")
+OVERWRITTEN = (  # on padding, to see whether a loss looks there
+    "log_prob",
+    "log_probs",
+    "behaviour_log_prob",
+    "behaviour_log_probs",
+    "reference_log_prob",
+    "reference_log_probs",
+    "reward",
+    "value",
+    "next_value",
+    "action_value",
+    "returns",
+)
+
+
+class Data(NamedTuple):
+    """Batches as arrays, with one row more than the horizon has steps: what stands on padding.
+
+    Attributes:
+      arrays: name -> [B, T + 1, N], [B, T + 1, N, A] or [B, N].
+      state: s_t, [B, T + 1, N].
+      action: a_t.
+      mask: 0 in the last row too.
+    """
+
+    arrays: dict[str, np.ndarray]
+    state: np.ndarray
+    action: np.ndarray
+    mask: np.ndarray
+
+
+def batch_arrays(
+    problem: Problem, batches: Batches, logits: np.ndarray, behaviour: np.ndarray, names: Iterable[str] = ARRAYS
+) -> Data:
+    """The named arrays of every batch, for a policy and a behaviour policy.
+
+    Padding is 0, but a policy is evaluated there too, as a network is: in state 0, action 0 "taken". A loss that
+    forgets its mask so has gradients that it should not have.
+
+    Args:
+      problem: where they come from.
+      batches: of it.
+      logits: θ, [S, A].
+      behaviour: θ̄, [S, A].
+      names: which arrays.
+    """
+    rollouts, members, mdp = batches.rollouts, batches.members, problem.mdp
+    state, action, mask = rollouts.state, rollouts.action, rollouts.mask
+    gamma = mdp.discount
+    target, sampler, reference = (log_softmax(x) for x in (logits, behaviour, problem.reference))
+    reward = mdp.reward[state, action] * mask
+    steps = np.arange(len(mask))[:, None]
+    weighed = np.flip(np.cumsum(np.flip(gamma**steps * reward, 0), axis=0), 0)
+
+    make = {
+        "log_prob": lambda: target[state, action],
+        "log_probs": lambda: target[state],
+        "behaviour_log_prob": lambda: sampler[state, action],
+        "behaviour_log_probs": lambda: sampler[state],
+        "reference_log_prob": lambda: reference[state, action],
+        "reference_log_probs": lambda: reference[state],
+        "action": lambda: action,
+        "reward": lambda: reward,
+        "mask": lambda: mask,
+        "terminated": lambda: rollouts.terminated.astype(float),
+        "truncated": lambda: rollouts.truncated.astype(float),
+        "value": lambda: problem.value[rollouts.time, state],
+        "next_value": lambda: problem.value[rollouts.time + 1, rollouts.next_state],
+        "action_value": lambda: problem.action_value[rollouts.time, state],
+        "discount": lambda: np.full(mask.shape, gamma),
+        "returns": lambda: weighed / np.where(gamma > 0, gamma, 1.0) ** steps if gamma > 0 else reward,
+    }
+
+    def rows(name: str) -> np.ndarray:
+        table = make[name]()
+        there = mask.reshape(*mask.shape, *[1] * (table.ndim - 2)) > 0
+        table = _padded(np.where(there, table, 0))
+        if name in policies:
+            table[-1] = policies[name]
+        return _of(members, table)
+
+    policies = {
+        f"{who}log_prob{s}": table[0] if s else table[0, 0]
+        for who, table in (("", target), ("behaviour_", sampler), ("reference_", reference))
+        for s in ("", "s")
+    }
+    each = {
+        "episode_return": lambda: weighed[0][members],
+        "lengths": lambda: mask.sum(0).astype(int)[members],
+        "group": lambda: np.broadcast_to(
+            np.arange(problem.batch_size) // problem.group_size if problem.group_size > 1 else 0, members.shape
+        ).astype(int),
+    }
+    arrays = {name: each[name]() if name in each else rows(name) for name in names}
+    return Data(arrays, *(_of(members, _padded(x)) for x in (state, action, mask)))
+
+
+def _padded(table: np.ndarray) -> np.ndarray:
+    return np.concatenate([table, np.zeros_like(table[:1])])
+
+
+def _of(members: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Trajectories [T, M, ...] as batches [B, T, N, ...]."""
+    return np.moveaxis(table[:, members], 1, 0)

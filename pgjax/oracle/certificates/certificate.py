@@ -1,0 +1,305 @@
+"""`certify`: what a loss estimates, on every batch of small problems."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pgjax.config import Recipe
+from pgjax.oracle.certificates import show
+from pgjax.oracle.certificates.batches import MAX_BATCHES, enumerate_batches
+from pgjax.oracle.certificates.entries import (
+    DISTANCES,
+    JACOBIAN_DISTANCE,
+    ROUNDING,
+    Asymmetry,
+    Clipping,
+    Order,
+    Row,
+    asymmetry,
+    choose_objective,
+    clipping,
+    make_row,
+    order_of_bias,
+)
+from pgjax.oracle.certificates.evaluation import Case, check_repeatable, estimates
+from pgjax.oracle.certificates.frameworks import as_loss
+from pgjax.oracle.certificates.invariances import (
+    Invariance,
+    batch_permuted,
+    invariances,
+    time_limit_as_termination,
+)
+from pgjax.oracle.certificates.layouts import check_layout
+from pgjax.oracle.certificates.library import Equal, equal_to, estimator_loss
+from pgjax.oracle.certificates.objectives import Objective
+from pgjax.oracle.certificates.problems import Problem, default_problems, problem
+from pgjax.oracle.mdp import MDP
+from pgjax.types import Algorithm, Credit, Estimator, SettingError
+
+
+class Tried(NamedTuple):
+    """A problem on which a loss was evaluated."""
+
+    name: str
+    batches: int
+    batch_size: int
+    group_size: int
+    horizon: int
+    discount: float
+    lengths: tuple[int, int]  # of its episodes, the shortest and the longest
+    time_limit: bool
+    orders_counted: bool  # batches that differ in order alone were evaluated once
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a loss estimates. `print` it, show it in a notebook, or read its fields.
+
+    Attributes:
+      loss: name of the function.
+      framework: "jax", "numpy" or "torch".
+      layout: how its arrays were laid out.
+      pad_to: the length that batches were padded to.
+      problems: on which it was evaluated.
+      objective: the J whose gradient its mean is compared with: of the six there are, the one it fits best.
+      errors: the largest on-policy error ‖ḡ − ∇J‖/‖∇J‖ against each objective.
+      rows: a row for each problem and distance.
+      orders: the order of the bias on each problem.
+      clipping: where ratios begin to be clipped.
+      asymmetries: whether ḡ(θ) is a gradient, on each problem.
+      invariances: what may be done to the data.
+      ends: what taking a time limit for a termination changes; None without a time limit among the problems.
+      equal: products of the library with which it agrees, on-policy and off.
+    """
+
+    loss: str
+    framework: str
+    layout: str
+    pad_to: str
+    problems: tuple[Tried, ...]
+    objective: Objective
+    errors: Mapping[Objective, float | None]
+    rows: tuple[Row, ...]
+    orders: tuple[Order, ...]
+    clipping: Clipping
+    asymmetries: tuple[Asymmetry, ...]
+    invariances: tuple[Invariance, ...]
+    ends: Invariance | None
+    equal: tuple[Equal, ...]
+
+    @property
+    def on_policy(self) -> list[Row]:
+        """The rows at distance 0."""
+        return [row for row in self.rows if row.distance == 0]
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the on-policy mean is ∇J on every problem, up to rounding, for a J of which it is the gradient."""
+        return self.objective.is_function and self._fits
+
+    @property
+    def _fits(self) -> bool:
+        return all(row.error < ROUNDING if row.error is not None else row.mean_is_zero for row in self.on_policy)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """The smallest and the largest on-policy scale c = ⟨ḡ, ∇J⟩/‖∇J‖²; NaN where no problem has one."""
+        found = [row.scale for row in self.on_policy if row.scale is not None]
+        return (min(found), max(found)) if found else (np.nan, np.nan)
+
+    @property
+    def cosine(self) -> float:
+        """The smallest on-policy cosine; NaN where no problem has one."""
+        return min((row.cosine for row in self.on_policy if row.cosine is not None), default=np.nan)
+
+    @property
+    def error(self) -> float:
+        """The largest on-policy error ‖ḡ − ∇J‖/‖∇J‖; NaN where no problem has one."""
+        return max((row.error for row in self.on_policy if row.error is not None), default=np.nan)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as dicts, lists, numbers and strings; None for what is not finite."""
+        return _plain(
+            asdict(self)
+            | {"errors": {str(o): e for o, e in self.errors.items()}, "summary": [list(x) for x in show.entries(self)]}
+        )
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        """The report in words and numbers."""
+        return show.as_text(self)
+
+    def __rich__(self) -> Any:
+        """The report as rich tables."""
+        return show.as_rich(self)
+
+    def _repr_html_(self) -> str:
+        """The report for a notebook."""
+        return show.as_html(self)
+
+    def plot(self) -> Any:
+        """A matplotlib figure: mean gradients beside ∇J, the error against the distance, and bias beside variance."""
+        return show.as_figure(self)
+
+
+def _plain(x: Any) -> Any:
+    if hasattr(x, "_asdict"):
+        return _plain(x._asdict())
+    if isinstance(x, Mapping):
+        return {str(k): _plain(v) for k, v in x.items()}
+    if isinstance(x, list | tuple):
+        return [_plain(v) for v in x]
+    if isinstance(x, float | np.floating):
+        return float(x) if np.isfinite(x) else None
+    return x
+
+
+def certify(
+    loss: Callable[..., Any] | Estimator | Algorithm | Recipe,
+    *,
+    problems: Problem | MDP | Iterable[Problem | MDP] | None = None,
+    framework: str = "jax",
+    layout: str = "time_major",
+    pad_to: str = "longest",
+    names: Mapping[str, str | Credit] | None = None,
+    max_batches: int = MAX_BATCHES,
+) -> Certificate:
+    """What a loss estimates: its exact mean and variance over every batch of small problems, and what follows.
+
+        ĝ = −∇_θ loss,   ḡ = Σ_batches P(batch) ĝ(batch),   compared with ∇J
+
+    A loss sees θ through log π_θ of the batch; its slopes there are taken in the loss's own framework, the chain rule
+    to the logits θ of a tabular softmax policy is done here. Everything runs in float64 whatever mode JAX is in.
+
+    Args:
+      loss: takes by name the arrays it wants (`oracle.certificates.ARRAYS` lists them) and gives a scalar to minimise.
+        Or an Estimator of the library, an Algorithm, or a Recipe.
+      problems: from `oracle.problem`, or MDPs; default a bandit, fixed and variable length, a time limit, and groups.
+      framework: "jax"; "numpy" for a function from numpy arrays to (value, gradient in log_prob[, in log_probs]), in
+        the order of its parameters; "torch" for a function of float64 tensors.
+      layout: "time_major" [T, N], "batch_major" [N, T], "batch_major_left" (padding first), or "flat" [tokens].
+      pad_to: "longest" trajectory of the batch, as collated batches are, or "horizon".
+      names: array names for parameters that have names of their own, `{"old_logp": "behaviour_log_prob"}`, or credits,
+        `{"advantages": pgjax.gae}`.
+      max_batches: most batches of a problem.
+
+    Raises:
+      SettingError: in one line, for a loss that is no function of log π, gives no scalar, is not finite, or differs
+        from call to call; for unknown names; for problems with too many batches.
+
+    >>> import jax.numpy as jnp
+    >>> from pgjax.oracle import make_mdp
+    >>> def shrunk(log_prob, episode_return, mask):  # a baseline that contains what it judges
+    ...     advantage = episode_return - episode_return.mean()
+    ...     return -jnp.mean(jnp.sum(log_prob * mask, axis=0) * advantage)
+    >>> arms = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
+    >>> certificate = certify(shrunk, problems=arms)  # batches of 2
+    >>> [round(c, 6) for c in certificate.scale], round(certificate.cosine, 6)
+    ([0.5, 0.5], 1.0)
+    """
+    cases = make_cases(loss, problems, framework, layout, pad_to, names, max_batches)
+    found = {d: [(c, estimates(c, c.problem.logits, c.at(d))) for c in cases] for d in DISTANCES}
+    objective, errors = choose_objective(found[0.0])
+    rows = [[make_row(found[d][i][0], found[d][i][1], d, objective) for d in DISTANCES] for i in range(len(cases))]
+    varied = [c for c in cases if _lengths(c)[0] < _lengths(c)[1]] or cases
+    limited = [c for c in cases if c.batches.rollouts.truncated.any()]
+    ends = [time_limit_as_termination(c, c.at(0.0)) for c in limited]
+    return Certificate(
+        cases[0].loss.name,
+        cases[0].loss.framework,
+        layout,
+        pad_to,
+        tuple(_tried(c) for c in cases),
+        objective,
+        errors,
+        tuple(row for each in rows for row in each),
+        tuple(order_of_bias(each) for each in rows),
+        clipping(varied[0]),
+        tuple(asymmetry(c) for c in cases),
+        tuple(invariances(cases, JACOBIAN_DISTANCE)),
+        max(ends, key=lambda x: x.on_batches, default=None),
+        tuple(
+            equal_to(
+                found[d], d, exact=all((r.error or 0.0) < ROUNDING for each in rows for r in each if r.distance == d)
+            )
+            for d in (0.0, JACOBIAN_DISTANCE)
+        ),
+    )
+
+
+def make_cases(
+    loss: Callable[..., Any] | Estimator | Algorithm | Recipe,
+    problems: Problem | MDP | Iterable[Problem | MDP] | None = None,
+    framework: str = "jax",
+    layout: str = "time_major",
+    pad_to: str = "longest",
+    names: Mapping[str, str | Credit] | None = None,
+    max_batches: int = MAX_BATCHES,
+) -> list[Case]:
+    """A loss on every problem, checked: symmetric in its batch or not, the same from call to call, a function of log π.
+
+    Arguments and errors are those of `certify`.
+    """
+    check_layout(layout, pad_to)
+    if isinstance(loss, Estimator | Algorithm | Recipe):
+        if layout != "time_major":
+            raise SettingError("layout", layout, "is for functions; estimators of the library are time_major")
+        loss = estimator_loss(loss)
+    wrapped = as_loss(loss, framework, names)
+    cases = []
+    for each in _problems(problems):
+        batches = enumerate_batches(each, ordered=False, max_batches=max_batches)
+        case = Case(wrapped, each, batches, layout, pad_to)
+        if not cases:
+            check_repeatable(case)
+        if batch_permuted(case, case.at(JACOBIAN_DISTANCE)).on_batches > ROUNDING:
+            case = case._replace(batches=enumerate_batches(each, ordered=True, max_batches=max_batches))
+        cases.append(case)
+    if not any(np.any(estimates(c, c.problem.logits, c.at(JACOBIAN_DISTANCE)).gradient) for c in cases):
+        if not any(np.any(c.problem.mdp.reward[c.batches.rollouts.state, c.batches.rollouts.action]) for c in cases):
+            raise SettingError(
+                "problems", [c.problem.name for c in cases], "earn nothing: every reward within reach is 0"
+            )
+        reason = "is no function of log π: its gradient is 0 on every batch; is log_prob detached or stopped?"
+        raise SettingError("loss", wrapped.name, reason)
+    return cases
+
+
+def _problems(given: Problem | MDP | Iterable[Problem | MDP] | None) -> list[Problem]:
+    if given is None:
+        return default_problems()
+    listed = list(given) if isinstance(given, Iterable) and not isinstance(given, Problem) else [given]
+    if not listed:
+        raise SettingError("problems", listed, "is empty")
+    made = [problem(x, name=f"problem {i + 1}") if isinstance(x, MDP) else x for i, x in enumerate(listed)]
+    for x in made:
+        if not isinstance(x, Problem):
+            raise SettingError("problems", type(x).__name__, "is neither an MDP nor made by oracle.problem")
+    return made
+
+
+def _lengths(case: Case) -> tuple[int, int]:
+    length = case.batches.rollouts.mask.sum(0)
+    return int(length.min()), int(length.max())
+
+
+def _tried(case: Case) -> Tried:
+    p = case.problem
+    ordered = bool(np.all(case.batches.orderings == 1)) and p.batch_size > 1
+    return Tried(
+        p.name,
+        int(case.batches.orderings.sum()),
+        p.batch_size,
+        p.group_size,
+        p.mdp.horizon,
+        p.mdp.discount,
+        _lengths(case),
+        p.time_limit,
+        not ordered,
+    )

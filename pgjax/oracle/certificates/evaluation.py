@@ -1,0 +1,202 @@
+"""A loss on every batch of a problem: the estimate −∇loss in the logits, and the batch's probability."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from pgjax.estimators.returns import make_signals
+from pgjax.oracle.certificates.arrays import DIFFERENTIATED, OVERWRITTEN, PER_TRAJECTORY, Data, batch_arrays
+from pgjax.oracle.certificates.batches import Batches, batch_probability
+from pgjax.oracle.certificates.chain_rule import log_softmax, logit_gradient
+from pgjax.oracle.certificates.frameworks import Loss
+from pgjax.oracle.certificates.layouts import Packing, pack, packings, unpack
+from pgjax.oracle.certificates.problems import Problem
+from pgjax.types import Credit, SettingError, Signals
+
+SIGNAL_ARRAYS = (
+    "log_prob",
+    "behaviour_log_prob",
+    "action",
+    "reward",
+    "mask",
+    "terminated",
+    "truncated",
+    "value",
+    "next_value",
+    "action_value",
+    "discount",
+    "group",
+)
+
+
+class Case(NamedTuple):
+    """A loss, a problem and its batches, and how these are laid out."""
+
+    loss: Loss
+    problem: Problem
+    batches: Batches
+    layout: str
+    pad_to: str
+
+    def at(self, distance: float) -> np.ndarray:
+        """Logits of the behaviour policy at a distance from the policy."""
+        return self.problem.logits - distance * self.problem.direction
+
+
+class Estimates(NamedTuple):
+    """What a loss gives on every batch.
+
+    Attributes:
+      gradient: ĝ = −∇loss in the flattened logits, [B, P].
+      value: of the loss, [B].
+      probability: of the batch, [B].
+    """
+
+    gradient: np.ndarray
+    value: np.ndarray
+    probability: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        """ḡ = Σ_b P(b) ĝ(b), [P]."""
+        return self.probability @ self.gradient
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Of ĝ over batches, [P, P]."""
+        apart = self.gradient - self.mean
+        return (apart * self.probability[:, None]).T @ apart
+
+
+def estimates(
+    case: Case,
+    logits: np.ndarray,
+    behaviour: np.ndarray,
+    *,
+    change: Callable[[Data], Data] | None = None,
+    filler: float | None = None,
+    check: bool = True,
+) -> Estimates:
+    """The estimate of every batch for a policy θ and a behaviour policy θ̄.
+
+    Args:
+      case: which loss, on which batches.
+      logits: θ, [S, A].
+      behaviour: θ̄, [S, A].
+      change: of the data before the loss sees it.
+      filler: what stands on padding.
+      check: refuse a loss or gradient that is not finite.
+
+    Raises:
+      SettingError: for NaN or infinity; shows the batch.
+    """
+    data = case_data(case, logits, behaviour)
+    data = data if change is None else change(data)
+    values, slope = slopes(case, data, filler=filler)
+    gradient = -logit_gradient(slope, data.state, logits)
+    if check:
+        _check_finite(case, data, values, gradient)
+    return Estimates(gradient, values, batch_probability(case.problem, case.batches, log_softmax(behaviour)))
+
+
+def case_data(case: Case, logits: np.ndarray, behaviour: np.ndarray) -> Data:
+    """The arrays that the loss takes, by parameter; those made by credits too."""
+    named = [source for source in case.loss.sources.values() if isinstance(source, str)]
+    credits = {p: source for p, source in case.loss.sources.items() if not isinstance(source, str)}
+    wanted = dict.fromkeys([*named, *(SIGNAL_ARRAYS if credits else ())])
+    data = batch_arrays(case.problem, case.batches, logits, behaviour, wanted)
+    made = {p: _credit(source, data) for p, source in credits.items()}
+    return data._replace(arrays=data.arrays | made)
+
+
+def _credit(credit: Credit, data: Data) -> np.ndarray:
+    with jax.enable_x64(True):
+        found = np.asarray(_signals_program(credit)(signal_arrays(data)))
+    return np.pad(np.where(data.mask[:, :-1] > 0, found, 0.0), ((0, 0), (0, 1), (0, 0)))
+
+
+def signal_arrays(data: Data) -> dict[str, np.ndarray]:
+    """The arrays of `signals_of`, without the row of padding."""
+    return {
+        name: x if name in PER_TRAJECTORY else x[:, :-1] for name, x in data.arrays.items() if name in SIGNAL_ARRAYS
+    }
+
+
+@lru_cache(maxsize=64)
+def _signals_program(credit: Credit) -> Callable:
+    return jax.jit(jax.vmap(lambda arrays: credit(signals_of(**arrays)) + 0.0 * arrays["reward"]))
+
+
+def signals_of(
+    log_prob: jax.Array,
+    behaviour_log_prob: jax.Array,
+    reward: jax.Array,
+    **rest: Any,
+) -> Signals:
+    """The library's signals of one batch, from the arrays of a loss; stopped."""
+    rest |= {"log_ratio": log_prob - behaviour_log_prob}
+    return jax.lax.stop_gradient(make_signals(reward, **rest))
+
+
+def slopes(case: Case, data: Data, *, filler: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Values [B] of the loss, and its slopes in log π(a|s_t) of every action, [B, T + 1, N, A].
+
+    The last row is for padding. A slope in `log_prob` is one in log π of the taken action.
+    """
+    count, horizon, size = data.mask.shape
+    actions = case.problem.mdp.reward.shape[1]
+    values, slope = np.zeros(count), np.zeros((count, horizon, size, actions))
+    taken = np.eye(actions)[data.action]
+    for packing in packings(data.mask[:, :-1], case.layout, case.pad_to):
+        packed = _packed(case.loss, packing, data, filler)
+        values[packing.rows], found = case.loss.evaluate(packed)
+        for parameter, each in found.items():
+            back = unpack(packing, each, (horizon, size))
+            if case.loss.sources[parameter] == DIFFERENTIATED[0]:
+                back = back[..., None] * taken[packing.rows]
+            slope[packing.rows] += back
+    return values, slope
+
+
+def _packed(loss: Loss, packing: Packing, data: Data, filler: float | None) -> dict[str, np.ndarray]:
+    """Every array in the layout, by parameter."""
+
+    def one(parameter: str) -> np.ndarray:
+        source = loss.sources[parameter]
+        name = source if isinstance(source, str) else parameter
+        fill = filler if name in OVERWRITTEN or not isinstance(source, str) else None
+        return pack(packing, name if isinstance(source, str) else "", data.arrays[name], fill)
+
+    return {parameter: one(parameter) for parameter in loss.sources}
+
+
+def _check_finite(case: Case, data: Data, values: np.ndarray, gradient: np.ndarray) -> None:
+    bad = ~(np.isfinite(values) & np.isfinite(gradient).all(-1))
+    if bad.any():
+        b = int(np.flatnonzero(bad)[0])
+        reward = case.problem.mdp.reward[data.state[b], data.action[b]] * data.mask[b]
+        returns, lengths = reward.sum(0).round(3).tolist(), data.mask[b].sum(0).astype(int).tolist()
+        what = "loss" if not np.isfinite(values[b]) else "gradient"
+        reason = (
+            f"has a {what} that is not finite on {int(bad.sum())} of {len(bad)} batches of {case.problem.name!r}, "
+            f"such as returns {returns}, lengths {lengths}: guard its divisions and logarithms"
+        )
+        raise SettingError("loss", case.loss.name, reason)
+
+
+def check_repeatable(case: Case) -> None:
+    """Call the loss again on the same arrays, a JAX function traced anew, and compare.
+
+    Raises:
+      SettingError: where the two differ.
+    """
+    few = case._replace(batches=case.batches._replace(members=case.batches.members[-8:]))
+    data = case_data(few, case.problem.logits, case.at(0.3))
+    packed = _packed(case.loss, packings(data.mask[:, :-1], case.layout, case.pad_to)[0], data, None)
+    first, second = (jax.tree.leaves(evaluate(packed)) for evaluate in (case.loss.evaluate, case.loss.make()))
+    if not all(np.allclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True) for a, b in zip(first, second, strict=True)):
+        reason = "gives another result when it is called again: take randomness and side effects out of it"
+        raise SettingError("loss", case.loss.name, reason)

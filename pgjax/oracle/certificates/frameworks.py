@@ -1,0 +1,227 @@
+"""A loss of any framework as one thing: from packed arrays to values and slopes in log π."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgjax.estimators.contracts import name_of
+from pgjax.oracle.certificates.arrays import ARRAYS, DIFFERENTIATED
+from pgjax.types import Credit, SettingError
+
+CHUNK = 128  # batches in one call of a compiled program
+FRAMEWORKS = ("jax", "numpy", "torch")
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""A loss runs for milliseconds and compiles for much longer."""
+
+Arrays = dict[str, np.ndarray]
+Evaluate = Callable[[Arrays], tuple[np.ndarray, Arrays]]
+"""Arrays by parameter, [b, ...] -> values [b], and slopes by parameter, [b, ...]."""
+
+
+class Loss(NamedTuple):
+    """A loss as it is evaluated.
+
+    Attributes:
+      name: of the function.
+      framework: "jax", "numpy" or "torch".
+      sources: parameter -> the name of an array, or a credit that is computed from the batch's signals.
+      make: () -> Evaluate; a new one traces a JAX function anew.
+      evaluate: made once.
+    """
+
+    name: str
+    framework: str
+    sources: dict[str, str | Credit]
+    make: Callable[[], Evaluate]
+    evaluate: Evaluate
+
+    @property
+    def differentiated(self) -> list[str]:
+        """The parameters that are differentiated."""
+        return [p for p, source in self.sources.items() if isinstance(source, str) and source in DIFFERENTIATED]
+
+
+def as_loss(
+    function: Callable[..., Any], framework: str = "jax", names: Mapping[str, str | Credit] | None = None
+) -> Loss:
+    """Look up which arrays a function takes, and wrap it.
+
+    Args:
+      function: named arrays -> a scalar to minimise; in numpy -> (value, gradient in log_prob[, in log_probs]).
+      framework: one of FRAMEWORKS.
+      names: for parameters with names of their own, the name of the array, or a credit (signals -> [T, N]).
+
+    Raises:
+      SettingError: for a parameter that no array has the name of, and a function that takes no log-probability.
+
+    >>> as_loss(lambda log_prob, reward, clip=0.2: 0.0).sources
+    {'log_prob': 'log_prob', 'reward': 'reward'}
+    """
+    if framework not in FRAMEWORKS:
+        raise SettingError("framework", framework, f"is none of {', '.join(FRAMEWORKS)}")
+    if not callable(function):
+        raise SettingError("loss", type(function).__name__, "is no function")
+    name, sources = name_of(function), _sources(function, dict(names or {}))
+    wanted = [p for p, source in sources.items() if isinstance(source, str) and source in DIFFERENTIATED]
+    if not wanted:
+        raise SettingError("loss", name, "is no function of log π: it takes neither log_prob nor log_probs")
+    if framework == "jax":
+        make = functools.partial(_jax, function, name, wanted)
+    else:
+        make = functools.partial(
+            _numpy, torch_gradient(function, wanted) if framework == "torch" else function, name, wanted
+        )
+    return Loss(name, framework, sources, make, make())
+
+
+def _sources(function: Callable, names: dict[str, str | Credit]) -> dict[str, str | Credit]:
+    taken = f"names: {{{', '.join(map(repr, names))}}}, " if names else ""
+    there = f"{taken}there are {', '.join(ARRAYS)}"
+    for parameter, source in names.items():
+        if isinstance(source, str) and source not in ARRAYS:
+            raise SettingError(f"names[{parameter!r}]", source, f"is no array; {there}")
+    found, parameters = {}, inspect.signature(function).parameters
+    for name, parameter in parameters.items():
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        if name not in names and name not in ARRAYS:
+            if parameter.default is parameter.empty:
+                raise SettingError("loss", name_of(function), f"takes {name!r}, which is no array; {there}")
+            continue
+        if parameter.kind == parameter.POSITIONAL_ONLY:
+            raise SettingError("loss", name_of(function), f"takes {name!r} by position; arrays are given by name")
+        found[name] = names.get(name, name)
+    for name in set(names) - set(parameters):
+        raise SettingError(f"names[{name!r}]", names[name], f"names no parameter of {name_of(function)}")
+    return found
+
+
+def _failed(name: str, arrays: Arrays, error: Exception) -> SettingError:
+    shapes = ", ".join(f"{k} {v.shape[1:]}" for k, v in arrays.items())
+    said = " ".join(str(error).split())[:160]
+    return SettingError("loss", name, f"fails on a batch with {shapes}: {type(error).__name__}: {said}")
+
+
+_UNTRACEABLE = (
+    jax.errors.TracerArrayConversionError,
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+def _jax(function: Callable, name: str, wanted: list[str]) -> Evaluate:
+    def scalar(slots: dict[str, Any], data: dict[str, Any]) -> jax.Array:
+        out = function(**slots, **data)
+        if jnp.shape(out) != ():
+            raise SettingError("loss", name, f"gives an array of shape {jnp.shape(out)}; needed is one number")
+        return jnp.asarray(out, float)
+
+    def one(arrays: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
+        slots, data = {p: arrays[p] for p in wanted}, {p: x for p, x in arrays.items() if p not in wanted}
+        return jax.value_and_grad(scalar)(slots, data)
+
+    every = jax.jit(jax.vmap(one), compiler_options=QUICK)
+
+    def evaluate(arrays: Arrays) -> tuple[np.ndarray, Arrays]:
+        try:
+            with jax.enable_x64(True):
+                return in_chunks(every, arrays)
+        except SettingError:
+            raise
+        except _UNTRACEABLE as error:
+            reason = 'cannot be traced by JAX; declare framework="numpy" (or "torch"), or use jax.numpy in it'
+            raise SettingError("loss", name, reason) from error
+        except Exception as error:
+            raise _failed(name, arrays, error) from error
+
+    return evaluate
+
+
+def in_chunks(program: Callable[[Any], Any], arrays: Arrays, axis: int = 0) -> Any:
+    """A compiled program on arrays [b, ...], always so many rows at once, so that it is compiled once.
+
+    Args:
+      program: arrays [CHUNK, ...] -> a pytree with the batches along `axis`.
+      arrays: by name.
+      axis: of what comes out.
+    """
+    count, parts = len(next(iter(arrays.values()))), []
+    for start in range(0, count, CHUNK):
+        at = np.minimum(np.arange(start, start + CHUNK), count - 1)  # the last row again and again, to fill up
+        parts.append(jax.device_get(program({name: x[at] for name, x in arrays.items()})))
+    return jax.tree.map(lambda *x: np.take(np.concatenate(x, axis), range(count), axis), *parts)
+
+
+def _numpy(function: Callable, name: str, wanted: list[str]) -> Evaluate:
+    needed = f"(value, {', '.join(f'gradient in {p}' for p in wanted)})"
+
+    def evaluate(arrays: Arrays) -> tuple[np.ndarray, Arrays]:
+        values, slopes = [], {p: [] for p in wanted}
+        for i in range(len(next(iter(arrays.values())))):
+            try:
+                out = function(**{p: x[i] for p, x in arrays.items()})
+            except SettingError:
+                raise
+            except Exception as error:
+                raise _failed(name, arrays, error) from error
+            if not isinstance(out, tuple) or len(out) != 1 + len(wanted):
+                raise SettingError("loss", name, f"gives {_kind(out)}; in numpy it must give {needed}")
+            if np.shape(out[0]) != ():
+                raise SettingError("loss", name, f"gives an array of shape {np.shape(out[0])}; needed is one number")
+            values.append(float(out[0]))
+            for p, slope in zip(wanted, out[1:], strict=True):
+                if np.shape(slope) != arrays[p].shape[1:]:
+                    reason = f"gives a gradient in {p} of shape {np.shape(slope)}; {p} has {arrays[p].shape[1:]}"
+                    raise SettingError("loss", name, reason)
+                slopes[p].append(np.array(slope, np.float64))
+        return np.array(values), {p: np.stack(x) for p, x in slopes.items()}
+
+    return evaluate
+
+
+def _kind(out: Any) -> str:
+    return f"{len(out)} things" if isinstance(out, tuple) else f"one {type(out).__name__}"
+
+
+def torch_gradient(function: Callable, differentiated: list[str] | None = None) -> Callable:
+    """A PyTorch loss as a function from numpy arrays to (value, gradient in each log-probability it takes).
+
+    Float64 tensors of the same names go in, a tensor with one number comes out; `torch` is imported when it is called.
+
+    Args:
+      function: named tensors -> a scalar tensor to minimise.
+      differentiated: its parameters that are log-probabilities of the policy; default log_prob and log_probs.
+
+    Raises:
+      SettingError: where torch is not installed, or the loss does not depend on what is differentiated.
+    """
+    if differentiated is None:
+        differentiated = [p for p in DIFFERENTIATED if p in inspect.signature(function).parameters]
+
+    @functools.wraps(function)
+    def gradient(**arrays: np.ndarray) -> tuple:
+        try:
+            import torch  # type: ignore[import-not-found]
+        except ImportError as error:
+            raise SettingError("framework", "torch", "needs PyTorch: pip install pgjax[torch]") from error
+        tensors = {p: torch.tensor(np.ascontiguousarray(x)) for p, x in arrays.items()}
+        slots = [tensors[p].requires_grad_() for p in differentiated]
+        loss = function(**tensors)
+        if not isinstance(loss, torch.Tensor) or loss.shape != ():
+            shape = tuple(getattr(loss, "shape", ())) or type(loss).__name__
+            raise SettingError(
+                "loss", name_of(function), f"gives {shape}; needed is a tensor with one number, of shape ()"
+            )
+        if not loss.requires_grad:
+            return loss.item(), *(np.zeros(tuple(x.shape)) for x in slots)
+        slopes = torch.autograd.grad(loss, slots, allow_unused=True)
+        found = (np.zeros(tuple(x.shape)) if s is None else s.numpy() for x, s in zip(slots, slopes, strict=True))
+        return loss.item(), *found
+
+    return gradient
