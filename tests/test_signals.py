@@ -35,6 +35,7 @@ from pgjax import (
     weighted_trajectory,
 )
 from pgjax.estimators import importance
+from pgjax.estimators.groups import group_standardised
 from pgjax.estimators.returns import discounted_reward
 
 T, N, A = 3, 4, 2
@@ -120,7 +121,7 @@ BATCH_BASELINES = (baselines.same_batch_mean, baselines.leave_one_out, baselines
 CREDITS = {
     **{f.__name__: f for f in (total_return, reward_to_go, discounted_reward, off_policy_reward_to_go)},
     **{f.__name__: f for f in (td_error, gae, lambda_return, vtrace, vtrace_target, action_advantage)},
-    **{f.__name__: f for f in (weighted_trajectory, weighted_per_decision, baselines.group_standardised)},
+    **{f.__name__: f for f in (weighted_trajectory, weighted_per_decision, group_standardised)},
     **{f.__name__: baselined(reward_to_go, f) for f in (*BATCH_BASELINES, baselines.state_value, baselines.constant)},
     "standardised": standardised(gae),
     "discounted": lambda signals: gae(discounted_objective(signals)),
