@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
+from inspect import signature
 from typing import Any
 from unittest import mock
 
@@ -32,6 +33,7 @@ from pgjax import ALGORITHMS, BASELINES, FORMS, Config, SettingError, make_train
 from pgjax.engine import blocks
 from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import with_hyperparameters
+from pgjax.methods.reference import with_reference
 from pgjax.runs.settings.idle import NOTHING_TO_STANDARDISE
 
 TOLERANCE = 1e-10
@@ -150,6 +152,12 @@ def family() -> list[Case]:
     found.append(_case("delightful", {"temperature": 0.7}))
     found.append(_case("dual_clip", {"lambda_": 0.8, "clip": 0.05, "dual_clip": 1.1}))
     found.append(_case("awr", {"lambda_": 0.8, "temperature": 0.5, "max_weight": 2.0}))
+    for name, given, estimate in (
+        ("reinforce", {"baseline": "leave_one_out"}, "k2_loss"),
+        ("ppo", {"lambda_": 0.8, "clip": 0.05}, "k1_reward"),
+        ("npg", {"lambda_": 0.8, "max_kl": TRUST, "damping": 0.01}, "k3_loss"),
+    ):
+        found.append(_case(name, given | {"reference_kl": estimate, "reference_coefficient": 0.3}, estimate))
     found.append(_case("vmpo", {"lambda_": 0.8, "temperature_bound": 0.05, "kl_coefficient": 0.7}))
     return found
 
@@ -405,11 +413,19 @@ class _Run:
 def _made(case: Case) -> Any:
     bound = case.recipe == "truncated_is"  # in its surrogate, no argument of the recipe
     given = {k: v for k, v in case.given.items() if not (bound and k == "max_weight")}
-    recipe = ALGORITHMS[case.recipe](discount=0.9, **given)
+    other = {} if "reference_kl" in signature(ALGORITHMS[case.recipe]).parameters else by_reference(given)
+    recipe = ALGORITHMS[case.recipe](discount=0.9, **{k: v for k, v in given.items() if k not in other})
+    if other:
+        recipe = with_reference(recipe, other["reference_kl"], other["reference_coefficient"])
     if bound:
         algorithm = with_hyperparameters(recipe.algorithm, {"max_weight": case.given["max_weight"]})
         recipe = recipe._replace(algorithm=algorithm)
     return recipe
+
+
+def by_reference(given: dict[str, Any]) -> dict[str, Any]:
+    """Of the numbers of a case those of the reference policy."""
+    return {k: v for k, v in given.items() if k.startswith("reference")}
 
 
 def _flat(params: Any) -> Any:
