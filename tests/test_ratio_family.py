@@ -69,6 +69,17 @@ def test_what_the_parts_change_is_the_direction(x64):
     assert weights[0] > 1.05 * weights[1]
 
 
+def test_the_estimators_of_the_recipes(x64):
+    """Dr. GRPO on-policy is a scale, whatever lengths do; at a distance nothing is; GRPO divides by two there too."""
+    for lengths in ratio_family.PROBLEMS:
+        here, away = (ratio_family.estimator_row("dr_grpo", lengths, d) for d in (0.0, 0.5))
+        np.testing.assert_allclose((here.scale, here.cosine), (0.25, 1.0), atol=1e-12)
+        assert here.relative_bias < away.relative_bias and away.cosine < 1 - 1e-4
+    sampler = ratio_family.estimator_row(ratio_family.SAMPLER_IS, "fixed", 0.0)
+    here = ratio_family.estimator_row("dr_grpo", "fixed", 0.0)
+    np.testing.assert_allclose(sampler[3:], here[3:], atol=1e-12)
+
+
 # Parts, by identity
 
 RNG = np.random.default_rng(0)

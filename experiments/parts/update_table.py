@@ -150,7 +150,7 @@ def family() -> list[Case]:
     found.append(_case("sampler_is", {"clip": 0.05, "max_mismatch": 1.1}))
     found.append(_case("reinforce_pp", {"clip": 0.05, "reference_coefficient": 0.3}))
     found.append(_case("delightful", {"temperature": 0.7}))
-    found.append(_case("dual_clip", {"lambda_": 0.8, "clip": 0.05, "dual_clip": 1.1}))
+    found.append(_case("dual_clip", {"lambda_": 1.0, "clip": 0.05, "dual_clip": 1.01}))
     found.append(_case("awr", {"lambda_": 0.8, "temperature": 0.5, "max_weight": 2.0}))
     for name, given, estimate in (
         ("reinforce", {"baseline": "leave_one_out"}, "k2_loss"),
