@@ -31,7 +31,7 @@ def grpo(
     clip: ArrayLike = 0.2,
     reference_kl: str = "k3_loss",
     reference_coefficient: ArrayLike = 0.04,
-    learning_rate: ArrayLike = 3e-3,
+    learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 1.0,
 ) -> Recipe:
     """Group-relative policy optimisation: standardised return over own length × clipped ratio, KL to the start.
@@ -57,7 +57,7 @@ def grpo(
     return with_reference(recipe, reference_kl, reference_coefficient, own_length)
 
 
-def dr_grpo(*, clip: ArrayLike = 0.2, learning_rate: ArrayLike = 3e-3, discount: ArrayLike = 1.0) -> Recipe:
+def dr_grpo(*, clip: ArrayLike = 0.2, learning_rate: ArrayLike = 1e-3, discount: ArrayLike = 1.0) -> Recipe:
     """GRPO done right: return minus the group's mean, over a constant length × clipped ratio; no KL.
 
     At θ = θ̄ its mean is (1 − 1/G) ∇J / T: a scale, nothing else. Liu et al. 2025. https://arxiv.org/abs/2503.20783
@@ -75,7 +75,7 @@ def dapo(
     *,
     clip_low: ArrayLike = 0.2,
     clip_high: ArrayLike = 0.28,
-    learning_rate: ArrayLike = 3e-3,
+    learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 1.0,
 ) -> Recipe:
     """DAPO: standardised return over the group's mean length × ratio clipped higher above; dynamic sampling; no KL.
@@ -104,7 +104,7 @@ def gspo(
     *,
     clip_low: ArrayLike = 3e-4,
     clip_high: ArrayLike = 4e-4,
-    learning_rate: ArrayLike = 3e-3,
+    learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 1.0,
 ) -> Recipe:
     """Group sequence policy optimisation: standardised return × clipped geometric mean of the episode's ratios.
@@ -125,7 +125,7 @@ def gspo_token(
     *,
     clip_low: ArrayLike = 3e-4,
     clip_high: ArrayLike = 4e-4,
-    learning_rate: ArrayLike = 3e-3,
+    learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 1.0,
 ) -> Recipe:
     """GSPO in its per-step form, s_t = sg(s_i) π_θ/sg(π_θ): the same gradient for credit that is the same at all steps.
@@ -143,7 +143,7 @@ def cispo(
     *,
     clip_low: ArrayLike = 1.0,
     clip_high: ArrayLike = 0.28,
-    learning_rate: ArrayLike = 3e-3,
+    learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 1.0,
 ) -> Recipe:
     """CISPO: standardised return over the group's mean length × score, weighted by the clipped ratio, stopped.
@@ -164,7 +164,7 @@ def sampler_is(
     *,
     max_mismatch: ArrayLike = 2.0,
     clip: ArrayLike = 0.2,
-    learning_rate: ArrayLike = 3e-3,
+    learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 1.0,
 ) -> Recipe:
     """Dr. GRPO with truncated importance sampling between sampler and learner, where two programs compute one policy.
@@ -195,7 +195,7 @@ def reinforce_plus_plus(
     clip: ArrayLike = 0.2,
     reference_kl: str = "k1_reward",
     reference_coefficient: ArrayLike = 0.01,
-    learning_rate: ArrayLike = 3e-3,
+    learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 1.0,
 ) -> Recipe:
     """REINFORCE++: reward-to-go of r − β k1, standardised over all steps of the batch × clipped ratio; no critic.
