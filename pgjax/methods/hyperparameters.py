@@ -40,8 +40,10 @@ _MAY_BE_INFINITE = {
     *("max_grad_norm", "clip", "value_clip", "target_kl", "step_size", "max_weight", "max_rho", "max_c"),
     *("clip_low", "clip_high", "dual_clip", "max_mismatch"),
 }
-_POSITIVE = {"learning_rate", "max_grad_norm", "max_kl", "step_size", "momentum", "target_kl"}
-_POSITIVE |= {"temperature", "max_mismatch"}
+_POSITIVE = {
+    *("learning_rate", "max_grad_norm", "max_kl", "step_size", "momentum", "target_kl"),
+    *("temperature", "max_mismatch"),
+}
 
 
 def hyperparameters(algorithm: Algorithm) -> dict[str, ArrayLike]:
