@@ -59,24 +59,18 @@ from pgjax.estimators.surrogates import trajectory_weight
 FLOOR = 1e-8
 """What `group_standardised` adds to a standard deviation."""
 
-PROMPTS = oracle.make_mdp([0.5, 0.5], np.zeros((2, 2, 2)), [[1.0, 0.0], [1.0, 0.0]], horizon=1)
+ONE_START, TWO_STARTS = np.array([1.0]), np.array([0.6, 0.4])
+PROMPTS = oracle.make_mdp(np.array([0.5, 0.5]), np.zeros((2, 2, 2)), np.array([[1.0, 0.0], [1.0, 0.0]]), horizon=1)
 """Two prompts, one step, reward 1 for the first of two answers."""
 PROMPT_LOGITS = np.array([[2.0, 0.0], [-0.3, 0.0]])  # success probabilities 0.88 and 0.43
-ONE_PROMPT = oracle.make_mdp([1.0], np.zeros((1, 2, 1)), [[1.0, 0.0]], horizon=1)
-FIXED = oracle.make_mdp([1.0], [[[1.0], [1.0]]], [[1.0, -0.5]], horizon=3)
-ARMS = oracle.make_mdp([1.0], np.zeros((1, 3, 1)), [[1.0, 0.6, 0.0]], horizon=1)
-TWO_STATES = oracle.make_mdp(
-    [0.6, 0.4],
-    [[[0.5, 0.3], [0.2, 0.5], [0.0, 0.1]], [[0.3, 0.3], [0.1, 0.6], [0.0, 0.0]]],
-    [[1.0, 0.2, 0.7], [0.4, -0.3, 1.2]],
-    horizon=2,
-)
-ALWAYS_TWO_STEPS = oracle.make_mdp(
-    [0.6, 0.4],
-    [[[0.6, 0.4], [0.3, 0.7], [0.1, 0.9]], [[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]]],
-    [[1.0, 0.2, 0.7], [0.4, -0.3, 1.2]],
-    horizon=2,
-)
+ONE_PROMPT = oracle.make_mdp(ONE_START, np.zeros((1, 2, 1)), np.array([[1.0, 0.0]]), horizon=1)
+FIXED = oracle.make_mdp(ONE_START, np.ones((1, 2, 1)), np.array([[1.0, -0.5]]), horizon=3)
+ARMS = oracle.make_mdp(ONE_START, np.zeros((1, 3, 1)), np.array([[1.0, 0.6, 0.0]]), horizon=1)
+REWARD = np.array([[1.0, 0.2, 0.7], [0.4, -0.3, 1.2]])
+MAY_END = np.array([[[0.5, 0.3], [0.2, 0.5], [0.0, 0.1]], [[0.3, 0.3], [0.1, 0.6], [0.0, 0.0]]])
+GOES_ON = np.array([[[0.6, 0.4], [0.3, 0.7], [0.1, 0.9]], [[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]]])
+TWO_STATES = oracle.make_mdp(TWO_STARTS, MAY_END, REWARD, horizon=2)
+ALWAYS_TWO_STEPS = oracle.make_mdp(TWO_STARTS, GOES_ON, REWARD, horizon=2)
 THETA = np.array([[0.3, -0.4, 0.2], [-0.2, 0.5, 0.9]])
 REFERENCE = np.array([[-1.5, 0.2, 1.0], [0.6, 0.1, -1.7]])
 
@@ -342,7 +336,7 @@ def global_std() -> Iterator[Fact]:
 
 def weight_of_batch(p: np.ndarray, q: int, size: int) -> float:
     """E[A | success] − E[A | failure] of prompt q: m successes of all, of its group's others and of another group."""
-    another = sum(0.5 * binomial(size, x) for x in p)
+    another = 0.5 * (binomial(size, p[0]) + binomial(size, p[1]))
     rest = np.convolve(binomial(size - 1, p[q]), another)  # successes among the others
     count, m = 2 * size, np.arange(2 * size + 1)
     std = np.sqrt(m * (count - m)) / count

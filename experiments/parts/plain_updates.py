@@ -543,7 +543,8 @@ def _minus_baseline(m: Method, now: Tables, before: Tables, batch: Sequence[Step
         returns = _returns(m, before, batch)
         for n in range(len(psi)):
             own = [returns[k] for k in _group(m, n, len(batch))]
-            psi[n] = [(returns[n] - np.mean(own)) / (np.std(own) + 1e-8) if _differ(own) else 0.0] * len(psi[n])
+            relative = float((returns[n] - np.mean(own)) / (np.std(own) + 1e-8)) if _differ(own) else 0.0
+            psi[n] = [relative] * len(psi[n])
     return [[x - b for x, b in zip(psi[n], _baseline(m, n, psi, batch, signals), strict=True)] for n in range(len(psi))]
 
 
