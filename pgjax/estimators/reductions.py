@@ -68,6 +68,15 @@ def batch_max(x: Array) -> Array:
     return highest(jnp.max(x, axis=BATCH_AXIS, keepdims=True))
 
 
+def whole_batch(x: Array) -> Array:
+    """What all devices that share the batch hold, in order, [T, N, ...], on each of them.
+
+    >>> whole_batch(jnp.ones((1, 2))).shape
+    (1, 2)
+    """
+    return jax.lax.all_gather(x, ENV_AXIS, axis=BATCH_AXIS, tiled=True) if sharers() > 1 else x
+
+
 def require_batch(x: Array, needed_by: str, at_least: int) -> None:
     """Say who needs more trajectories where x [T, N, ...] holds too few."""
     if x.ndim <= BATCH_AXIS or x.shape[BATCH_AXIS] * sharers() < at_least:

@@ -314,6 +314,7 @@ def as_signals(
         log_ratio=log_ratio(agent.policy(params, transition.observation), transition),
         action_value=None if action_value is None else action_value[transition.observation],
         action=None if action_value is None else transition.action,
+        behaviour_log_prob=transition.log_prob,
     )
     return jax.lax.stop_gradient(discounted_objective(signals))
 

@@ -86,13 +86,15 @@ def _of_replayed(
     size, slices, rows = size_of(batch.signals.mask), config.accumulate, batch.transition
 
     def of(one: tuple) -> tuple[Params, dict[str, Metric]]:
-        (keys, rollout_state), *rest = one
+        (keys, rollout_state), rest = one
         part = Replay(keys, rollout_state, rows.params)
         _, transition, memory, _ = replayed(environment, agent, config, part)
-        return loss_gradient(agent, algorithm, config, params, Batch(transition, *rest, memory=memory), size)
+        return loss_gradient(
+            agent, algorithm, config, params, rest._replace(transition=transition, memory=memory), size
+        )
 
-    rest = jax.tree.map(lambda x: cut(slices, x, 1), (batch.signals, batch.credit, batch.target))
-    return summed(of, (rows.slices(slices), *rest))
+    rest = jax.tree.map(lambda x: cut(slices, x, 1), batch._replace(transition=None, memory=()))
+    return summed(of, (rows.slices(slices), rest))
 
 
 def _over_groups(
