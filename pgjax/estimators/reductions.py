@@ -33,16 +33,16 @@ def sharers() -> int:
         return 1
 
 
-def total(tree: Any) -> Any:
+def sum_over_devices(tree: Any) -> Any:
     """Sum over the devices that share a batch.
 
-    >>> total(3.0)
+    >>> sum_over_devices(3.0)
     3.0
     """
     return jax.lax.psum(tree, ENV_AXIS) if sharers() > 1 else tree
 
 
-def highest(x: Array) -> Array:
+def max_over_devices(x: Array) -> Array:
     """Maximum over the devices that share a batch."""
     return jax.lax.pmax(x, ENV_AXIS) if sharers() > 1 else x
 
@@ -60,12 +60,12 @@ def own_share(x: Array) -> Array:
 
 def batch_sum(x: Array) -> Array:
     """Sum over the batch, [T, N, ...] -> [T, 1, ...]."""
-    return total(jnp.sum(x, axis=BATCH_AXIS, keepdims=True))
+    return sum_over_devices(jnp.sum(x, axis=BATCH_AXIS, keepdims=True))
 
 
 def batch_max(x: Array) -> Array:
     """Maximum over the batch, [T, N, ...] -> [T, 1, ...]."""
-    return highest(jnp.max(x, axis=BATCH_AXIS, keepdims=True))
+    return max_over_devices(jnp.max(x, axis=BATCH_AXIS, keepdims=True))
 
 
 def whole_batch(x: Array) -> Array:
@@ -104,7 +104,7 @@ def size_of(mask: Array) -> BatchSize:
     >>> float(size.mean(jnp.ones((2, 2)), "trajectories")), float(size.mean(jnp.ones(3), "steps"))
     (2.0, 1.0)
     """
-    trajectories, steps = total((jnp.sum(mask[0]), jnp.sum(mask)))
+    trajectories, steps = sum_over_devices((jnp.sum(mask[0]), jnp.sum(mask)))
     return BatchSize(jnp.maximum(trajectories, 1.0), jnp.maximum(steps, 1.0))
 
 
@@ -260,7 +260,7 @@ def _of_all_devices(own: Spread) -> Spread:
     if devices == 1:
         return own
     place = jax.lax.axis_index(ENV_AXIS)
-    each = total(jax.tree.map(lambda x: jnp.zeros((devices, *x.shape), x.dtype).at[place].set(x), own))
+    each = sum_over_devices(jax.tree.map(lambda x: jnp.zeros((devices, *x.shape), x.dtype).at[place].set(x), own))
     return merged(each)
 
 

@@ -10,7 +10,7 @@ from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
 from pgjax.estimators.recurrence import linear_recurrence
-from pgjax.estimators.reductions import as_float, difference, rounding, step_spread, total
+from pgjax.estimators.reductions import as_float, difference, rounding, step_spread, sum_over_devices
 from pgjax.policies.observations import categories, leaves, mask_index
 from pgjax.types import Agent, Environment, Memory, Params, SettingError, Transition
 
@@ -65,7 +65,7 @@ def merge(moments: Moments, x: Array, mask: Array) -> Moments:
     """
     batch = step_spread(x.astype(moments.mean.dtype), mask)
     mean, deviations = (each.reshape(x.shape[mask.ndim :]) for each in (batch.mean, batch.squares))
-    count = total(jnp.sum(mask, dtype=moments.count.dtype))
+    count = sum_over_devices(jnp.sum(mask, dtype=moments.count.dtype))
     together = jnp.maximum(moments.count + count, 1.0)
     shift = mean - moments.mean
     return Moments(

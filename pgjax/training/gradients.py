@@ -14,7 +14,7 @@ from pgjax.estimators.contracts import PER_STEP, PER_TRAJECTORY, promises
 from pgjax.estimators.optimal_baselines import optimal_baseline as optimal_baseline
 from pgjax.estimators.optimal_baselines import optimal_per_parameter as optimal_per_parameter
 from pgjax.estimators.optimal_baselines import optimal_scalar as optimal_scalar
-from pgjax.estimators.reductions import BatchSize, size_of, total
+from pgjax.estimators.reductions import BatchSize, size_of, sum_over_devices
 from pgjax.training.loss import Batch, contributions, loss
 from pgjax.training.metrics import Metric, Metrics, values
 from pgjax.training.monitors import gradient_noise
@@ -38,7 +38,7 @@ def gradient(
     if config.diagnostics:
         found, metrics, noise = _over_groups(agent, algorithm, config, params, batch, size)
     else:
-        found, metrics = total(loss_gradient(agent, algorithm, config, params, batch, size))
+        found, metrics = sum_over_devices(loss_gradient(agent, algorithm, config, params, batch, size))
     if algorithm.control_variate is not None:
         correction = _correction(agent, algorithm, params, batch)
         divisor = getattr(size, config.mean)

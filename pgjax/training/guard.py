@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pgjax.estimators.reductions import own_share, sharers, total
+from pgjax.estimators.reductions import own_share, sharers, sum_over_devices
 from pgjax.training.loss import Batch
 from pgjax.training.metrics import Metrics
 from pgjax.training.replay import Replay
@@ -84,7 +84,7 @@ def guard(
         parameters=is_finite((learned, new.optimizer_state, new.previous)),
         running_statistics=is_finite((new.params.get("statistics"), new.reward_scale)),
     )
-    broken = total(1 - jnp.stack([jnp.bool_(True), *finite]).astype(jnp.int32)) > 0
+    broken = sum_over_devices(1 - jnp.stack([jnp.bool_(True), *finite]).astype(jnp.int32)) > 0
     nonfinite = jnp.argmax(broken).astype(jnp.int32)
     new = _keep(old, new, nonfinite == 0, goes_on)
     return new, {"skipped": (nonfinite > 0).astype(float), "nonfinite": nonfinite}

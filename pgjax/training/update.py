@@ -16,7 +16,7 @@ from pgjax.config import Config
 from pgjax.engine import asked, engine
 from pgjax.engine.blocks import join
 from pgjax.estimators.contracts import RATIO_FREE, promises
-from pgjax.estimators.reductions import own_share, size_of, total
+from pgjax.estimators.reductions import own_share, size_of, sum_over_devices
 from pgjax.estimators.reference_kl import step_divisor
 from pgjax.estimators.steps import PolicyProblem
 from pgjax.policies.normalisation import no_reward_scale
@@ -142,12 +142,12 @@ def learn(
         rollout_state=collected.rollout_state,
         key=keys.following,
         update=state.update + 1,
-        env_steps=counters.added(state.env_steps, total(jnp.sum(batch.signals.mask > 0, dtype=jnp.int32))),
+        env_steps=counters.added(state.env_steps, sum_over_devices(jnp.sum(batch.signals.mask > 0, dtype=jnp.int32))),
         reward_scale=collected.reward_scale,
         previous=moving.previous,
     )
     new, guarded = guard(trainer.environment, agent, state, new, batch, metrics, keys.restart)
-    return new, total(collected.statistics).means() | metrics | guarded
+    return new, sum_over_devices(collected.statistics).means() | metrics | guarded
 
 
 class Moving(NamedTuple):
@@ -245,7 +245,7 @@ def _value_gradient(agent: Agent, algorithm: Algorithm, params: Params, batch: B
         lost, metric = value_loss(agent, algorithm, params, batch, size)
         return jnp.asarray(algorithm.value_coefficient) * lost, metric
 
-    found, metric = total(jax.grad(lost, has_aux=True)(params))
+    found, metric = jax.grad(lost, has_aux=True)(params)  # a policy step shares its batch with no device
     return found, {"value_loss": metric.value()}
 
 

@@ -10,21 +10,21 @@ from jax.tree_util import Partial
 from pgjax import counters, environments
 from pgjax.config import Config, Recipe
 from pgjax.estimators.baselines import standardised
-from pgjax.methods import ALGORITHMS, BASELINES, CREDITS
+from pgjax.methods import ALGORITHMS
 from pgjax.methods.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
 from pgjax.methods.optimizers import OPTIMIZERS, with_optimizer
-from pgjax.methods.reference import REFERENCE_KLS, with_reference
+from pgjax.methods.reference import with_reference
 from pgjax.methods.schedules import decaying, entropy_decay
 from pgjax.policies.networks import make_agent
 from pgjax.policies.normalisation import normalise_observations
 from pgjax.runs.settings import idle
-from pgjax.runs.settings.checks import check_fields
+from pgjax.runs.settings.checks import check_values, known
 from pgjax.runs.settings.flags import Settings
+from pgjax.runs.settings.parameters import NOT_ASKED
 from pgjax.training.checks import check, steps_per_update
 from pgjax.training.update import make_trainer
 from pgjax.types import Agent, Algorithm, Environment, SettingError, Trainer
 
-DECIDED_BY_METHOD = ("rollout", "critic")
 OF_THE_AGENT = {"initial_log_std": signature(make_agent).parameters["initial_log_std"].default}
 """What is left to `make_agent`."""
 
@@ -102,7 +102,7 @@ def recipe_of(settings: Settings) -> Recipe:
     given = {f.name: getattr(settings, f.name) for f in fields(settings) if getattr(settings, f.name) is not None}
     arguments = signature(ALGORITHMS[settings.algorithm]).parameters
     recipe = ALGORITHMS[settings.algorithm](**{name: value for name, value in given.items() if name in arguments})
-    static = {f.name for f in fields(Config)} - set(DECIDED_BY_METHOD)
+    static = {f.name for f in fields(Config)} - set(NOT_ASKED)
     config = replace(recipe.config, **{name: value for name, value in given.items() if name in static})
     _check_baseline(settings, arguments, config)
     if settings.reference_kl is not None and "reference_kl" not in arguments:
@@ -134,36 +134,8 @@ def _coefficient(settings: Settings) -> float:
     return settings.reference_coefficient
 
 
-def known(field: str, name: str, table: Mapping[str, Any]) -> None:
-    """Refuse a name that a table does not have, listing those it has."""
-    if name not in table:
-        raise SettingError(field, name, f"is none of {', '.join(table)}")
-
-
 _OF_METHODS = {f.name for f in fields(Settings) if f.default is None} - set(OF_THE_AGENT)
 """Settings that only some methods have."""
-
-
-def check_values(settings: Settings) -> None:
-    """Refuse values that are wrong whatever the others are.
-
-    Raises:
-      SettingError: naming the first.
-    """
-    check_fields(settings)
-    for name in ("seeds", "total_steps", "eval_episodes", "updates_per_chunk", "keep", "max_skipped", "join_timeout"):
-        if getattr(settings, name) < 1:
-            raise SettingError(name, getattr(settings, name), "must be at least 1")
-    for name in ("devices", "save_every"):
-        if getattr(settings, name) < 0:
-            raise SettingError(name, getattr(settings, name), "must not be negative")
-    if settings.mesh and (len(settings.mesh) != 2 or min(settings.mesh) < 1):
-        raise SettingError("mesh", settings.mesh, "must be two numbers from 1: along seeds, along environments")
-    tables = {"algorithm": ALGORITHMS, "credit": CREDITS, "baseline": BASELINES, "optimizer": OPTIMIZERS}
-    tables["reference_kl"] = dict.fromkeys(REFERENCE_KLS)
-    for name, table in tables.items():
-        if getattr(settings, name) is not None:
-            known(name, getattr(settings, name), table)
 
 
 def _updates(settings: Settings, field: str, config: Config) -> int:

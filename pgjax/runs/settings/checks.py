@@ -1,12 +1,45 @@
 """Whether settings are of the kind their fields say, whoever wrote them: a command line, a file, a notebook."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pgjax.counters import LARGEST
+from pgjax.methods import ALGORITHMS, BASELINES, CREDITS
 from pgjax.methods.hyperparameters import check_number
+from pgjax.methods.optimizers import OPTIMIZERS
+from pgjax.methods.reference import REFERENCE_KLS
+from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
+
+
+def check_values(settings: Settings) -> None:
+    """Refuse values that are wrong whatever the others are.
+
+    Raises:
+      SettingError: naming the first.
+    """
+    check_fields(settings)
+    for name in ("seeds", "total_steps", "eval_episodes", "updates_per_chunk", "keep", "max_skipped", "join_timeout"):
+        if getattr(settings, name) < 1:
+            raise SettingError(name, getattr(settings, name), "must be at least 1")
+    for name in ("devices", "save_every"):
+        if getattr(settings, name) < 0:
+            raise SettingError(name, getattr(settings, name), "must not be negative")
+    if settings.mesh and (len(settings.mesh) != 2 or min(settings.mesh) < 1):
+        raise SettingError("mesh", settings.mesh, "must be two numbers from 1: along seeds, along environments")
+    tables = {"algorithm": ALGORITHMS, "credit": CREDITS, "baseline": BASELINES, "optimizer": OPTIMIZERS}
+    tables["reference_kl"] = dict.fromkeys(REFERENCE_KLS)
+    for name, table in tables.items():
+        if getattr(settings, name) is not None:
+            known(name, getattr(settings, name), table)
+
+
+def known(field: str, name: str, table: Mapping[str, Any]) -> None:
+    """Refuse a name that a table does not have, listing those it has."""
+    if name not in table:
+        raise SettingError(field, name, f"is none of {', '.join(table)}")
 
 
 def check_fields(settings: Any) -> None:

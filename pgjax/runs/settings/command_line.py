@@ -12,7 +12,8 @@ from pathlib import Path
 import tyro
 
 from pgjax.runs.settings import idle
-from pgjax.runs.settings.build import check_values, recipe_of
+from pgjax.runs.settings.build import recipe_of
+from pgjax.runs.settings.checks import check_values
 from pgjax.runs.settings.config_file import OF_THE_LAYOUT, OF_THE_START, read_config, read_run_config, settings_from
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.tuned import tuned
