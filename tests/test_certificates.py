@@ -14,6 +14,7 @@ from losses import FIXED, GROUPED, LIMITED, SHORT, SMALL, VARIED
 
 import pgjax
 from pgjax import ALGORITHMS, FORMS, SettingError, baselined, baselines, certify, oracle, product, score, total_return
+from pgjax.oracle.certificates import default_problems, describe
 from pgjax.oracle.certificates.batches import batch_probability, enumerate_batches
 from pgjax.oracle.certificates.certificate import make_cases
 from pgjax.oracle.certificates.chain_rule import log_softmax
@@ -221,6 +222,13 @@ def test_order_of_a_bias_that_is_made_to_have_it(power, order):
     assert order_of_bias(rows).order == order
 
 
+def test_a_bias_that_begins_with_clipping_is_no_power_of_the_distance():
+    certificate = certify(losses.clipped, problems=default_problems()[0])
+    assert certificate.unbiased and certificate.orders[0].order == math.inf
+    said = {e.name: e.verdict for e in describe.entries(certificate)}
+    assert said["off-policy"].startswith("exact close by") and "jump" in str(certificate)
+
+
 @pytest.mark.parametrize("clip", [0.1, 0.3])
 def test_clipping_is_seen_where_the_first_ratio_reaches_it(clip):
     def loss(log_prob, behaviour_log_prob, returns, mask):
@@ -233,6 +241,10 @@ def test_clipping_is_seen_where_the_first_ratio_reaches_it(clip):
     assert outside == [True, False]  # the first point of the grid beyond it
     assert found.ratios == (ratios[0].min(), ratios[0].max())
     assert clipping(make_cases(losses.ratio_time_major, VARIED)[0]).distance is None
+
+
+def test_ratios_cut_at_one_are_clipped_from_the_behaviour_policy_on():
+    assert clipping(make_cases(ALGORITHMS["vtrace"](), VARIED)[0]).distance == pytest.approx(0.025)
 
 
 def rows_of(certificate):
