@@ -176,14 +176,14 @@ def brax_ppo(lambda_: float = 1.0, normalise: bool = False) -> Callable[..., Arr
             policy_network=SimpleNamespace(apply=lambda normaliser, params, observation: params),
             value_network=SimpleNamespace(apply=lambda normaliser, params, observation: observation),
         )
-        extras = {
+        extras: Any = {
             "state_extras": {"truncation": truncated[None]},
             "policy_extras": {"raw_action": reward[None], "log_prob": behaviour_log_prob[None]},
         }
         going = 1 - terminated - truncated
         steps = Transition(value[None], reward[None], reward[None], going[None], next_value[None], extras)
         return compute_ppo_loss(
-            PPONetworkParams(policy=log_prob[:, None], value=None),
+            PPONetworkParams(policy=log_prob[:, None], value=None),  # type: ignore[call-arg]
             None,
             steps,
             jax.random.key(0),
