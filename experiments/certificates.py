@@ -14,8 +14,8 @@ that sampled, and near nothing of it at the distance where their ratios end. Lef
 and judge a trajectory by others: rloo, here and in polgrad.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -23,19 +23,29 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
+from matplotlib.ticker import ScalarFormatter
 from parts import results
 from parts.command import as_script
-from parts.field_losses import LOSSES, FieldLoss, problems_of
+from parts.field_losses import LOSSES, FieldLoss
 
 from pgjax import certify
-from pgjax.oracle.certificates import Certificate
+from pgjax.oracle.certificates import OBJECTIVES, Certificate, default_problems
+from pgjax.oracle.certificates.certificate import make_cases
 from pgjax.oracle.certificates.describe import entries, number
-from pgjax.oracle.certificates.entries import ROUNDING, SYMMETRIC
+from pgjax.oracle.certificates.entries import ROUNDING, SYMMETRIC, Row, make_row
+from pgjax.oracle.certificates.evaluation import estimates
 
 QUICK = {("rlax", "policy_gradient_loss, padded to the longest"), ("brax", "PPO, λ = 1, advantages as they are")}
 QUICK_PROBLEMS = ("bandit", "variable length")
+LARGER = {  # losses with one cause of bias each, followed to larger batches
+    ("pgjax", "group_standardised × score"): "standard deviation of the batch (pgjax)",
+    ("rlax", "policy_gradient_loss, padded to the longest"): "mean over padded steps (rlax)",
+    ("brax", "PPO, λ = 1, advantages as they are"): "mean over all steps (brax, stable-baselines3)",
+    ("polgrad", "grpo"): "mean over the own steps, and standard deviation (GRPO, polgrad)",
+}
+SIZES = (2, 3, 4)
 HEAD = ("loss", "scale", "cosine", "error", "order", "clips from", "gradient", "padding", "ends", "equal to")
-COLUMNS = ("library", "version", "loss", "gradient_of", "problem", "batch_size", "group_size", "batches", "scale")
+COLUMNS = ("library", "version", "loss", "problem", "batch_size", "group_size", "batches", "scale")
 COLUMNS += ("cosine", "error", "variance", "mean_squared_error", "order", "asymmetry_following", "asymmetry_fixed")
 COLUMNS += ("objective", "clips_from", "padding", "ends", "equal_to")
 
@@ -53,6 +63,7 @@ class Options(results.Options):
 def main(options: Options) -> None:
     """Certify every loss; a table and a figure."""
     found: list[tuple[FieldLoss, Certificate]] = []
+    larger: dict[str, list[tuple[int, Row]]] = {}
     missing: dict[str, list[str]] = {}
     for loss in chosen(options):
         try:
@@ -60,10 +71,14 @@ def main(options: Options) -> None:
         except ImportError:
             missing.setdefault(loss.library, []).append(loss.name)
             continue
-        problems = [p for p in problems_of(loss) if not options.quick or p.name in QUICK_PROBLEMS]
-        certificate = certify(function, problems=problems, **loss.how)
+        problems = [p for p in default_problems() if not options.quick or p.name in QUICK_PROBLEMS]
+        certificate = certify(function, problems=loss.problems(problems), **loss.how)
         found.append((loss, certificate))
         print(f"{loss.library}, {loss.name}: {entries(certificate)[0].verdict}", flush=True)
+        if (loss.library, loss.name) in LARGER:
+            larger[LARGER[loss.library, loss.name]] = in_larger_batches(
+                loss, function, SIZES[: 2 if options.quick else 3]
+            )
         if options.report:
             print(f"\n{certificate}\n", flush=True)
     for library, names in missing.items():
@@ -72,7 +87,22 @@ def main(options: Options) -> None:
         print("nothing to certify")
         return
     print("\n" + aligned([HEAD, *(summary(*each) for each in found)]) + "\n")
-    options.write("certificates", draw(found), COLUMNS, [row for each in found for row in table(*each)])
+    for cause, rows in larger.items():
+        turned = ", ".join(f"{angle(row.cosine):.3g}° with N = {size}" for size, row in rows)
+        print(f"angle to ∇J, variable length: {cause}: {turned}")
+    options.write("certificates", draw(found, larger), COLUMNS, [row for each in found for row in table(*each)])
+
+
+def in_larger_batches(loss: FieldLoss, function: Any, sizes: Sequence[int]) -> list[tuple[int, Row]]:
+    """The on-policy mean on episodes of variable length, γ = 1, for several N."""
+    (one,) = [p for p in default_problems() if p.name == "variable length"]
+    rows = []
+    for size in sizes:
+        case = one._replace(mdp=replace(one.mdp, discount=1.0), batch_size=size)
+        (case,) = make_cases(function, case, **loss.how)
+        found = estimates(case, case.problem.logits, case.at(0.0))
+        rows.append((size, make_row(case, found, 0.0, OBJECTIVES[0])))
+    return rows
 
 
 def chosen(options: Options) -> list[FieldLoss]:
@@ -166,7 +196,7 @@ def table(loss: FieldLoss, c: Certificate) -> Iterator[tuple[Any, ...]]:
         numbers = row.scale, row.cosine, row.error, row.variance, row.mean_squared_error
         growth = "exact" if grows.order is None else "jump" if grows.order == np.inf else grows.order
         skews = skew.following, skew.fixed
-        yield loss.library, installed(loss.library), loss.name, loss.target, *where, *numbers, growth, *skews, *about
+        yield loss.library, installed(loss.library), loss.name, *where, *numbers, growth, *skews, *about
 
 
 def installed(library: str) -> str:
@@ -180,14 +210,21 @@ def installed(library: str) -> str:
 # --- in colours -------------------------------------------------------------------------------------------------------
 
 
-def draw(found: Sequence[tuple[FieldLoss, Certificate]]) -> Any:
-    """Cosine and scale of every loss on every problem."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 2.2 + 0.27 * len(found)), sharey=True, layout="constrained")
+def draw(found: Sequence[tuple[FieldLoss, Certificate]], larger: Mapping[str, Sequence[tuple[int, Row]]]) -> Any:
+    """Cosine and scale of every loss on every problem; below, how bias falls with the size of a batch."""
+    height = 1.3 + 0.27 * len(found)
+    shape = {"height_ratios": [height, 3.2]}
+    figure, panels = plt.subplots(2, 2, figsize=(13, height + 3.2), gridspec_kw=shape, layout="constrained")
+    left, right = panels[0]
+    right.sharey(left)
+    right.tick_params(labelleft=False)
+    draw_larger(panels[1, 0], larger)
+    panels[1, 1].set_axis_off()
+    panels[1, 1].legend(*panels[1, 0].get_legend_handles_labels(), loc="center left", frameon=False, title="bias by a")
     on_policy = [c.on_policy for _, c in found]
     cosines = np.array([[np.nan if r.cosine is None else r.cosine for r in rows] for rows in on_policy])
     scales = np.array([[np.nan if r.scale is None else r.scale for r in rows] for rows in on_policy])
-    angles = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
-    cells(left, angles, cosines, "YlOrRd", Normalize(0, 30))
+    cells(left, angle(cosines), cosines, "YlOrRd", Normalize(0, 30))
     left.set_title("cosine of ḡ and ∇J; colour: angle, from 0 to 30° and more")
     cells(right, np.where(scales > 0.1, scales, 0.1), scales, "PuOr", LogNorm(0.1, 10))
     right.set_title("scale ⟨ḡ, ∇J⟩/‖∇J‖²; white: 1")
@@ -204,6 +241,24 @@ def draw(found: Sequence[tuple[FieldLoss, Certificate]]) -> Any:
                 axes.axhline(i - 0.5, color="black", linewidth=1)
     figure.suptitle("What losses estimate on-policy: the exact mean of −∇loss over all batches, beside ∇J")
     return figure
+
+
+def draw_larger(axes: Axes, larger: Mapping[str, Sequence[tuple[int, Row]]]) -> None:
+    """The angle against N."""
+    for cause, rows in larger.items():
+        axes.loglog([size for size, _ in rows], [angle(row.cosine) for _, row in rows], "o-", label=cause)
+    axes.set_xticks(SIZES, [str(n) for n in SIZES])
+    axes.set_xticks([], minor=True)
+    axes.set(xlabel="trajectories N in a batch", ylabel="degrees", title="angle of ḡ and ∇J, variable length, γ = 1")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        which(ScalarFormatter())
+
+
+def angle(cosine: Any) -> Any:
+    """Degrees."""
+    return np.degrees(np.arccos(np.clip(np.asarray(cosine, float), -1, 1)))
 
 
 def cells(axes: Axes, colours: np.ndarray, numbers: np.ndarray, palette: str, norm: Normalize) -> None:

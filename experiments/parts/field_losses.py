@@ -24,7 +24,8 @@ import numpy as np
 from jax import Array
 
 from pgjax import ALGORITHMS, baselines, product, score
-from pgjax.oracle.certificates import Problem, default_problems
+from pgjax.oracle import exact_values
+from pgjax.oracle.certificates import Problem
 from pgjax.oracle.certificates.chain_rule import log_softmax
 
 CLIP, DEFAULT_LAMBDA = 0.2, 0.95
@@ -38,14 +39,24 @@ class FieldLoss(NamedTuple):
       name: of the loss there, and its settings where they are not the library's.
       make: () -> what `pgjax.certify` takes; raises ImportError without the library.
       how: further arguments of `pgjax.certify`.
-      target: what is called ∇J: the rewards', or that of −KL(π_θ‖π_ref) of an episode.
+      problems: the default problems -> those for this loss.
     """
 
     library: str
     name: str
     make: Callable[[], Any]
     how: Mapping[str, Any] = {}
-    target: str = "reward"
+    problems: Callable[[list[Problem]], list[Problem]] = list
+
+
+def with_exact_critic(problems: list[Problem]) -> list[Problem]:
+    """The same problems with V_t(s) as it is; by default it is off by 0.3, up or down."""
+
+    def exact(p: Problem) -> np.ndarray:
+        with jax.enable_x64(True):
+            return np.asarray(exact_values(p.mdp, jax.nn.log_softmax(jnp.asarray(p.logits))).value)
+
+    return [p._replace(value=exact(p)) for p in problems]
 
 
 def kl_problems(problems: list[Problem]) -> list[Problem]:
@@ -385,6 +396,7 @@ LOSSES = (
     FieldLoss("rlax", "clipped_surrogate_pg_loss", rlax_clipped_surrogate, {"pad_to": "horizon"}),
     FieldLoss("rlax", "vtrace_td_error_and_advantage", rlax_vtrace, {"pad_to": "horizon"}),
     FieldLoss("brax", "PPO, λ = 1, advantages as they are", brax_ppo, STREAM),
+    FieldLoss("brax", "PPO, λ = 1, exact critic", brax_ppo, STREAM, with_exact_critic),
     FieldLoss("brax", "PPO, λ = 0.95, standardised", partial(brax_ppo, DEFAULT_LAMBDA, True), STREAM),
     FieldLoss("rejax", "PPO, λ = 1, standardised", rejax_ppo, STREAM),
     FieldLoss("rejax", "PPO, λ = 0.95, standardised", partial(rejax_ppo, DEFAULT_LAMBDA), STREAM),
@@ -404,13 +416,8 @@ LOSSES = (
     FieldLoss("polgrad", "grpo, with its KL term", partial(polgrad_loss, "grpo", kl=True), ROWS),
     FieldLoss("by hand", "mean over padded steps", lambda: padded_mean),
     FieldLoss("by hand", "baseline: the batch's own mean", lambda: own_mean),
-    FieldLoss("by hand", "KL as a loss: k1", lambda: partial(kl_loss, estimate=k1), target="KL"),
-    FieldLoss("by hand", "KL as a loss: k2", lambda: partial(kl_loss, estimate=k2), target="KL"),
-    FieldLoss("by hand", "KL as a loss: k3", lambda: partial(kl_loss, estimate=k3), target="KL"),
-    FieldLoss("by hand", "KL in the reward: k1", lambda: k1_in_reward, target="KL"),
+    FieldLoss("by hand", "KL as a loss: k1", lambda: partial(kl_loss, estimate=k1), problems=kl_problems),
+    FieldLoss("by hand", "KL as a loss: k2", lambda: partial(kl_loss, estimate=k2), problems=kl_problems),
+    FieldLoss("by hand", "KL as a loss: k3", lambda: partial(kl_loss, estimate=k3), problems=kl_problems),
+    FieldLoss("by hand", "KL in the reward: k1", lambda: k1_in_reward, problems=kl_problems),
 )
-
-
-def problems_of(loss: FieldLoss) -> list[Problem]:
-    """The default problems, with the rewards that belong to the loss."""
-    return kl_problems(default_problems()) if loss.target == "KL" else default_problems()

@@ -139,7 +139,8 @@ def choose_objective(on_policy: list[tuple[Case, Estimates]]) -> tuple[Objective
     differ = [not np.allclose(each[0], each, rtol=1e-9, atol=1e-12) for each in gradients]
     for i, objective in enumerate(OBJECTIVES):
         found = [compare(e.mean, g[i]) for (_, e), g in zip(on_policy, gradients, strict=True)]
-        turned = sum(1.0 - abs(x.cosine) for x in found if x.cosine is not None)
+        cosines = np.array([x.cosine for x in found if x.cosine is not None])
+        turned = len(cosines) - abs(cosines.sum())  # a flipped sign is one on every problem
         far = sum(x.error for x in found if x.error is not None)
         known = [x.error for x, tells in zip(found, differ, strict=True) if tells and x.error is not None]
         errors[objective] = max(known, default=None)
