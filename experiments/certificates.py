@@ -9,9 +9,9 @@ most of them for PyTorch; `--report` prints every certificate whole, `--only rla
 Expect three causes of on-policy bias, none of them clipping, which waits for the policy to move. A divisor that is
 random: means over the steps of a batch are exact where lengths are fixed and turn the gradient by 2 to 7 degrees where
 they vary, less in larger batches; a mean over an episode's own steps, as GRPO's, turns it by 10 in all of them. A
-standard deviation in the denominator: up to 16 degrees on fixed and variable lengths, 19 on groups, and no function has
-such a gradient. A time limit: brax leaves its step out. Unbiased are those that sum over steps and judge a trajectory by
-others (rloo, here and in polgrad), and up to a step size those that divide by a constant (rlax, Dr. GRPO).
+standard deviation in the denominator: up to 16 degrees on single problems, 19 on groups, and no function has such a
+gradient. A time limit: brax leaves its step out. Unbiased are those that sum over steps and judge a trajectory by others
+(rloo, here and in polgrad); unbiased up to a step size those that divide by a constant (rlax, Dr. GRPO).
 """
 
 from collections.abc import Iterator, Sequence
@@ -89,7 +89,8 @@ def main(options: Options) -> None:
         print(f"angle of ḡ and ∇J, {STEADY}: {LARGER[loss.library, loss.name]}: {turned}")
     rows = [row for loss, c in found for row in table(loss, c)]
     rows += [(*about(loss), STEADY, x.size, 1, x.batches, *numbers(x.row)) for loss, each in larger for x in each]
-    options.write("certificates", draw(found, larger), COLUMNS, rows)
+    filled = [(*row, *[None] * (len(COLUMNS) - len(row))) for row in rows]
+    options.write("certificates", draw(found, larger), COLUMNS, filled)
 
 
 class Larger(NamedTuple):
