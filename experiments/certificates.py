@@ -10,8 +10,8 @@ Expect three causes of on-policy bias, none of them clipping, which waits for th
 random: means over the steps of a batch are exact where lengths are fixed and turn the gradient by 2 to 7 degrees where
 they vary, less in larger batches; a mean over an episode's own steps, as GRPO's, turns it by 10 in all of them. A
 standard deviation in the denominator: up to 16 degrees on single problems, 19 on groups, and no function has such a
-gradient. A time limit: brax leaves its step out. Unbiased are those that sum over steps and judge a trajectory by others
-(rloo, here and in polgrad); unbiased up to a step size those that divide by a constant (rlax, Dr. GRPO).
+gradient. A time limit: brax leaves its step out. Unbiased are those that sum over steps and judge a trajectory by
+others (rloo, here and in polgrad); unbiased up to a step size those that divide by a constant (rlax, Dr. GRPO).
 """
 
 from collections.abc import Iterator, Sequence
