@@ -15,7 +15,10 @@ from parts import field_losses as field
 
 from pgjax import ALGORITHMS, Algorithm, Config, Recipe, certify, clipped_ratio, product, reward_to_go, score
 from pgjax.estimators.advantages import gae, vtrace
-from pgjax.oracle.certificates import default_problems
+from pgjax.oracle.certificates import OBJECTIVES, default_problems
+from pgjax.oracle.certificates.certificate import make_cases
+from pgjax.oracle.certificates.entries import choose_objective, make_row
+from pgjax.oracle.certificates.evaluation import estimates
 from pgjax.testing import assert_same_estimator, assert_scale
 
 PADDED, STREAM = {"pad_to": "horizon"}, {"layout": "flat"}
@@ -97,6 +100,16 @@ def test_brax_leaves_out_the_step_at_a_time_limit_and_lambda_in_front_of_the_nex
         return -jnp.mean(jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.8, 1.2) * advantage))
 
     assert_same_estimator(field.brax_ppo(lambda_), (by_hand, STREAM), problems=[FIXED, LIMITED], **STREAM)
+
+
+def test_a_loss_is_compared_with_an_objective_that_it_fits_with_one_sign_on_all_problems():
+    """At a time limit brax's mean is turned by 114° from one objective, and by 73° from another: that is the nearer."""
+    cases = make_cases(field.brax_ppo(), [default_problems()[i] for i in (0, 3)], **STREAM)
+    found = [(case, estimates(case, case.problem.logits, case.at(0.0))) for case in cases]
+    objective, _ = choose_objective(found)
+    cosines = [make_row(*each, 0.0, objective).cosine for each in found]
+    assert cosines == pytest.approx([1.0, 0.287], abs=1e-3)
+    assert make_row(*found[1], 0.0, OBJECTIVES[0]).cosine < -0.4
 
 
 def test_rewards_of_the_kl_problems_have_the_gradient_of_the_kl():
