@@ -13,8 +13,13 @@ from pgjax.engine.startup import use_cpu_devices
 from pgjax.estimators import all_action, baselines, doubly_robust, importance, product, steps, value_estimates
 from pgjax.estimators.advantages import action_advantage, gae, lambda_return, td_error, vtrace, vtrace_target
 from pgjax.estimators.baselines import baselined, standardised
+from pgjax.estimators.clipping import clipped_between, clipped_weight, dual_clipped_ratio
 from pgjax.estimators.contracts import per_step, per_trajectory, ratio_free
+from pgjax.estimators.delight import delightful
 from pgjax.estimators.distributions import Categorical, Gaussian, SquashedGaussian
+from pgjax.estimators.exponential_weights import better_half, exponential
+from pgjax.estimators.groups import dynamically_sampled, group_standardised
+from pgjax.estimators.lengths import divided, longest_length, mean_length, own_length
 from pgjax.estimators.recurrence import linear_recurrence
 from pgjax.estimators.returns import (
     discounted_objective,
@@ -26,6 +31,7 @@ from pgjax.estimators.returns import (
     weighted_per_decision,
     weighted_trajectory,
 )
+from pgjax.estimators.sequence_ratios import clipped_sequence_ratio, clipped_sequence_ratio_per_step
 from pgjax.estimators.surrogates import (
     clipped_ratio,
     prefix_product,
@@ -39,6 +45,7 @@ from pgjax.estimators.value_estimates import VALUE_ESTIMATES, ValueEstimate
 from pgjax.methods import ALGORITHMS, BASELINES, CREDITS, FORMS, importance_sampling, reinforce
 from pgjax.methods.actor_critic import a2c, natural, ppo, trpo, vtrace_actor_critic
 from pgjax.methods.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
+from pgjax.methods.reference import with_reference
 from pgjax.oracle.certificates import certify
 from pgjax.policies.build import from_networks
 from pgjax.policies.networks import make_agent

@@ -14,14 +14,14 @@ from jax.sharding import PartitionSpec as P
 
 from pgjax import counters
 from pgjax.engine import hosts
-from pgjax.engine.devices import SEED_AXIS, asked_mesh, make_mesh
+from pgjax.engine.devices import SEED_AXIS
 from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import check_hyperparameters, with_hyperparameters
 from pgjax.training.checks import steps_per_update
 from pgjax.training.evaluation import evaluate
 from pgjax.training.keys import as_key
 from pgjax.training.loop import NEVER, run_updates
-from pgjax.training.sharing import shares, worth_sharing
+from pgjax.training.sharing import plan
 from pgjax.types import Agent, Algorithm, Environment, Params, SettingError, Trainer, TrainState
 
 Over = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]
@@ -124,22 +124,6 @@ def start(
     spread = plan(trainer, algorithm, count, devices=devices, mesh=mesh)
     keys = jax.vmap(jax.random.key)(jnp.asarray(seed_of, jnp.uint32))
     return Runs(seed_of, settings, stacked, _start(trainer, spread, stacked, keys), spread)
-
-
-def plan(
-    trainer: Trainer,
-    algorithm: Algorithm,
-    runs: int,
-    *,
-    devices: Sequence[Any] | None = None,
-    mesh: Sequence[int] | None = None,
-) -> Mesh:
-    """The devices that so many runs are spread over; arguments and refusals as in `start`."""
-    parts = shares(trainer, algorithm)
-    if mesh is None:
-        return make_mesh(runs, parts if worth_sharing(trainer) else 1, devices)
-    seeds, sharing = mesh
-    return asked_mesh(seeds, sharing, runs, parts, devices)
 
 
 def _combinations(over: Over) -> list[dict[str, float]]:

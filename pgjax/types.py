@@ -59,6 +59,8 @@ class Signals(NamedTuple):
     taken_value: Array | None = None  # Q̃(s_t, a_t)
     group: Array | None = None  # number of the group that the trajectory belongs to
     elapsed: Array | None = None  # steps of its episode that the environment had behind it at row 0
+    behaviour_log_prob: Array | None = None  # log π_θ̄(a_t|s_t)
+    reference_log_prob: Array | None = None  # log π_ref(a_t|s_t), of a policy that stays as it is
 
 
 Credit = Callable[[Signals], Array]
@@ -98,6 +100,9 @@ class _AlgorithmFields(NamedTuple):
     momentum: ArrayLike | None = None
     control_variate: Any = None
     policy_step: Any = None
+    reference_loss: Any = None
+    reference_reward: Any = None
+    max_mismatch: ArrayLike | None = None
 
 
 class Algorithm(_AlgorithmFields):
@@ -120,6 +125,11 @@ class Algorithm(_AlgorithmFields):
       momentum: weight α of the new gradient in a recursive estimate (STORM-PG).
       control_variate: (gradients [N, ...], scores [N, ...]) -> what to take off their sum.
       policy_step: moves the policy in place of the optimiser (`pgjax.steps`).
+      reference_loss: penalty on the KL to the reference policy in the loss (`pgjax.estimators.reference_kl`).
+      reference_reward: the same in the reward, stopped.
+      max_mismatch: C of truncated importance sampling between sampler and learner: the learner's log-probabilities of
+        the batch are computed anew, ratios are relative to them, and every step of the surrogate is weighted by
+        min(π_learner/π_sampler, C), stopped. None takes the recorded ones for the learner's.
 
     >>> import jax, optax
     >>> from pgjax import reinforce
@@ -278,6 +288,7 @@ class TrainState(NamedTuple):
     skipped_in_a_row: Array  # of these, the last ones with none in between that was
     reward_scale: Any = None  # statistics of the discounted return, with `normalise_rewards`
     previous: Any = None  # (params, gradient) of the update before, with `momentum`
+    reference: Any = None  # params of the reference policy, with a KL to it: those that training starts from
 
 
 class Trainer(NamedTuple):

@@ -2,6 +2,8 @@
 
 import gc
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Most of the suite's time is compilation of programs that then run for milliseconds. Three quarters of it go without
@@ -15,8 +17,15 @@ FAST_COMPILE = (
 )
 os.environ.setdefault("XLA_FLAGS", " ".join(FAST_COMPILE))
 
-# Scripts that tests start leave nothing in the user's cache.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
+# What several tests and the scripts they start compile, this process compiles once; nothing goes to the user's cache.
+# A folder for each process: jax does not write an entry at once, so that another process could read half of one.
+PROGRAMS = tempfile.mkdtemp(prefix="pgjax-tests-")
+os.environ |= {
+    "JAX_ENABLE_COMPILATION_CACHE": "1",
+    "JAX_COMPILATION_CACHE_DIR": PROGRAMS,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 import jax
 import numpy as np
@@ -28,6 +37,11 @@ from pgjax import use_cpu_devices
 use_cpu_devices(2)
 
 MOST_MAPS = 15_000
+
+
+def pytest_unconfigure():
+    """Remove what was compiled."""
+    shutil.rmtree(PROGRAMS, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from losses import FIXED, GROUPED, LIMITED, SHORT, SMALL, VARIED
 
 import pgjax
 from pgjax import ALGORITHMS, FORMS, SettingError, baselined, baselines, certify, oracle, product, score, total_return
+from pgjax.estimators.groups import group_standardised
 from pgjax.oracle.certificates import default_problems, describe
 from pgjax.oracle.certificates.batches import batch_probability, enumerate_batches
 from pgjax.oracle.certificates.certificate import make_cases
@@ -30,7 +31,7 @@ ESTIMATORS |= {
     for name in ("same_batch_mean", "state_value")
 }
 ESTIMATORS |= {
-    "group_standardised": product(baselines.group_standardised, score),
+    "group_standardised": product(group_standardised, score),
     "standardised": product(baselines.standardised(pgjax.reward_to_go), score),
     "action_advantage": product(pgjax.action_advantage, score),
 }
@@ -380,7 +381,7 @@ def test_time_limits_are_told_apart_or_not():
 
 
 def test_standardised_rewards_have_no_unit():
-    certificate = certify(product(baselines.group_standardised, score), problems=FIXED)
+    certificate = certify(product(group_standardised, score), problems=FIXED)
     assert {i.name: i.verdict for i in certificate.invariances}["reward scaled"] == "nearly unchanged"  # of the 1e-8
     assert not certificate.unbiased and "biased" in str(certificate)
 

@@ -32,7 +32,7 @@ from pgjax import (
     score,
 )
 from pgjax.estimators import contracts
-from pgjax.estimators.baselines import group_standardised
+from pgjax.estimators.groups import group_standardised
 from pgjax.testing import assert_declarations
 
 CATCH = environments.make("Catch-bsuite")

@@ -21,6 +21,7 @@ MAIN_JOB = {  # what each is given besides --quick, and leaves: they train, or r
     "scores": ("run --out scores", "scores/scores.md"),
     "tune": ("--hidden 8 --folder tuning", "tuning/best.toml"),
     "exact_table": ("--json out.json", "out.json"),
+    "ratio_family": ("--json facts.json", "facts.json"),
 }
 SCRIPTS = sorted(p.stem for p in EXPERIMENTS.glob("*.py") if p.stem not in MAIN_JOB)
 

@@ -10,7 +10,7 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from losses import FIXED, LIMITED, VARIED
+from losses import FIXED, GROUPED, LIMITED, VARIED
 from parts import field_losses as field
 
 from pgjax import ALGORITHMS, Algorithm, Config, Recipe, certify, clipped_ratio, product, reward_to_go, score
@@ -138,4 +138,6 @@ def test_libraries_in_pytorch_and_rejax():
     assert_same_estimator(
         field.rejax_ppo(), (field.brax_ppo(normalise=True), STREAM), problems=[FIXED, VARIED], **STREAM
     )
-    assert_same_estimator(field.polgrad_loss("rloo"), ALGORITHMS["rloo"](), problems=streams, **field.ROWS)
+    for name in ("rloo", "dr_grpo"):
+        ours = (ALGORITHMS[name](), PADDED)
+        assert_same_estimator(field.polgrad_loss(name), ours, problems=[*streams, GROUPED], **field.ROWS)

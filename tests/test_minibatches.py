@@ -376,6 +376,8 @@ PRODUCTS = {
     "doubly_robust",
     "dice",
     "storm",
+    "gspo",
+    "gspo_token",
 }
 """Methods whose surrogate multiplies ratios over time."""
 

@@ -35,7 +35,13 @@ from pgjax import (
     weighted_trajectory,
 )
 from pgjax.estimators import importance
+from pgjax.estimators.clipping import clipped_between, clipped_weight, dual_clipped_ratio
+from pgjax.estimators.delight import delightful
+from pgjax.estimators.exponential_weights import better_half, exponential
+from pgjax.estimators.groups import dynamically_sampled, group_standardised
+from pgjax.estimators.lengths import divided, longest_length, mean_length, own_length
 from pgjax.estimators.returns import discounted_reward
+from pgjax.estimators.sequence_ratios import clipped_sequence_ratio, clipped_sequence_ratio_per_step
 
 T, N, A = 3, 4, 2
 REWARD = np.arange(12.0).reshape(T, N)
@@ -120,9 +126,15 @@ BATCH_BASELINES = (baselines.same_batch_mean, baselines.leave_one_out, baselines
 CREDITS = {
     **{f.__name__: f for f in (total_return, reward_to_go, discounted_reward, off_policy_reward_to_go)},
     **{f.__name__: f for f in (td_error, gae, lambda_return, vtrace, vtrace_target, action_advantage)},
-    **{f.__name__: f for f in (weighted_trajectory, weighted_per_decision, baselines.group_standardised)},
+    **{f.__name__: f for f in (weighted_trajectory, weighted_per_decision, group_standardised)},
     **{f.__name__: baselined(reward_to_go, f) for f in (*BATCH_BASELINES, baselines.state_value, baselines.constant)},
     "standardised": standardised(gae),
+    "divided by own": divided(group_standardised, own_length),
+    "divided by mean": dynamically_sampled(divided(group_standardised, mean_length)),
+    "divided by longest": divided(total_return, longest_length),
+    "exponential": exponential(gae),
+    "better_half": better_half(gae),
+    "delightful": delightful(gae),
     "discounted": lambda signals: gae(discounted_objective(signals)),
 }
 
@@ -140,6 +152,8 @@ def full(dtype, grouped):
         action=ACTION,
         group=group,
         elapsed=2,
+        behaviour_log_prob=-one,
+        reference_log_prob=-one,
     )
 
 
@@ -153,6 +167,8 @@ def test_credits_surrogates_and_estimates_keep_the_type_of_the_reward(x64, dtype
         found = jax.eval_shape(credit, shapes)
         assert (found.shape, found.dtype) == ((T, N), dtype), name
     surrogates = [surrogate for _, surrogate in FORMS.values()]
+    surrogates += [clipped_between, dual_clipped_ratio, clipped_weight]
+    surrogates += [clipped_sequence_ratio, clipped_sequence_ratio_per_step]
     for surrogate in (*surrogates, clipped_ratio, prefix_product):
         found = jax.eval_shape(surrogate, shapes.log_ratio, shapes.reward, shapes.continues)
         assert (found.shape, found.dtype) == ((T, N), dtype), surrogate

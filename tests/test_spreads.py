@@ -27,6 +27,7 @@ from pgjax import (
     weighted_trajectory,
 )
 from pgjax.estimators import reductions
+from pgjax.estimators.groups import group_standardised
 from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.oracle.table import relative_bias
 from pgjax.policies.normalisation import merge, no_moments, no_reward_scale, scale_rewards
@@ -58,7 +59,7 @@ def of_equal_returns():
     whole = {f"total, {f.__name__}": baselined(total_return, f) for f in BATCH_BASELINES}
     return {
         "standardised": standardised(total_return),
-        "group_standardised": baselines.group_standardised,
+        "group_standardised": group_standardised,
         "weighted_trajectory": weighted_trajectory,
         "weighted_per_decision": weighted_per_decision,
         **plain,
@@ -104,7 +105,7 @@ def test_a_small_spread_far_from_0_is_brought_to_1(precision):
     for name in ("standardised", "group_standardised", "standardised total, leave_one_out"):
         np.testing.assert_allclose(far[name], exact, rtol=1e-5)
     groups = np.concatenate([FAR, np.full((1, 3), 123.4)], axis=1).astype(precision)
-    found = baselines.group_standardised(make_signals(groups, group=np.arange(6) // 3))
+    found = group_standardised(make_signals(groups, group=np.arange(6) // 3))
     np.testing.assert_allclose(found, [[*exact[0], 0.0, 0.0, 0.0]], rtol=1e-5)
     uneven = standardised(total_return)(
         make_signals(np.array([[2e5, 2e5, 2e5 + 1]], precision))
@@ -161,7 +162,7 @@ def test_without_any_weight_there_is_no_credit():
 
 
 def test_derivatives_are_finite_where_nothing_varies():
-    for credit in (standardised(total_return), baselines.group_standardised, weighted_trajectory):
+    for credit in (standardised(total_return), group_standardised, weighted_trajectory):
         slope = jax.grad(lambda r, credit=credit: jnp.sum(credit(make_signals(r)) * jnp.arange(7.0)))
         np.testing.assert_array_equal(slope(jnp.full((1, 7), 123.4)), 0.0)
     with jax.enable_x64(True):

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pgjax import ALGORITHMS, baselines, product, score
+from pgjax import ALGORITHMS, product, score
+from pgjax.estimators.groups import group_standardised
 from pgjax.oracle import exact_values
 from pgjax.oracle.certificates import Problem
 from pgjax.oracle.certificates.chain_rule import log_softmax
@@ -390,7 +391,10 @@ LOSSES = (
     FieldLoss("pgjax", "rloo", ALGORITHMS["rloo"]),
     FieldLoss("pgjax", "ppo", ALGORITHMS["ppo"]),
     FieldLoss("pgjax", "vtrace", ALGORITHMS["vtrace"]),
-    FieldLoss("pgjax", "group_standardised × score", lambda: product(baselines.group_standardised, score)),
+    FieldLoss("pgjax", "dr_grpo", ALGORITHMS["dr_grpo"], {"pad_to": "horizon"}),
+    FieldLoss("pgjax", "grpo, without its KL term", partial(ALGORITHMS["grpo"], reference_coefficient=0.0)),
+    FieldLoss("pgjax", "dapo", ALGORITHMS["dapo"]),
+    FieldLoss("pgjax", "group_standardised × score", lambda: product(group_standardised, score)),
     FieldLoss("rlax", "policy_gradient_loss, padded to the horizon", rlax_policy_gradient, {"pad_to": "horizon"}),
     FieldLoss("rlax", "policy_gradient_loss, padded to the longest", rlax_policy_gradient),
     FieldLoss("rlax", "clipped_surrogate_pg_loss", rlax_clipped_surrogate, {"pad_to": "horizon"}),

@@ -77,6 +77,21 @@ class Method:
     step_size: float = np.inf
     max_kl: float = np.inf
     damping: float = 0.0
+    length: str = "none"  # what divides the credit: own, mean (of the group), longest
+    longest: int = 1
+    dynamic_sampling: bool = False  # groups of equal returns are left out
+    weighting: str = "none"  # of the credit: exponential, better_half, delight, standardised
+    temperature: float = 1.0
+    temperature_bound: float = 0.1
+    clip_low: float = np.inf
+    clip_high: float = np.inf
+    dual_clip: float = np.inf
+    reference: tuple | None = None  # θ of the reference policy
+    reference_kl: str = "none"  # k1, k2, k3, behind it _loss or _reward
+    reference_coefficient: float = 0.0
+    reference_length: str = "none"  # what divides the penalty in the loss
+    sampler: tuple | None = None  # θ of what sampled, where it is not the learner
+    max_mismatch: float = np.inf
 
 
 @dataclass(frozen=True)
@@ -118,10 +133,37 @@ METHODS: dict[str, Method] = {
     "doubly_robust": Method("none", surrogate="doubly_robust", target="reward_to_go"),
     "all_action": Method("none", surrogate="all_action", target="reward_to_go"),
     "rloo": Method("total_return", "leave_one_out"),
+    "grpo": Method(
+        "group_standardised",
+        surrogate="clipped",
+        length="own",
+        clip=0.2,
+        reference_kl="k3_loss",
+        reference_length="own",
+    ),
+    "dr_grpo": Method("total_return", "same_batch_mean", surrogate="clipped", length="longest", clip=0.2),
+    "dapo": Method(
+        "group_standardised", surrogate="clipped", length="mean", clip_low=0.2, clip_high=0.28, dynamic_sampling=True
+    ),
+    "gspo": Method("group_standardised", surrogate="sequence", length="own", clip_low=3e-4, clip_high=4e-4),
+    "gspo_token": Method("group_standardised", surrogate="sequence_token", length="own", clip_low=3e-4, clip_high=4e-4),
+    "cispo": Method("group_standardised", surrogate="clipped_weight", length="mean", clip_low=1.0, clip_high=0.28),
+    "sampler_is": Method("total_return", "same_batch_mean", surrogate="clipped", length="longest", clip=0.2),
+    "reinforce_pp": Method(
+        surrogate="clipped", mean="steps", weighting="standardised", clip=0.2, reference_kl="k1_reward"
+    ),
+    "delightful": Method("reward_to_go", "leave_one_out", weighting="delight"),
     "dice": Method("discounted_reward", surrogate="prefix_product"),
     "storm": Method("off_policy", surrogate="stopped_prefix", momentum=0.3),
     "a2c": Method("gae", target="lambda_return", mean="steps"),
     "ppo": Method("gae", surrogate="clipped", target="lambda_return", mean="steps", clip=0.2, lambda_=0.95),
+    "dual_clip": Method(
+        "gae", surrogate="clipped", target="lambda_return", mean="steps", clip=0.2, dual_clip=3.0, lambda_=0.95
+    ),
+    "awr": Method("gae", target="lambda_return", mean="steps", weighting="exponential", max_weight=20.0, lambda_=0.95),
+    "vmpo": Method(
+        "gae", target="lambda_return", mean="steps", weighting="better_half", kl_coefficient=1.0, lambda_=0.95
+    ),
     "npg": Method("gae", surrogate="ratio", target="lambda_return", mean="steps", policy_step="natural"),
     "trpo": Method("gae", surrogate="ratio", target="lambda_return", mean="steps", policy_step="trust_region"),
     "vtrace": Method("vtrace", target="vtrace_target", mean="steps"),
@@ -261,6 +303,13 @@ def _loss_gradient(
             s = batch[n].states[t]
             moved = now.pi[s] - before.pi[s]  # ∇ KL(π_before ‖ π) in row s
             policy[s] += m.kl_coefficient * moved / divisor
+    if m.reference_kl.endswith("loss"):
+        for n, t in rows:
+            s, a = batch[n].states[t], batch[n].actions[t]
+            x = _log_to_reference(m, now, s, a)
+            slope = {"k1": 1.0, "k2": x, "k3": 1.0 - np.exp(-x)}[m.reference_kl[:2]]  # dk/dx
+            length = _length(m, m.reference_length, n, batch)
+            policy = policy + m.reference_coefficient * slope / length * _score(now.pi, s, a) / divisor
     value = m.value_coefficient * _value_gradient(m, now, before, batch, target, rows)
     return Tables(policy, value)
 
@@ -270,6 +319,8 @@ def _contributions(m: Method, now: Tables, before: Tables, steps: Steps, psi: li
     pi, rho = now.pi, _ratios(now, before, steps)
     result, prefix, past = [], 1.0, np.zeros_like(pi)
     whole = _over_episodes(steps, rho)
+    sampler = None if m.sampler is None else softmax(np.array(m.sampler))
+    low, high = (m.clip if np.isinf(x) else x for x in (m.clip_low, m.clip_high))
     for t, (s, a) in enumerate(zip(steps.states, steps.actions, strict=True)):
         if t > 0 and not steps.goes_on(t - 1):
             prefix, past = 1.0, np.zeros_like(pi)
@@ -281,8 +332,17 @@ def _contributions(m: Method, now: Tables, before: Tables, steps: Steps, psi: li
         elif m.surrogate == "ratio":
             g = rho[t] * psi[t] * own
         elif m.surrogate == "clipped":
-            outside = (psi[t] > 0 and rho[t] > 1 + m.clip) or (psi[t] < 0 and rho[t] < 1 - m.clip)
+            outside = (psi[t] > 0 and rho[t] > 1 + high) or (psi[t] < 0 and rho[t] < 1 - low)
+            outside = outside or (psi[t] < 0 and rho[t] > m.dual_clip)
             g = 0.0 * own if outside else rho[t] * psi[t] * own
+        elif m.surrogate == "clipped_weight":
+            g = min(max(rho[t], 1 - low), 1 + high) * psi[t] * own
+        elif m.surrogate.startswith("sequence"):
+            sequence = whole[t] ** (1.0 / len(steps))
+            outside = (psi[t] > 0 and sequence > 1 + high) or (psi[t] < 0 and sequence < 1 - low)
+            if m.surrogate == "sequence":
+                own = sum(_score(pi, s, a) for s, a in zip(steps.states, steps.actions, strict=True)) / len(steps)
+            g = 0.0 * own if outside else sequence * psi[t] * own
         elif m.surrogate == "stopped_prefix":
             g = min(prefix, m.max_weight) * psi[t] * own
         elif m.surrogate == "trajectory_weight":
@@ -299,8 +359,15 @@ def _contributions(m: Method, now: Tables, before: Tables, steps: Steps, psi: li
             g = factor * (g + prefix * (steps.rewards[t] - q[s, a]) * past)
         else:
             raise ValueError(m.surrogate)
+        if sampler is not None:
+            g = min(before.pi[s, a] / sampler[s, a], m.max_mismatch) * g
         result.append(g)
     return result
+
+
+def _log_to_reference(m: Method, tables: Tables, s: int, a: int) -> float:
+    """log π(a|s) − log π_ref(a|s)."""
+    return float(np.log(tables.pi[s, a] / softmax(np.array(m.reference))[s, a]))
 
 
 def _score(pi: Table, s: int, a: int) -> Table:
@@ -358,7 +425,12 @@ def _signals(m: Method, before: Tables, steps: Steps, prefactor: bool) -> tuple[
     for t in range(len(steps)):
         factor = m.discount ** steps.times[t] if prefactor else 1.0
         ahead = 0.0 if steps.terminated[t] else value[steps.next_states[t]]
-        rewards.append(factor * steps.rewards[t])
+        reward = steps.rewards[t]
+        if m.reference_kl.endswith("reward"):
+            x = _log_to_reference(m, before, steps.states[t], steps.actions[t])
+            k = {"k1": x, "k2": x**2 / 2, "k3": np.exp(-x) - 1.0 + x}[m.reference_kl[:2]]
+            reward -= m.reference_coefficient * k
+        rewards.append(factor * reward)
         values.append(factor * value[steps.states[t]])
         following.append(factor * (m.discount if prefactor else 1.0) * ahead)
     return rewards, values, following, 1.0 if prefactor else m.discount
@@ -378,12 +450,87 @@ def _credit(m: Method, now: Tables, before: Tables, batch: Sequence[Steps]) -> l
         psi = _weighted(m, now, before, batch)
     else:
         psi = _minus_baseline(m, now, before, batch)
-    if m.standardise:
-        flat = np.concatenate(psi)
-        spread = np.sqrt(np.mean((flat - flat.mean()) ** 2))
-        equal = spread <= 1e-13 * np.max(np.abs(flat))  # up to rounding: nothing to tell apart
-        psi = [[0.0 if equal else (x - flat.mean()) / (spread + 1e-8) for x in row] for row in psi]
-    return psi
+    if m.length != "none":
+        psi = [[x / _length(m, m.length, n, batch) for x in row] for n, row in enumerate(psi)]
+    if m.dynamic_sampling:
+        psi = _of_groups_that_differ(m, before, batch, psi)
+    psi = _weighed(m, now, batch, psi)
+    return _standardised(psi) if m.standardise else psi
+
+
+def _standardised(psi: list) -> list:
+    flat = np.concatenate(psi)
+    spread = np.sqrt(np.mean((flat - flat.mean()) ** 2))
+    equal = spread <= 1e-13 * np.max(np.abs(flat))  # up to rounding: nothing to tell apart
+    return [[0.0 if equal else (x - flat.mean()) / (spread + 1e-8) for x in row] for row in psi]
+
+
+def _group(m: Method, n: int, count: int) -> range:
+    """The trajectories of n's group; the whole batch without groups."""
+    first = n // m.group_size * m.group_size
+    return range(first, first + m.group_size) if m.group_size > 1 else range(count)
+
+
+def _length(m: Method, which: str, n: int, batch: Sequence[Steps]) -> float:
+    if which == "none":
+        return 1.0
+    if which == "longest":
+        return float(m.longest)
+    if which == "own":
+        return float(len(batch[n]))
+    return float(np.mean([len(batch[k]) for k in _group(m, n, len(batch))]))
+
+
+def _returns(m: Method, before: Tables, batch: Sequence[Steps]) -> list[float]:
+    """The discounted return of each trajectory."""
+    signals = [_signals(m, before, steps, m.discounted_objective) for steps in batch]
+    return [_credit_of_one(m, "total_return", s, of, [])[0] for s, of in zip(batch, signals, strict=True)]
+
+
+def _differ(values: list[float]) -> bool:
+    return max(values) - min(values) > 1e-12 * max(abs(x) for x in values)
+
+
+def _of_groups_that_differ(m: Method, before: Tables, batch: Sequence[Steps], psi: list) -> list:
+    """The credit of groups with different returns, as large as if there were no others; 0 of the others."""
+    returns, count = _returns(m, before, batch), len(batch)
+    kept = [_differ([returns[k] for k in _group(m, n, count)]) for n in range(count)]
+    return [[x * count / sum(kept) if kept[n] else 0.0 for x in row] for n, row in enumerate(psi)]
+
+
+def _weighed(m: Method, now: Tables, batch: Sequence[Steps], psi: list) -> list:
+    """The credit as a function of the credit."""
+    if m.weighting == "none":
+        return psi
+    if m.weighting == "standardised":
+        return _standardised(psi)
+    if m.weighting == "exponential":
+        return [[min(np.exp(x / m.temperature), m.max_weight) for x in row] for row in psi]
+    if m.weighting == "delight":
+        result = []
+        for steps, row in zip(batch, psi, strict=True):
+            surprisal = [-np.log(now.pi[s, a]) for s, a in zip(steps.states, steps.actions, strict=True)]
+            result.append([x / (1.0 + np.exp(-x * u / m.temperature)) for x, u in zip(row, surprisal, strict=True)])
+        return result
+    flat = np.concatenate(psi)  # better_half
+    least = np.sort(flat)[len(flat) // 2] - 1e-13 * np.max(np.abs(flat))  # the larger half, rounded up
+    best = flat[flat >= least]
+    shares = _softmax_of_divergence(best - best.max(), m.temperature_bound)
+    scale = len(flat) / np.sum(np.exp((best - best.max()) / shares))
+    return [[float(scale * np.exp((x - best.max()) / shares)) if x >= least else 0.0 for x in row] for row in psi]
+
+
+def _softmax_of_divergence(x: Table, bound: float) -> float:
+    """η with KL(softmax(x/η) ‖ uniform) = bound, by halving an interval of η itself."""
+    low, high = 1e-4 * -x.min(), 1e4 * -x.min()
+    if not high > 0:
+        return 1.0
+    for _ in range(200):
+        middle = np.sqrt(low * high)
+        p = softmax(x / middle)
+        divergence = float(np.sum(p * np.log(np.maximum(p * len(x), 1e-300))))
+        low, high = (middle, high) if divergence > bound else (low, middle)
+    return float(np.sqrt(low * high))
 
 
 def _minus_baseline(m: Method, now: Tables, before: Tables, batch: Sequence[Steps]) -> list:
@@ -392,6 +539,12 @@ def _minus_baseline(m: Method, now: Tables, before: Tables, batch: Sequence[Step
         _credit_of_one(m, m.credit, steps, of, _ratios(now, before, steps))
         for steps, of in zip(batch, signals, strict=True)
     ]
+    if m.credit == "group_standardised":
+        returns = _returns(m, before, batch)
+        for n in range(len(psi)):
+            own = [returns[k] for k in _group(m, n, len(batch))]
+            relative = float((returns[n] - np.mean(own)) / (np.std(own) + 1e-8)) if _differ(own) else 0.0
+            psi[n] = [relative] * len(psi[n])
     return [[x - b for x, b in zip(psi[n], _baseline(m, n, psi, batch, signals), strict=True)] for n in range(len(psi))]
 
 
@@ -401,7 +554,7 @@ def _credit_of_one(m: Method, credit: str, steps: Steps, signals: tuple, rho: li
     if credit == "discounted_reward":
         power = [1.0 if m.discounted_objective else m.discount**t for t in steps.times]
         return [p * r for p, r in zip(power, rewards, strict=True)]
-    if credit == "total_return":
+    if credit in ("total_return", "group_standardised"):
         return [sum(gamma**t * r for t, r in zip(steps.times, rewards, strict=True))] * length
     result = [0.0] * length
     if credit in ("vtrace", "vtrace_target"):
@@ -430,8 +583,7 @@ def _credit_of_one(m: Method, credit: str, steps: Steps, signals: tuple, rho: li
 
 def _baseline(m: Method, n: int, psi: list, batch: Sequence[Steps], signals: list) -> list[float]:
     """b of trajectory n at each of its steps."""
-    first = n // m.group_size * m.group_size if m.group_size > 1 else 0
-    group = range(first, first + m.group_size) if m.group_size > 1 else range(len(psi))
+    group = _group(m, n, len(psi))
     others = [k for k in group if k != n]
     result = []
     for t in range(len(psi[n])):

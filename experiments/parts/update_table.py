@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
+from inspect import signature
 from typing import Any
 from unittest import mock
 
@@ -32,6 +33,7 @@ from pgjax import ALGORITHMS, BASELINES, FORMS, Config, SettingError, make_train
 from pgjax.engine import blocks
 from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import with_hyperparameters
+from pgjax.methods.reference import with_reference
 from pgjax.runs.settings.idle import NOTHING_TO_STANDARDISE
 
 TOLERANCE = 1e-10
@@ -46,6 +48,9 @@ EARLIER = (  # tables and gradient of the update before, of a recursion
     Tables(THETA + np.array([[0.2, -0.1], [0.3, 0.1]])),
     Tables(np.array([[0.5, -0.3], [0.2, 0.4]])),
 )
+
+REFERENCE = ((0.1, 0.2), (0.4, -0.3))  # θ of a reference policy
+SAMPLER = ((0.6, -0.6), (0.0, 0.4))  # θ of what sampled, where it is not the learner
 
 REWARD = np.array([[1.0, -0.5], [2.0, 0.3]])
 CHAIN = np.array([[[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]])
@@ -119,6 +124,7 @@ def cases() -> dict[str, Case]:
             given |= {"max_weight": 1.05} if form == "truncated_is" else {}
             found.append(_case(form, given, baseline))
     found += [_case(name, {}) for name in ("doubly_robust", "all_action", "rloo", "dice")]
+    found += family()
     for baseline in ("none", "time_step", "state_value"):
         found.append(_case("storm", {"baseline": baseline, "momentum": 0.3}, baseline))
     found.append(_case("storm", {"baseline": "none", "momentum": 1.0}, "no memory"))
@@ -130,6 +136,30 @@ def cases() -> dict[str, Case]:
     found += [_case("npg", trusted), _case("trpo", trusted)]
     found.append(_case("vtrace", {"lambda_": 0.8, "max_rho": 1.1, "max_c": 0.9}))
     return {case.label: case for case in found}
+
+
+def family() -> list[Case]:
+    """The ratio family: numbers at which every part of it acts on some batches."""
+    found = [_case("grpo", {"clip": 0.05, "reference_coefficient": 0.3})]
+    for name in ("k1_loss", "k2_loss", "k2_reward", "k3_reward"):
+        found.append(_case("grpo", {"clip": 0.05, "reference_kl": name, "reference_coefficient": 0.3}, name))
+    found.append(_case("dr_grpo", {"clip": 0.05}))
+    found.append(_case("dapo", {"clip_low": 0.03, "clip_high": 0.06}))
+    found += [_case(name, {"clip_low": 0.01, "clip_high": 0.02}) for name in ("gspo", "gspo_token")]
+    found.append(_case("cispo", {"clip_low": 0.03, "clip_high": 0.06}))
+    found.append(_case("sampler_is", {"clip": 0.05, "max_mismatch": 1.1}))
+    found.append(_case("reinforce_pp", {"clip": 0.05, "reference_coefficient": 0.3}))
+    found.append(_case("delightful", {"temperature": 0.7}))
+    found.append(_case("dual_clip", {"lambda_": 1.0, "clip": 0.05, "dual_clip": 1.01}))
+    found.append(_case("awr", {"lambda_": 0.8, "temperature": 0.5, "max_weight": 2.0}))
+    for name, given, estimate in (
+        ("reinforce", {"baseline": "leave_one_out"}, "k2_loss"),
+        ("ppo", {"lambda_": 0.8, "clip": 0.05}, "k1_reward"),
+        ("npg", {"lambda_": 0.8, "max_kl": TRUST, "damping": 0.01}, "k3_loss"),
+    ):
+        found.append(_case(name, given | {"reference_kl": estimate, "reference_coefficient": 0.3}, estimate))
+    found.append(_case("vmpo", {"lambda_": 0.8, "temperature_bound": 0.05, "kl_coefficient": 0.7}))
+    return found
 
 
 MAIN = {
@@ -148,6 +178,10 @@ def _case(name: str, given: dict[str, Any], variant: str = "") -> Case:
         method = replace(method, target="reward_to_go")
     if method.policy_step != "none":
         method = replace(method, step_size=STEP)
+    if method.reference_kl != "none":
+        method = replace(method, reference=REFERENCE)
+    if method.max_mismatch < math.inf:
+        method = replace(method, sampler=SAMPLER)
     if variant == "no memory":
         method = replace(method, momentum=None)
     return Case(f"{name} ({variant})" if variant else name, name, given, method)
@@ -216,6 +250,11 @@ def paths_of(case: Case) -> list[Path]:
     return every if main or optimal else every[:1]
 
 
+def sampled_by(method: Method) -> np.ndarray:
+    """θ of the policy that sampled the batches."""
+    return THETA if method.sampler is None else np.array(method.sampler)
+
+
 def row(case: Case, path: Path) -> Row:
     """One line of the table. Refused is what `make_trainer`, `init` or `sweeps.plan` refuse; later it is too late."""
     try:
@@ -277,7 +316,9 @@ class _Run:
         if self.algorithm.momentum is not None and case.method.momentum is not None:
             earlier = [{"policy": jnp.asarray(x.policy), "value": self.params["value"]} for x in EARLIER]
             self.state = self.state._replace(previous=tuple(earlier), update=jnp.int32(1))
-        log_probs = np.log(plain.softmax(THETA))
+        if self.state.reference is not None:
+            self.state = self.state._replace(reference=self.params | {"policy": jnp.asarray(np.array(REFERENCE))})
+        log_probs = np.log(plain.softmax(sampled_by(case.method)))
         self.rollouts = oracle.list_rollouts(self.mdp, self.config, time_limit=time_limit)
         self.rows = oracle.as_rows(self.mdp, self.rollouts, log_probs)
         self.batches = oracle.list_batches(self.mdp, self.rollouts, log_probs, path.num_envs, self.config.group_size)
@@ -293,6 +334,7 @@ class _Run:
             discounted_objective=self.config.discounted_objective,
             standardise=path.standardise,
             max_grad_norm=path.max_grad_norm,
+            longest=self.mdp.horizon,
         )
 
     def numbered(self, rate: Any, step: Any) -> Any:
@@ -369,12 +411,21 @@ class _Run:
 
 
 def _made(case: Case) -> Any:
-    given = {k: v for k, v in case.given.items() if k != "max_weight"}
-    recipe = ALGORITHMS[case.recipe](discount=0.9, **given)
-    if "max_weight" in case.given:
+    bound = case.recipe == "truncated_is"  # in its surrogate, no argument of the recipe
+    given = {k: v for k, v in case.given.items() if not (bound and k == "max_weight")}
+    other = {} if "reference_kl" in signature(ALGORITHMS[case.recipe]).parameters else by_reference(given)
+    recipe = ALGORITHMS[case.recipe](discount=0.9, **{k: v for k, v in given.items() if k not in other})
+    if other:
+        recipe = with_reference(recipe, other["reference_kl"], other["reference_coefficient"])
+    if bound:
         algorithm = with_hyperparameters(recipe.algorithm, {"max_weight": case.given["max_weight"]})
         recipe = recipe._replace(algorithm=algorithm)
     return recipe
+
+
+def by_reference(given: dict[str, Any]) -> dict[str, Any]:
+    """Of the numbers of a case those of the reference policy."""
+    return {k: v for k, v in given.items() if k.startswith("reference")}
 
 
 def _flat(params: Any) -> Any:
@@ -427,7 +478,7 @@ def numpy_updates(
     method: Method, problem: str, num_steps: int, num_envs: int, deal: Any, only: tuple | None = None
 ) -> Reference:
     """The reference's updates of every batch, or of some of them, under one deal of minibatches."""
-    chances, listed = _listed(problem, num_steps, num_envs, method.group_size)
+    chances, listed = _listed(problem, num_steps, num_envs, method.group_size, method.sampler)
     critic = {"none": "none", "reward_to_go": "state"}.get(method.target, "state")
     critic = "action" if method.surrogate in ("all_action", "doubly_robust") else critic
     before = Tables(THETA, CRITICS[critic])
@@ -454,19 +505,22 @@ def _rows(part: tuple, batch: tuple[Steps, ...]) -> list:
 
 
 @cache
-def _listed(problem: str, num_steps: int, num_envs: int, group_size: int) -> tuple[np.ndarray, list]:
+def _listed(
+    problem: str, num_steps: int, num_envs: int, group_size: int, sampler: tuple | None
+) -> tuple[np.ndarray, list]:
     """The reference's batches and their probabilities, in pgjax's order."""
     mdp, time_limit = PROBLEMS[problem]
+    theta = THETA if sampler is None else np.array(sampler)
     streaming = problem.endswith("stream")
     found = (
-        plain.streams(mdp, THETA, num_steps, time_limit=time_limit)
+        plain.streams(mdp, theta, num_steps, time_limit=time_limit)
         if streaming
-        else plain.episodes(mdp, THETA, time_limit=time_limit)
+        else plain.episodes(mdp, theta, time_limit=time_limit)
     )
     chance = {steps: p for p, steps in found}
     config = Config(rollout="stream", num_steps=num_steps) if streaming else Config()
     rollouts = oracle.list_rollouts(mdp, config, time_limit=time_limit)
-    members = oracle.list_batches(mdp, rollouts, jax.nn.log_softmax(THETA), num_envs, group_size).members
+    members = oracle.list_batches(mdp, rollouts, np.log(plain.softmax(theta)), num_envs, group_size).members
     columns = [_as_steps(mdp, rollouts, k) for k in range(rollouts.state.shape[1])]
     assert set(columns) == set(chance) and len(columns) == len(chance)
     chances, batches = [], []

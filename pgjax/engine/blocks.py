@@ -30,9 +30,10 @@ def in_blocks(of: Callable[[Any], Any], batch: Any, mask: Array, *, per_step: bo
     """
     if per_step:
         return _over_executed_steps(of, batch, mask)
-    steps, width = mask.shape
-    most = max(1, CACHED_STEPS // steps) if per_trajectory else width
-    blocks = next(b for b in range(1, width + 1) if width % b == 0 and width // b <= most)
+    steps, trajectories = mask.shape
+    most = max(1, CACHED_STEPS // steps) if per_trajectory else trajectories
+    # As few blocks as there can be: equal ones of at most so many trajectories.
+    blocks = next(b for b in range(1, trajectories + 1) if trajectories % b == 0 and trajectories // b <= most)
     return of(batch) if blocks == 1 else summed(of, jax.tree.map(lambda x: cut(blocks, x, 1), batch))
 
 

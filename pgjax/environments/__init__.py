@@ -1,3 +1,4 @@
-"""Environments as pairs of pure functions: one file for each family, behind `make`."""
+"""Environments as pairs of pure functions: one file for each family, behind the table's `make`."""
 
-from pgjax.environments.gymnax import available, from_gymnax, make
+from pgjax.environments.gymnax import from_gymnax
+from pgjax.environments.table import FAMILIES, available, make

@@ -1,11 +1,6 @@
-"""gymnax in, `Environment` out: two pure functions with termination and truncation apart. Imports gymnax lazily.
+"""gymnax in, `Environment` out: two pure functions with termination and truncation apart. Imports gymnax lazily."""
 
-A name that begins with "brax/" is brax's: see `pgjax.environments.brax`.
-"""
-
-import ast
 import difflib
-import functools
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
@@ -14,12 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pgjax.environments import brax as brax_environments
 from pgjax.environments.base import check_environment
 from pgjax.environments.dtypes import strong
 from pgjax.environments.gymnax_steps import without_resets
 from pgjax.environments.spaces import action_space, categories
 from pgjax.types import Environment, SettingError
+
+PREFIX = ""
+"""What the names of these environments begin with: nothing."""
 
 # Episodes that end by themselves well before gymnax's own limit: after how many steps, at most.
 _SHORT_EPISODES: dict[str, Any] = {
@@ -31,9 +28,7 @@ _SHORT_EPISODES: dict[str, Any] = {
 
 
 def available() -> list[str]:
-    """gymnax's names that `make` knows, those registered with `gymnax.register` included.
-
-    brax's are listed by `brax_environments.available`: to know them is to import brax.
+    """gymnax's names, those registered with `gymnax.register` included.
 
     >>> "CartPole-v1" in available()
     True
@@ -43,77 +38,46 @@ def available() -> list[str]:
     return list(gymnax.registered_envs)
 
 
-def make(name: str, **settings: Any) -> Environment:
-    """Make an environment by its gymnax name, or a brax name behind "brax/", with `settings` for its constructor.
-
-    gymnax's parameters count as settings too. A name can carry settings itself, as text:
-    "FrozenLake-misc:map_name=8x8", "Acrobot-v1:max_steps_in_episode=200". The same arguments give the same object, so
-    that programs compiled for it are found again; a name registered anew gives what it now stands for.
+def factory(name: str) -> Callable:
+    """What gymnax makes a name of.
 
     Raises:
-      SettingError: for an unknown name, with the closest known one; for a setting that it does not have; for a brax
-        name where brax is not installed.
-
-    >>> make("CartPole-v1").horizon
-    500
-    >>> make("DeepSea-bsuite:size=10").observation.shape
-    (10, 10)
+      SettingError: for an unknown name, with the closest known one.
     """
-    plain, *written = name.split(":")
-    settings = dict(map(_setting, written)) | settings
-    brax = plain.startswith(brax_environments.PREFIX)
-    factory = brax_environments.factory(plain) if brax else _factory(plain)
-    try:
-        hash(tuple(settings.values()))
-    except TypeError:  # a list, say: nothing to find it by
-        return _make.__wrapped__(name, factory, jnp.result_type(float), **settings)  # type: ignore[attr-defined]
-    return _make(name, factory, jnp.result_type(float), **settings)
+    from gymnax import registration
+
+    known = registration._registry  # registered_envs lists names alone
+    if name not in known:
+        by_lower = {other.lower(): other for other in known}
+        close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
+        raise SettingError("environment", name, f"is not known; the closest name is {by_lower[close[0]]}")
+    return known[name]
 
 
-@functools.lru_cache(maxsize=None, typed=True)
-def _make(name: str, factory: Callable, numbers: Any, /, **settings: Any) -> Environment:
-    """Make it anew for another factory, and under another default type of numbers."""
-    plain = name.split(":")[0]
-    if plain.startswith(brax_environments.PREFIX):
-        return brax_environments.make(plain, **settings)
+def make(name: str, **settings: Any) -> Environment:
+    """Make an environment by its gymnax name; `settings` are of its constructor, or among gymnax's parameters.
+
+    Raises:
+      SettingError: for a setting that it does not have.
+
+    >>> make("Acrobot-v1", max_steps_in_episode=200).horizon
+    200
+    """
     import gymnax
 
     try:
-        defaults = gymnax.make(plain)[1]
+        defaults = gymnax.make(name)[1]
         parameters = {field.name for field in fields(defaults)} if is_dataclass(defaults) else set()
-        env, params = gymnax.make(plain, **{k: v for k, v in settings.items() if k not in parameters})
+        env, params = gymnax.make(name, **{k: v for k, v in settings.items() if k not in parameters})
         chosen = {k: v for k, v in settings.items() if k in parameters}
         params = params.replace(**chosen) if chosen else params
-        short = _SHORT_EPISODES.get(plain)
+        short = _SHORT_EPISODES.get(name)
         horizon = min(_limit(params, name), short(env, params)) if short else None
     except SettingError:
         raise
     except (TypeError, ValueError, OSError) as error:  # OSError: MNISTBandit downloads its data
         raise SettingError("environment", name, f"cannot be made: {' '.join(str(error).split())}") from error
     return from_gymnax(env, params, name=name, horizon=horizon)
-
-
-def _factory(plain: str) -> Callable:
-    """What gymnax makes a name of."""
-    from gymnax import registration
-
-    known = registration._registry  # registered_envs lists names alone
-    if plain not in known:
-        by_lower = {name.lower(): name for name in known}
-        close = difflib.get_close_matches(plain.lower(), by_lower, n=1, cutoff=0.0)
-        raise SettingError("environment", plain, f"is not known; the closest name is {by_lower[close[0]]}")
-    return known[plain]
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """name=value, the value a Python number or bool, or else text."""
-    name, given, value = text.partition("=")
-    if not given:
-        raise SettingError("environment", text, "must be a setting name=value")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
 
 
 class Counted(NamedTuple):

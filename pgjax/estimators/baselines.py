@@ -15,8 +15,8 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from pgjax.estimators.contracts import name_of, of_its_parts, ratio_free
-from pgjax.estimators.reductions import Spread, batch_spread, difference, group_spread, require_batch, step_spread
-from pgjax.estimators.returns import total_return
+from pgjax.estimators.groups import own_spread
+from pgjax.estimators.reductions import difference, require_batch, step_spread
 from pgjax.types import Credit, SettingError, Signals, as_partial
 
 Baseline = Callable[[Signals, Array], Array]
@@ -45,7 +45,7 @@ def same_batch_mean(signals: Signals, credit: Array) -> Array:
     Array([[2., 2.]], dtype=float32)
     """
     require_batch(credit, "baseline same_batch_mean", at_least=1)
-    found = _spread(signals, credit, signals.mask[:1])
+    found = own_spread(signals, credit, signals.mask[:1])
     return jnp.where(found.std() == 0, credit, found.mean)
 
 
@@ -86,16 +86,9 @@ def time_step(signals: Signals, credit: Array) -> Array:
     return _mean_of_others(signals, credit, signals.mask)
 
 
-def _spread(signals: Signals, x: Array, there: Array) -> Spread:
-    """The spread of what is there over the batch, or over each trajectory's own group where the batch has groups."""
-    if signals.group is None:
-        return batch_spread(x, there)
-    return group_spread(x, there, signals.group[0])
-
-
 def _mean_of_others(signals: Signals, credit: Array, there: Array) -> Array:
     """The mean of those that are there and another trajectory's; 0 where there are none."""
-    found = _spread(signals, credit, there)
+    found = own_spread(signals, credit, there)
     number = found.count - there
     rest = found.count * found.shift - there * (credit - found.reference)
     mean = jnp.where(found.std() == 0, credit, found.reference + rest / jnp.maximum(number, 1.0))
@@ -155,23 +148,6 @@ def standardised(credit: Credit, strength: ArrayLike = 1.0) -> Partial:
 def _standardised(credit: Credit, signals: Signals, strength: ArrayLike) -> Array:
     psi = _of_each_step(credit, signals)
     return jnp.where(jnp.asarray(strength) > 0, step_spread(psi, signals.mask).standardised(psi, floor=1e-8), psi)
-
-
-@ratio_free
-def group_standardised(signals: Signals) -> Array:
-    """GRPO's credit without length: (R_n − mean) / (std + 1e-8) over the trajectory's group (or batch), population std.
-
-    0 where all returns of the group are equal up to rounding.
-
-    **Biased** in scale and direction: each batch divides by its own spread. Shao et al. 2024.
-
-    >>> from pgjax import make_signals
-    >>> signals = make_signals([[1.0, 3.0, 10.0, 30.0]], group=[0, 0, 1, 1])
-    >>> [round(x, 3) for x in group_standardised(signals)[0].tolist()]  # groups of very different returns weigh alike
-    [-1.0, 1.0, -1.0, 1.0]
-    """
-    total = total_return(signals)
-    return _spread(signals, total, signals.mask[:1]).standardised(total, floor=1e-8)
 
 
 @ratio_free

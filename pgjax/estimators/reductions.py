@@ -68,6 +68,15 @@ def batch_max(x: Array) -> Array:
     return highest(jnp.max(x, axis=BATCH_AXIS, keepdims=True))
 
 
+def whole_batch(x: Array) -> Array:
+    """What all devices that share the batch hold, in order, [T, N, ...], on each of them.
+
+    >>> whole_batch(jnp.ones((1, 2))).shape
+    (1, 2)
+    """
+    return jax.lax.all_gather(x, ENV_AXIS, axis=BATCH_AXIS, tiled=True) if sharers() > 1 else x
+
+
 def require_batch(x: Array, needed_by: str, at_least: int) -> None:
     """Say who needs more trajectories where x [T, N, ...] holds too few."""
     if x.ndim <= BATCH_AXIS or x.shape[BATCH_AXIS] * sharers() < at_least:
@@ -144,7 +153,6 @@ class Spread(NamedTuple):
     reference: Array
     shift: Array
     squares: Array  # Σ (x − mean)²
-    size: Array  # the largest |x|
 
     @property
     def mean(self) -> Array:
@@ -164,7 +172,8 @@ class Spread(NamedTuple):
         found = self.squares / jnp.where(freedom > 0, freedom, 1.0)
         if ddof:
             found = jnp.where(freedom > 0, found, jnp.nan)
-        return jnp.where(found <= rounding(self.size) ** 2, 0.0, found)  # <= : NaN stays
+        # Numbers that are equal up to rounding all have the reference's magnitude.
+        return jnp.where(found <= rounding(jnp.abs(self.reference)) ** 2, 0.0, found)  # <= : NaN stays
 
     def std(self, ddof: int = 0) -> Array:
         """The root of `variance`; its derivative is 0 where it is 0."""
@@ -230,15 +239,14 @@ def _over(axis: int | tuple[int, ...]) -> tuple[Reduction, Reduction]:
 
 
 def _spread(x: Array, there: Array, add: Reduction, top: Reduction) -> Spread:
-    there = jnp.broadcast_to(there, x.shape)
-    count = add((there > 0).astype(x.dtype))
     # The mean does not depend on the reference, so no gradient passes through it.
     reference = top(jnp.where(there > 0, stop_gradient(x), -jnp.inf))
+    count = jnp.broadcast_to(add((there > 0).astype(x.dtype)), reference.shape)
     reference = jnp.where(count > 0, reference, 0.0)
     shifted = jnp.where(there > 0, x - reference, 0.0)
     shift = add(shifted) / jnp.maximum(count, 1.0)
     squares = add(jnp.where(there > 0, shifted - shift, 0.0) ** 2)
-    return Spread(count, reference, shift, squares, top(jnp.where(there > 0, stop_gradient(jnp.abs(x)), 0.0)))
+    return Spread(count, reference, shift, squares)
 
 
 def _of_all_devices(own: Spread) -> Spread:
@@ -269,7 +277,7 @@ def merged(each: Spread) -> Spread:
     means = jnp.where(each.count > 0, (each.reference - reference) + each.shift, 0.0)
     shift = jnp.sum(each.count * means, axis=0) / jnp.maximum(count, 1.0)
     squares = jnp.sum(each.squares + each.count * (means - shift) ** 2, axis=0)
-    return Spread(count, reference, shift, squares, jnp.max(each.size, axis=0))
+    return Spread(count, reference, shift, squares)
 
 
 def others(x: Array) -> Array:

@@ -28,6 +28,8 @@ def make_signals(
     action: ArrayLike | None = None,
     group: ArrayLike | None = None,
     elapsed: ArrayLike | None = None,
+    behaviour_log_prob: ArrayLike | None = None,
+    reference_log_prob: ArrayLike | None = None,
     truncation: Literal["bootstrap", "terminal"] = "bootstrap",
 ) -> Signals:
     """Collect the arrays credit is made of; what is left out counts as absent.
@@ -51,6 +53,8 @@ def make_signals(
       group: the number of the group each trajectory belongs to, [N] (or the same for each step, [T, N]).
       elapsed: how many steps of its episode each environment had behind it at the first row, [N]; default none. Not
         with a discount for each step, since those behind are not known.
+      behaviour_log_prob: log π_θ̄ of the taken actions, as recorded.
+      reference_log_prob: log π_ref of the taken actions, of a policy that stays as it is.
       truncation: "bootstrap" or "terminal".
 
     Returns:
@@ -78,6 +82,10 @@ def make_signals(
     terminated_, truncated_ = array("terminated", terminated, 0.0), array("truncated", truncated, 0.0)
     value_ends = jnp.maximum(terminated_, truncated_) if truncation == "terminal" else terminated_
     q, taken = _action_values(action_value, action, reward)
+
+    def optional(name: str, x: ArrayLike | None) -> Array | None:
+        return None if x is None else jnp.where(mask_ > 0, array(name, x, 0.0), 0.0)
+
     return Signals(
         reward=jnp.where(mask_ > 0, reward, 0.0),
         continues=mask_ * (1.0 - jnp.maximum(terminated_, truncated_)),
@@ -90,6 +98,8 @@ def make_signals(
         taken_value=None if taken is None else jnp.where(mask_ > 0, taken, 0.0),
         group=None if group is None else _group(group, reward),
         elapsed=None if elapsed is None else _elapsed(elapsed, discount, reward),
+        behaviour_log_prob=optional("behaviour_log_prob", behaviour_log_prob),
+        reference_log_prob=optional("reference_log_prob", reference_log_prob),
     )
 
 
@@ -156,6 +166,21 @@ def _action_values(q: ArrayLike | None, action: ArrayLike | None, reward: Array)
         raise SettingError("action_value", q.shape, f"is its shape; reward asks for {needed}")
     taken = jnp.take_along_axis(q, _whole("action", action, [reward.shape])[..., None], axis=-1).squeeze(-1)
     return q, taken
+
+
+def log_prob(signals: Signals) -> Array:
+    """log π_θ(a_t|s_t) of the taken actions, [T, ...]: as recorded, and what the policy has moved since.
+
+    Raises:
+      SettingError: for signals without `behaviour_log_prob`.
+
+    >>> signals = make_signals([1.0], behaviour_log_prob=[-1.5], log_ratio=[0.5])
+    >>> log_prob(signals).tolist()
+    [-1.0]
+    """
+    if signals.behaviour_log_prob is None:
+        raise SettingError("behaviour_log_prob", None, "is missing: this credit needs log π of the taken actions")
+    return signals.behaviour_log_prob + signals.log_ratio
 
 
 def discount_factor(signals: Signals) -> Array:

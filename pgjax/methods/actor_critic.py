@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from pgjax.config import Config, Recipe
 from pgjax.estimators.advantages import gae, lambda_return, vtrace, vtrace_target
 from pgjax.estimators.baselines import standardised
+from pgjax.estimators.clipping import dual_clipped_ratio
 from pgjax.estimators.products import product
 from pgjax.estimators.steps import natural_step, trust_region_step
 from pgjax.estimators.surrogates import clipped_ratio, ratio, score
@@ -94,6 +95,34 @@ def ppo(
         target_kl=target_kl,
     )
     return Recipe(algorithm, replace(STREAM, num_envs=8, num_steps=32, epochs=10, shuffle="steps"))
+
+
+def dual_clip(
+    *,
+    clip: ArrayLike = 0.2,
+    dual_clip: ArrayLike = 3.0,
+    lambda_: ArrayLike = 0.95,
+    learning_rate: ArrayLike = 1e-3,
+    discount: ArrayLike = 0.99,
+) -> Recipe:
+    """PPO with the ratio bounded for negative advantages too: max(min(ρA, clip(ρ)A), cA) where A < 0.
+
+    Args:
+      clip: ε.
+      dual_clip: the largest ratio c > 1 at which a negative advantage still counts; infinity is PPO.
+      lambda_: λ of GAE and of the value target.
+      learning_rate: Adam's.
+      discount: γ.
+    Ye et al. 2020. https://arxiv.org/abs/1912.09729
+
+    >>> from pgjax import hyperparameters
+    >>> hyperparameters(dual_clip().algorithm)["dual_clip"]
+    3.0
+    """
+    recipe = ppo(lambda_=lambda_, learning_rate=learning_rate, discount=discount)
+    surrogate = Partial(dual_clipped_ratio, clip=clip, dual_clip=dual_clip)
+    estimator = product(recipe.algorithm.estimator.credit, surrogate)
+    return recipe._replace(algorithm=recipe.algorithm._replace(estimator=estimator))
 
 
 def natural(

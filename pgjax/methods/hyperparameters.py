@@ -28,11 +28,22 @@ _RANGES: dict[str, tuple[float, float]] = {  # names not listed: any finite numb
     "max_weight": (0.0, math.inf),
     "max_rho": (0.0, math.inf),
     "max_c": (0.0, math.inf),
+    "clip_low": (0.0, math.inf),
+    "clip_high": (0.0, math.inf),
+    "dual_clip": (1.0, math.inf),
+    "max_mismatch": (0.0, math.inf),
+    "reference_coefficient": (0.0, math.inf),
+    "temperature": (0.0, math.inf),
+    "temperature_bound": (0.0, math.inf),
 }
 _MAY_BE_INFINITE = {
     *("max_grad_norm", "clip", "value_clip", "target_kl", "step_size", "max_weight", "max_rho", "max_c"),
+    *("clip_low", "clip_high", "dual_clip", "max_mismatch"),
 }
-_POSITIVE = {"learning_rate", "max_grad_norm", "max_kl", "step_size", "momentum", "target_kl"}
+_POSITIVE = {
+    *("learning_rate", "max_grad_norm", "max_kl", "step_size", "momentum", "target_kl"),
+    *("temperature", "max_mismatch"),
+}
 
 
 def hyperparameters(algorithm: Algorithm) -> dict[str, ArrayLike]:

@@ -12,6 +12,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from pgjax.estimators.distributions import Categorical
+from pgjax.estimators.reductions import quotient
 from pgjax.estimators.returns import discounted_objective, make_signals
 from pgjax.oracle.mdp import MDP, LogPolicy, per_step
 from pgjax.training.loss import Batch, contributions
@@ -177,29 +178,32 @@ def _moments(
     params: Params,
     sampling: Sampling,
 ) -> Moments:
-    """Two passes over all batches, a chunk of them in memory at a time: the mean, then the covariance."""
+    """One pass over all batches, a chunk of them in memory at a time, each chunk's moments merged into those before.
+
+    m = Σ w_c m_c / w,   M = Σ M_c + w w_c / (w + w_c) (m_c − m)(m_c − m)ᵀ       (Chan, Golub & LeVeque 1983)
+    """
     chance, estimate = _estimates(mdp, trajectories, estimator, log_policy, params, sampling)
     count = len(chance) ** sampling.batch_size
     chunk = min(CHUNK, count)
-    chunks = jnp.arange(-(-count // chunk))
 
-    def rows(c: Array) -> tuple[Array, Array]:
+    def of_chunk(c: Array) -> tuple[Array, Array, Array]:
         k = c * chunk + jnp.arange(chunk)
         members = jnp.stack([k // len(chance) ** j % len(chance) for j in range(sampling.batch_size)], axis=-1)
-        return jnp.where(k < count, jnp.prod(chance[members], axis=-1), 0.0), jax.vmap(estimate)(members)
+        weight = jnp.where(k < count, jnp.prod(chance[members], axis=-1), 0.0)
+        each, whole = jax.vmap(estimate)(members), jnp.sum(weight)
+        mean = quotient(weight @ each, whole)
+        return whole, mean, ((each - mean) * weight[:, None]).T @ (each - mean)
 
-    def add_mean(total: Array, c: Array) -> tuple[Array, None]:
-        weight, each = rows(c)
-        return total + weight @ each, None
+    def merge(one: tuple[Array, Array, Array], c: Array) -> tuple[tuple[Array, Array, Array], None]:
+        (before, mean, covariance), (weight, its_mean, its_covariance) = one, of_chunk(c)
+        whole, apart = before + weight, its_mean - mean
+        share = quotient(weight, whole)
+        covariance = covariance + its_covariance + before * share * jnp.outer(apart, apart)
+        return (whole, mean + share * apart, covariance), None
 
     zero = jnp.zeros_like(ravel_pytree(params)[0])
-    mean = jax.lax.scan(add_mean, zero, chunks)[0]
-
-    def add_covariance(total: Array, c: Array) -> tuple[Array, None]:
-        weight, each = rows(c)
-        return total + ((each - mean) * weight[:, None]).T @ (each - mean), None
-
-    covariance = jax.lax.scan(add_covariance, jnp.outer(zero, zero), chunks)[0]
+    start = jnp.zeros((), zero.dtype), zero, jnp.outer(zero, zero)
+    _, mean, covariance = jax.lax.scan(merge, start, jnp.arange(-(-count // chunk)))[0]
     return Moments(mean, covariance, jnp.trace(covariance))
 
 
@@ -310,6 +314,7 @@ def as_signals(
         log_ratio=log_ratio(agent.policy(params, transition.observation), transition),
         action_value=None if action_value is None else action_value[transition.observation],
         action=None if action_value is None else transition.action,
+        behaviour_log_prob=transition.log_prob,
     )
     return jax.lax.stop_gradient(discounted_objective(signals))
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from pgjax.config import Critic
@@ -27,6 +28,8 @@ def environment(mdp: MDP, *, time_limit: bool = False) -> Environment:
     >>> float(reward), bool(terminated), [int(x) for x in observation]
     (3.0, False, [1, 0])
     """
+    # Copies of its own: a numpy array that was a constant of a float32 program fails as an argument of a float64 one.
+    mdp = jax.tree.map(np.copy, mdp)
     number = jax.ShapeDtypeStruct((), jnp.int32)
 
     def reset(key: Array) -> tuple[Observation, Observation]:

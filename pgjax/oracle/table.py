@@ -14,12 +14,12 @@ from pgjax.estimators.advantages import action_advantage, gae, vtrace
 from pgjax.estimators.baselines import (
     baselined,
     constant,
-    group_standardised,
     leave_one_out,
     per_time,
     same_batch_mean,
     state_value,
 )
+from pgjax.estimators.groups import group_standardised
 from pgjax.estimators.products import all_action, doubly_robust, product
 from pgjax.estimators.reductions import rounding
 from pgjax.estimators.returns import discounted_reward, off_policy_reward_to_go, reward_to_go, total_return

@@ -72,6 +72,7 @@ def _batch() -> tuple[Any, jax.Array, Categorical]:
         log_ratio=rng.normal(size=shape) * 0.3,
         action_value=rng.normal(size=(*shape, ACTIONS)),
         action=rng.integers(0, ACTIONS, shape),
+        behaviour_log_prob=-rng.exponential(size=shape),
     )
     return signals, signals.log_ratio, Categorical(jnp.asarray(rng.normal(size=(*shape, ACTIONS)), float))
 

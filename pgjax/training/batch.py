@@ -5,15 +5,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from pgjax.engine.blocks import cut, join
+from pgjax.estimators.importance import weight
 from pgjax.estimators.reductions import own_share
 from pgjax.policies.normalisation import RewardScale, scale_rewards
 from pgjax.training import rollout
 from pgjax.training.keys import Keys, keys_of
 from pgjax.training.loss import Batch
 from pgjax.training.replay import Replay, replayed
-from pgjax.training.signals import first_memory, group_numbers, own_discount, values_of
+from pgjax.training.signals import first_memory, group_numbers, log_prob_of, own_discount, values_of
 from pgjax.types import Algorithm, Params, Trainer, TrainState, Transition
 
 
@@ -53,7 +55,7 @@ def collect(trainer: Trainer, algorithm: Algorithm, state: TrainState) -> Collec
     keys = keys_of(state.key)
     rows = Replay(own_share(jax.random.split(keys.rollout, config.num_envs)), state.rollout_state, state.params)
     if config.accumulate > 1:
-        return _in_slices(trainer, algorithm, rows, keys)
+        return _in_slices(trainer, algorithm, rows, keys, state.reference)
     rollout_state, transition, memory, statistics = replayed(environment, agent, config, rows)
     found = hold(trainer, algorithm, state, transition, memory, statistics, keys)
     return found._replace(rollout_state=rollout_state)
@@ -96,9 +98,12 @@ def hold(
         discount = own_discount(algorithm, config, transition.mask.shape[1])
         scale, transition = scale_rewards(scale, transition, discount, streaming=streaming)
     elapsed = state.rollout_state.episode_length if streaming else None
-    signals = values_of(agent, algorithm, config, state.params, transition, memory, elapsed)
+    weights = None
+    if algorithm.max_mismatch is not None:
+        transition, weights = _by_the_learner(trainer, algorithm, state.params, transition, memory)
+    signals = values_of(agent, algorithm, config, state.params, transition, memory, elapsed, state.reference)
     return Collection(
-        batch=Batch(transition, signals, credit=None, memory=memory),
+        batch=Batch(transition, signals, credit=None, memory=memory, weight=weights),
         keys=keys_of(state.key) if keys is None else keys,
         rollout_state=state.rollout_state,
         statistics=rollout.statistics(transition) if statistics is None else statistics,
@@ -107,12 +112,23 @@ def hold(
     )
 
 
+def _by_the_learner(
+    trainer: Trainer, algorithm: Algorithm, params: Params, transition: Transition, memory: Any
+) -> tuple[Transition, Array]:
+    """The rows with the learner's own log-probabilities, and min(π_learner/π_sampler, C) of every step, [T, N]."""
+    log_prob = log_prob_of(trainer.agent, params, transition, memory)
+    mismatch = jnp.where(transition.mask > 0, log_prob - transition.log_prob, 0.0)
+    return transition._replace(log_prob=log_prob), jnp.minimum(weight(mismatch), jnp.asarray(algorithm.max_mismatch))
+
+
 def _observed(trainer: Trainer, params: Params, transition: Transition) -> Any:
     assert trainer.agent.observe is not None
     return trainer.agent.observe(params, transition.observation, transition.mask)["statistics"]
 
 
-def _in_slices(trainer: Trainer, algorithm: Algorithm, rows: Replay, keys: Keys) -> Collection:
+def _in_slices(
+    trainer: Trainer, algorithm: Algorithm, rows: Replay, keys: Keys, reference: Params | None
+) -> Collection:
     """Every slice is simulated for its signals, a few numbers per step: all that credit needs of the whole batch."""
     environment, agent, config = trainer.environment, trainer.agent, trainer.config
     discount = jnp.broadcast_to(own_discount(algorithm, config, config.num_envs), (config.num_envs,))
@@ -123,7 +139,7 @@ def _in_slices(trainer: Trainer, algorithm: Algorithm, rows: Replay, keys: Keys)
         after, transition, memory, statistics = replayed(environment, agent, config, part)
         elapsed = None if before is None else before.episode_length
         signals = values_of(
-            agent, algorithm._replace(discount=discount), config, rows.params, transition, memory, elapsed
+            agent, algorithm._replace(discount=discount), config, rows.params, transition, memory, elapsed, reference
         )
         return after, signals._replace(group=None), statistics
 

@@ -32,7 +32,7 @@ def check(environment: Environment, agent: Agent, config: Config, algorithm: Alg
         _check_slices(agent, config, algorithm)
     if algorithm is None:
         return
-    signals = _example(environment, agent, config)
+    signals = _example(environment, agent, config, reference=has_reference(algorithm))
     jax.eval_shape(partial(credit_of, algorithm, config), signals)
     jax.eval_shape(partial(target_of, algorithm), signals)
     if algorithm.value_target is not None and config.critic == "none":
@@ -49,8 +49,14 @@ def check(environment: Environment, agent: Agent, config: Config, algorithm: Alg
             raise SettingError("diagnostics", config.diagnostics, reason)
     if algorithm.policy_step is not None:
         _check_policy_step(agent, config, algorithm)
+    _check_reference(agent, config, algorithm)
     if algorithm.momentum is not None and (config.epochs > 1 or config.minibatches > 1):
         raise SettingError("momentum", algorithm.momentum, "needs one pass and one minibatch per batch")
+
+
+def has_reference(algorithm: Algorithm) -> bool:
+    """Whether the method has a penalty on the KL to a reference policy, whose parameters training then carries."""
+    return algorithm.reference_loss is not None or algorithm.reference_reward is not None
 
 
 def steps_per_update(environment: Environment, config: Config) -> int:
@@ -80,6 +86,15 @@ def _check_slices(agent: Agent, config: Config, algorithm: Algorithm | None) -> 
         raise SettingError("accumulate", config.accumulate, "cuts through groups of trajectories")
 
 
+def _check_reference(agent: Agent, config: Config, algorithm: Algorithm) -> None:
+    if has_reference(algorithm) and agent.memory is not None and config.rollout == "stream":
+        reason = "cannot go with a reference policy, of which nobody knows what it would remember in mid-episode"
+        raise SettingError("memory", "in a stream", reason)
+    if algorithm.max_mismatch is not None and config.accumulate > 1:
+        reason = "simulates the batch again, by the learner itself: there is no other sampler to correct for"
+        raise SettingError("accumulate", config.accumulate, reason)
+
+
 def _check_policy_step(agent: Agent, config: Config, algorithm: Algorithm) -> None:
     for name in ("target_kl", "momentum"):
         if getattr(algorithm, name) is not None:
@@ -94,7 +109,7 @@ def _check_policy_step(agent: Agent, config: Config, algorithm: Algorithm) -> No
                 raise SettingError(name, getattr(config, name), "are for the critic here, and there is none")
 
 
-def _example(environment: Environment, agent: Agent, config: Config) -> Signals:
+def _example(environment: Environment, agent: Agent, config: Config, *, reference: bool) -> Signals:
     """Signals of the right shape, with nothing in them."""
     steps = config.num_steps if config.rollout == "stream" else environment.horizon
 
@@ -105,7 +120,14 @@ def _example(environment: Environment, agent: Agent, config: Config) -> Signals:
         if agent.action_value is not None:
             q, action = jnp.zeros((*zeros.shape, actions)), jnp.zeros(zeros.shape, int)
         group = jnp.zeros(config.num_envs, int) if config.group_size > 1 else None
-        signals = make_signals(zeros, action_value=q, action=action, group=group)
+        signals = make_signals(
+            zeros,
+            action_value=q,
+            action=action,
+            group=group,
+            behaviour_log_prob=zeros,
+            reference_log_prob=zeros if reference else None,
+        )
         return signals if agent.value is not None else signals._replace(value=None, next_value=None)
 
     return jax.eval_shape(make)

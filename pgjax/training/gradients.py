@@ -28,7 +28,8 @@ def gradient(
     """Gradient of the loss over a whole batch or minibatch, whatever its rows are, and its metrics.
 
     With `Config.diagnostics` as a sum over groups of trajectories, which tells how noisy it is; with a control variate
-    corrected by that. Devices that share the batch add up their parts.
+    corrected by that. Devices that share the batch add up their parts; they share none that is simulated again or cut
+    into groups (`pgjax.training.sharing`).
     """
     if isinstance(batch.transition, Replay):
         found, metrics = _of_replayed(environment, agent, algorithm, config, params, batch)
@@ -72,6 +73,7 @@ def loss_gradient(
     apart = whole_episodes and agent.memory is None and promises(contribution, PER_STEP)
     if apart:
         batch = batch._replace(memory=())
+    # of(batch), or the sum of `of` over blocks of it.
     return engine(config.engine).gradient_sum(
         of, batch, batch.transition.mask, per_step=apart, per_trajectory=promises(contribution, PER_TRAJECTORY)
     )
@@ -84,13 +86,15 @@ def _of_replayed(
     size, slices, rows = size_of(batch.signals.mask), config.accumulate, batch.transition
 
     def of(one: tuple) -> tuple[Params, dict[str, Metric]]:
-        (keys, rollout_state), *rest = one
+        (keys, rollout_state), rest = one
         part = Replay(keys, rollout_state, rows.params)
         _, transition, memory, _ = replayed(environment, agent, config, part)
-        return loss_gradient(agent, algorithm, config, params, Batch(transition, *rest, memory=memory), size)
+        return loss_gradient(
+            agent, algorithm, config, params, rest._replace(transition=transition, memory=memory), size
+        )
 
-    rest = jax.tree.map(lambda x: cut(slices, x, 1), (batch.signals, batch.credit, batch.target))
-    return summed(of, (rows.slices(slices), *rest))
+    rest = jax.tree.map(lambda x: cut(slices, x, 1), batch._replace(transition=None, memory=()))
+    return summed(of, (rows.slices(slices), rest))
 
 
 def _over_groups(

@@ -10,6 +10,7 @@ from pgjax.config import Config
 from pgjax.estimators.contracts import name_of
 from pgjax.estimators.distributions import Distribution
 from pgjax.estimators.reductions import BatchSize
+from pgjax.estimators.reference_kl import k3, log_to_reference
 from pgjax.training.metrics import Metric, per_step
 from pgjax.training.signals import log_ratio, policy_on, remembered
 from pgjax.types import Agent, Algorithm, Estimator, Params, SettingError, Signals
@@ -27,6 +28,8 @@ class Batch(NamedTuple):
     target: Array | None = None  # what the critic regresses on
     memory: Any = ()
     behaviour: Any = None  # the distributions that sampled the batch, where a KL is asked for
+    weight: Any = None  # of the surrogate at every step, where sampler and learner are told apart
+    divisor: Any = None  # of the penalty on the KL to the reference policy, where there is one in the loss
 
 
 class Contributions(NamedTuple):
@@ -59,6 +62,8 @@ def contributions(agent: Agent, estimator: Estimator, params: Params, batch: Bat
     x = log_ratio(distribution, batch.transition)
     out = estimator.contribution(batch.credit, batch.signals, distribution, x)
     out, reported = out if isinstance(out, tuple) else (out, {})
+    if batch.weight is not None:
+        out = batch.weight * out
     for name, given in {"surrogate": out, **reported}.items():
         if jnp.shape(given) != mask.shape:
             reason = (
@@ -105,7 +110,8 @@ def policy_loss(
 ) -> tuple[Array, dict[str, Metric]]:
     """−surrogate − entropy_coefficient · entropy + kl_coefficient · KL(π_θ̄ ‖ π_θ), each a sum over (N or steps).
 
-    Its gradient in `params["policy"]` is minus the estimator, minus the entropy bonus's, plus the penalty's.
+    Where there is a reference policy in the loss, plus reference_coefficient · k(log π_θ/π_ref) / length. Its gradient
+    in `params["policy"]` is minus the estimator, minus the entropy bonus's, plus the penalties'.
 
     >>> import jax
     >>> from pgjax import Categorical, Transition, make_signals, reinforce
@@ -126,7 +132,14 @@ def policy_loss(
     out += algorithm.entropy_coefficient * entropy  # type: ignore[operator]  (a schedule is a number by now)
     if algorithm.kl_coefficient is not None:
         out -= algorithm.kl_coefficient * jnp.where(mask > 0, batch.behaviour.kl(distribution), 0.0)
-    metrics = {
+    metrics = {}
+    if batch.signals.reference_log_prob is not None:
+        to_reference = log_to_reference(batch.signals, x)
+        metrics["reference_kl"] = per_step(stop_gradient(k3(to_reference)), mask)
+        if algorithm.reference_loss is not None:
+            penalty = algorithm.reference_loss.estimate(to_reference) / batch.divisor
+            out -= algorithm.reference_loss.reference_coefficient * jnp.where(mask > 0, penalty, 0.0)
+    metrics |= {
         "entropy": per_step(entropy, mask),
         "kl": per_step(stop_gradient(jnp.expm1(jnp.minimum(x, 80.0)) - x), mask),
         **{name: per_step(stop_gradient(each), mask) for name, each in reported.items()},

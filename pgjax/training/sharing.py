@@ -1,18 +1,56 @@
-"""Which devices may share one batch's environments.
+"""Which devices share one batch's environments: `plan` decides.
 
-`pgjax.engine.devices` lays devices out in a mesh (seed, env), `pgjax.sweeps` maps training over it, and everything that
-is summed over a batch goes through `pgjax.estimators.reductions`, which adds up the devices' parts along "env".
+`pgjax.engine.devices` lays devices out in a mesh (seed, env), and `pgjax.sweeps` maps training over it. Gradients are
+summed over the devices in `pgjax.training.gradients.gradient`, statistics in `pgjax.estimators.reductions`.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
+
+from jax.sharding import Mesh
 
 from pgjax.config import Config
+from pgjax.engine.devices import asked_mesh, make_mesh
 from pgjax.estimators.contracts import PER_TRAJECTORY, promises
 from pgjax.training.checks import steps_per_update
 from pgjax.types import Algorithm, Trainer
 
 WORTH_SHARING = 1 << 12
 """Steps per gradient step from which on devices that share them gain more than their communication costs."""
+
+
+def plan(
+    trainer: Trainer,
+    algorithm: Algorithm,
+    runs: int,
+    *,
+    devices: Sequence[Any] | None = None,
+    mesh: Sequence[int] | None = None,
+) -> Mesh:
+    """The devices that so many runs are spread over: first along runs, then along each batch's environments.
+
+    Args:
+      trainer: what is trained.
+      algorithm: its numbers.
+      runs: how many.
+      devices: which to use; default all.
+      mesh: (along runs, along environments), in place of a choice by size.
+
+    Raises:
+      SettingError: for a mesh that does not divide the runs or environments or needs more devices than there are.
+
+    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
+    >>> env = environments.make("SimpleBandit-bsuite")
+    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
+    >>> plan(trainer, reinforce().algorithm, runs=1).shape["env"]  # two steps are not worth the communication
+    1
+    """
+    most = shares(trainer, algorithm)
+    if mesh is None:
+        return make_mesh(runs, most if worth_sharing(trainer) else 1, devices)
+    along_runs, along_environments = mesh
+    return asked_mesh(along_runs, along_environments, runs, most, devices)
 
 
 def shares(trainer: Trainer, algorithm: Algorithm) -> int:

@@ -13,6 +13,7 @@ from pgjax.engine import engine
 from pgjax.estimators.contracts import name_of
 from pgjax.estimators.distributions import Distribution
 from pgjax.estimators.reductions import own_share
+from pgjax.estimators.reference_kl import penalised_reward
 from pgjax.estimators.returns import discounted_objective, make_signals
 from pgjax.types import Agent, Algorithm, Params, SettingError, Signals, Transition
 
@@ -42,17 +43,19 @@ def values_of(
     transition: Transition,
     memory: Any = (),
     elapsed: Array | None = None,
+    reference: Params | None = None,
 ) -> Signals:
     """The signals of a batch drawn by `params` itself: all ratios are 1.
 
     Args:
       agent: policy and critic.
-      algorithm: gives the discount.
+      algorithm: gives the discount, and the penalty on the KL to the reference policy in the reward.
       config: what follows a time limit, and how large groups are.
       params: of the critic.
       transition: [T, N, ...].
       memory: of a recurrent policy, at the first row.
       elapsed: how many steps of its episode each environment had behind it at the first row, [N]; None at a reset.
+      reference: parameters of the reference policy; None without one.
     """
     value = next_value = action_value = None
     if agent.value is not None:
@@ -74,9 +77,13 @@ def values_of(
         group=group_numbers(config, transition.mask.shape[1]),
         truncation=config.truncation,
         elapsed=elapsed,
+        behaviour_log_prob=transition.log_prob,
+        reference_log_prob=None if reference is None else log_prob_of(agent, reference, transition, memory),
     )
     if agent.value is None:
         signals = signals._replace(value=None, next_value=None)
+    if algorithm.reference_reward is not None:
+        signals = penalised_reward(algorithm.reference_reward, signals)
     return stop_gradient(signals)
 
 
@@ -130,6 +137,12 @@ def remembered(agent: Agent, params: Params, transition: Transition, memory: Any
 def policy_on(agent: Agent, params: Params, transition: Transition, memory: Any = ()) -> Distribution:
     """The policy's distributions at the steps of a batch, [T, N]."""
     return agent.policy(params, remembered(agent, params, transition, memory)[0])
+
+
+def log_prob_of(agent: Agent, params: Params, transition: Transition, memory: Any = ()) -> Array:
+    """log π of the taken actions under the policy of `params`, [T, N], stopped; 0 on padding."""
+    log_prob = policy_on(agent, params, transition, memory).log_prob(transition.action)
+    return stop_gradient(jnp.where(transition.mask > 0, log_prob, 0.0))
 
 
 def ratios_of(agent: Agent, params: Params, transition: Transition, memory: Any = ()) -> Array:

@@ -17,11 +17,12 @@ from pgjax.engine import asked, engine
 from pgjax.engine.blocks import join
 from pgjax.estimators.contracts import RATIO_FREE, promises
 from pgjax.estimators.reductions import own_share, size_of, total
+from pgjax.estimators.reference_kl import step_divisor
 from pgjax.estimators.steps import PolicyProblem
 from pgjax.policies.normalisation import no_reward_scale
 from pgjax.training import monitors, rollout
 from pgjax.training.batch import Collection, collect
-from pgjax.training.checks import check
+from pgjax.training.checks import check, has_reference
 from pgjax.training.gradients import gradient
 from pgjax.training.guard import guard
 from pgjax.training.keys import as_key
@@ -91,6 +92,7 @@ def _init(trainer: Trainer, algorithm: Algorithm, key: Array) -> TrainState:
         skipped_in_a_row=jnp.int32(0),
         reward_scale=no_reward_scale(len(stream_keys)) if config.normalise_rewards else None,
         previous=None if algorithm.momentum is None else (params, jax.tree.map(jnp.zeros_like, moved)),
+        reference=params if has_reference(algorithm) else None,
     )
 
 
@@ -218,7 +220,9 @@ def _with_credit(trainer: Trainer, algorithm: Algorithm, params: Params, batch: 
     if not all(part is None or promises(part, RATIO_FREE) for part in parts):
         signals = signals._replace(log_ratio=_ratios(trainer, params, batch))
     credit, target = credit_of(algorithm, trainer.config, signals), target_of(algorithm, signals)
-    return batch._replace(signals=signals, credit=credit, target=target)
+    penalty = algorithm.reference_loss
+    divisor = None if penalty is None else jax.lax.stop_gradient(step_divisor(penalty, signals))
+    return batch._replace(signals=signals, credit=credit, target=target, divisor=divisor)
 
 
 def _ratios(trainer: Trainer, params: Params, batch: Batch) -> Array:

@@ -10,23 +10,17 @@ import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import jax
 import pytest
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
-from runs import CACHE, Process
+from runs import Process
 
 from pgjax.runs.settings.command_line import from_command_line
 
 
 @contextmanager
-def serving(folder, cache):
+def serving(folder):
     """`run(*arguments)` starts train.py in a process of its own; one at a time."""
-    environment = os.environ | {
-        "JAX_ENABLE_COMPILATION_CACHE": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        **{f"JAX_{name.upper()}": str(value) for name, value in CACHE.items()},
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
+    programs = str(folder / "programs")  # its own: it may be killed while it writes one
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": programs, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-u", str(Path(__file__).parent / "server.py")]
     server = subprocess.Popen(
         command, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -42,7 +36,7 @@ def serving(folder, cache):
 def train(tmp_path_factory):
     """`train(*arguments)` starts train.py in a process of its own; one at a time."""
     folder = tmp_path_factory.mktemp("server")
-    with serving(folder, folder / "cache") as run:
+    with serving(folder) as run:
         yield run
 
 
@@ -51,7 +45,7 @@ def pair(tmp_path_factory):
     """`pair(*arguments)` starts two processes that train together; returns both. One pair at a time."""
     folders = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
     with ExitStack() as servers:
-        runs = [servers.enter_context(serving(folder, folder / "cache")) for folder in folders]
+        runs = [servers.enter_context(serving(folder)) for folder in folders]
 
         def start(*arguments):
             with socket.socket() as probe:
@@ -90,28 +84,7 @@ def load_script(name="train"):
 
 
 @pytest.fixture(scope="session")
-def here(tmp_path_factory):
+def here():
     """`here(*arguments)` runs train.py in this process, quietly; returns the run directory."""
-    script, folder = load_script(), str(tmp_path_factory.mktemp("cache"))
-
-    def run(*arguments):
-        with programs_kept_in(folder):
-            return script.main(from_command_line([*map(str, arguments), "--quiet"]))
-
-    return run
-
-
-@contextmanager
-def programs_kept_in(folder):
-    """Compiled programs go to a folder and come from there; afterwards, none are kept as before."""
-    settings = CACHE | {"enable_compilation_cache": True, "compilation_cache_dir": folder}
-    before = {name: getattr(jax.config, f"jax_{name}") for name in settings}
-    try:
-        for name, value in settings.items():
-            jax.config.update(f"jax_{name}", value)
-        reset_cache()
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(f"jax_{name}", value)
-        reset_cache()
+    script = load_script()
+    return lambda *arguments: script.main(from_command_line([*map(str, arguments), "--quiet"]))

@@ -16,9 +16,6 @@ TINY = [
 ]
 """Two seeds of a tiny network: 36 steps an update; with --total-steps 36 n it makes n updates."""
 
-CACHE = {"persistent_cache_min_compile_time_secs": 0, "persistent_cache_min_entry_size_bytes": -1}
-"""Every compiled program is kept, so that the next run of the same settings begins at once."""
-
 
 class Process:
     """One run of train.py, forked from a server that has done the imports."""

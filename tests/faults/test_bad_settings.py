@@ -15,7 +15,8 @@ from pgjax.types import SettingError
 
 HINTS = {name: str(hint) for name, hint in get_type_hints(Settings).items()}
 NAN, INF = float("nan"), float("inf")
-MAY_BE_INFINITE = {"clip", "value_clip", "target_kl", "step_size", "max_grad_norm", "max_rho", "max_c"}
+MAY_BE_INFINITE = {"clip", "value_clip", "target_kl", "step_size", "max_grad_norm", "max_rho", "max_c", "max_weight"}
+MAY_BE_INFINITE |= {"clip_low", "clip_high", "dual_clip", "max_mismatch"}
 UP_TO_ONE = {"discount", "lambda_", "momentum"}
 NUMBERS_OF_ANY_SIGN = {"baseline_constant", "initial_log_std"}
 FREE_TEXT = {"out", "resume", "config", "coordinator"}

@@ -63,6 +63,17 @@ IDLE = [  # what would do nothing, and where it acts (None: nowhere)
     ({"max_rho": 0.5}, {"algorithm": "vtrace"}),
     ({"max_c": 0.5}, {"algorithm": "vtrace"}),
     ({"momentum": 0.5}, {"algorithm": "storm"}),
+    ({"clip_low": 0.5}, {"algorithm": "dapo"}),
+    ({"clip_high": 0.5, "algorithm": "grpo"}, {"algorithm": "gspo"}),
+    ({"dual_clip": 2.0, "algorithm": "ppo"}, {"algorithm": "dual_clip"}),
+    ({"temperature": 0.5}, {"algorithm": "delightful"}),
+    ({"temperature_bound": 0.5, "algorithm": "awr"}, {"algorithm": "vmpo"}),
+    ({"max_weight": 3.0}, {"algorithm": "truncated_is"}),
+    ({"max_weight": 3.0, "algorithm": "ppo"}, {"algorithm": "awr"}),
+    ({"max_mismatch": 3.0, "algorithm": "dr_grpo"}, {"algorithm": "sampler_is"}),
+    ({"reference_coefficient": 0.1}, {"reference_kl": "k2_loss"}),
+    ({"reference_kl": "k2_loss"}, {"reference_coefficient": 0.1}),
+    ({"standardise": True, "algorithm": "reinforce_pp"}, {"algorithm": "grpo"}),
 ]
 ACTS_ALWAYS = {
     *("environment", "algorithm", "seeds", "total_steps", "learning_rate", "discount", "epochs", "num_envs", "hidden"),

@@ -137,7 +137,7 @@ def signals_of(
     **rest: Any,
 ) -> Signals:
     """The library's signals of one batch, from the arrays of a loss; stopped."""
-    rest |= {"log_ratio": log_prob - behaviour_log_prob}
+    rest |= {"log_ratio": log_prob - behaviour_log_prob, "behaviour_log_prob": behaviour_log_prob}
     return jax.lax.stop_gradient(make_signals(reward, **rest))
 
 

@@ -14,7 +14,6 @@ from pgjax.config import Config, Recipe
 from pgjax.estimators.advantages import gae, td_error, vtrace
 from pgjax.estimators.baselines import (
     baselined,
-    group_standardised,
     leave_one_out,
     same_batch_mean,
     standardised,
@@ -23,7 +22,10 @@ from pgjax.estimators.baselines import (
 )
 from pgjax.estimators.contracts import name_of
 from pgjax.estimators.distributions import Categorical
+from pgjax.estimators.groups import group_standardised
+from pgjax.estimators.lengths import divided, longest_length, mean_length, own_length
 from pgjax.estimators.reductions import size_of
+from pgjax.estimators.reference_kl import penalised_reward, step_divisor
 from pgjax.estimators.returns import (
     discounted_objective,
     discounted_reward,
@@ -48,8 +50,9 @@ def estimator_loss(given: Estimator | Algorithm | Recipe) -> Callable[..., Array
     """An estimator, or the policy loss of an algorithm or a recipe, as a function of named arrays.
 
     Without a recipe's configuration γ^t stands in front, as in `oracle.moments`, and the loss is a mean over
-    trajectories. Entropy bonus and KL penalty are part of it; the critic's loss is not, nor what acts on the gradient
-    afterwards (natural and trust-region steps, momentum, gradient clipping).
+    trajectories. Entropy bonus and KL penalties are part of it; the critic's loss is not, nor what acts on the gradient
+    afterwards (natural and trust-region steps, momentum, gradient clipping). Sampler and learner are one policy here:
+    `max_mismatch` has nothing to weigh.
 
     Raises:
       SettingError: for a recipe with a control variate, which is made of single gradients and is no loss.
@@ -63,6 +66,7 @@ def estimator_loss(given: Estimator | Algorithm | Recipe) -> Callable[..., Array
         algorithm = algorithm._replace(entropy_coefficient=algorithm.entropy_coefficient(0))
     if algorithm.control_variate is not None:
         raise SettingError("loss", name_of(algorithm.control_variate), "is a control variate, made of single gradients")
+    referring = algorithm.reference_loss is not None or algorithm.reference_reward is not None
 
     def loss(
         log_probs: Array,
@@ -78,6 +82,7 @@ def estimator_loss(given: Estimator | Algorithm | Recipe) -> Callable[..., Array
         action_value: Array,
         discount: Array,
         group: Array,
+        reference_log_prob: Array,
     ) -> Array:
         taken = jnp.take_along_axis(log_probs, action[..., None], axis=-1).squeeze(-1)
         signals = make_signals(
@@ -93,12 +98,18 @@ def estimator_loss(given: Estimator | Algorithm | Recipe) -> Callable[..., Array
             group=group,
             log_ratio=taken - behaviour_log_prob,
             truncation=config.truncation,
+            behaviour_log_prob=behaviour_log_prob,
+            reference_log_prob=reference_log_prob if referring else None,
         )
+        if algorithm.reference_reward is not None:
+            signals = penalised_reward(algorithm.reference_reward, signals)
         signals = jax.lax.stop_gradient(discounted_objective(signals) if config.discounted_objective else signals)
         rows = Transition(None, action, behaviour_log_prob, reward, terminated, truncated, None, mask)
         credit = jax.lax.stop_gradient(algorithm.estimator.credit(signals))
         credit = jax.tree.map(lambda x: jnp.broadcast_to(x, (*mask.shape, *x.shape[2:])), credit)
         batch = Batch(rows, signals, credit, behaviour=Categorical(behaviour_log_probs))
+        if algorithm.reference_loss is not None:
+            batch = batch._replace(divisor=step_divisor(algorithm.reference_loss, signals))
         agent = Agent(init=None, policy=lambda params, _: Categorical(params))  # type: ignore[arg-type]
         return policy_loss(agent, algorithm, config, log_probs, batch, size_of(mask))[0]
 
@@ -115,6 +126,11 @@ CREDITS = {
     "weighted_trajectory": weighted_trajectory,
     "weighted_per_decision": weighted_per_decision,
     "group_standardised": group_standardised,
+    "group_standardised / own_length": divided(group_standardised, own_length),
+    "group_standardised / mean_length": divided(group_standardised, mean_length),
+    "baselined(total_return, same_batch_mean) / longest_length": divided(
+        baselined(total_return, same_batch_mean), longest_length
+    ),
     "standardised(reward_to_go)": standardised(reward_to_go),
     **{
         f"baselined({name_of(credit)}, {name_of(baseline)})": baselined(credit, baseline)

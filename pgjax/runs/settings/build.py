@@ -13,6 +13,7 @@ from pgjax.estimators.baselines import standardised
 from pgjax.methods import ALGORITHMS, BASELINES, CREDITS
 from pgjax.methods.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
 from pgjax.methods.optimizers import OPTIMIZERS, with_optimizer
+from pgjax.methods.reference import REFERENCE_KLS, with_reference
 from pgjax.methods.schedules import decaying, entropy_decay
 from pgjax.policies.networks import make_agent
 from pgjax.policies.normalisation import normalise_observations
@@ -104,9 +105,11 @@ def recipe_of(settings: Settings) -> Recipe:
     static = {f.name for f in fields(Config)} - set(DECIDED_BY_METHOD)
     config = replace(recipe.config, **{name: value for name, value in given.items() if name in static})
     _check_baseline(settings, arguments, config)
+    if settings.reference_kl is not None and "reference_kl" not in arguments:
+        recipe = with_reference(recipe, settings.reference_kl, _coefficient(settings))
     algorithm = recipe.algorithm
     numbers = hyperparameters(algorithm)
-    for name in sorted(set(given) & _OF_METHODS - set(arguments) - static - set(numbers)):
+    for name in sorted(set(given) & _OF_METHODS - set(arguments) - static - set(numbers) - {"reference_kl"}):
         raise SettingError(name, given[name], f"is not a setting of algorithm {settings.algorithm}")
     algorithm = with_hyperparameters(algorithm, {name: given[name] for name in given if name in numbers})
     known("optimizer", settings.optimizer, OPTIMIZERS)
@@ -123,6 +126,12 @@ def recipe_of(settings: Settings) -> Recipe:
         estimator = algorithm.estimator
         algorithm = algorithm._replace(estimator=estimator._replace(credit=standardised(estimator.credit)))
     return Recipe(algorithm, config)
+
+
+def _coefficient(settings: Settings) -> float:
+    if settings.reference_coefficient is None:
+        raise SettingError("reference_kl", settings.reference_kl, "needs a weight here: reference_coefficient")
+    return settings.reference_coefficient
 
 
 def known(field: str, name: str, table: Mapping[str, Any]) -> None:
@@ -151,6 +160,7 @@ def check_values(settings: Settings) -> None:
     if settings.mesh and (len(settings.mesh) != 2 or min(settings.mesh) < 1):
         raise SettingError("mesh", settings.mesh, "must be two numbers from 1: along seeds, along environments")
     tables = {"algorithm": ALGORITHMS, "credit": CREDITS, "baseline": BASELINES, "optimizer": OPTIMIZERS}
+    tables["reference_kl"] = dict.fromkeys(REFERENCE_KLS)
     for name, table in tables.items():
         if getattr(settings, name) is not None:
             known(name, getattr(settings, name), table)

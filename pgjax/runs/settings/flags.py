@@ -35,8 +35,8 @@ _STEPS = PrimitiveConstructorSpec(
 @dataclass(frozen=True)
 class _Asked:
     environment: str = "CartPole-v1"
-    """Name of a gymnax environment, such as CartPole-v1, Catch-bsuite, Pendulum-v1 or Breakout-MinAtar; or of a brax
-    task behind "brax/", such as brax/inverted_pendulum (extra "envs")."""
+    """Name of a gymnax environment, such as CartPole-v1, Catch-bsuite, Pendulum-v1 or Breakout-MinAtar; or of another
+    family's behind its prefix, such as brax/inverted_pendulum (extra "envs")."""
     algorithm: Annotated[str, tyro.conf.arg(help=f"Method: {', '.join(ALGORITHMS)}.")] = "reinforce"
     seeds: int = 8
     """How many policies to train side by side, from seeds 0, 1, 2, …"""
@@ -54,7 +54,7 @@ _OfMethods: Any = make_dataclass("_OfMethods", [*_NUMBERS, *_STATIC], bases=(_As
 
 @dataclass(frozen=True)
 class Settings(_OfMethods):
-    """Train a policy-gradient method on a gymnax or brax environment, several seeds at once.
+    """Train a policy-gradient method on an environment of pgjax's table, several seeds at once.
 
     None stands for the method's own value. Numbers of numpy become Python's, lists tuples.
     """

@@ -93,6 +93,7 @@ def _no_value_in_the_loss(it: Situation) -> str:
 NOTHING_TO_STANDARDISE = {
     "doubly_robust": "doubly_robust has no credit, but rewards and action values",
     "all_action": "all_action has no credit, but action values",
+    "reinforce_pp": "the credit of reinforce_pp is standardised already",
     "dice": "dice has rewards in place of credit, and standardised rewards are another problem",
 }
 

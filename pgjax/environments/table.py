@@ -1,0 +1,75 @@
+"""The table of environment families: `make` and the command line know what stands here."""
+
+import ast
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import jax.numpy as jnp
+
+from pgjax.environments import brax, gymnax
+from pgjax.types import Environment, SettingError
+
+FAMILIES: dict[str, ModuleType] = {module.PREFIX: module for module in (gymnax, brax)}
+"""The module of each family by what its names begin with, `PREFIX`; gymnax's begin with nothing.
+
+A module has `available()`, its names; `factory(name)`, what it makes a name of (another factory means another
+environment), which refuses an unknown name with the closest known one; and `make(name, **settings)`.
+"""
+
+
+def available(family: str = "") -> list[str]:
+    """The names that `make` knows of one family, by its prefix in FAMILIES; those that users registered included.
+
+    Raises:
+      SettingError: for a family that is not installed.
+
+    >>> "CartPole-v1" in available()
+    True
+    """
+    return FAMILIES[family].available()
+
+
+def make(name: str, **settings: Any) -> Environment:
+    """Make an environment by its name: gymnax's, or another family's behind its prefix, such as "brax/".
+
+    `settings` go to its constructor; gymnax's parameters count as settings too. A name can carry settings itself, as
+    text: "FrozenLake-misc:map_name=8x8", "Acrobot-v1:max_steps_in_episode=200". The same arguments give the same
+    object, so that programs compiled for it are found again; a name registered anew gives what it now stands for.
+
+    Raises:
+      SettingError: for an unknown name, with the closest known one; for a setting that it does not have; for a family
+        that is not installed.
+
+    >>> make("CartPole-v1").horizon
+    500
+    >>> make("DeepSea-bsuite:size=10").observation.shape
+    (10, 10)
+    """
+    plain, *written = name.split(":")
+    family = FAMILIES[max((prefix for prefix in FAMILIES if plain.startswith(prefix)), key=len)]
+    settings = dict(map(_setting, written)) | settings
+    factory = family.factory(plain)
+    try:
+        hash(tuple(settings.values()))
+    except TypeError:  # a list, say: nothing to find it by
+        return family.make(plain, **settings)._replace(name=name)
+    return _make(name, family, factory, jnp.result_type(float), **settings)
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def _make(name: str, family: ModuleType, factory: Callable, numbers: Any, /, **settings: Any) -> Environment:
+    """Make it anew for another factory, and under another default type of numbers."""
+    return family.make(name.split(":")[0], **settings)._replace(name=name)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """name=value, the value a Python number or bool, or else text."""
+    name, given, value = text.partition("=")
+    if not given:
+        raise SettingError("environment", text, "must be a setting name=value")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value

@@ -1,0 +1,63 @@
+"""Surrogates that bound the ratio ρ_t of single steps; PPO's own is `pgjax.estimators.surrogates.clipped_ratio`."""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+from jax.typing import ArrayLike
+
+from pgjax.estimators.contracts import per_step
+from pgjax.estimators.importance import weight
+from pgjax.estimators.surrogates import clipped_ratio, score
+
+
+@per_step
+def clipped_between(
+    log_ratio: Array, credit: Array, continues: Array, clip_low: ArrayLike = 0.2, clip_high: ArrayLike = 0.28
+) -> Array:
+    """PPO's surrogate with two clipping ranges: min(ρ_t Ψ_t, clip(ρ_t, 1 − ε_low, 1 + ε_high) Ψ_t).
+
+    Gradient zero exactly where (Ψ > 0, ρ > 1 + ε_high) or (Ψ < 0, ρ < 1 − ε_low). With equal ranges it is
+    `clipped_ratio`. "Clip-higher" of DAPO: Yu et al. 2025, eq. 10. https://arxiv.org/abs/2503.14476
+
+    >>> log_rho = jnp.log(jnp.array([1.25, 0.5]))
+    >>> [round(x, 2) for x in clipped_between(log_rho, jnp.array([1.0, -1.0]), jnp.ones(2)).tolist()]
+    [1.25, -0.8]
+    """
+    rho = weight(log_ratio)
+    return jnp.minimum(rho * credit, jnp.clip(rho, 1.0 - clip_low, 1.0 + clip_high) * credit)
+
+
+@per_step
+def dual_clipped_ratio(
+    log_ratio: Array, credit: Array, continues: Array, clip: ArrayLike = 0.2, dual_clip: ArrayLike = 3.0
+) -> Array:
+    """PPO's surrogate, bounded from below for negative credit too: max(min(ρΨ, clip(ρ)Ψ), cΨ) where Ψ < 0, c > 1.
+
+    There the gradient is zero for ρ > c as well, where PPO's grows with ρ without bound. c = ∞ is `clipped_ratio`.
+    Ye et al. 2020, eq. 5. https://arxiv.org/abs/1912.09729
+
+    >>> [round(x, 3) for x in dual_clipped_ratio(jnp.log(jnp.array([2.0, 9.0])), -jnp.ones(2), jnp.ones(2)).tolist()]
+    [-2.0, -3.0]
+    """
+    clipped = clipped_ratio(log_ratio, credit, continues, clip)
+    bound = jnp.where(credit < 0, credit, -1.0) * dual_clip  # where it acts; never 0 · ∞
+    return jnp.where(credit < 0, jnp.maximum(clipped, bound), clipped)
+
+
+@per_step
+def clipped_weight(
+    log_ratio: Array, credit: Array, continues: Array, clip_low: ArrayLike = 1.0, clip_high: ArrayLike = 0.28
+) -> Array:
+    """CISPO: the ratio as a stopped, clipped weight, sg(clip(ρ_t, 1 − ε_low, 1 + ε_high)) · score · Ψ_t.
+
+    No step loses its gradient: the weight is bounded, not the surrogate. With ε_low = 1, the default, there is no
+    lower bound (as in the paper's experiments); both infinite give the gradient of `ratio`.
+    MiniMax 2025, eq. 4. https://arxiv.org/abs/2506.13585
+
+    >>> import jax
+    >>> surrogate = lambda x: clipped_weight(x, jnp.ones(2), jnp.ones(2)).sum()
+    >>> [round(x, 3) for x in jax.grad(surrogate)(jnp.log(jnp.array([2.0, 0.5]))).tolist()]
+    [1.28, 0.5]
+    """
+    w = jnp.clip(weight(log_ratio), 1.0 - clip_low, 1.0 + clip_high)
+    return stop_gradient(w) * score(log_ratio, credit, continues)

@@ -1,0 +1,63 @@
+"""GSPO's surrogates: the ratio of a whole trajectory, taken to the power of one over its length.
+
+    s = ρ_{1:T}^{1/T} = exp( (1/T) Σ_t log ρ_t ),   the geometric mean of the trajectory's ratios
+
+It is no importance weight: E_μ[s] ≤ 1, with equality at θ = θ̄ alone, where E_μ[ρ_{1:T}] = 1.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+from jax.typing import ArrayLike
+
+from pgjax.estimators.contracts import per_trajectory
+from pgjax.estimators.importance import log_whole, weight
+
+
+def log_mean_ratio(log_ratio: Array, continues: Array) -> Array:
+    """log s of the episode that step t belongs to, at each of its steps, [T, ...].
+
+    >>> [round(x, 3) for x in jnp.exp(log_mean_ratio(jnp.log(jnp.array([2.0, 8.0])), jnp.array([1.0, 0.0]))).tolist()]
+    [4.0, 4.0]
+    """
+    return log_whole(log_ratio, continues) / log_whole(jnp.ones_like(log_ratio), continues)
+
+
+@per_trajectory
+def clipped_sequence_ratio(
+    log_ratio: Array, credit: Array, continues: Array, clip_low: ArrayLike = 3e-4, clip_high: ArrayLike = 4e-4
+) -> Array:
+    """GSPO: min(s Ψ_t, clip(s, 1 − ε_low, 1 + ε_high) Ψ_t) with one ratio s for all steps of a trajectory.
+
+    With credit A/|o|, the same at every step, the sum over steps is the paper's min(s A, clip(s) A), and its gradient
+    s A (1/|o|) Σ_t ∇log π where it is not clipped. Whole episodes. Zheng et al. 2025, eq. 5.
+    https://arxiv.org/abs/2507.18071
+
+    >>> x, continues = jnp.log(jnp.array([2.0, 8.0])), jnp.array([1.0, 0.0])
+    >>> [round(x, 3) for x in clipped_sequence_ratio(x, -jnp.ones(2), continues).tolist()]
+    [-4.0, -4.0]
+    """
+    return _clipped(weight(log_mean_ratio(log_ratio, continues)), credit, clip_low, clip_high)
+
+
+@per_trajectory
+def clipped_sequence_ratio_per_step(
+    log_ratio: Array, credit: Array, continues: Array, clip_low: ArrayLike = 3e-4, clip_high: ArrayLike = 4e-4
+) -> Array:
+    """GSPO-token: the same with s_t = sg(s) · π_θ/sg(π_θ), so that credit may differ from step to step.
+
+    Where credit is the same at every step, value and gradient are those of `clipped_sequence_ratio`.
+    Zheng et al. 2025, eq. 13. https://arxiv.org/abs/2507.18071
+
+    >>> import jax
+    >>> x, continues = jnp.log(jnp.array([2.0, 8.0])), jnp.array([1.0, 0.0])
+    >>> surrogate = lambda x: clipped_sequence_ratio_per_step(x, jnp.array([-1.0, -2.0]), continues).sum()
+    >>> [round(x, 3) for x in jax.grad(surrogate)(x).tolist()]
+    [-4.0, -8.0]
+    """
+    s = stop_gradient(weight(log_mean_ratio(log_ratio, continues))) * jnp.exp(log_ratio - stop_gradient(log_ratio))
+    return _clipped(s, credit, clip_low, clip_high)
+
+
+def _clipped(s: Array, credit: Array, clip_low: ArrayLike, clip_high: ArrayLike) -> Array:
+    return jnp.minimum(s * credit, jnp.clip(s, 1.0 - clip_low, 1.0 + clip_high) * credit)

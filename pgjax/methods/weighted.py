@@ -1,0 +1,102 @@
+"""Methods that weigh the score by a function of the advantage: AWR, V-MPO, the delightful policy gradient."""
+
+from dataclasses import replace
+
+from jax.tree_util import Partial
+from jax.typing import ArrayLike
+
+from pgjax.config import Recipe
+from pgjax.estimators.advantages import gae
+from pgjax.estimators.baselines import baselined, leave_one_out
+from pgjax.estimators.delight import delightful
+from pgjax.estimators.exponential_weights import better_half, exponential
+from pgjax.estimators.products import product
+from pgjax.estimators.returns import reward_to_go
+from pgjax.estimators.surrogates import score
+from pgjax.methods.actor_critic import STREAM, a2c
+from pgjax.methods.reinforce import reinforce
+from pgjax.types import Credit
+
+
+def awr(
+    *,
+    temperature: ArrayLike = 1.0,
+    max_weight: ArrayLike = 20.0,
+    lambda_: ArrayLike = 0.95,
+    learning_rate: ArrayLike = 3e-3,
+    discount: ArrayLike = 0.99,
+) -> Recipe:
+    """Advantage-weighted regression: min(exp(A/β), ω_max) × score, A of GAE(λ); several passes over every batch.
+
+    The paper regresses on a replay buffer of many old policies; here each batch is the current policy's.
+
+    Args:
+      temperature: what the advantage is divided by, β; of a gate, η.
+      max_weight: the largest weight ω_max.
+      lambda_: λ of GAE and of the value target.
+      learning_rate: Adam's.
+      discount: γ.
+    Peng et al. 2019. https://arxiv.org/abs/1910.00177
+
+    >>> from pgjax import make_signals
+    >>> awr().algorithm.estimator.credit(make_signals([0.0])).tolist()
+    [1.0]
+    """
+    credit = exponential(Partial(gae, lambda_=lambda_), temperature, max_weight)
+    return _regression(credit, lambda_, learning_rate, discount, None)
+
+
+def vmpo(
+    *,
+    temperature_bound: ArrayLike = 0.1,
+    kl_coefficient: ArrayLike = 1.0,
+    lambda_: ArrayLike = 0.95,
+    learning_rate: ArrayLike = 3e-3,
+    discount: ArrayLike = 0.99,
+) -> Recipe:
+    """V-MPO: softmax of A/η over the better half of the batch × score, η by its dual; a penalty KL(π_θ̄ ‖ π_θ).
+
+    The dual is minimised on every batch (`pgjax.estimators.exponential_weights.better_half`), and the weight of the
+    KL is a number; the paper takes gradient steps on both.
+
+    Args:
+      temperature_bound: ε_η, the divergence of the weights from equal ones.
+      kl_coefficient: weight α of the penalty.
+      lambda_: λ of GAE and of the value target.
+      learning_rate: Adam's.
+      discount: γ.
+    Song et al. 2020. https://arxiv.org/abs/1909.12238
+
+    >>> vmpo().algorithm.kl_coefficient
+    1.0
+    """
+    credit = better_half(Partial(gae, lambda_=lambda_), temperature_bound)
+    return _regression(credit, lambda_, learning_rate, discount, kl_coefficient)
+
+
+def delightful_policy_gradient(
+    *, temperature: ArrayLike = 1.0, learning_rate: ArrayLike = 1e-2, discount: ArrayLike = 1.0
+) -> Recipe:
+    """REINFORCE with every term gated by σ(advantage × surprisal / η): rare failures are held back.
+
+    Osband 2026. https://arxiv.org/abs/2603.14608
+
+    >>> from pgjax import hyperparameters
+    >>> hyperparameters(delightful_policy_gradient().algorithm)["temperature"]
+    1.0
+    """
+    algorithm, config = reinforce(learning_rate=learning_rate, discount=discount)
+    credit = delightful(baselined(reward_to_go, leave_one_out), temperature)
+    return Recipe(algorithm._replace(estimator=product(credit, score)), config)
+
+
+def _regression(
+    credit: Credit,
+    lambda_: ArrayLike,
+    learning_rate: ArrayLike,
+    discount: ArrayLike,
+    kl_coefficient: ArrayLike | None,
+) -> Recipe:
+    recipe = a2c(lambda_=lambda_, learning_rate=learning_rate, discount=discount)
+    algorithm = recipe.algorithm._replace(estimator=product(credit, score), kl_coefficient=kl_coefficient)
+    return Recipe(algorithm, replace(STREAM, num_envs=8, num_steps=32, epochs=4, shuffle="steps"))
