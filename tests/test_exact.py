@@ -271,16 +271,3 @@ def test_worked_example():
         expected, result = TABLE["output"]["estimators"][name], moments(mdp, credit, theta, batch_size)
         np.testing.assert_allclose(result.mean, expected["mean"], atol=1e-8, err_msg=name)
         np.testing.assert_allclose(result.variance * batch_size, expected["variance"], atol=1e-8, err_msg=name)
-
-
-def test_a_problem_trained_on_in_float32_is_exact_in_float64_afterwards():
-    """jax passes a numpy array on as it was where a loop of a program in the other mode has it as a constant."""
-    mdp = oracle.make_mdp([0.5, 0.5], [[[0.5, 0.0]] * 2] * 2, [[1.0, 0.0]] * 2, horizon=2)
-    env = oracle.environment(mdp)
-    start = env.reset(jax.random.key(0))[1]
-    jax.lax.scan(
-        lambda state, key: (env.step(key, state, jnp.int32(0))[1], None), start, jax.random.split(jax.random.key(1), 2)
-    )
-    with jax.enable_x64(True):
-        exact = oracle.exact_gradient(mdp, jax.nn.log_softmax, jnp.zeros((2, 2)))
-    assert exact.dtype == jnp.float64

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pgjax import ALGORITHMS, environments, make_agent, make_trainer, normalise_observations, train
+from pgjax import ALGORITHMS, environments, make_agent, make_trainer, normalise_observations, oracle, train
 
 CATCH = environments.make("Catch-bsuite")
 
@@ -39,3 +40,19 @@ def test_no_key_is_used_twice(name, engine):
     trainer, algorithm = prepared(name, engine=engine, **({"epochs": 2} if name == "ppo" else {}))
     with jax.debug_key_reuse(True):
         jax.jit(lambda key: train(trainer, algorithm, key, 2)[0].env_steps).lower(jax.random.key(0))
+
+
+def test_a_problem_trained_on_in_float32_is_exact_in_float64_afterwards():
+    """jax passes a numpy array on as it was where a loop of a program in the other mode has it as a constant."""
+    mdp = oracle.make_mdp([0.5, 0.5], [[[0.5, 0.0]] * 2] * 2, [[1.0, 0.0]] * 2, horizon=2)
+    env = oracle.environment(mdp)
+
+    @jax.jit
+    def walk(key):
+        start = env.reset(key)[1]
+        return jax.lax.scan(lambda state, _: (env.step(key, state, jnp.int32(0))[1], None), start, None, 2)[0]
+
+    walk(jax.random.key(0))
+    with jax.enable_x64(True):
+        exact = oracle.exact_gradient(mdp, jax.nn.log_softmax, jnp.zeros((2, 2)))
+    assert exact.dtype == jnp.float64
