@@ -358,7 +358,8 @@ def test_products_are_named_with_their_factor():
     assert math.isclose(found["baselined(total_return, leave_one_out) × ratio"], 0.5, rel_tol=1e-9)
     assert math.isclose(found["baselined(total_return, same_batch_mean) × ratio"], 1.0, rel_tol=1e-9)
     mixed = certify(half, problems=[FIXED, oracle.problem(FIXED.mdp, name="three", batch_size=3)]).equal[1].on_batches
-    assert list(mixed) == ["baselined(total_return, same_batch_mean) × ratio"]  # of the other it is 1/2 and 2/3
+    assert "baselined(total_return, same_batch_mean) × ratio" in mixed
+    assert not [name for name in mixed if "leave_one_out" in name]  # of it this is 1/2 and 2/3
     whole = certify(estimator, problems=FIXED)
     assert math.isclose(whole.equal[1].on_batches["baselined(total_return, leave_one_out) × ratio"], 1.0, rel_tol=1e-9)
     assert whole.equal[0].in_mean == []  # it is ∇J, as that of many is
