@@ -127,6 +127,8 @@ def _order(c: Certificate) -> Entry:
         verdict = "not tested: ∇J is 0"
     elif lowest is None:
         verdict = "exact at every distance"
+    elif lowest == np.inf:
+        verdict = "exact close by; farther away the bias begins with a jump, as clipping's does"
     elif lowest == 0:
         verdict = "order 0: the bias is there on-policy already"
     else:

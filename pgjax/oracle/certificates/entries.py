@@ -20,8 +20,9 @@ DISTANCES = (0.0, *(0.8 / 2**k for k in range(9, -1, -1)))
 SHOWN = (0.0, 0.1, 0.4, 0.8)
 JACOBIAN_DISTANCE = 0.4
 STEP = 2e-3
-CLIP_GRID = np.linspace(0.0, 1.5, 61)
+CLIP_GRID = np.linspace(-0.1, 1.5, 65)  # from the other side, so that a kink at 0 is seen: V-trace's, say
 CLIP_JUMP = 1e-3
+JUMP = 1e-6  # a bias that is larger than this, and rounding at half the distance, is no power of it
 CLIP_BATCHES = 100
 
 
@@ -138,7 +139,8 @@ def choose_objective(on_policy: list[tuple[Case, Estimates]]) -> tuple[Objective
     differ = [not np.allclose(each[0], each, rtol=1e-9, atol=1e-12) for each in gradients]
     for i, objective in enumerate(OBJECTIVES):
         found = [compare(e.mean, g[i]) for (_, e), g in zip(on_policy, gradients, strict=True)]
-        turned = sum(1.0 - abs(x.cosine) for x in found if x.cosine is not None)
+        cosines = np.array([x.cosine for x in found if x.cosine is not None])
+        turned = len(cosines) - abs(cosines.sum())  # a flipped sign is one on every problem
         far = sum(x.error for x in found if x.error is not None)
         known = [x.error for x, tells in zip(found, differ, strict=True) if tells and x.error is not None]
         errors[objective] = max(known, default=None)
@@ -151,7 +153,8 @@ class Order(NamedTuple):
 
     Attributes:
       problem: its name.
-      order: None where there is no bias at any distance; 0 where it is there at distance 0, else the log-log slope.
+      order: None where there is no bias at any distance; 0 where it is there at distance 0, infinite where it begins
+        with a jump, as clipping's does, else the log-log slope.
       scale: the scale at distance 0, which is taken out first.
       bias: ‖ḡ − scale · ∇J‖ / ‖∇J‖ at every distance.
     """
@@ -178,6 +181,9 @@ def order_of_bias(rows: list[Row]) -> Order:
     seen = [(r.distance, b) for r, b in zip(rows, bias, strict=True) if r.distance > 0 and b > ROUNDING / 100]
     (near, small), (far, large) = (*seen, seen[-1])[:2]
     slope = math.log(large / small) / math.log(far / near) if far > near else math.inf
+    begins = any(0 < r.distance < near for r in rows) and small > JUMP
+    if begins or slope < 0.1:
+        return Order(first.problem, math.inf, first.scale, bias)
     return Order(first.problem, round(slope) if abs(slope - round(slope)) < 0.1 else slope, first.scale, bias)
 
 
@@ -262,6 +268,6 @@ def clipping(case: Case) -> Clipping:
             predicted = 4 * d - 6 * c + 4 * b - a
             if np.abs(slope - predicted).max() > CLIP_JUMP * np.abs(d).max():
                 logs = log_softmax(theta) - log_softmax(behaviour)
-                return Clipping(name, float(distance), (math.exp(logs.min()), math.exp(logs.max())), largest)
+                return Clipping(name, max(0.0, float(distance)), (math.exp(logs.min()), math.exp(logs.max())), largest)
         last = [*last[-3:], slope]
     return Clipping(name, None, None, largest)

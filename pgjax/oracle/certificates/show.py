@@ -32,6 +32,7 @@ def table(c: Certificate) -> tuple[list[str], list[list[str]]]:
         numbers = [number(x) for x in (r.scale, r.cosine, r.error, r.variance, r.mean_squared_error)]
         away = [number(mine[d].error) for d in far]
         growth = "–" if not order.bias else "exact" if order.order is None else number(order.order)
+        growth = "jump" if order.order == np.inf else growth
         rows.append([tried.name, size, str(tried.batches), *numbers, *away, growth])
     return head, rows
 
