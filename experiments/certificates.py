@@ -170,7 +170,8 @@ def padding(c: Certificate) -> str:
         return "none"
     if not (verdicts["padding left out"] and verdicts["padding overwritten"]):
         return "counts"
-    return "ignored" if verdicts["padding NaN"] else "times 0"
+    refused = any(x.verdict == "refused" for x in c.invariances if x.name == "padding NaN")
+    return "ignored" if verdicts["padding NaN"] else "NaN refused" if refused else "times 0"
 
 
 def ends(c: Certificate) -> str:

@@ -403,6 +403,36 @@ def test_zeros_are_said_in_words():
     assert certificate.on_policy[0].error is None and np.isnan(certificate.error)
 
 
+def test_a_loss_without_rewards_is_not_said_to_standardise_them():
+    def k2(log_prob, reference_log_prob, mask):
+        return jnp.mean(jnp.sum((log_prob - reference_log_prob) ** 2 / 2 * mask, 0))
+
+    certificate = certify(k2, problems=FIXED)
+    assert not {i.name for i in certificate.invariances} & {"reward shifted", "reward scaled"}
+    assert "standardised" not in str(certificate)
+    with_credit = certify(
+        lambda log_prob, a, mask: -jnp.sum(log_prob * a * mask), problems=FIXED, names={"a": pgjax.gae}
+    )
+    assert {i.name: i.verdict for i in with_credit.invariances}["reward scaled"] == "linear"
+
+
+def test_a_loss_that_raises_on_nan_padding_is_certified_and_the_refusal_said():
+    def careful(log_prob, mask, reward):
+        if not np.isfinite(reward).all():
+            raise ValueError("reward has NaN")
+        returns = (reward * mask).sum(0)
+        return -float((log_prob * mask * returns).sum()), -(mask * returns)
+
+    certificate = certify(careful, problems=VARIED, framework="numpy")
+    verdicts = {i.name: i.verdict for i in certificate.invariances}
+    assert verdicts["padding NaN"] == "refused" and verdicts["padding overwritten"] == "unchanged"
+    assert "refused: the loss raises an error" in str(certificate)
+    json.dumps(certificate.to_dict(), allow_nan=False)
+    pgjax.testing.assert_padding_ignored(careful, problems=VARIED, framework="numpy")
+    with pytest.raises(AssertionError, match="nan on padding is refused, with an error, on 'varied'"):
+        pgjax.testing.assert_padding_ignored(careful, problems=VARIED, framework="numpy", nan=True)
+
+
 def test_the_mode_of_jax_is_left_alone():
     assert not jax.config.jax_enable_x64  # tests run in float32 where they do not ask
     certify(losses.trajectory_is, problems=FIXED)
@@ -413,6 +443,7 @@ def test_report_in_every_form(time_major):
     from rich.console import Console
 
     text = str(time_major)
+    assert repr(time_major) == f"<Certificate of {describe.headline(time_major)}>" and len(repr(time_major)) < 200
     assert "reward_to_go × ratio" in text and "bias of order 1" in text and "varied" in text
     written = json.loads(time_major.to_json())
     assert written["rows"][0]["problem"] == "varied" and written["objective"]["discount"] == "discount dropped in front"

@@ -168,6 +168,7 @@ def assert_padding_ignored(loss: Any, *, nan: bool = False, tolerance: float = R
     for filler in [LARGE, *([np.nan] if nan else [])]:
         found = max((padding_overwritten(c, c.at(AWAY), filler) for c in cases), key=lambda x: x.on_batches)
         change = f"changes gradients by {found.on_batches:.3g} of the largest on {found.problem!r}"
+        change = f"is refused, with an error, on {found.problem!r}" if found.verdict == "refused" else change
         assert found.on_batches < tolerance, f"{cases[0].loss.name}: {filler:g} on padding {change}"
 
 

@@ -54,7 +54,7 @@ class Tried(NamedTuple):
     orders_counted: bool  # batches that differ in order alone were evaluated once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Certificate:
     """What a loss estimates. `print` it, show it in a notebook, or read its fields.
 
@@ -130,6 +130,10 @@ class Certificate:
     def to_json(self) -> str:
         """`to_dict` as JSON."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+    def __repr__(self) -> str:
+        """The first entry as a sentence."""
+        return f"<Certificate of {show.headline(self)}>"
 
     def __str__(self) -> str:
         """The report in words and numbers."""

@@ -166,6 +166,8 @@ MEANING = {
     ("reward scaled", "unchanged"): "rewards are standardised",
     ("padding left out", "changed"): "padding has a gradient: a mask is missing",
     ("padding overwritten", "changed"): "the gradient looks at padding: a mask is missing",
+    ("padding overwritten", "refused"): "the loss raises an error on such padding",
+    ("padding NaN", "refused"): "the loss raises an error on such padding",
     ("padding NaN", "changed"): "NaN on padding reaches the gradient: mask with `where`, before any product",
     ("trajectories repeated", "unchanged"): "a mean over trajectories",
     ("trajectories repeated", "changed"): "trajectories are judged by each other",
@@ -180,6 +182,7 @@ def _invariances(c: Certificate) -> list[Entry]:
         verdict = f"{x.verdict}: {meaning}" if meaning else x.verdict
         changes = f"single batches change by up to {number(x.on_batches)}, the mean by {number(x.in_mean)}"
         changes = changes if np.isfinite(x.on_batches) else "gradients are no longer finite"
+        changes = "it has no gradient to compare" if x.verdict == "refused" else changes
         found.append(Entry(x.name, verdict, f"{changes}; on {x.problem!r}" if x.on_batches > ROUNDING else ""))
     return found
 
