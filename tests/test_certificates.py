@@ -22,6 +22,7 @@ from pgjax.oracle.certificates.chain_rule import log_softmax
 from pgjax.oracle.certificates.entries import asymmetry, clipping, make_row, order_of_bias
 from pgjax.oracle.certificates.evaluation import estimates
 from pgjax.oracle.certificates.objectives import OBJECTIVES, Objective, objective_gradient
+from pgjax.testing import assert_padding_ignored
 
 SAME = {"storm", "trpo"}  # per_decision_is and npg: what they do beside is no part of the loss
 ESTIMATORS = {name: make().algorithm.estimator for name, make in ALGORITHMS.items() if name not in {*FORMS, *SAME}}
@@ -428,9 +429,9 @@ def test_a_loss_that_raises_on_nan_padding_is_certified_and_the_refusal_said():
     assert verdicts["padding NaN"] == "refused" and verdicts["padding overwritten"] == "unchanged"
     assert "refused: the loss raises an error" in str(certificate)
     json.dumps(certificate.to_dict(), allow_nan=False)
-    pgjax.testing.assert_padding_ignored(careful, problems=VARIED, framework="numpy")
+    assert_padding_ignored(careful, problems=VARIED, framework="numpy")
     with pytest.raises(AssertionError, match="nan on padding is refused, with an error, on 'varied'"):
-        pgjax.testing.assert_padding_ignored(careful, problems=VARIED, framework="numpy", nan=True)
+        assert_padding_ignored(careful, problems=VARIED, framework="numpy", nan=True)
 
 
 def test_the_mode_of_jax_is_left_alone():
