@@ -4,8 +4,8 @@ Equal numbers of environment steps, nothing tuned for an environment; each metho
 its own default, a third and three times of it, by the mean training return of all seeds. Methods of groups draw four
 episodes from every reset. About half an hour on two CPU cores.
 
-Expect greedy returns of 1 on Catch but for Dr. GRPO (0.85) and CISPO (0.91); on FrozenLake GRPO (0.50) and DAPO (0.48) above
-RLOO (0.40), PPO (0.39) and Dr. GRPO (0.31).
+Expect greedy returns of 1 on Catch but for Dr. GRPO (0.85) and CISPO (0.91); on FrozenLake GRPO (0.50) and DAPO (0.48)
+above RLOO (0.40), PPO (0.39) and Dr. GRPO (0.31).
 """
 
 from dataclasses import dataclass
