@@ -76,7 +76,7 @@ def best(task: Task, method: str, seeds: int, total_steps: int) -> tuple[float, 
     agent = make_agent(environment, critic=config.critic)
     trainer = make_trainer(environment, agent, config)
     default = hyperparameters(algorithm)["learning_rate"]
-    rates = [float(default * factor) for factor in RATES]
+    rates = [float(np.asarray(default)) * factor for factor in RATES]
     result = sweep(trainer, algorithm, seeds=seeds, over={"learning_rate": rates}, total_steps=total_steps)
     greedy = evaluate_runs(environment, agent, result.runs, jax.random.key(1 << 31), greedy=True).mean(axis=1)
     returns = np.where(result.metrics["active"], result.metrics["return_mean"], np.nan)
