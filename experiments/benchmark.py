@@ -35,7 +35,7 @@ from pgjax import (
     use_cpu_devices,
 )
 from pgjax.engine import devices
-from pgjax.estimators.distributions import Categorical
+from pgjax.policies.uniform import uniform_policy
 from pgjax.runs.record.provenance import processor
 from pgjax.types import Agent, Environment, Trainer
 
@@ -148,8 +148,7 @@ def rollout_seconds(
     config, shares = shape.recipe.config, runs.mesh.shape["env"]
 
     def act(params: Any) -> rollout.Policy:
-        logits = jnp.zeros(getattr(environment.action_space, "n", 1))
-        return (lambda observation: Categorical(logits)) if random else rollout.actor(agent, params)
+        return uniform_policy(environment) if random else rollout.actor(agent, params)
 
     def one(params: Any, key: Array) -> Any:
         keys = jax.random.split(key, config.num_envs // shares)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from jax import Array
@@ -24,19 +23,20 @@ from parts.command import as_script
 from parts.reading import Run, draw_band, read_run
 
 from pgjax import SettingError, environments, rollout
-from pgjax.estimators.distributions import Categorical
+from pgjax.policies.uniform import uniform_policy
 from pgjax.runs.record import files
 from pgjax.runs.settings.start import start
 from pgjax.runs.settings.tuned import tuned_environments
 from pgjax.runs.show import figures
 from pgjax.runs.show.comparison import bootstrap_interval
-from pgjax.types import Discrete, Environment
+from pgjax.types import Environment
 
 PUBLISHED = Path(__file__).with_name("published.toml")
 MARKS = ("<!-- scores -->", "<!-- /scores -->")  # in the README, around the table
 RANDOM_KEY = (1 << 31) + 3
 PANELS_PER_ROW = 4
 QUICK = {"random_episodes": 8}
+MEMORIES = {"none": "", "gru": " + GRU", "lstm": " + LSTM"}
 SMOOTH = 50  # a point of a curve is the mean over a fiftieth of the updates
 
 
@@ -123,7 +123,7 @@ def row_of(name: str, runs: list[Run], random: float, published: dict[str, Any])
     """An environment's line: interquartile means over all seeds, and their intervals."""
     greedy, sampled = ([run.evaluation[f"{kind}_return"] for run in runs] for kind in ("greedy", "sampled"))
     middle, low, high = map(float, bootstrap_interval(greedy))
-    algorithm = runs[0].settings["algorithm"] + (" + GRU" if runs[0].settings.get("memory") == "gru" else "")
+    algorithm = runs[0].settings["algorithm"] + MEMORIES[runs[0].settings.get("memory", "none")]
     return Row(
         name,
         algorithm,
@@ -140,41 +140,13 @@ def row_of(name: str, runs: list[Run], random: float, published: dict[str, Any])
     )
 
 
-class Uniform(NamedTuple):
-    """The random policy on a box: every action as likely as any other. Only what a rollout calls."""
-
-    low: Array
-    high: Array
-
-    def noise(self, key: Array, draws: tuple[int, ...] = ()) -> Array:
-        """From 0 to 1."""
-        return jax.random.uniform(key, (*draws, *self.low.shape))
-
-    def at(self, noise: Array) -> Array:
-        """An action."""
-        return self.low + noise * (self.high - self.low)
-
-    def log_prob(self, action: Array) -> Array:
-        """Logarithm of the density."""
-        return -jnp.sum(jnp.log(self.high - self.low))
-
-    def to_environment(self, action: Array) -> Array:
-        """The action itself."""
-        return action
-
-
 def random_returns(environment: Environment, episodes: int) -> np.ndarray:
     """Undiscounted returns of the random policy, [episodes]."""
-    space = environment.action_space
-    if isinstance(space, Discrete):
-        chosen: Any = Categorical(jnp.zeros(space.n))
-    else:
-        chosen = Uniform(*map(jnp.asarray, space.bounds()))
+    policy = uniform_policy(environment)
 
     @jax.jit
     def play(key: Array) -> Array:
-        keys = jax.random.split(key, episodes)
-        return rollout.episodes(environment, lambda observation: chosen, keys).reward.sum(axis=0)
+        return rollout.episodes(environment, policy, jax.random.split(key, episodes)).reward.sum(axis=0)
 
     return np.asarray(play(jax.random.key(RANDOM_KEY)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, NamedTuple, Self
 
@@ -13,8 +14,14 @@ from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from pgjax.spaces import Box as Box
+from pgjax.spaces import Discrete as Discrete
+from pgjax.spaces import MultiBinary as MultiBinary
+from pgjax.spaces import MultiDiscrete as MultiDiscrete
+from pgjax.spaces import Space
+
 ACTION_MASK = "action_mask"
-"""Where a dict observation has this key, actions whose entry is 0 are never taken."""
+"""The part of an observation of this name, at any depth, masks actions: those whose entry is 0 are never taken."""
 
 Params = Any
 """A pytree of arrays. An agent's is `{"policy": ..., "value": ...}`; without a critic `value` is empty."""
@@ -36,7 +43,7 @@ class Transition(NamedTuple):
     """What a rollout records, [T, N, ...]. Rows with `mask` 0 are padding after an episode's end."""
 
     observation: Any
-    action: Array
+    action: Any  # in the policy's coordinates, a pytree where the action space is one
     log_prob: Array  # log π_θ̄(a_t|s_t) at sampling time: data, never recomputed
     reward: Array  # 0 on padding
     terminated: Array  # the episode ended by itself: nothing follows
@@ -183,24 +190,6 @@ def as_partial(function: Callable) -> Partial:
     return Partial(function)
 
 
-class Discrete(NamedTuple):
-    """An action space of `n` choices."""
-
-    n: int
-
-
-class Box(NamedTuple):
-    """A continuous action space between two bounds of one shape."""
-
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    shape: tuple[int, ...]
-
-    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """The bounds as float32 arrays of the space's shape."""
-        return tuple(np.asarray(b, np.float32).reshape(self.shape) for b in (self.low, self.high))  # type: ignore
-
-
 class Environment(NamedTuple):
     """One environment as two pure functions; `step` never resets by itself.
 
@@ -212,7 +201,7 @@ class Environment(NamedTuple):
       observation: shape and dtype of an observation, or a pytree of them.
       num_categories: how many values a numbered observation takes (it is one-hot encoded), else None; for a pytree of
         observations a pytree of the same structure, None where the number is no category.
-      action_space: Discrete or Box.
+      action_space: Discrete, MultiDiscrete, MultiBinary, Box (`pgjax.spaces`), or a pytree of these.
       horizon: after how many steps every episode has ended.
 
     `pgjax.environments.base.check_environment` says in one line where an environment is none of this.
@@ -223,12 +212,41 @@ class Environment(NamedTuple):
     step: Callable[[Array, Any, Array], tuple[Any, Any, Array, Array, Array]]
     observation: Any
     num_categories: Any
-    action_space: Discrete | Box
+    action_space: Space
     horizon: int
 
     def __hash__(self) -> int:
         """By its functions, so that a dict of observations may be part of it."""
         return hash((self.name, self.reset, self.step, self.horizon))
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["data"], meta_fields=["kind"])
+@dataclass(frozen=True)
+class KeyData:
+    """Keys as plain numbers: jax's check of key reuse loses sight of keys whose axes `vmap` moves for a loop."""
+
+    data: Array
+    kind: Any
+
+    @classmethod
+    def of(cls, keys: Array) -> Self:
+        """Of an array of keys."""
+        return cls(jax.random.key_data(keys), jax.random.key_impl(keys))
+
+    def key(self) -> Array:
+        """Back again."""
+        return jax.random.wrap_key_data(self.data, impl=self.kind)
+
+
+class Keyed(NamedTuple):
+    """An observation with the key that a network draws from there, [...]: in training, for agents with `takes_key`.
+
+    The key is recorded with the observation, so that dropout leaves out the same units whenever a probability is
+    computed anew: a ratio of probabilities under two different masks would not be that of the policies.
+    """
+
+    observation: Any
+    key: KeyData
 
 
 class Memory(NamedTuple):
@@ -260,6 +278,7 @@ class Agent(NamedTuple):
         the policy's mean of it.
       memory: of a recurrent policy; policy and critic then take its features in place of observations.
       observe: (params, observations [T, N, ...], mask [T, N]) -> params with the batch merged into "statistics".
+      takes_key: in training the functions get every observation as `Keyed`, in evaluation as it is: so for dropout.
     """
 
     init: Callable[[Array], Params]
@@ -268,6 +287,7 @@ class Agent(NamedTuple):
     action_value: Callable[[Params, Any], Array] | None = None
     memory: Memory | None = None
     observe: Callable[[Params, Any, Array], Params] | None = None
+    takes_key: bool = False
 
     @property
     def critic(self) -> str:

@@ -131,8 +131,8 @@ def test_networks_that_do_not_fit_are_refused():
         make_agent(probes.target(), critic="action")
     with pytest.raises(SettingError, match="^shared: "):
         make_agent(environment, shared=True)
-    with pytest.raises(SettingError, match="^memory: 'lstm' is none of none, gru"):
-        make_agent(environment, memory="lstm")
+    with pytest.raises(SettingError, match="^memory: 'rnn' is none of none, gru, lstm"):
+        make_agent(environment, memory="rnn")
     with pytest.raises(SettingError, match="^hidden: "):
         make_agent(environment, memory="gru", hidden=())
 

@@ -25,7 +25,7 @@ from pgjax.environments import base
 from pgjax.environments.base import check_environment
 from pgjax.policies.normalisation import no_reward_scale, scale_rewards
 from pgjax.policies.observations import default_features
-from pgjax.types import Box, Discrete
+from pgjax.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 SEEN = jax.ShapeDtypeStruct((1,), jnp.float32)
 KEY = jax.random.key(0)
@@ -175,7 +175,10 @@ NESTED = {"a": (SEEN, jax.ShapeDtypeStruct((), jnp.int32)), "b": SEEN}
         (walk(step=lambda key, state: None), r"has a step of other arguments .*; needs step\(key, state, action\)$"),
         (walk(step=None), r"has a step that is None, no function; needs step\(key, state, action\)$"),
         (walk(observation=(1,)), r"declares observation\[0\] as 1; needs a shape and a dtype$"),
-        (walk(action_space="up or down"), r"has an action space 'up or down'; needs .*Discrete or Box$"),
+        (
+            walk(action_space="up or down"),
+            r"has an action space 'up or down'; needs .*Discrete, .* or Box, or a pytree of these$",
+        ),
     ],
 )
 def test_functions_that_give_something_else_are_refused_saying_where(environment, message):
@@ -226,18 +229,21 @@ def test_old_and_new_keys_start_the_same_episode():
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (
-            Box((-1.0, -np.inf), (1.0, 1.0), (2,)),
-            r"has an unbounded or empty action box, from -inf to 1.0 in dimension 1;",
-        ),
-        (
-            Box((0.0,), (np.inf,), (1,)),
-            r"has an unbounded or empty action box, from 0.0 to inf in dimension 0; bound it",
-        ),
-        (Box((1.0,), (1.0,), ()), r"has an unbounded or empty action box, from 1.0 to 1.0; bound it first"),
+        (Box((1.0,), (1.0,), ()), r"has an empty action box, from 1.0 to 1.0; needs low < high"),
+        (Box((np.nan,), (1.0,), ()), r"has an empty action box, from nan to 1.0; needs low < high"),
+        (Box((np.inf,), (np.inf,), (1,)), r"has an empty action box, from inf to inf in dimension 0; needs low < high"),
+        (Box((), (), (0,)), r"has an action box of shape \(0,\); needs at least one number"),
         (Box((0.0,), (1.0,), (2,)), r"has an action box of shape \(2,\) with 1 lower bounds$"),
         (Discrete(0), r"has Discrete\(n=0\) actions; needs a whole number of them"),
-        ((Discrete(2), Discrete(3)), r"has an action space .*; needs pgjax.types.Discrete or Box$"),
+        ((Discrete(2), Discrete(0)), r"has Discrete\(n=0\) actions for action\[1\]; needs a whole number"),
+        ({"a": 3}, r"has an action space 3 for action\['a'\]; needs pgjax.spaces.Discrete, MultiDiscrete, "),
+        (MultiDiscrete((2, -1)), r"has MultiDiscrete\(nvec=\(2, -1\)\) actions; needs a whole number"),
+        (MultiDiscrete((2, 1.5)), r"has MultiDiscrete\(nvec=\(2, 1.5\)\) actions; needs a whole number"),
+        (
+            MultiDiscrete(((2, 1), (1,))),
+            r"has MultiDiscrete\(nvec=\(\(2, 1\), \(1,\)\)\); needs whole numbers in an array",
+        ),
+        (MultiBinary((0,)), r"has MultiBinary\(shape=\(0,\)\) actions; needs a whole number"),
         (None, r"has an action space None; needs"),
     ],
 )
@@ -353,8 +359,10 @@ def test_a_mask_is_honoured_at_any_depth(shapes, place):
     np.testing.assert_allclose(np.exp(log_probs), [0, 1], atol=1e-6)
     flat = sum(int(np.prod(s.shape)) for s in jax.tree.leaves(shapes)) - 2
     assert default_features(environment)(observation).shape == (flat,)  # and no network sees it
-    with refused("memory: .*mask"):
-        make_agent(environment, memory="gru")
+    recurrent = make_agent(environment, memory="gru", hidden=(2,))
+    params = recurrent.init(KEY)
+    features = recurrent.memory.step(params, recurrent.memory.initial, observation)[1]
+    np.testing.assert_allclose(np.exp(recurrent.policy(params, features).log_probs), [0, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -363,19 +371,31 @@ def test_a_mask_is_honoured_at_any_depth(shapes, place):
         (
             {"action_mask": jax.ShapeDtypeStruct((3,), bool), "x": SEEN},
             {},
-            r"has an action mask observation\['action_mask'\] of shape \(3,\); needs one of shape \(2,\)$",
+            r"has an action mask observation\['action_mask'\] of shape \(3,\); needs one of shape \(2,\) for action$",
         ),
         (
             {"a": {"action_mask": jax.ShapeDtypeStruct((), bool)}, "x": SEEN},
             {},
-            r"has an action mask observation\['a'\]\['action_mask'\] of shape \(\); needs one of shape \(2,\)$",
+            r"has an action mask observation\['a'\]\['action_mask'\] of shape \(\); needs one of shape \(2,\) for",
         ),
         ({"a": {"action_mask": MASK}, "action_mask": MASK}, {}, r"has an action mask .*, .*; needs one of shape"),
         ({"action_mask": {"left": MASK, "right": MASK}, "x": SEEN}, {}, r"has an action mask .*'left'.*; needs one of"),
         (
             {"action_mask": MASK, "x": SEEN},
             dict(action_space=Box((0.0,), (1.0,), (1,))),
-            r"has an action mask .*, and actions that are not Discrete$",
+            r"has an action mask .*, and action is not discrete$",
+        ),
+        (
+            {"action_mask": {"go": MASK}, "x": SEEN},
+            dict(action_space={"push": Discrete(2), "pull": Discrete(2)}),
+            r"has an action mask observation\['action_mask'\]\['go'\], and no such part among its actions: "
+            r"action\['pull'\], action\['push'\]$",
+        ),
+        (
+            {"action_mask": jax.ShapeDtypeStruct((3, 4), bool), "x": SEEN},
+            dict(action_space=MultiDiscrete((3, 4))),
+            r"has an action mask .* of shape \(3, 4\); needs one of shape \(2, 4\) or \(7,\) for action; where what is "
+            r"allowed of one number depends on another, make the action one Discrete number$",
         ),
         ({"action_mask": MASK}, {}, r"has no observation that a network could take$"),
     ],

@@ -196,13 +196,6 @@ def test_a_memory_is_not_cut_into_single_steps():
     make_trainer(environment, agent, replace(ppo().config, shuffle="steps", minibatches=1))
 
 
-def test_a_memory_does_not_hide_which_actions_are_allowed():
-    environment = environments.make("CartPole-v1")
-    shapes = {"x": environment.observation, "action_mask": jax.ShapeDtypeStruct((2,), jnp.float32)}
-    with pytest.raises(SettingError, match="^memory: .*mask"):
-        make_agent(environment._replace(observation=shapes), memory="gru")
-
-
 def test_without_a_memory_nothing_is_earned_on_the_memory_chain():
     """±1 with equal chances for every policy of the observation alone: 16 random ones, 4096 episodes in all."""
     environment = environments.make("MemoryChain-bsuite")

@@ -18,6 +18,7 @@ LAYERS = [  # from top to bottom: a room imports only from layers below its own,
     {"config"},
     {"counters"},
     {"types"},
+    {"spaces"},
 ]
 ENGINE_USERS = {"training", "sweeps", "runs"}
 ABOVE_ALL = {"__init__", "former_names"}  # what makes the public names

@@ -14,6 +14,7 @@ import pytest
 from test_comparison import write_run
 
 from pgjax import SettingError, environments
+from pgjax.policies.uniform import Uniform
 from pgjax.runs.settings.build import build
 from pgjax.runs.settings.command_line import from_command_line
 from pgjax.runs.settings.config_file import read_config
@@ -151,7 +152,7 @@ def test_the_random_policy_earns_what_is_known_of_it(scores, name, known):
 
 
 def test_a_random_action_is_anywhere_in_the_box(scores):
-    box = scores["Uniform"](np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32))
+    box = Uniform(np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32))
     actions = np.asarray(box.at(box.noise(jax.random.key(0), (5000,))))
     np.testing.assert_allclose(actions.mean(0), [0, 0.5], atol=0.06)
     np.testing.assert_allclose(actions.std(0), [4 / 12**0.5, 1 / 12**0.5], rtol=0.05)

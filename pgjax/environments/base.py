@@ -17,7 +17,8 @@ from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from pgjax.environments.dtypes import strong
-from pgjax.types import Box, Discrete, Environment, SettingError
+from pgjax.spaces import Discrete, is_part, no_action, parts
+from pgjax.types import Environment, SettingError
 
 _RESET_GIVES = ("observation", "state")
 _STEP_GIVES = ("observation", "state", "reward", "terminated", "truncated")
@@ -46,7 +47,8 @@ def step(environment: Environment, key: Array, state: Any, action: Any) -> tuple
     """Take one step: (observation, state, reward, terminated, truncated).
 
     The reward is a scalar of the default float type (float64 under `jax_enable_x64`), also where the environment counts
-    in integers; the flags are bools. An action of a Box may come flat; the environment gets it in the box's shape.
+    in integers; the flags are bools. An action of a Box or MultiDiscrete may come flat; the environment gets it in the
+    space's shape.
 
     Raises:
       SettingError: where `environment.step` gives something else, or a state of other types than the one before.
@@ -233,26 +235,39 @@ def _flag(environment: Environment, name: str, given: Any) -> Array:
     return _scalar(environment, name, given, "one bool or whole number", (jnp.bool_, jnp.integer)).astype(bool)
 
 
-def _in_its_shape(environment: Environment, action: Any) -> Array | Any:
-    """A Box's action in the box's shape."""
-    space = environment.action_space
-    if not isinstance(space, Box):
+def _in_its_shape(environment: Environment, action: Any) -> Any:
+    """Each part of an action in the shape that its space says."""
+    if environment.action_space is None:  # undeclared: a policy of one's own knows
         return action
-    action = jnp.asarray(action)
-    if action.size != np.prod(space.shape, dtype=int):
-        raise refuse(environment, f"gets an action {described(action)}; its Box has shape {tuple(space.shape)}")
-    return action.reshape(space.shape)
+    spaces, paths, structure = parts(environment.action_space)
+    try:
+        actions = structure.flatten_up_to(action)
+    except ValueError:
+        given = jax.tree.structure(action)
+        raise refuse(environment, f"gets an action {given}; its action space is {environment.action_space}") from None
+
+    def one(part: Any, path: str, x: Any) -> Any:
+        if isinstance(part, Discrete):
+            return x
+        shape, x = tuple(part.shape), jnp.asarray(x)
+        if x.size != np.prod(shape, dtype=int):
+            kind = type(part).__name__
+            raise refuse(environment, f"gets an action{path} {described(x)}; its {kind} has shape {shape}")
+        return x.reshape(shape)
+
+    return structure.unflatten([one(*each) for each in zip(spaces, paths, actions, strict=True)])
 
 
 def _example_action(environment: Environment) -> Any:
     space = environment.action_space
     if space is None:  # undeclared: a policy of one's own knows
         return None
-    if isinstance(space, Discrete):
-        return jnp.int32(0)
-    if isinstance(space, Box):
-        return jnp.zeros(space.shape)
-    raise refuse(environment, f"has an action space {space!r}; needs pgjax.types.Discrete or Box")
+    for part, path in zip(*parts(space)[:2], strict=True):
+        if not is_part(part):
+            where = f" for action{path}" if path else ""
+            needs = "needs pgjax.spaces.Discrete, MultiDiscrete, MultiBinary or Box, or a pytree of these"
+            raise refuse(environment, f"has an action space {part!r}{where}; {needs}")
+    return no_action(space)
 
 
 def _typed(key: Array) -> Array:

@@ -12,7 +12,7 @@ from jax import Array
 from pgjax.environments.base import check_environment
 from pgjax.environments.dtypes import strong
 from pgjax.environments.gymnax_steps import without_resets
-from pgjax.environments.spaces import action_space, categories
+from pgjax.environments.spaces import actions, categories
 from pgjax.types import Environment, SettingError
 
 PREFIX = ""
@@ -112,6 +112,7 @@ def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int 
     name = name or str(getattr(env, "name", type(env).__name__))
     limit = _limit(params, name) if horizon is None else horizon
     steps = without_resets(env, params, name)
+    acts = actions(_space(env, "action_space", params, name), name)
 
     def reset(key: Array) -> tuple[Any, Any]:
         observation, state = strong(steps.reset(key, params))
@@ -119,7 +120,7 @@ def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int 
 
     def step(key: Array, state: Any, action: Array) -> tuple[Any, Any, Array, Array, Array]:
         inner = state if steps.limited else state.state
-        observation, inner, reward, terminated, truncated = steps.step(key, inner, action, params)
+        observation, inner, reward, terminated, truncated = steps.step(key, inner, acts.convert(action), params)
         observation, inner = strong((observation, inner))
         terminated, truncated = jnp.bool_(terminated), jnp.bool_(truncated)
         if steps.limited:
@@ -134,7 +135,7 @@ def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int 
         step=step,
         observation=observation,
         num_categories=categories(_space(env, "observation_space", params, name), observation, name),
-        action_space=action_space(_space(env, "action_space", params, name), name),
+        action_space=acts.space,
         horizon=limit,
     )
     if not steps.plain:

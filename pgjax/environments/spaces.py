@@ -4,68 +4,122 @@ Spaces are known by what they have (`n`, `nvec`, `spaces`, `low` and `high`), so
 serve too.
 """
 
-import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from pgjax.types import Box, Discrete, SettingError
+from pgjax.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
+from pgjax.types import SettingError
 
 
-def action_space(space: Any, name: str) -> Discrete | Box:
-    """An action space as pgjax knows it.
+class Actions(NamedTuple):
+    """An action space as pgjax knows it, and how an action of it becomes one of the environment's.
+
+    Attributes:
+      space: choices are numbered from 0.
+      convert: action -> what the environment takes; choices are numbered as it does, in its own types.
+    """
+
+    space: Space
+    convert: Callable[[Any], Any]
+
+
+def actions(space: Any, name: str) -> Actions:
+    """An action space of gymnax, or of another library with the same names.
+
+    A Discrete, MultiDiscrete, MultiBinary or Box; Dict and Tuple at any depth. The whole numbers of a Box of integers
+    are choices.
 
     Args:
-      space: of gymnax.
+      space: of the library.
       name: of the environment, for errors.
 
     Raises:
-      SettingError: for a space that no policy here can act in, with what to do instead.
+      SettingError: for another space, and for whole numbers without bounds.
 
     >>> from gymnax.environments import spaces
-    >>> action_space(spaces.Discrete(3), "three"), action_space(spaces.Box(-1.0, 1.0, (2,)), "square")
-    (Discrete(n=3), Box(low=(-1.0, -1.0), high=(1.0, 1.0), shape=(2,)))
+    >>> actions(spaces.Box(-1.0, 1.0, (2,)), "square").space
+    Box(low=(-1.0, -1.0), high=(1.0, 1.0), shape=(2,))
+    >>> found = actions(spaces.Dict({"move": spaces.Discrete(3), "wait": spaces.Box(2, 5, (1,), jnp.int32)}), "two")
+    >>> found.space
+    {'move': Discrete(n=3), 'wait': MultiDiscrete(nvec=(4,))}
+    >>> found.convert({"move": jnp.int32(1), "wait": jnp.array([0])})["wait"].tolist()
+    [2]
     """
+    inner = getattr(space, "spaces", None)
+    if inner is not None:
+        ordered = dict(inner) if hasattr(inner, "items") else tuple(inner)
+        found = jax.tree.map(lambda one: actions(one, name), ordered, is_leaf=lambda x: x is not ordered)
+        is_one = lambda x: isinstance(x, Actions)  # noqa: E731
 
-    def refuse(reason: str) -> SettingError:
-        return SettingError("environment", name, reason)
+        def convert(action: Any) -> Any:
+            return jax.tree.map(lambda one, a: one.convert(a), found, action, is_leaf=is_one)
 
-    kind = type(space).__name__
-    if hasattr(space, "spaces") or hasattr(space, "nvec"):
-        count = _combinations(space)
-        number = "one Discrete number" if count is None else f"one Discrete number of {count}"
-        reason = f"has {kind} actions, of several parts; wrap it so that {number} says which combination is taken"
-        raise refuse(reason)
+        return Actions(jax.tree.map(lambda one: one.space, found, is_leaf=is_one), convert)
+    return _one(space, lambda reason: SettingError("environment", name, reason))
+
+
+def action_space(space: Any, name: str) -> Space:
+    """`actions(space, name).space`, of an environment that numbers choices from 0."""
+    return actions(space, name).space
+
+
+def _one(space: Any, refuse: Callable[[str], SettingError]) -> Actions:
+    kind, dtype = type(space).__name__, getattr(space, "dtype", None)
+    if hasattr(space, "nvec"):
+        counts = np.asarray(space.nvec)
+        start = np.broadcast_to(np.asarray(getattr(space, "start", 0)), counts.shape)
+        return _choices(counts, start, dtype)
     if hasattr(space, "n"):
-        if tuple(getattr(space, "shape", None) or ()) or int(getattr(space, "start", 0)):
-            raise refuse(f"has {kind} actions {space}; needs one Discrete number from 0 to n − 1")
-        return Discrete(int(space.n))
+        shape = tuple(getattr(space, "shape", None) or ())
+        if shape:  # MultiBinary
+            return Actions(MultiBinary(tuple(map(int, shape))), _as_type(dtype or jnp.int8))
+        if isinstance(getattr(space, "start", 0), int | np.integer) and int(getattr(space, "start", 0)) == 0:
+            return Actions(Discrete(int(space.n)), lambda action: action)
+        start = int(space.start)
+        return Actions(Discrete(int(space.n)), lambda action: action + start)
     if not (hasattr(space, "low") and hasattr(space, "high") and hasattr(space, "shape")):
-        raise refuse(f"has an action space {space!r}, neither Discrete nor Box")
-    dtype = np.dtype(getattr(space, "dtype", None) or np.float32)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise refuse(f"has a Box of {dtype} actions; wrap it so that one Discrete number says which of them is taken")
+        raise refuse(f"has an action space {space!r}; needs a Discrete, MultiDiscrete, MultiBinary, Box, Dict or Tuple")
     shape = (int(space.shape),) if np.ndim(space.shape) == 0 else tuple(space.shape)
     try:
-        low, high = (np.broadcast_to(np.asarray(b, np.float32), shape) for b in (space.low, space.high))
+        low, high = (np.broadcast_to(np.asarray(b), shape) for b in (space.low, space.high))
     except ValueError:
         bounds = f"{np.shape(space.low)} and {np.shape(space.high)}"
         raise refuse(f"has a Box of shape {shape} with bounds of shapes {bounds}") from None
-    return Box(tuple(low.ravel().tolist()), tuple(high.ravel().tolist()), shape)
+    if not jnp.issubdtype(np.dtype(dtype or np.float32), jnp.floating):
+        counts = high.astype(np.float64) - low.astype(np.float64) + 1
+        if not (counts <= MOST_CHOICES).all():
+            reason = (
+                f"has a {kind} of {np.dtype(dtype)} actions from {low.min()} to {high.max()}: that is a choice among"
+            )
+            raise refuse(f"{reason} {counts.max():.3g}; at most {MOST_CHOICES} are taken one by one: wrap it")
+        return _choices(counts.astype(int), low.astype(np.int64), dtype)
+    low, high = (b.astype(np.float32) for b in (low, high))
+    return Actions(Box(tuple(low.ravel().tolist()), tuple(high.ravel().tolist()), shape), lambda action: action)
 
 
-def _combinations(space: Any) -> int | None:
-    """How many actions there are in all; None where some part is not Discrete."""
-    if hasattr(space, "nvec"):
-        return math.prod(int(n) for n in np.ravel(space.nvec))
-    if hasattr(space, "spaces"):
-        children = space.spaces.values() if hasattr(space.spaces, "values") else space.spaces
-        counts = [_combinations(child) for child in children]
-        return None if None in counts else math.prod(counts)  # type: ignore[arg-type]
-    return int(space.n) if hasattr(space, "n") else None
+MOST_CHOICES = 4096
+"""A whole number of a Box is a choice among so many at most."""
+
+
+def _choices(counts: np.ndarray, start: np.ndarray, dtype: Any) -> Actions:
+    """Whole numbers from `start` on, so many of each."""
+    space = MultiDiscrete(_nested(counts.tolist()))
+    dtype = jnp.dtype(dtype or jnp.int32)
+    narrow = jax.dtypes.canonicalize_dtype(dtype)  # 64 bits where they are on
+    return Actions(space, lambda action: (action + jnp.asarray(start, action.dtype)).astype(narrow))
+
+
+def _as_type(dtype: Any) -> Callable[[Any], Any]:
+    return lambda action: action.astype(jax.dtypes.canonicalize_dtype(jnp.dtype(dtype)))
+
+
+def _nested(numbers: Any) -> Any:
+    return tuple(map(_nested, numbers)) if isinstance(numbers, list) else int(numbers)
 
 
 def categories(space: Any, observation: Any, name: str) -> Any:

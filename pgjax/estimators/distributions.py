@@ -204,7 +204,7 @@ class SquashedGaussian(NamedTuple):
 
     def log_prob(self, action: Array) -> Array:
         """Density of tanh(u) at u."""
-        return self._base.log_prob(action) - jnp.sum(_log_tanh_slope(action), axis=-1)
+        return self._base.log_prob(action) - jnp.sum(log_tanh_slope(action), axis=-1)
 
     def entropy(self) -> Array:
         """H(N) + Σ E log(1 − tanh² u), u ~ N(mean, exp(log_std)²)."""
@@ -261,6 +261,6 @@ def _to_box(unit: Array, low: Array, high: Array) -> Array:
     return 0.5 * (high + low) + 0.5 * (high - low) * unit
 
 
-def _log_tanh_slope(u: Array) -> Array:
+def log_tanh_slope(u: Array) -> Array:
     """log(1 − tanh² u), without cancellation for large |u|."""
     return 2.0 * (math.log(2.0) - u - jax.nn.softplus(-2.0 * u))

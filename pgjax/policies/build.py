@@ -1,24 +1,28 @@
 """Networks in, `Agent` out: any pair of pure functions `init(key, x)`, `apply(params, x)` serves as a network."""
 
-import math
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from pgjax.config import Critic
-from pgjax.estimators.distributions import Categorical, Gaussian, SquashedGaussian
-from pgjax.policies.observations import default_features, mask_index
-from pgjax.types import Agent, Box, Discrete, Environment, Memory, Params, SettingError
-
-PolicyKind = Literal["auto", "categorical", "gaussian", "squashed"]
+from pgjax.estimators.distributions import Distribution
+from pgjax.policies.actions import PolicyKind, check_policy_kind, continuous, distribution, outputs
+from pgjax.policies.inputs import Inputs, apply, reader, takes_key
+from pgjax.policies.observations import default_features
+from pgjax.spaces import Box, Discrete, is_part
+from pgjax.types import Agent, Environment, KeyData, Keyed, Memory, Params, SettingError
 
 
 class Network(Protocol):
-    """What a network is here. A flax linen module is one as it stands."""
+    """What a network is here. A flax linen module is one as it stands.
+
+    One that draws, as for dropout, has an argument `key` of `apply` behind the others, and takes one row at a time
+    where it is given: a key in training, the same for the same step whenever its probability is computed; None in
+    evaluation.
+    """
 
     def init(self, key: Array, x: Any, /) -> Params:
         """Parameters that fit an example of the input."""
@@ -50,6 +54,7 @@ def from_networks(
     policy: PolicyKind = "auto",
     trunk: Network | None = None,
     memory: tuple[RecurrentNetwork, Any] | None = None,
+    critic_memory: tuple[RecurrentNetwork, Any] | None = None,
     features: Callable[[Any], Any] | None = None,
     initial_log_std: float = 0.0,
 ) -> Agent:
@@ -57,12 +62,14 @@ def from_networks(
 
     Args:
       environment: gives the spaces.
-      actor: outputs logits, one per discrete action, or the means of continuous ones (their σ is a parameter).
+      actor: outputs a logit for each choice, and the mean of each continuous number, whose σ is a parameter; of a space
+        of several parts one after the other.
       critic_network: outputs V [..., 1], or Q [..., actions].
       critic: what it outputs: "state" or "action"; "none" without one.
       policy: as in `make_agent`.
       trunk: layers in front of both; their parameters are "shared".
       memory: a recurrent network in front of all that, and its carry at an episode's start.
+      critic_memory: the same for the critic alone; without it the critic reads what `memory` gives.
       features: observation -> what the first network gets; default `pgjax.policies.observations.default_features`.
       initial_log_std: log σ at the start, in units of half the action box.
 
@@ -85,17 +92,14 @@ def from_networks(
     check_policy(environment, policy, critic)
     if (critic_network is None) != (critic == "none"):
         raise SettingError("critic", critic, "does not go with the critic network given (or not given)")
-    mask = mask_index(environment)
-    if memory is not None and mask is not None:
-        raise SettingError("memory", type(memory[0]).__name__, f"hides the action mask of {environment.name}")
-    space = environment.action_space
-    dimensions = 0 if isinstance(space, Discrete) else math.prod(space.shape)  # flat, whatever the box's shape
-    prepare = features or default_features(environment)
-    example = prepare(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), environment.observation))
-    owner = "shared" if critic != "none" else "policy"  # whose parameters memory and trunk are
+    _check_critic_memory(memory, critic_network, critic_memory, trunk)
+    space, read = environment.action_space, reader(environment, features or default_features(environment))
+    example = read(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), environment.observation))
+    owner = "policy" if critic == "none" or critic_memory is not None else "shared"  # of memory and trunk
+    numbers, sigmas = outputs(space), continuous(space)
 
     def init(key: Array) -> Params:
-        keys, x = jax.random.split(key, 4), example
+        keys, x = jax.random.split(key, 4), example.policy
         params: dict[str, Any] = {"policy": {}, "value": {}}
         if memory is not None:
             network, carry = memory
@@ -105,50 +109,72 @@ def from_networks(
             params.setdefault(owner, {})["trunk"] = trunk.init(keys[3], x)
             x = trunk.apply(params[owner]["trunk"], x)
         params["policy"]["net"] = actor.init(keys[0], x)
-        if isinstance(space, Box):
-            params["policy"]["log_std"] = jnp.full(dimensions, initial_log_std, jnp.float32)
-        if critic_network is not None:
+        if sigmas:
+            params["policy"]["log_std"] = jnp.full(sigmas, initial_log_std, jnp.float32)
+        if critic_memory is not None:
+            network, carry = critic_memory
+            own = network.init(keys[3], carry, example.critic)
+            x = network.apply(own, carry, example.critic)[1]
+            params["value"] = {"memory": own, "net": critic_network.init(keys[1], x)}  # type: ignore[union-attr]
+        elif critic_network is not None:
             params["value"] = critic_network.init(keys[1], x)
         return params
 
-    def inputs(params: Params, observation: Any) -> Any:
-        x = observation if memory is not None else prepare(observation)
-        return x if trunk is None else trunk.apply(params[owner]["trunk"], x)
+    def inputs(seen: Any) -> Inputs:
+        """Of an observation, or of what a memory made of it."""
+        if isinstance(seen, Inputs):
+            return seen
+        return read(seen) if memory is None else Inputs(seen, seen, (None,) * len(example.masks))
 
-    def output(params: Params, observation: Any) -> Any:
-        return actor.apply(params["policy"]["net"], inputs(params, observation))
+    def behind_trunk(params: Params, x: Any, key: Any) -> Any:
+        return x if trunk is None else apply(trunk, "trunk", params[owner]["trunk"], x, key=key)
 
-    def act(params: Params, observation: Any) -> Any:
-        out = output(params, observation)
-        if isinstance(space, Discrete):
-            return Categorical(out if mask is None else _masked(out, jax.tree.leaves(observation)[mask]))
-        log_std = jnp.broadcast_to(params["policy"]["log_std"], out.shape)
-        low, high = (jnp.broadcast_to(bound.reshape(-1), out.shape) for bound in space.bounds())
-        return (SquashedGaussian if policy == "squashed" else Gaussian)(out, log_std, low, high)
+    def output(params: Params, seen: Any) -> Any:
+        given = inputs(seen)
+        x = behind_trunk(params, given.policy, given.key)
+        return apply(actor, "actor", params["policy"]["net"], x, key=given.key)
 
-    def values(params: Params, observation: Any) -> Array:
-        assert critic_network is not None
-        return critic_network.apply(params["value"], inputs(params, observation))
+    def act(params: Params, seen: Any) -> Distribution:
+        log_std = params["policy"]["log_std"] if sigmas else None
+        return distribution(space, policy, output(params, seen), log_std, inputs(seen).masks)
 
-    def mean_action_value(params: Params, observation: Any) -> Array:
-        return jnp.sum(jnp.exp(act(params, observation).log_probs) * values(params, observation), axis=-1)
+    def values(params: Params, seen: Any) -> Array:
+        given = inputs(seen)
+        own = params["value"] if critic_memory is None else params["value"]["net"]
+        return apply(critic_network, "critic", own, behind_trunk(params, given.critic, given.key), key=given.key)
 
-    def state_value(params: Params, observation: Any) -> Array:
-        return values(params, observation).squeeze(-1)
+    def mean_action_value(params: Params, seen: Any) -> Array:
+        probabilities = jnp.exp(act(params, seen).log_probs)  # type: ignore[attr-defined]
+        return jnp.sum(probabilities * values(params, seen), axis=-1)
+
+    def state_value(params: Params, seen: Any) -> Array:
+        return values(params, seen).squeeze(-1)
 
     agent = Agent(
         init=init,
         policy=act,
         value={"none": None, "state": state_value, "action": mean_action_value}[critic],
         action_value=values if critic == "action" else None,
-        memory=None if memory is None else _memory(memory, owner, prepare),
+        memory=None if memory is None else _memory(memory, critic_memory, owner, read),
+        takes_key=any(
+            takes_key(x) for x in (actor, critic_network, trunk, *(m[0] for m in (memory, critic_memory) if m))
+        ),
     )
-    numbers = space.n if isinstance(space, Discrete) else dimensions
     heads = {"actor": (actor, output, numbers)}
     if critic_network is not None:
         heads["critic"] = critic_network, values, numbers if critic == "action" else 1
     _check_outputs(environment, agent, heads)
     return agent
+
+
+def _check_critic_memory(memory: Any, critic_network: Any, critic_memory: Any, trunk: Any) -> None:
+    if critic_memory is None:
+        return
+    name = type(critic_memory[0]).__name__
+    if memory is None or critic_network is None:
+        raise SettingError("critic_memory", name, "needs a memory of the policy, and a critic, beside it")
+    if trunk is not None:
+        raise SettingError("critic_memory", name, "cannot stand beside layers that policy and critic share")
 
 
 def _check_outputs(environment: Environment, agent: Agent, heads: dict[str, tuple[Network, Callable, int]]) -> None:
@@ -164,6 +190,8 @@ def _check_outputs(environment: Environment, agent: Agent, heads: dict[str, tupl
         params = agent.init(key)
         for batch in ((), (2, 3)):
             x = jax.tree.map(lambda s, batch=batch: jnp.zeros((*batch, *s.shape), s.dtype), environment.observation)
+            if agent.takes_key:
+                x = Keyed(x, KeyData.of(jax.random.split(key, batch)))
             if agent.memory is not None:
                 x = _remembered(agent.memory, params, x, batch)
             for name, (network, head, numbers) in heads.items():
@@ -184,8 +212,7 @@ def _remembered(memory: Memory, params: Params, observation: Any, batch: tuple[i
     """The features of a first step, whose carry must be what it was."""
     before = jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), memory.initial)
     given = memory.step(params, before, observation)
-    if not isinstance(given, tuple | list) or len(given) != 2:
-        raise SettingError("memory", type(given).__name__, "is what it gives; needs (carry, features)")
+    _check_step(given)
     after, features = given
     shapes = [jax.tree.map(lambda x: f"{jnp.asarray(x).dtype}{list(jnp.shape(x))}", tree) for tree in (after, before)]
     if shapes[0] != shapes[1]:
@@ -195,19 +222,41 @@ def _remembered(memory: Memory, params: Params, observation: Any, batch: tuple[i
     return features
 
 
-def _memory(memory: tuple[RecurrentNetwork, Any], owner: str, prepare: Callable[[Any], Any]) -> Memory:
-    network, initial = memory
-    initial = jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), initial)  # no weak types in a loop's carry
+def _memory(
+    memory: tuple[RecurrentNetwork, Any],
+    critic_memory: tuple[RecurrentNetwork, Any] | None,
+    owner: str,
+    read: Callable[[Any], Inputs],
+) -> Memory:
+    """One memory for both, or one each, as one step."""
+
+    def strong(carry: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), carry)  # a loop's carry has no weak types
+
+    initial = strong(memory[1])
+    own = None if critic_memory is None else strong(critic_memory[1])
 
     def step(params: Params, carry: Any, observation: Any) -> tuple[Any, Any]:
-        return network.apply(params[owner]["memory"], carry, prepare(observation))
+        given = read(observation)
+        before, before_critic = carry if critic_memory is not None else (carry, None)
+        found = apply(memory[0], "memory", params[owner]["memory"], before, given.policy, key=given.key)
+        if critic_memory is None and given.key is None and not any(m is not None for m in given.masks):
+            return found
+        _check_step(found)
+        after, features = found
+        if critic_memory is None:
+            return after, Inputs(features, features, given.masks, given.key)
+        x = before_critic, given.critic
+        found = apply(critic_memory[0], "critic_memory", params["value"]["memory"], *x, key=given.key)
+        _check_step(found)
+        return (after, found[0]), Inputs(features, found[1], given.masks, given.key)
 
-    return Memory(initial, step)
+    return Memory(initial if critic_memory is None else (initial, own), step)
 
 
-def _masked(logits: Array, mask: Array) -> Array:
-    """Only allowed actions are taken; where none is, all are equally likely."""
-    return jnp.where(mask > 0, logits, -1e9)  # finite: 0 · log 0 stays 0 in entropies and KLs
+def _check_step(given: Any) -> None:
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise SettingError("memory", type(given).__name__, "is what it gives; needs (carry, features)")
 
 
 def check_policy(environment: Environment, policy: str, critic: str) -> None:
@@ -215,36 +264,13 @@ def check_policy(environment: Environment, policy: str, critic: str) -> None:
     for field, value, kinds in (("policy", policy, PolicyKind), ("critic", critic, Critic)):
         if value not in get_args(kinds):
             raise SettingError(field, value, f"is none of {', '.join(get_args(kinds))}")
-    _check_space(environment)
-    discrete = isinstance(environment.action_space, Discrete)
-    if policy == "categorical" and not discrete:
-        raise SettingError("policy", policy, f"needs discrete actions; those of {environment.name} are continuous")
-    if policy in ("gaussian", "squashed") and discrete:
-        raise SettingError("policy", policy, f"needs continuous actions; those of {environment.name} are discrete")
-    if critic == "action" and not discrete:
-        raise SettingError("critic", critic, f"needs discrete actions; those of {environment.name} are continuous")
+    check_policy_kind(environment, policy)
+    if critic == "action" and not isinstance(environment.action_space, Discrete):
+        reason = f"needs one Discrete action; those of {environment.name} are {_kind(environment.action_space)}"
+        raise SettingError("critic", critic, f"{reason}: take critic state")
 
 
-def _check_space(environment: Environment) -> None:
-    """Refuse actions that no policy here takes."""
-    space = environment.action_space
-
-    def refuse(reason: str) -> SettingError:
-        return SettingError("environment", environment.name, reason)
-
-    if isinstance(space, Discrete):
-        if isinstance(space.n, bool) or not isinstance(space.n, int | np.integer) or space.n < 1:
-            raise refuse(f"has {space} actions; needs a whole number of them, at least 1")
-        return
-    if not isinstance(space, Box):
-        raise refuse(f"has an action space {space!r}; needs pgjax.types.Discrete or Box")
-    try:
-        low, high = space.bounds()
-    except (TypeError, ValueError):
-        raise refuse(f"has an action box of shape {space.shape} with {np.size(space.low)} lower bounds") from None
-    bad = np.argwhere(~(np.isfinite(low) & np.isfinite(high) & (low < high)))
-    if len(bad):
-        at = tuple(map(int, bad[0]))
-        between = f"from {low[at]} to {high[at]}" + (f" in dimension {', '.join(map(str, at))}" if at else "")
-        replaced = "environment._replace(action_space=Box(low, high, shape))"
-        raise refuse(f"has an unbounded or empty action box, {between}; bound it first, as by {replaced}")
+def _kind(space: Any) -> str:
+    if isinstance(space, Box):
+        return "continuous"
+    return f"a {type(space).__name__}" if is_part(space) else "several"

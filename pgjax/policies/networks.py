@@ -1,26 +1,31 @@
 """The networks that come with the library; the only file that imports flax."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from pgjax.config import Critic
-from pgjax.policies.build import PolicyKind, check_policy, from_networks
-from pgjax.policies.observations import default_features
-from pgjax.types import Agent, Discrete, Environment, SettingError
+from pgjax.policies.actions import PolicyKind, outputs
+from pgjax.policies.build import check_policy, from_networks
+from pgjax.policies.observations import default_features, image_leaves, leaves
+from pgjax.types import Agent, Environment, Params, SettingError
 
 NetworkKind = Literal["auto", "mlp", "cnn"]
-MemoryKind = Literal["none", "gru"]
+MemoryKind = Literal["none", "gru", "lstm"]
+CELLS = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
 
 
 class MLP(nn.Module):
     """Dense tanh layers, orthogonal initialisation, and a linear head of gain `head_scale` (0 outputs: no head).
 
-    >>> import jax
+    With `layer_norm`, what a layer gives is normalised before its tanh; with `dropout`, so large a share of its units
+    is left out where there is a key, the others scaled up.
+
     >>> net = MLP(hidden=(8,), outputs=2, head_scale=0.01)
     >>> params = net.init(jax.random.key(0), jnp.ones(3))
     >>> head = params["params"]["Dense_1"]["kernel"]
@@ -31,17 +36,23 @@ class MLP(nn.Module):
     hidden: Sequence[int]
     outputs: int
     head_scale: float
+    layer_norm: bool = False
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, key: Array | None = None) -> Array:
         """[..., features] -> [..., outputs]."""
         leading = x.shape[:-1]
         if (
             x.ndim > 2
         ):  # one axis of rows: the gradient of a kernel is then one plain matrix product, not a transposed one
             x = x.reshape(-1, x.shape[-1])
-        for width in self.hidden:
-            x = nn.tanh(nn.Dense(width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x))
+        for i, width in enumerate(self.hidden):
+            x = nn.Dense(width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x)
+            x = nn.tanh(nn.LayerNorm()(x) if self.layer_norm else x)
+            if self.dropout and key is not None:
+                kept = jax.random.bernoulli(jax.random.fold_in(key, i), 1 - self.dropout, x.shape)
+                x = jnp.where(kept, x / (1 - self.dropout), 0.0)
         if self.outputs:
             x = nn.Dense(self.outputs, kernel_init=nn.initializers.orthogonal(self.head_scale))(x)
         return x.reshape(*leading, x.shape[-1])
@@ -50,10 +61,11 @@ class MLP(nn.Module):
 class CNN(nn.Module):
     """One 3×3 convolution with 16 channels (MinAtar's own network), then dense layers and the head.
 
+    Several images have a convolution each; what is no image goes to the dense layers beside them.
+
     Written as a matrix product over patches: images are small, and a convolution's gradient on a CPU, or the grouped
     convolution that many networks side by side become, is many times slower than its arithmetic.
 
-    >>> import jax
     >>> net, images = CNN(hidden=(8,), outputs=6, head_scale=0.01), jnp.ones((5, 10, 10, 4))
     >>> params = net.init(jax.random.key(0), images[0])
     >>> params["params"]["Dense_0"]["kernel"].shape, net.apply(params, images).shape  # 3 · 3 · 4 inputs, 16 channels
@@ -63,22 +75,30 @@ class CNN(nn.Module):
     hidden: Sequence[int]
     outputs: int
     head_scale: float
+    layer_norm: bool = False
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[..., height, width, channels] -> [..., outputs]."""
+    def __call__(self, x: Any, key: Array | None = None) -> Array:
+        """[..., height, width, channels] -> [..., outputs]; of a tuple the last part may be flat, [..., features]."""
+        parts = x if isinstance(x, tuple) else (x,)
+        images = [part for part in parts if part.ndim == parts[0].ndim]
+        flat = [*map(self._convolved, images), *parts[len(images) :]]
+        features = flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=-1)
+        return MLP(self.hidden, self.outputs, self.head_scale, self.layer_norm, self.dropout)(features, key)
+
+    def _convolved(self, x: Array) -> Array:
         height, width = x.shape[-3] - 2, x.shape[-2] - 2
         shifted = [x[..., i : i + height, j : j + width, :] for i in range(3) for j in range(3)]
         patches = jnp.concatenate(shifted, axis=-1).reshape(-1, 9 * x.shape[-1])
         features = nn.relu(nn.Dense(16, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(patches))
-        return MLP(self.hidden, self.outputs, self.head_scale)(features.reshape(*x.shape[:-3], -1))
+        return features.reshape(*x.shape[:-3], -1)
 
 
-class GRU(nn.Module):
-    """A dense tanh layer into a gated recurrent unit of the same width. Cho et al. 2014.
+class Recurrent(nn.Module):
+    """A dense tanh layer, or a convolution, into a recurrent cell. GRU: Cho et al. 2014; LSTM: Hochreiter 1997.
 
-    >>> import jax
-    >>> net, carry = GRU(4), jnp.zeros((5, 4))
+    >>> net, carry = Recurrent(4), jnp.zeros((5, 4))
     >>> params = net.init(jax.random.key(0), carry, jnp.ones((5, 3)))
     >>> carry, features = net.apply(params, carry, jnp.ones((5, 3)))
     >>> features.shape, bool((carry == features).all())
@@ -86,12 +106,36 @@ class GRU(nn.Module):
     """
 
     width: int
+    cell: str | nn.RNNCellBase = "gru"
+    images: bool = False
+    layer_norm: bool = False
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, carry: Array, x: Array) -> tuple[Array, Array]:
+    def __call__(self, carry: Any, x: Any, key: Array | None = None) -> tuple[Any, Array]:
         """(carry [..., width], [..., features]) -> (carry, [..., width])."""
-        x = nn.tanh(nn.Dense(self.width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x))
-        return nn.GRUCell(self.width)(carry, x)
+        if self.images:
+            x = CNN((self.width,), 0, 1.0, self.layer_norm, self.dropout)(x, key)
+        elif self.layer_norm or self.dropout:
+            x = MLP((self.width,), 0, 1.0, self.layer_norm, self.dropout)(x, key)
+        else:
+            x = nn.tanh(nn.Dense(self.width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x))
+        cell = CELLS[self.cell](self.width) if isinstance(self.cell, str) else self.cell
+        return cell(carry, x)
+
+
+class Drawing(NamedTuple):
+    """A flax module that draws, such as one with dropout, as the `Network` that takes a key."""
+
+    module: nn.Module
+
+    def init(self, key: Array, *x: Any) -> Params:
+        """The module's parameters."""
+        return self.module.init(key, *x)
+
+    def apply(self, params: Params, *x: Any, key: Array | None = None) -> Any:
+        """The module's outputs; `key` is None in evaluation."""
+        return self.module.apply(params, *x, key=key)
 
 
 def make_agent(
@@ -102,7 +146,10 @@ def make_agent(
     hidden: Sequence[int] = (64, 64),
     critic: Critic = "none",
     shared: bool = False,
-    memory: MemoryKind = "none",
+    memory: MemoryKind | nn.RNNCellBase = "none",
+    separate_memory: bool = False,
+    layer_norm: bool = False,
+    dropout: float = 0.0,
     initial_log_std: float = 0.0,
 ) -> Agent:
     """Build a policy, and a critic if asked, that fit an environment's spaces.
@@ -110,44 +157,65 @@ def make_agent(
     Args:
       environment: gives the shapes.
       policy: "categorical" for discrete actions; "gaussian" (clipped to the box) or "squashed" (tanh) for continuous
-        ones; "auto" takes categorical or gaussian.
-      network: "mlp" flattens the observation; "cnn" convolves images [height, width, channels]; "auto" looks at it.
+        ones; "auto" takes for every part of the action what fits it. Numbers with one bound or none are never clipped
+        (`pgjax.estimators.open_boxes`).
+      network: "mlp" flattens the observation; "cnn" convolves its images [height, width, channels]; "auto" takes a cnn
+        where there are any.
       hidden: widths of the dense layers.
-      critic: "state" adds V(s), "action" Q(s, a) for discrete actions.
+      critic: "state" adds V(s), "action" Q(s, a) for one Discrete action.
       shared: whether the critic shares all layers but the last with the policy; else it has a network of its own.
-      memory: "gru" puts a recurrent unit of the first width in front of everything.
+      memory: "gru" or "lstm" puts a recurrent unit of the first width in front of everything; so does a flax cell.
+      separate_memory: whether the critic has a memory of its own; else it reads the policy's.
+      layer_norm: whether each dense layer's output is normalised before its tanh.
+      dropout: the share of units left out of each dense layer, in training alone.
       initial_log_std: log σ at the start, in units of half the action box.
 
     Raises:
       SettingError: where policy or network and environment do not fit.
 
-    >>> import jax
     >>> from pgjax import environments
     >>> agent = make_agent(environments.make("CartPole-v1"))
     >>> agent.policy(agent.init(jax.random.key(0)), jnp.zeros(4)).logits.shape
     (2,)
     """
     check_policy(environment, policy, critic)
-    shape = getattr(environment.observation, "shape", ())
-    image = len(shape) == 3 and min(shape[:2]) >= 3 and environment.num_categories is None  # as large as the kernel
-    _check(environment, network, hidden, critic, shared, memory, image)
-    cnn = memory == "none" and (network == "cnn" or (network == "auto" and image))
-    body: Callable[..., Any] = CNN if cnn else MLP
-    space = environment.action_space
-    outputs = space.n if isinstance(space, Discrete) else int(np.prod(space.shape))
-    layers, own = tuple(hidden), () if shared else tuple(hidden)
+    leaves(environment)
+    images = bool(image_leaves(environment))
+    _check(environment, network, hidden, critic, shared, memory, separate_memory, dropout, images)
+    images = images and network != "mlp"
+    numbers, layers = outputs(environment.action_space), tuple(hidden)
+
+    def made(module: nn.Module) -> Any:
+        return Drawing(module) if dropout else module
+
+    def dense(kind: Callable[..., nn.Module], widths: tuple[int, ...], count: int, scale: float) -> Any:
+        return made(kind(widths, count, scale, layer_norm, dropout))
+
+    def remembering() -> tuple[Any, Any]:
+        return made(Recurrent(layers[0], memory, images, layer_norm, dropout)), _carry(memory, layers[0])
+
+    recurrent = memory != "none"
+    body: Callable[..., Any] = CNN if images and not recurrent else MLP
     head: Callable[..., Any] = MLP if shared else body
+    own = () if shared else layers
     return from_networks(
         environment,
-        head(own, outputs, 0.01),
-        None if critic == "none" else head(own, outputs if critic == "action" else 1, 1.0),
+        dense(head, own, numbers, 0.01),
+        None if critic == "none" else dense(head, own, numbers if critic == "action" else 1, 1.0),
         critic=critic,
         policy=policy,
-        trunk=body(layers, 0, 1.0) if shared else None,
-        memory=(GRU(layers[0]), jnp.zeros(layers[0])) if memory == "gru" else None,
-        features=default_features(environment, flatten=not cnn),
+        trunk=dense(body, layers, 0, 1.0) if shared else None,
+        memory=remembering() if recurrent else None,
+        critic_memory=remembering() if separate_memory else None,
+        features=default_features(environment, flatten=not images),
         initial_log_std=initial_log_std,
     )
+
+
+def _carry(memory: str | nn.RNNCellBase, width: int) -> Any:
+    """What an episode starts with."""
+    cell = CELLS[memory](width) if isinstance(memory, str) else memory
+    return cell.initialize_carry(jax.random.key(0), (width,))
 
 
 def _check(
@@ -156,20 +224,26 @@ def _check(
     hidden: Sequence[int],
     critic: str,
     shared: bool,
-    memory: str,
-    image: bool,
+    memory: Any,
+    separate_memory: bool,
+    dropout: float,
+    images: bool,
 ) -> None:
+    cell = isinstance(memory, nn.RNNCellBase)
     for field, value, kinds in (("network", network, NetworkKind), ("memory", memory, MemoryKind)):
-        if value not in get_args(kinds):
+        if value not in get_args(kinds) and not (field == "memory" and cell):
             raise SettingError(field, value, f"is none of {', '.join(get_args(kinds))}")
-    if network == "cnn" and not image:
+    if network == "cnn" and not images:
         shape = getattr(environment.observation, "shape", None)
         raise SettingError("network", network, f"needs images [height, width, channels]; observations are {shape}")
-    if network == "cnn" and memory == "gru":
-        raise SettingError("memory", memory, "cannot be combined with network cnn")
     if any(width < 1 for width in hidden):
         raise SettingError("hidden", tuple(hidden), "must be positive widths")
-    if not hidden and (shared or memory == "gru"):
+    if not hidden and (shared or memory != "none"):
         raise SettingError("hidden", tuple(hidden), "needs at least one layer to share or to remember with")
     if shared and critic == "none":
         raise SettingError("shared", shared, "needs a critic to share with")
+    if separate_memory and (memory == "none" or critic == "none" or shared):
+        lacks = "a memory" if memory == "none" else "a critic" if critic == "none" else "layers that are not shared"
+        raise SettingError("separate_memory", separate_memory, f"needs {lacks}")
+    if not 0 <= dropout < 1:
+        raise SettingError("dropout", dropout, "must lie in [0, 1)")

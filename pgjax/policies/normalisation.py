@@ -11,8 +11,9 @@ from jax.typing import ArrayLike
 
 from pgjax.estimators.recurrence import linear_recurrence
 from pgjax.estimators.reductions import as_float, difference, rounding, step_spread, sum_over_devices
-from pgjax.policies.observations import categories, leaves, mask_index
-from pgjax.types import Agent, Environment, Memory, Params, SettingError, Transition
+from pgjax.policies.masks import find_masks
+from pgjax.policies.observations import categories, leaves
+from pgjax.types import Agent, Environment, Keyed, Memory, Params, SettingError, Transition
 
 EPSILON = 1e-8
 
@@ -98,7 +99,7 @@ def normalise_observations(agent: Agent, environment: Environment, clip: float =
     True
     """
     shapes, structure = leaves(environment)
-    kept = {i for i, count in enumerate(categories(environment)) if count is not None} | {mask_index(environment)}
+    kept = {i for i, count in enumerate(categories(environment)) if count is not None} | find_masks(environment).leaves
     if kept.issuperset(range(len(shapes))):
         raise SettingError("normalise_observations", True, f"does not fit {environment.name}: its states are numbered")
 
@@ -111,12 +112,16 @@ def normalise_observations(agent: Agent, environment: Environment, clip: float =
         return agent.init(key) | {"statistics": structure.unflatten(seen)}
 
     def observe(params: Params, observation: Any, mask: Array) -> Params:
+        observation = observation.observation if isinstance(observation, Keyed) else observation
         seen = [
             m if i in kept else merge(m, jnp.asarray(x, jnp.float32), mask) for i, x, m in parts(params, observation)
         ]
         return params | {"statistics": structure.unflatten(seen)}
 
     def scaled(params: Params, observation: Any) -> Any:
+        if isinstance(observation, Keyed):
+            return observation._replace(observation=scaled(params, observation.observation))
+
         def one(x: Array, m: Moments) -> Array:
             m = stop_gradient(m)
             away = jnp.where(m.std == 0, difference(x, m.mean), x - m.mean)

@@ -1,4 +1,4 @@
-"""Observations as networks take them: numbers side by side, categories one-hot, action masks apart."""
+"""Observations as networks take them: numbers side by side, categories one-hot, images, no action masks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,16 +9,22 @@ import numpy as np
 from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from pgjax.types import ACTION_MASK, Discrete, Environment, SettingError
+from pgjax.policies.masks import find_masks
+from pgjax.types import Environment, SettingError
 
 
 def default_features(environment: Environment, *, flatten: bool = True) -> Callable[[Any], Any]:
     """How an observation becomes a network's input: float32, categories one-hot, arrays flat.
 
-    The parts of a dict or tuple are flattened and joined, at any depth; an action mask is left out.
+    The parts of a dict or tuple are flattened and joined, at any depth; action masks are left out.
+
+    Args:
+      environment: declares the observations.
+      flatten: False keeps images: one image stays [height, width, channels]; of several parts the input is a tuple, the
+        images first, then everything else flat. `image_leaves` says what is one.
 
     Raises:
-      SettingError: for observations that are not declared by shapes, or nothing but a mask.
+      SettingError: for observations that are not declared by shapes, or nothing but masks.
 
     >>> from pgjax import environments
     >>> image = default_features(environments.make("DeepSea-bsuite:size=4"))(jnp.eye(4))
@@ -27,25 +33,48 @@ def default_features(environment: Environment, *, flatten: bool = True) -> Calla
     ((16,), 2)
     """
     shapes, structure = leaves(environment)
-    counts, mask = categories(environment), mask_index(environment)
-    seen = [i for i in range(len(shapes)) if i != mask]
+    counts = categories(environment)
+    seen, images = seen_leaves(environment), [] if flatten else image_leaves(environment)
     if not seen:
         raise SettingError("environment", environment.name, "has no observation that a network could take")
 
     def one(x: Any, i: int) -> Array:
         count, shape = counts[i], shapes[i].shape
-        if count is not None:
-            x = jax.nn.one_hot(x, count, dtype=jnp.float32)
-            return x.reshape(*x.shape[: x.ndim - len(shape) - 1], -1)
-        x = jnp.asarray(x).astype(jnp.float32)
-        return x.reshape(*x.shape[: x.ndim - len(shape)], -1) if flatten else x
+        x = jnp.asarray(x)
+        leading = x.shape[: x.ndim - len(shape)]
+        x = x.astype(jnp.float32) if count is None else jax.nn.one_hot(x, count, dtype=jnp.float32)
+        return x.reshape(*leading, *(shape[:2] if i in images else ()), -1)
 
-    def features(observation: Any) -> Array:
+    def features(observation: Any) -> Any:
         parts = structure.flatten_up_to(observation)
-        inputs = [one(parts[i], i) for i in seen]
-        return inputs[0] if len(inputs) == 1 else jnp.concatenate(inputs, axis=-1)
+        pictures, flat = [one(parts[i], i) for i in images], [one(parts[i], i) for i in seen if i not in images]
+        joined = [flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=-1)] if flat else []
+        inputs = (*pictures, *joined)
+        return inputs[0] if len(inputs) == 1 else inputs
 
     return features
+
+
+def seen_leaves(environment: Environment) -> list[int]:
+    """Which leaves of an observation a network takes: all but action masks."""
+    masks = find_masks(environment).leaves
+    return [i for i in range(len(leaves(environment)[0])) if i not in masks]
+
+
+def image_leaves(environment: Environment) -> list[int]:
+    """Which leaves are images, 3×3 or larger: [height, width, channels] of numbers, [height, width, ...] of categories.
+
+    >>> from pgjax import environments
+    >>> image_leaves(environments.make("Breakout-MinAtar")), image_leaves(environments.make("CartPole-v1"))
+    ([0], [])
+    """
+    shapes, counts = leaves(environment)[0], categories(environment)
+
+    def image(i: int) -> bool:
+        shape = shapes[i].shape
+        return len(shape) in ((3,) if counts[i] is None else (2, 3)) and min(shape[:2]) >= 3  # as large as the kernel
+
+    return [i for i in seen_leaves(environment) if image(i)]
 
 
 def leaves(environment: Environment) -> tuple[list[Any], Any]:
@@ -87,39 +116,3 @@ def categories(environment: Environment) -> list[int | None]:
                 "num_categories", count, f"of {environment.name!r} must be None or a whole number above 0"
             )
     return counts
-
-
-def mask_index(environment: Environment) -> int | None:
-    """Which leaf of an observation is its action mask, at whatever depth; None without one.
-
-    Raises:
-      SettingError: for several masks, one of another shape than [actions], or actions that cannot be masked.
-
-    >>> from pgjax import environments
-    >>> shapes = {"seen": jax.ShapeDtypeStruct((4,), jnp.float32), "action_mask": jax.ShapeDtypeStruct((2,), jnp.bool_)}
-    >>> mask_index(environments.make("CartPole-v1")._replace(observation={"inner": shapes}))
-    0
-    """
-    leaves(environment)
-    with_paths, _ = tree_flatten_with_path(environment.observation)
-    found = [(i, path, x) for i, (path, x) in enumerate(with_paths) if ACTION_MASK in map(_name, path)]
-    if not found:
-        return None
-    places = ", ".join(f"observation{keystr(path)}" for _, path, _ in found)
-    space = environment.action_space
-
-    def refuse(reason: str) -> SettingError:
-        return SettingError("environment", environment.name, reason)
-
-    if not isinstance(space, Discrete):
-        raise refuse(f"has an action mask {places}, and actions that are not Discrete")
-    i, _, mask = found[0]
-    if len(found) > 1 or tuple(mask.shape) != (space.n,):
-        shapes = " and ".join(str(tuple(x.shape)) for *_, x in found)
-        raise refuse(f"has an action mask {places} of shape {shapes}; needs one of shape ({space.n},)")
-    return i
-
-
-def _name(key: Any) -> Any:
-    """What a step into a pytree is called."""
-    return next((getattr(key, field) for field in ("key", "name", "idx") if hasattr(key, field)), None)

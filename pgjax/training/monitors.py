@@ -255,7 +255,8 @@ def branched_action_values(
     (3,)
     """
     if not isinstance(environment.action_space, Discrete):
-        raise SettingError("environment", environment.name, "has continuous actions; only discrete ones can be tried")
+        reason = "has other actions than one Discrete number, whose values can be tried one by one"
+        raise SettingError("environment", environment.name, reason)
 
     def one(action: Array, key: Array) -> Array:
         step_key, rest_key = jax.random.split(key)

@@ -36,7 +36,7 @@ class Replay(NamedTuple):
 
 def replayed(environment: Environment, agent: Agent, config: Config, rows: Replay) -> Rows:
     """Act: a pure function of the keys, the environments in flight and the parameters."""
-    how, actor = engine(config.engine), rollout.actor(agent, rows.params)
+    how, actor = engine(config.engine), rollout.actor(agent, rows.params, training=True)
     if config.rollout == "stream":
         memory = jax.tree.map(lambda x: x[None], rows.rollout_state.memory)
         after, transition, statistics = rollout.stream(

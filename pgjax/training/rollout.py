@@ -6,9 +6,8 @@ a loop of few environments is as slow as it has operations, however small they a
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from pgjax.environments import base
 from pgjax.estimators.distributions import Distribution
 from pgjax.estimators.recurrence import linear_recurrence
 from pgjax.training.metrics import Metric
-from pgjax.types import Agent, Environment, Params, Transition
+from pgjax.types import Agent, Environment, KeyData, Keyed, Params, Transition
 
 
 class Actor(NamedTuple):
@@ -27,23 +26,30 @@ class Actor(NamedTuple):
 
     act: Callable[[Any, Any], tuple[Any, Distribution]]
     initial: Any = ()
+    takes_key: bool = False  # observations come as `Keyed`, and are recorded so
 
 
 Policy = Callable[[Any], Distribution] | Actor
 """observation -> distribution, as `functools.partial(agent.policy, params)`; or, with a memory, an Actor."""
 
 
-def actor(agent: Agent, params: Params) -> Actor:
-    """An agent acting with given parameters, its memory included."""
-    memory = agent.memory
+def actor(agent: Agent, params: Params, *, training: bool = False) -> Actor:
+    """An agent acting with given parameters, its memory included.
+
+    Args:
+      agent: what acts.
+      params: its parameters.
+      training: give a network that takes a key one at every step; without it dropout is off.
+    """
+    memory, takes_key = agent.memory, training and agent.takes_key
     if memory is None:
-        return _as_actor(lambda observation: agent.policy(params, observation))
+        return Actor(lambda carry, observation: (carry, agent.policy(params, observation)), (), takes_key)
 
     def act(carry: Any, observation: Any) -> tuple[Any, Distribution]:
         carry, features = memory.step(params, carry, observation)
         return carry, agent.policy(params, features)
 
-    return Actor(act, memory.initial)
+    return Actor(act, memory.initial, takes_key)
 
 
 def _as_actor(policy: Policy) -> Actor:
@@ -135,7 +141,7 @@ def episodes(
             (observation, state, memory, alive), (t, draw) = carry, now
             row, new_state, memory = _act(environment, acting, draw, observation, state, memory)
             row = row._replace(
-                action=jnp.where(alive, row.action, jnp.zeros_like(row.action)),
+                action=_where(alive, row.action, jax.tree.map(jnp.zeros_like, row.action)),
                 log_prob=jnp.where(alive, row.log_prob, 0.0),
                 reward=jnp.where(alive, row.reward, 0.0),
                 terminated=alive & row.terminated,
@@ -147,8 +153,9 @@ def episodes(
             return (row.next_observation, _where(alive, new_state, state), memory, alive), row
 
         def idle(carry: tuple, rows: Transition) -> Transition:
-            still = jax.tree.map(lambda x, like: jnp.broadcast_to(x, like.shape), carry[0], rows.observation)
-            return rows._replace(observation=still, next_observation=still)
+            still = jax.tree.map(lambda x, like: jnp.broadcast_to(x, like.shape), carry[0], rows.next_observation)
+            seen = rows.observation._replace(observation=still) if acting.takes_key else still
+            return rows._replace(observation=seen, next_observation=still)
 
         carry = (observation, state, acting.initial, jnp.bool_(True))
         steps = jnp.arange(horizon), draws
@@ -158,7 +165,7 @@ def episodes(
     if start is None:  # one reset for each group
         observation, state = jax.vmap(partial(base.reset, environment))(pairs[::group_size, 0])
         start = Visited(*jax.tree.map(lambda x: jnp.repeat(x, group_size, axis=0), (state, observation)))
-    return jax.vmap(episode, out_axes=1)(pairs[:, 1], start)
+    return _with_next_keys(acting, jax.vmap(episode, out_axes=1)(pairs[:, 1], start))
 
 
 def visit(environment: Environment, policy: Policy, key: Array, steps: Array) -> Visited:
@@ -246,6 +253,7 @@ def stream(
         return jax.lax.scan(step, Place(start.state, start.observation, start.memory), (draws, resets))
 
     place, rows = jax.vmap(one, out_axes=(0, 1))(stream_state, keys)
+    rows = _with_next_keys(acting, rows)
     ended = rows.terminated | rows.truncated
     each = jnp.stack([rows.reward, jnp.ones_like(rows.reward)])  # return and length, [2, T, N]
     each = each.at[:, 0].add(jnp.stack([stream_state.episode_return, stream_state.episode_length]))
@@ -276,24 +284,6 @@ def keep_first(transition: Transition, steps: int) -> Transition:
     )
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["data"], meta_fields=["kind"])
-@dataclass(frozen=True)
-class KeyData:
-    """Keys as plain numbers: jax's check of key reuse loses sight of keys whose axes `vmap` moves for a loop."""
-
-    data: Array
-    kind: Any
-
-    @classmethod
-    def of(cls, keys: Array) -> Self:
-        """Of an array of keys."""
-        return cls(jax.random.key_data(keys), jax.random.key_impl(keys))
-
-    def key(self) -> Array:
-        """Back again."""
-        return jax.random.wrap_key_data(self.data, impl=self.kind)
-
-
 def _reset(environment: Environment, key: KeyData) -> tuple[Any, Any]:
     return base.reset(environment, key.key())
 
@@ -303,27 +293,32 @@ class Draws(NamedTuple):
 
     noise: Any  # of actions; None where the mode is taken
     step_key: KeyData
+    network_key: KeyData | None  # for an actor that takes one
 
 
 def _draw(actor: Actor, observation: Any, key: Array, steps: int, *, greedy: bool = False) -> tuple[Draws, KeyData]:
     """The draws, and a key for each step's reset, should it end an episode: [T] each."""
-    distribution = jax.eval_shape(actor.act, actor.initial, observation)[1]
-    of_action, of_step, of_reset = jax.random.split(key, 3)
+    of_action, of_step, of_reset, *of_network = jax.random.split(key, 4 if actor.takes_key else 3)
+    network_keys = KeyData.of(jax.random.split(of_network[0], steps)) if of_network else None
+    seen = observation if network_keys is None else Keyed(observation, jax.tree.map(lambda x: x[0], network_keys))
+    distribution = jax.eval_shape(actor.act, actor.initial, seen)[1]
     noise = None if greedy else distribution.noise(of_action, (steps,))
-    return Draws(noise, KeyData.of(jax.random.split(of_step, steps))), KeyData.of(jax.random.split(of_reset, steps))
+    draws = Draws(noise, KeyData.of(jax.random.split(of_step, steps)), network_keys)
+    return draws, KeyData.of(jax.random.split(of_reset, steps))
 
 
 def _act(
     environment: Environment, actor: Actor, draw: Draws, observation: Any, state: Any, memory: Any
 ) -> tuple[Transition, Any, Any]:
     """One step of one environment: the row it records, the state and the memory it leads to."""
-    memory, distribution = actor.act(memory, observation)
+    seen = observation if draw.network_key is None else Keyed(observation, draw.network_key)
+    memory, distribution = actor.act(memory, seen)
     action = distribution.mode() if draw.noise is None else distribution.at(draw.noise)
     next_observation, state, reward, terminated, truncated = base.step(
         environment, draw.step_key.key(), state, distribution.to_environment(action)
     )
     row = Transition(
-        observation=observation,
+        observation=seen,
         action=action,
         log_prob=distribution.log_prob(action),
         reward=reward,
@@ -333,6 +328,13 @@ def _act(
         mask=jnp.ones((), float),
     )
     return row, state, memory
+
+
+def _with_next_keys(actor: Actor, rows: Transition) -> Transition:
+    """What follows a step with a key too: that of its own step."""
+    if not actor.takes_key:
+        return rows
+    return rows._replace(next_observation=Keyed(rows.next_observation, rows.observation.key))
 
 
 def _where(condition: Array, yes: Any, no: Any) -> Any:

@@ -65,7 +65,10 @@ def build(settings: Settings) -> Setup:
         critic=recipe.config.critic,
         shared=settings.shared,
         memory=settings.memory,
-        **own_std,
+        separate_memory=settings.separate_memory,
+        layer_norm=settings.layer_norm,
+        dropout=settings.dropout,
+        **own_std,  # type: ignore[arg-type]  (a float)
     )
     if settings.normalise_observations:
         agent = normalise_observations(agent, environment)

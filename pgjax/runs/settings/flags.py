@@ -74,7 +74,7 @@ class Settings(_OfMethods):
     normalise_observations: bool = False
     """Bring observations to mean 0 and standard deviation 1 by running statistics."""
     policy: str = "auto"
-    """Distribution of continuous actions: auto, gaussian (clipped to the action box) or squashed (tanh)."""
+    """Distribution of continuous actions between two bounds: auto, gaussian (clipped to them) or squashed (tanh)."""
     network: str = "auto"
     """Network for images: auto, mlp or cnn."""
     initial_log_std: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 0.0)")] = None
@@ -83,8 +83,15 @@ class Settings(_OfMethods):
     """Widths of the dense layers."""
     shared: bool = False
     """Let the critic share all layers but the last with the policy."""
-    memory: Literal["none", "gru"] = "none"
-    """Make the policy recurrent: gru."""
+    memory: Literal["none", "gru", "lstm"] = "none"
+    """Make the policy recurrent."""
+    separate_memory: bool = False
+    """Give the critic a memory of its own; otherwise it reads the policy's."""
+    layer_norm: bool = False
+    """Normalise what each dense layer gives before its tanh."""
+    dropout: float = 0.0
+    """Share of units left out of each dense layer in training; the same units wherever a step's probability is computed
+    anew."""
     eval_episodes: int = 64
     """Episodes per seed in the evaluation at the end, greedy and sampled."""
     devices: int = 0

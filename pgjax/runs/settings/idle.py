@@ -9,8 +9,10 @@ from dataclasses import MISSING, fields, replace
 from typing import Any, NamedTuple
 
 from pgjax.config import Recipe
+from pgjax.policies.observations import image_leaves
 from pgjax.runs.settings.flags import Settings
-from pgjax.types import Discrete, Environment, SettingError
+from pgjax.spaces import Box, parts
+from pgjax.types import Environment, SettingError
 
 
 class Situation(NamedTuple):
@@ -115,7 +117,7 @@ def _no_bonus(it: Situation) -> str:
 
 
 def _discrete_actions(it: Situation) -> str:
-    if it.environment is None or not isinstance(it.environment.action_space, Discrete):
+    if it.environment is None or any(isinstance(part, Box) for part in parts(it.environment.action_space)[0]):
         return ""
     return f"the actions of {it.environment.name} are discrete"
 
@@ -127,10 +129,7 @@ def _policy_of_discrete_actions(it: Situation) -> str:
 def _network_of_vectors(it: Situation) -> str:
     if it.environment is None or it.settings.network != "mlp":  # a cnn is refused by name
         return ""
-    if it.settings.memory == "gru":
-        return "a recurrent policy has no other network"
-    image = len(getattr(it.environment.observation, "shape", ())) == 3
-    return "" if image else f"the observations of {it.environment.name} are no images"
+    return "" if image_leaves(it.environment) else f"the observations of {it.environment.name} are no images"
 
 
 def _one_process(it: Situation) -> str:

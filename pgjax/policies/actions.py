@@ -1,0 +1,157 @@
+"""From a network's outputs to a distribution over the actions of any space."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from pgjax.estimators.distributions import Categorical, Distribution, Gaussian, SquashedGaussian
+from pgjax.estimators.joint import Joint, MultiCategorical
+from pgjax.estimators.open_boxes import OpenGaussian, OpenSquashedGaussian
+from pgjax.policies.masks import masked
+from pgjax.spaces import Box, Discrete, Part, Space, is_part, parts
+from pgjax.types import Environment, SettingError
+
+PolicyKind = Literal["auto", "categorical", "gaussian", "squashed"]
+
+
+def outputs(space: Space) -> int:
+    """How many numbers a network gives for an action: a logit for every choice, a mean for every continuous number.
+
+    >>> from pgjax.spaces import MultiDiscrete
+    >>> outputs({"move": Discrete(4), "tool": (MultiDiscrete((2, 3)), Box((0.0,), (1.0,), (1,)))})
+    10
+    """
+    return sum(_width(part) for part in parts(space)[0])
+
+
+def continuous(space: Space) -> int:
+    """How many numbers of an action are continuous: each has a σ of its own."""
+    return sum(_width(part) for part in parts(space)[0] if isinstance(part, Box))
+
+
+def distribution(space: Space, kind: PolicyKind, output: Array, log_std: Array | None, masks: Sequence) -> Distribution:
+    """The policy at some states.
+
+    Args:
+      space: of the actions.
+      kind: "squashed" squashes bounded numbers by tanh; otherwise they are clipped.
+      output: of the network, [..., outputs(space)], the parts one after the other.
+      log_std: of the continuous numbers, [continuous(space)]; None where there are none.
+      masks: for each part, what `pgjax.policies.masks.flat_mask` gives, or None.
+
+    Returns:
+      The distribution of the one part, or a `Joint` of all in the structure of the space.
+
+    >>> space = {"move": Discrete(2), "push": Box((0.0,), (jnp.inf,), (1,))}
+    >>> d = distribution(space, "auto", jnp.zeros(3), jnp.zeros(1), [None, None])
+    >>> d.parts["move"].logits.tolist(), float(d.to_environment(d.mode())["push"][0]) > 0
+    ([0.0, 0.0], True)
+    """
+    spaces, _, structure = parts(space)
+    each, start, of_std = [], 0, 0
+    for part, mask in zip(spaces, masks, strict=True):
+        width = _width(part)
+        own, start = output[..., start : start + width], start + width
+        if isinstance(part, Box):
+            assert log_std is not None
+            each.append(_normal(part, kind, own, log_std[of_std : of_std + width]))
+            of_std += width
+        else:
+            each.append(_choice(part, own if mask is None else masked(own, mask)))
+    return each[0] if is_part(space) else Joint(structure.unflatten(each))
+
+
+def check_policy_kind(environment: Environment, policy: str) -> None:
+    """Refuse a policy that does not fit the action space, and an action space that no policy serves."""
+    spaces, paths, _ = checked_parts(environment)
+    boxes = [isinstance(part, Box) for part in spaces]
+    if policy == "categorical" and any(boxes):
+        reason = f"needs discrete actions; those of {environment.name}{paths[boxes.index(True)]} are continuous"
+        raise SettingError("policy", policy, reason)
+    if policy in ("gaussian", "squashed") and not any(boxes):
+        raise SettingError("policy", policy, f"needs continuous actions; those of {environment.name} are discrete")
+
+
+def checked_parts(environment: Environment) -> tuple[list[Part], list[str], Any]:
+    """`pgjax.spaces.parts` of an environment's actions.
+
+    Raises:
+      SettingError: where there are none, or one of them cannot be.
+    """
+    spaces, paths, structure = parts(environment.action_space)
+    if not spaces:
+        raise _refuse(environment, f"has an action space {environment.action_space!r}; {_NEEDS}")
+    for part, path in zip(spaces, paths, strict=True):
+        _check_part(environment, part, f" for action{path}" if path else "")
+    return spaces, paths, structure
+
+
+_NEEDS = "needs pgjax.spaces.Discrete, MultiDiscrete, MultiBinary or Box, or a pytree of these"
+
+
+def _refuse(environment: Environment, reason: str) -> SettingError:
+    return SettingError("environment", environment.name, reason)
+
+
+def _check_part(environment: Environment, part: Any, where: str) -> None:
+    if not is_part(part):
+        raise _refuse(environment, f"has an action space {part!r}{where}; {_NEEDS}")
+    if isinstance(part, Box):
+        _check_box(environment, part, where)
+        return
+    try:
+        counts = [part.n] if isinstance(part, Discrete) else list(np.ravel(getattr(part, "nvec", part.counts)))
+    except (TypeError, ValueError, AttributeError):
+        raise _refuse(environment, f"has {part}{where}; needs whole numbers in an array's shape") from None
+    if not counts or any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in counts):
+        raise _refuse(environment, f"has {part} actions{where}; needs a whole number of them, at least 1")
+
+
+def _check_box(environment: Environment, box: Box, where: str) -> None:
+    try:
+        low, high = box.bounds()
+    except (TypeError, ValueError):
+        reason = f"has an action box of shape {box.shape}{where} with {np.size(box.low)} lower bounds"
+        raise _refuse(environment, reason) from None
+    wrong = np.argwhere(~(low < high) | (low == np.inf) | (high == -np.inf))  # of NaN too
+    if not low.size:
+        raise _refuse(environment, f"has an action box of shape {box.shape}{where}; needs at least one number")
+    if len(wrong):
+        at = tuple(map(int, wrong[0]))
+        between = f"from {low[at]} to {high[at]}" + (f" in dimension {', '.join(map(str, at))}" if at else "")
+        reason = f"has an empty action box{where}, {between}; needs low < high, −inf and inf where there is no bound"
+        raise _refuse(environment, reason)
+
+
+def _width(part: Part) -> int:
+    if isinstance(part, Discrete):
+        return int(part.n)
+    return math.prod(part.shape) if isinstance(part, Box) else sum(part.counts)
+
+
+def _choice(part: Part, logits: Array) -> Distribution:
+    if isinstance(part, Discrete):
+        return Categorical(logits)
+    counts: tuple[int, ...] = part.counts  # type: ignore[union-attr]
+    k, n = len(counts), max(counts)
+    if set(counts) == {n}:
+        return MultiCategorical(logits.reshape(*logits.shape[:-1], k, n))
+    there = np.arange(n) < np.array(counts)[:, None]
+    index = np.where(there, np.cumsum([0, *counts[:-1]])[:, None] + np.arange(n), 0)
+    return MultiCategorical(jnp.where(there, logits[..., index], -1e9))
+
+
+def _normal(box: Box, kind: PolicyKind, mean: Array, log_std: Array) -> Distribution:
+    bounds = [bound.reshape(-1) for bound in box.bounds()]
+    bounded = np.isfinite(bounds).all()
+    made: Callable = {
+        (True, True): SquashedGaussian,
+        (True, False): Gaussian,
+        (False, True): OpenSquashedGaussian,
+        (False, False): OpenGaussian,
+    }[bool(bounded), kind == "squashed"]
+    return made(mean, *(jnp.broadcast_to(x, mean.shape) for x in (log_std, *bounds)))

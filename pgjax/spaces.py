@@ -1,0 +1,108 @@
+"""Action spaces: numbers of choices, boxes, and any pytree of these."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path
+
+
+class Discrete(NamedTuple):
+    """An action space of `n` choices, numbered from 0."""
+
+    n: int
+
+
+class MultiDiscrete(NamedTuple):
+    """Several choices at once: an array of numbers, each from 0 to its entry of `nvec` − 1.
+
+    >>> MultiDiscrete((3, 4)).shape, MultiDiscrete(((2, 2, 2), (5, 5, 5))).shape
+    ((2,), (2, 3))
+    """
+
+    nvec: Any  # whole numbers, as nested tuples of the action's shape
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an action."""
+        return np.shape(self.nvec)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many choices each number has, flat."""
+        return tuple(int(n) for n in np.ravel(self.nvec))
+
+
+class MultiBinary(NamedTuple):
+    """An array of zeros and ones, each chosen on its own."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Two choices for each number, flat."""
+        return (2,) * math.prod(self.shape)
+
+
+class Box(NamedTuple):
+    """A continuous action space; −inf or inf where a number has no bound on that side."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    shape: tuple[int, ...]
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The bounds as float32 arrays of the space's shape."""
+        return tuple(np.asarray(b, np.float32).reshape(self.shape) for b in (self.low, self.high))  # type: ignore
+
+
+Part = Discrete | MultiDiscrete | MultiBinary | Box
+Space = Any
+"""One part, or a dict, tuple, NamedTuple or any other pytree of parts."""
+
+
+def is_part(space: Any) -> bool:
+    """Whether a space is one part, no tree of several."""
+    return isinstance(space, Part)
+
+
+def parts(space: Space) -> tuple[list[Part], list[str], Any]:
+    """The parts of a space in the order of a pytree's leaves, their paths, and the structure they are the leaves of.
+
+    >>> spaces, paths, _ = parts({"move": Discrete(4), "tool": (MultiBinary((2,)), Discrete(3))})
+    >>> paths
+    ["['move']", "['tool'][0]", "['tool'][1]"]
+    """
+    with_paths, structure = tree_flatten_with_path(space, is_leaf=is_part)
+    return [part for _, part in with_paths], [keystr(path) for path, _ in with_paths], structure
+
+
+def no_action(space: Space) -> Any:
+    """An action of zeros, as an environment receives it."""
+
+    def one(part: Part) -> jax.Array:
+        return jnp.zeros(part.shape) if isinstance(part, Box) else jnp.zeros(getattr(part, "shape", ()), jnp.int32)
+
+    return jax.tree.map(one, space, is_leaf=is_part)
+
+
+def combinations(space: Space) -> Any:
+    """Every action of a space of choices, in the shape policies record: a pytree of arrays [A] or [A, k].
+
+    >>> combinations({"a": Discrete(2), "b": MultiBinary((2,))})["b"].tolist()
+    [[0, 0], [0, 1], [1, 0], [1, 1], [0, 0], [0, 1], [1, 0], [1, 1]]
+
+    Raises:
+      ValueError: for a space with a Box.
+    """
+    spaces, paths, structure = parts(space)
+    boxes = [path for part, path in zip(spaces, paths, strict=True) if isinstance(part, Box)]
+    if boxes:
+        raise ValueError(f"the actions{boxes[0]} are continuous: there is no list of them")
+    counts = [(part.n,) if isinstance(part, Discrete) else part.counts for part in spaces]  # type: ignore[union-attr]
+    each = np.indices([n for c in counts for n in c]).reshape(sum(map(len, counts)), -1).T.astype(np.int32)  # [A, all]
+    columns = np.split(each, np.cumsum([len(c) for c in counts])[:-1], axis=1)
+    flat = [x[:, 0] if isinstance(part, Discrete) else x for part, x in zip(spaces, columns, strict=True)]
+    return jax.tree.unflatten(structure, flat)
