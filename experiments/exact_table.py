@@ -9,16 +9,17 @@ With `--updates` the table of updates instead: for every method, and every path 
 (held, replayed in slices, minibatches, groups, devices, engines …), the parameters that `pgjax.learn` makes of every
 batch, against an update written in NumPy loops (`parts/plain_updates.py`, which imports nothing of pgjax). Expect
 differences of rounding, or a path that is refused by name. The exit status is 1 where a difference is larger than
-1e-10. `--only` picks methods and `--paths` paths by a part of their names.
+1e-10. `--only` picks methods and `--paths` paths by a part of their names, `--actions` the kind of action.
 """
 
 import json
 import os
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 if "--updates" in sys.argv:  # five hundred programs that run for milliseconds: do without LLVM's optimiser
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
@@ -59,14 +60,17 @@ class Options:
     """Of the updates, methods whose name contains this."""
     paths: str = ""
     """Of the updates, paths whose name contains this."""
+    actions: Literal["one", "joint", "masked"] = "one"
+    """Of the updates: one number of two choices; nested parts of several kinds, one of them masked, as the product of
+    their softmaxes; one number with a mask."""
 
 
 def main(options: Options) -> int:
     """Read, enumerate, write, show; the exit status."""
     if options.updates:
         return updates(options)
-    for name in ("only", "paths"):
-        if getattr(options, name):
+    for name, default in (("only", ""), ("paths", ""), ("actions", "one")):
+        if getattr(options, name) != default:
             raise SettingError(name, getattr(options, name), "picks rows of the table of updates; add --updates")
     given = EXAMPLE if options.mdp is None else read(options.mdp)
     with jax.enable_x64(True):
@@ -88,7 +92,10 @@ def updates(options: Options) -> int:
         raise SettingError("mdp", str(options.mdp), "is not used with --updates, which has problems of its own")
     use_cpu_devices(4)
     started, rows = time.perf_counter(), []
-    with jax.enable_x64(True):
+    elsewhere = (
+        nullcontext() if options.actions == "one" else update_table.acting(update_table.ACTIONS[options.actions])
+    )
+    with jax.enable_x64(True), elsewhere:
         for case, path in chosen(update_table, options):
             rows.append(update_table.row(case, path))
             print(line(rows[-1]), flush=True)

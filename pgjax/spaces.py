@@ -88,6 +88,26 @@ def no_action(space: Space) -> Any:
     return jax.tree.map(one, space, is_leaf=is_part)
 
 
+def number(space: Space, action: Any) -> jax.Array:
+    """Which of `combinations(space)` an action is, [...]; in the shape policies record.
+
+    >>> space = {"a": Discrete(2), "b": MultiBinary((2,))}
+    >>> number(space, combinations(space)).tolist()
+    [0, 1, 2, 3, 4, 5, 6, 7]
+    """
+    spaces, _, structure = parts(space)
+    result: Any = 0
+    for part, x in zip(spaces, structure.flatten_up_to(action), strict=True):
+        columns = [x] if isinstance(part, Discrete) else [x[..., i] for i in range(len(_counts(part)))]
+        for column, n in zip(columns, _counts(part), strict=True):
+            result = result * n + column
+    return result
+
+
+def _counts(part: Part) -> tuple[int, ...]:
+    return (part.n,) if isinstance(part, Discrete) else part.counts  # type: ignore[union-attr]
+
+
 def combinations(space: Space) -> Any:
     """Every action of a space of choices, in the shape policies record: a pytree of arrays [A] or [A, k].
 
@@ -101,7 +121,7 @@ def combinations(space: Space) -> Any:
     boxes = [path for part, path in zip(spaces, paths, strict=True) if isinstance(part, Box)]
     if boxes:
         raise ValueError(f"the actions{boxes[0]} are continuous: there is no list of them")
-    counts = [(part.n,) if isinstance(part, Discrete) else part.counts for part in spaces]  # type: ignore[union-attr]
+    counts = list(map(_counts, spaces))
     each = np.indices([n for c in counts for n in c]).reshape(sum(map(len, counts)), -1).T.astype(np.int32)  # [A, all]
     columns = np.split(each, np.cumsum([len(c) for c in counts])[:-1], axis=1)
     flat = [x[:, 0] if isinstance(part, Discrete) else x for part, x in zip(spaces, columns, strict=True)]

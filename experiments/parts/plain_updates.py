@@ -4,6 +4,8 @@ The policy is a softmax over a table θ[s, a]; the critic is a table V[s] or Q[s
 
     ∇ log π(a|s) = e_a − π(·|s)   in row s of θ, 0 in all other rows.
 
+With `FEATURES` logits are θ[s] · φ(a) and scores φ(a) − Σ_b π(b|s) φ(b); actions that `ALLOWED` forbids have π = 0.
+
 A batch is a list of `Steps`, one per trajectory (or, in a stream, per environment), without any padding. `update` gives
 the new tables. `episodes` and `streams` list everything that a tabular problem can produce, with its probability; a
 problem is anything with the attributes initial [S], transition [S, A, S] (missing mass ends the episode), reward
@@ -171,8 +173,19 @@ METHODS: dict[str, Method] = {
 """Every method by name: what it is made of, from the papers."""
 
 
-def softmax(logits: Table) -> Table:
+FEATURES: Table | None = None
+"""φ(a), [A, P], of a policy with logits θ[s] · φ(a): what a product of softmaxes is; None for θ[s, a] themselves."""
+ALLOWED: Table | None = None
+"""1 where an action may be taken, [S, A]; None for all."""
+
+
+def softmax(theta: Table) -> Table:
     """π of a table of logits, row by row."""
+    logits = theta if FEATURES is None else theta @ FEATURES.T
+    return _normalised(logits if ALLOWED is None else np.where(ALLOWED > 0, logits, -np.inf))
+
+
+def _normalised(logits: Table) -> Table:
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
 
@@ -216,7 +229,8 @@ def streams(mdp: Any, theta: Table, steps: int, *, time_limit: bool = False) -> 
 
 def _one_step(mdp: Any, pi: Table, s: int, past: Steps, t: int, time_limit: bool) -> Iterator[tuple]:
     """(probability, rows with one more, next state or None where the episode is over, its time)."""
-    for a in range(pi.shape[1]):
+    for a in np.flatnonzero(pi[s]):
+        a = int(a)
         following, r = mdp.transition[s, a], float(mdp.reward[s, a])
         last = t + 1 == mdp.horizon
         stop = 1.0 - following.sum()
@@ -301,7 +315,8 @@ def _loss_gradient(
     if m.kl_coefficient:
         for n, t in rows:
             s = batch[n].states[t]
-            moved = now.pi[s] - before.pi[s]  # ∇ KL(π_before ‖ π) in row s
+            moved = now.pi[s] - before.pi[s]  # ∇ KL(π_before ‖ π) in the logits of s
+            moved = moved if FEATURES is None else moved @ FEATURES
             policy[s] += m.kl_coefficient * moved / divisor
     if m.reference_kl.endswith("loss"):
         for n, t in rows:
@@ -317,13 +332,13 @@ def _loss_gradient(
 def _contributions(m: Method, now: Tables, before: Tables, steps: Steps, psi: list) -> list[Table]:
     """The gradient of what each step adds to the surrogate, [S, A] each."""
     pi, rho = now.pi, _ratios(now, before, steps)
-    result, prefix, past = [], 1.0, np.zeros_like(pi)
+    result, prefix, past = [], 1.0, np.zeros_like(now.policy)
     whole = _over_episodes(steps, rho)
     sampler = None if m.sampler is None else softmax(np.array(m.sampler))
     low, high = (m.clip if np.isinf(x) else x for x in (m.clip_low, m.clip_high))
     for t, (s, a) in enumerate(zip(steps.states, steps.actions, strict=True)):
         if t > 0 and not steps.goes_on(t - 1):
-            prefix, past = 1.0, np.zeros_like(pi)
+            prefix, past = 1.0, np.zeros_like(now.policy)
         earlier, earlier_scores = prefix, past
         own = _score(pi, s, a)
         prefix, past = prefix * rho[t], past + own
@@ -371,10 +386,10 @@ def _log_to_reference(m: Method, tables: Tables, s: int, a: int) -> float:
 
 
 def _score(pi: Table, s: int, a: int) -> Table:
-    g = np.zeros_like(pi)
-    g[s] = -pi[s]
-    g[s, a] += 1.0
-    return g
+    in_logits = np.zeros_like(pi)
+    in_logits[s] = -pi[s]
+    in_logits[s, a] += 1.0
+    return in_logits if FEATURES is None else in_logits @ FEATURES
 
 
 def _expected_slope(pi: Table, s: int, q: Table) -> Table:
@@ -527,7 +542,7 @@ def _softmax_of_divergence(x: Table, bound: float) -> float:
         return 1.0
     for _ in range(200):
         middle = np.sqrt(low * high)
-        p = softmax(x / middle)
+        p = _normalised(x / middle)
         divergence = float(np.sum(p * np.log(np.maximum(p * len(x), 1e-300))))
         low, high = (middle, high) if divergence > bound else (low, middle)
     return float(np.sqrt(low * high))
@@ -681,7 +696,7 @@ def _policy_step(m: Method, before: Tables, batch: Sequence[Steps]) -> tuple[Tab
     fisher = np.zeros((theta.size, theta.size))
     for n, t in rows:
         s = batch[n].states[t]
-        for a in range(theta.shape[1]):
+        for a in range(before.pi.shape[1]):
             own = _score(before.pi, s, a).ravel()
             fisher += before.pi[s, a] * np.outer(own, own) / len(rows)
     damped = fisher + m.damping * np.eye(theta.size)
@@ -710,6 +725,7 @@ def _exact_kl(policy: Table, before: Tables, batch: Sequence[Steps], rows: Rows)
     total, pi = 0.0, softmax(policy)
     for n, t in rows:
         old, new = (table[batch[n].states[t]] for table in (before.pi, pi))
+        old, new = old[old > 0], new[old > 0]
         total += float(np.sum(old * np.log(old / new))) / len(rows)
     return total
 

@@ -12,6 +12,7 @@ Mean and probabilities on the right are the reference's own. A path that a metho
 
 import itertools
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import with_hyperparameters
 from pgjax.methods.reference import with_reference
 from pgjax.runs.settings.idle import NOTHING_TO_STANDARDISE
+from pgjax.spaces import Discrete, MultiDiscrete, combinations, parts
 
 TOLERANCE = 1e-10
 RATE, STEP = 0.3, 0.7  # α of gradient descent, and of natural steps
@@ -64,6 +66,39 @@ PROBLEMS = {  # name: tables, whether the horizon is a time limit
     "stream": (oracle.make_mdp(FIRST, ENDLESS, REWARD, horizon=2, discount=0.9), True),
     "short stream": (oracle.make_mdp(FIRST, CHAIN, REWARD, horizon=2, discount=0.9), True),
 }
+
+SPACE: Any = None  # of the actions; None for one Discrete number
+MASKS: Any = None  # what `oracle.tabular_agent` takes
+
+
+@dataclass(frozen=True)
+class Actions:
+    """Policies over another space of actions: all that the table knows of them, in place of the constants above."""
+
+    space: Any
+    masks: list  # for each part None or a table [S, outputs]
+    theta: np.ndarray  # [S, outputs]
+    reward: np.ndarray  # [S, A]
+    transition: np.ndarray  # [S, A, S]
+
+
+ACTIONS = {
+    "joint": Actions(
+        {"move": Discrete(2), "tools": (MultiDiscrete((2, 1)),)},
+        [None, np.array([[1, 1, 1], [0, 1, 1]])],
+        np.array([[0.3, -0.4, 0.2, -0.1, 0.4], [-0.2, 0.5, 0.1, 0.6, -0.3]]),
+        np.array([[1.0, -0.5, 0.4, 2.0], [0.0, 2.0, 0.0, 0.3]]),
+        np.array([[[0.0, 1.0], [0.5, 0.0], [0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]]),
+    ),
+    "masked": Actions(
+        Discrete(3),
+        [np.array([[1, 0, 1], [1, 1, 0]])],
+        np.array([[0.3, 5.0, -0.4], [-0.2, 0.5, 5.0]]),
+        np.array([[1.0, 9.0, -0.5], [2.0, 0.3, 9.0]]),
+        np.array([[[0.0, 1.0], [0.0, 0.0], [0.5, 0.0]], [[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]]]),
+    ),
+}
+"""Nested parts of several kinds, one of them masked; and one Discrete number with a mask."""
 
 
 @dataclass(frozen=True)
@@ -283,6 +318,54 @@ def _compared(run: "_Run") -> Row:
 
 
 @contextmanager
+def acting(actions: Actions) -> Iterator[None]:
+    """The table of policies over another space of actions: `cases()` and `row` inside are theirs."""
+    every = combinations(actions.space)
+    spaces, _, structure = parts(actions.space)
+    columns = [np.reshape(x, (len(actions.reward[0]), -1)) for x in structure.flatten_up_to(every)]
+    one_hot, allowed = [], np.ones_like(actions.reward)
+    for part, mask, numbers in zip(spaces, actions.masks, columns, strict=True):
+        counts = [part.n] if isinstance(part, Discrete) else part.counts
+        own = np.concatenate([np.eye(n)[x] for n, x in zip(counts, numbers.T, strict=True)], axis=1)
+        one_hot.append(own)
+        allowed *= 1.0 if mask is None else (mask @ own.T == len(counts))
+    theta, t = actions.theta, actions.transition
+    endless = np.zeros_like(t)  # few rollouts: from each state to the other, but for an action that ends the episode
+    endless[0, :-1, 1] = endless[1, :, 0] = 1.0
+    elsewhere = {
+        "THETA": theta,
+        "REFERENCE": tuple(map(tuple, 0.5 * theta + 0.1)),
+        "SAMPLER": tuple(map(tuple, 0.6 * theta - 0.1)),
+        "EARLIER": (Tables(theta + 0.1 * np.cos(theta)), Tables(0.5 * np.sin(3 * theta))),
+        "CRITICS": CRITICS | {"action": 0.4 * actions.reward + 0.1},
+        "PROBLEMS": {
+            "three steps": (oracle.make_mdp(EITHER, t, actions.reward, horizon=2, discount=0.9), False),
+            "two steps": (oracle.make_mdp(EITHER, t, actions.reward, horizon=2, discount=0.9), False),
+            "one start": (oracle.make_mdp(FIRST, t, actions.reward, horizon=2, discount=0.9), False),
+            "stream": (oracle.make_mdp(FIRST, endless, actions.reward, horizon=2, discount=0.9), True),
+            "short stream": (oracle.make_mdp(FIRST, t, actions.reward, horizon=2, discount=0.9), True),
+        },
+        "SPACE": actions.space,
+        "MASKS": actions.masks,
+        "_KEYS": {},
+    }
+    _forget()
+    try:
+        with (
+            mock.patch.multiple(sys.modules[__name__], **elsewhere),
+            mock.patch.multiple(plain, FEATURES=np.concatenate(one_hot, axis=1), ALLOWED=allowed),
+        ):
+            yield
+    finally:
+        _forget()
+
+
+def _forget() -> None:
+    numpy_updates.cache_clear()
+    _listed.cache_clear()
+
+
+@contextmanager
 def blocks_of(steps: int) -> Iterator[None]:
     """Blocks of so many steps on a CPU, however many its cache would hold."""
     with mock.patch.object(blocks, "CACHED_STEPS", steps):
@@ -300,8 +383,9 @@ class _Run:
         settings: dict[str, Any] = {"epochs": min(usual.epochs, 2), "group_size": 1, "minibatches": 1}
         settings |= {"shuffle": "environments", "num_envs": path.num_envs, "num_steps": path.num_steps} | path.config
         self.config: Config = replace(usual, **settings)
-        agent = oracle.tabular_agent(self.mdp, self.config.critic)
-        self.trainer = make_trainer(oracle.environment(self.mdp, time_limit=time_limit), agent, self.config)
+        agent = oracle.tabular_agent(self.mdp, self.config.critic, actions=SPACE, masks=MASKS)
+        environment = oracle.environment(self.mdp, time_limit=time_limit, actions=SPACE)
+        self.trainer = make_trainer(environment, agent, self.config)
         self.algorithm = self.recipe.algorithm._replace(max_grad_norm=path.max_grad_norm)
         if path.standardise:
             if case.recipe in NOTHING_TO_STANDARDISE:  # as the command line says it
@@ -318,9 +402,10 @@ class _Run:
             self.state = self.state._replace(previous=tuple(earlier), update=jnp.int32(1))
         if self.state.reference is not None:
             self.state = self.state._replace(reference=self.params | {"policy": jnp.asarray(np.array(REFERENCE))})
-        log_probs = np.log(plain.softmax(sampled_by(case.method)))
+        with np.errstate(divide="ignore"):  # of actions that a mask forbids
+            log_probs = np.log(plain.softmax(sampled_by(case.method)))
         self.rollouts = oracle.list_rollouts(self.mdp, self.config, time_limit=time_limit)
-        self.rows = oracle.as_rows(self.mdp, self.rollouts, log_probs)
+        self.rows = oracle.as_rows(self.mdp, self.rollouts, log_probs, SPACE)
         self.batches = oracle.list_batches(self.mdp, self.rollouts, log_probs, path.num_envs, self.config.group_size)
         self.mesh = None
         if path.devices > 1:
@@ -404,10 +489,17 @@ class _Run:
         """Of the mean step along the policy, against ∇J."""
         if self.config.rollout == "stream" or self.case.method.momentum is not None:
             return None
-        exact = np.ravel(oracle.exact_gradient(self.mdp, jax.nn.log_softmax, jnp.asarray(THETA)))
+        exact = np.ravel(oracle.exact_gradient(self.mdp, _log_policy, jnp.asarray(THETA)))
         steps = self.config.epochs * self.config.minibatches
         step = np.mean(tangents, 0)[: exact.size] / steps
         return float(np.linalg.norm(step - exact) / np.linalg.norm(exact))
+
+
+def _log_policy(theta: Any) -> Any:
+    """log π(a|s) of all combinations, [S, A]."""
+    features = np.eye(THETA.shape[1]) if plain.FEATURES is None else plain.FEATURES
+    logits = theta @ features.T
+    return jax.nn.log_softmax(logits if plain.ALLOWED is None else jnp.where(plain.ALLOWED > 0, logits, -1e9))
 
 
 def _made(case: Case) -> Any:
@@ -520,9 +612,10 @@ def _listed(
     chance = {steps: p for p, steps in found}
     config = Config(rollout="stream", num_steps=num_steps) if streaming else Config()
     rollouts = oracle.list_rollouts(mdp, config, time_limit=time_limit)
-    members = oracle.list_batches(mdp, rollouts, np.log(plain.softmax(theta)), num_envs, group_size).members
-    columns = [_as_steps(mdp, rollouts, k) for k in range(rollouts.state.shape[1])]
-    assert set(columns) == set(chance) and len(columns) == len(chance)
+    with np.errstate(divide="ignore"):  # of actions that a mask forbids
+        members = oracle.list_batches(mdp, rollouts, np.log(plain.softmax(theta)), num_envs, group_size).members
+    columns = {int(k): _as_steps(mdp, rollouts, k) for k in np.unique(members)}
+    assert set(columns.values()) == set(chance) and len(columns) == len(chance)
     chances, batches = [], []
     for chosen in members:
         batch = tuple(columns[k] for k in chosen)

@@ -1,25 +1,30 @@
 """A tabular problem to train on: the tables as an Environment, and policies and critics that are tables too."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from pgjax.config import Critic
-from pgjax.estimators.distributions import Categorical
 from pgjax.oracle.mdp import MDP
-from pgjax.types import Agent, Discrete, Environment, Params
+from pgjax.policies.actions import distribution, outputs
+from pgjax.spaces import Discrete, Space, number, parts
+from pgjax.types import Agent, Environment, Params
 
 Observation = tuple[Array, Array]  # (t, s)
 
 
-def environment(mdp: MDP, *, time_limit: bool = False) -> Environment:
+def environment(mdp: MDP, *, time_limit: bool = False, actions: Space = None) -> Environment:
     """The problem as an environment whose observation is (t, s), two whole numbers.
 
     Args:
       mdp: the problem.
       time_limit: an episode that is still running after `horizon` steps is cut there (a critic's value follows) in
         place of terminating.
+      actions: the space whose combinations, in the order of `pgjax.spaces.combinations`, are the actions; default one
+        Discrete number.
 
     >>> from pgjax.oracle import make_mdp
     >>> env = environment(make_mdp([1.0], [[[1.0]]], [[3.0]], horizon=2))
@@ -30,14 +35,15 @@ def environment(mdp: MDP, *, time_limit: bool = False) -> Environment:
     """
     # Copies of its own: a numpy array that was a constant of a float32 program fails as an argument of a float64 one.
     mdp = jax.tree.map(np.copy, mdp)
-    number = jax.ShapeDtypeStruct((), jnp.int32)
+    space = Discrete(mdp.reward.shape[1]) if actions is None else actions
+    whole = jax.ShapeDtypeStruct((), jnp.int32)
 
     def reset(key: Array) -> tuple[Observation, Observation]:
         start = jnp.int32(0), _draw(key, jnp.asarray(mdp.initial))
         return start, start
 
-    def step(key: Array, state: Observation, action: Array) -> tuple[Observation, Observation, Array, Array, Array]:
-        time, s = state
+    def step(key: Array, state: Observation, action: Any) -> tuple[Observation, Observation, Array, Array, Array]:
+        (time, s), action = state, number(space, action)
         following = jnp.asarray(mdp.transition)[s, action]
         stop = jnp.maximum(1.0 - jnp.sum(following), 0.0)
         successor = _draw(key, jnp.append(following, jnp.where(stop > 1e-12, stop, 0.0)))
@@ -47,25 +53,35 @@ def environment(mdp: MDP, *, time_limit: bool = False) -> Environment:
         terminated = ended | (last & (not time_limit))
         return after, after, jnp.asarray(mdp.reward)[s, action], terminated, last & ~terminated
 
-    return Environment("tables", reset, step, (number, number), None, Discrete(mdp.reward.shape[1]), mdp.horizon)
+    return Environment("tables", reset, step, (whole, whole), None, space, mdp.horizon)
 
 
-def tabular_agent(mdp: MDP, critic: Critic = "none") -> Agent:
-    """A softmax policy over a table θ[s, a], with a critic V[s] ("state") or Q[s, a] ("action"); all 0 at first.
+def tabular_agent(mdp: MDP, critic: Critic = "none", *, actions: Space = None, masks: Any = None) -> Agent:
+    """A policy whose logits are a table θ[s, ·], and a critic that is a table; all 0 at first.
+
+    Args:
+      mdp: the problem.
+      critic: none, V[s] ("state") or Q[s, a] ("action").
+      actions: as in `environment`; the policy is then a product of softmaxes, one for each number of an action.
+      masks: for each part of `actions` None or a table [S, outputs], 0 where a choice is not allowed.
 
     >>> from pgjax.oracle import make_mdp
     >>> agent = tabular_agent(make_mdp([1.0], [[[1.0], [1.0]]], [[3.0, 0.0]], horizon=2), critic="state")
     >>> jax.tree.map(jnp.shape, agent.init(jax.random.key(0)))
     {'policy': (1, 2), 'value': (1,)}
     """
-    states, actions = mdp.reward.shape
+    states, count = mdp.reward.shape
+    space = Discrete(count) if actions is None else actions
+    tables = [None] * len(parts(space)[0]) if masks is None else [None if m is None else jnp.asarray(m) for m in masks]
 
     def init(key: Array) -> Params:
-        value = {"none": {}, "state": jnp.zeros(states), "action": jnp.zeros((states, actions))}[critic]
-        return {"policy": jnp.zeros((states, actions)), "value": value}
+        value = {"none": {}, "state": jnp.zeros(states), "action": jnp.zeros((states, count))}[critic]
+        return {"policy": jnp.zeros((states, outputs(space))), "value": value}
 
-    def policy(params: Params, observation: Observation) -> Categorical:
-        return Categorical(params["policy"][observation[1]])
+    def policy(params: Params, observation: Observation) -> Any:
+        s = observation[1]
+        allowed = [None if table is None else table[s] for table in tables]
+        return distribution(space, "auto", params["policy"][s], None, allowed)
 
     def table(params: Params, observation: Observation) -> Array:
         return params["value"][observation[1]]

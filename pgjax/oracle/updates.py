@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from pgjax.config import Config
 from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.oracle.mdp import MDP
+from pgjax.spaces import Discrete, Space, combinations, number
 from pgjax.training.batch import Collection, collect, hold
 from pgjax.training.update import learn, make_trainer
 from pgjax.types import Algorithm, Params, SettingError, Trainer, TrainState, Transition
@@ -116,12 +117,16 @@ def _padded(rows: tuple, length: int) -> np.ndarray:
     return np.pad(np.array(rows, float), ((0, length - len(rows)), (0, 0)))
 
 
-def as_rows(mdp: MDP, rollouts: Rollouts, log_probs: ArrayLike) -> Transition:
-    """The listed rollouts as `pgjax.Transition` [T, M] of a policy log π(a|s), [S, A], observations (t, s)."""
+def as_rows(mdp: MDP, rollouts: Rollouts, log_probs: ArrayLike, actions: Space = None) -> Transition:
+    """The listed rollouts as `pgjax.Transition` [T, M] of a policy log π(a|s), [S, A], observations (t, s).
+
+    `actions` is the space whose combinations the actions are, as in `oracle.environment`.
+    """
+    as_recorded = combinations(Discrete(mdp.reward.shape[1]) if actions is None else actions)
     time, state, action, terminated, truncated, following, mask, _ = (jnp.asarray(x) for x in rollouts)
     return Transition(
         observation=(time.astype(jnp.int32), state.astype(jnp.int32)),
-        action=action.astype(jnp.int32),
+        action=jax.tree.map(lambda x: jnp.asarray(x)[action], as_recorded),
         log_prob=jnp.where(mask > 0, jnp.asarray(log_probs)[state, action], 0.0),
         reward=jnp.asarray(mdp.reward)[state, action] * mask,
         terminated=terminated,
@@ -132,7 +137,7 @@ def as_rows(mdp: MDP, rollouts: Rollouts, log_probs: ArrayLike) -> Transition:
 
 
 def list_batches(mdp: MDP, rollouts: Rollouts, log_probs: ArrayLike, num_envs: int, group_size: int = 1) -> Batches:
-    """Every batch of `num_envs` independent rollouts; those of a group share their first state.
+    """Every batch of `num_envs` independent rollouts that can occur; those of a group share their first state.
 
     Raises:
       SettingError: for more than `MAX_BATCHES` of them.
@@ -147,7 +152,7 @@ def list_batches(mdp: MDP, rollouts: Rollouts, log_probs: ArrayLike, num_envs: i
     chance = rollouts.probability * np.exp(taken.sum(0))
     first = rollouts.state[0]
     # A group: its start once, then each member given the start.
-    same_start = [np.flatnonzero(first == s) for s in range(len(mdp.initial))]
+    same_start = [np.flatnonzero((first == s) & (chance > 0)) for s in range(len(mdp.initial))]
     groups = np.concatenate([_tuples(which, group_size) for which in same_start])
     if len(groups) ** (num_envs // group_size) > MAX_BATCHES:
         many = f"{len(groups) ** (num_envs // group_size):.1e}"
@@ -250,7 +255,8 @@ def keys_of_batches(
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None), out_axes=1)
     def rows_of(key: Array, state: TrainState) -> Any:  # [T, draws, N]
-        return collect(holding, algorithm, state._replace(key=key)).batch.transition
+        rows = collect(holding, algorithm, state._replace(key=key)).batch.transition
+        return rows._replace(action=number(trainer.environment.action_space, rows.action))
 
     for i in range(rounds):
         keys = jax.random.split(jax.random.key(i), draws)
@@ -263,7 +269,7 @@ def keys_of_batches(
 
 
 def columns_of(rollouts: Rollouts, rows: Transition) -> np.ndarray:
-    """Which of the listed rollouts each column of recorded rows [T, ...] is, [...]; at most 4 steps.
+    """Which of the listed rollouts each column of recorded rows [T, ...] is, [...]; at most 4 steps, numbered actions.
 
     Raises:
       SettingError: for rows that are none of them.
