@@ -235,7 +235,8 @@ PROBES = {  # what can be earned at most is 0
     "all at once, masked": named(
         EVERYTHING,
         lambda s, a: (
-            -(a["choice"] != (s > 0)) * 1.0
+            jnp.float32(a["choice"] == (s > 0))
+            - 1.0
             - jnp.sum(jnp.abs(a["numbers"] - jnp.array([1.0, 2.0])))
             - 5.0 * (a["numbers"][1] == 0)
             + near(a["free"], s)

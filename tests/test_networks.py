@@ -1,0 +1,228 @@
+"""Memories of every kind, with masks and images; layer norm; dropout whose mask is that of the step."""
+
+from dataclasses import replace
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+
+from pgjax import (
+    ALGORITHMS,
+    Environment,
+    SettingError,
+    a2c,
+    collect,
+    environments,
+    evaluate,
+    make_agent,
+    make_trainer,
+    normalise_observations,
+    ppo,
+    reinforce,
+    rollout,
+    train,
+)
+from pgjax.policies.networks import CNN, MLP
+from pgjax.training.signals import log_prob_of, policy_on
+from pgjax.types import Discrete, KeyData, Keyed
+
+KEY = jax.random.key(0)
+
+
+def remember(steps=3):
+    """A sign is shown once and must be named at the end; two of four choices are allowed, which two changes each step.
+
+    What is forbidden would earn more.
+    """
+    shapes = {
+        "picture": jax.ShapeDtypeStruct((3, 3, 1), jnp.float32),
+        "time": jax.ShapeDtypeStruct((1,), jnp.float32),
+        "action_mask": jax.ShapeDtypeStruct((4,), jnp.bool_),
+    }
+
+    def observed(state):
+        t, sign, turned = state
+        shown = jnp.where(t == 0, sign, 0.0)
+        mask = jnp.where(turned, jnp.array([0, 0, 1, 1]), jnp.array([1, 1, 0, 0]))
+        return {"picture": jnp.full((3, 3, 1), shown), "time": jnp.array([t / steps]), "action_mask": mask > 0}
+
+    def reset(key):
+        a, b = jax.random.split(key)
+        state = jnp.int32(0), jnp.where(jax.random.bernoulli(a), 1.0, -1.0), jax.random.bernoulli(b)
+        return observed(state), state
+
+    def step(key, state, action):
+        t, sign, turned = state
+        allowed = (action >= 2) == turned
+        last = t == steps - 1
+        named = jnp.where(action % 2 == 1, 1.0, -1.0)
+        reward = jnp.where(allowed, jnp.where(last, named * sign, 0.0), 9.0)
+        state = t + 1, sign, jax.random.bernoulli(key)
+        return observed(state), state, reward, last, jnp.bool_(False)
+
+    return Environment("remember", reset, step, shapes, None, Discrete(4), steps)
+
+
+MEMORIES = {
+    "gru": {"memory": "gru"},
+    "lstm": {"memory": "lstm", "separate_memory": True},
+    "own cell": {"memory": nn.SimpleCell(8)},
+    "dropout": {"memory": "gru", "dropout": 0.5, "layer_norm": True},
+    "vectors": {"memory": "gru", "network": "mlp"},
+}
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_what_is_recorded_is_what_is_recomputed(name):
+    """log π of the taken actions, under masks, across resets, batch after batch, streams and whole episodes."""
+    environment = remember()
+    agent = make_agent(environment, hidden=(8,), critic="state", **MEMORIES[name])
+    algorithm = ppo().algorithm
+    for config in (ppo().config, reinforce().config):
+        config = replace(config, num_envs=6, num_steps=5, critic="state", minibatches=1)
+        trainer = make_trainer(environment, agent, config)
+
+        @jax.jit
+        def batches(key):
+            state = trainer.init(algorithm, key)  # noqa: B023
+            params = state.params | {"policy": jax.tree.map(lambda x: 30.0 * x, state.params["policy"])}
+            found = collect(trainer, algorithm, state._replace(params=params))  # noqa: B023
+            state = state._replace(params=params, rollout_state=found.rollout_state, key=jax.random.key(7))
+            second = collect(trainer, algorithm, state)  # noqa: B023
+            return params, [(x.batch.transition, x.batch.memory) for x in (found, second)]
+
+        params, both = batches(KEY)
+        for rows, memory in both:
+            again = log_prob_of(agent, params, rows, memory)
+            np.testing.assert_allclose(again, np.where(rows.mask > 0, rows.log_prob, 0), atol=2e-5)
+            assert np.std(rows.log_prob[rows.mask > 0]) > 0.1
+            assert set(np.unique(rows.reward)) <= {-1.0, 0.0, 1.0}  # nothing forbidden was done
+
+
+@pytest.mark.parametrize("memory", [{}, {"memory": "gru"}])
+@pytest.mark.parametrize("config", [{}, {"accumulate": 2}])
+def test_dropout_keeps_its_mask_for_a_step_and_draws_anew_for_the_next(memory, config):
+    environment = probes.delayed_choice()
+    agent = make_agent(environment, hidden=(64,), critic="state", dropout=0.5, **memory)
+    recipe = a2c()
+    trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=8, num_steps=4, **config))
+    state = trainer.init(recipe.algorithm, KEY)
+    if config.get("accumulate"):
+        new, _ = jax.jit(trainer.update)(recipe.algorithm, state)
+        whole = make_trainer(environment, agent, replace(recipe.config, num_envs=8, num_steps=4))
+        other, _ = jax.jit(whole.update)(recipe.algorithm, state)
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), new.params, other.params)
+        return
+    found = collect(trainer, recipe.algorithm, state)
+    rows, first = found.batch.transition, found.batch.memory
+    assert isinstance(rows.observation, Keyed)
+    policy = policy_on(agent, state.params, rows, first)
+    np.testing.assert_allclose(policy.log_prob(rows.action), rows.log_prob, atol=1e-6)
+    other = KeyData.of(jax.random.split(jax.random.key(9), rows.mask.shape))
+    moved = rows._replace(observation=rows.observation._replace(key=other))
+    apart = np.abs(policy_on(agent, state.params, moved, first).logits - policy.logits)
+    assert apart.max(axis=-1).min() > 1e-5
+    keys = np.asarray(rows.observation.key.data).reshape(-1, 2)
+    assert len(np.unique(keys, axis=0)) == rows.mask.size
+
+
+def test_dropout_is_off_in_evaluation_and_normalised_observations_go_through_it():
+    environment = probes.delayed_choice()
+    agent = normalise_observations(make_agent(environment, hidden=(16,), critic="state", dropout=0.5), environment)
+    recipe = ppo(learning_rate=0.02)
+    trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=32, num_steps=4))
+    state, metrics = train(trainer, recipe.algorithm, KEY, 60)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(metrics["entropy"]))
+    found = [evaluate(environment, agent, state.params, jax.random.key(k), greedy=True) for k in (1, 2)]
+    assert (found[0] == 1.0).all() and (found[1] == 1.0).all()
+
+
+def test_dropout_leaves_out_its_share_and_keeps_the_mean():
+    network, x = MLP((4096,), 0, 1.0, dropout=0.25), jnp.ones(3)
+    params = network.init(KEY, x)
+    whole, thinned = network.apply(params, x), network.apply(params, x, key=KEY)
+    kept = thinned != 0
+    assert abs(kept.mean() - 0.75) < 0.03
+    np.testing.assert_allclose(thinned[kept], whole[kept] / 0.75, rtol=1e-6)
+
+
+def test_layer_norm_comes_before_the_tanh():
+    network, x = MLP((16,), 0, 1.0, layer_norm=True), jax.random.normal(KEY, (3,))
+    params = network.init(KEY, x)
+    inside = x @ params["params"]["Dense_0"]["kernel"]
+    expected = np.tanh((inside - inside.mean()) / np.sqrt(inside.var() + 1e-6))
+    np.testing.assert_allclose(network.apply(params, x), expected, atol=1e-5)
+
+
+def test_images_go_through_convolutions_and_the_rest_stands_beside_them():
+    a, b, flat = jax.random.normal(KEY, (2, 5, 4, 2)), jnp.ones((2, 3, 3, 1)), jnp.ones((2, 7))
+    network = CNN((6,), 2, 1.0)
+    params = network.init(KEY, (a, b, flat))["params"]
+    assert params["MLP_0"]["Dense_0"]["kernel"].shape == (3 * 2 * 16 + 16 + 7, 6)
+    assert params["Dense_0"]["kernel"].shape == (18, 16) and params["Dense_1"]["kernel"].shape == (9, 16)
+    out = network.apply({"params": params}, (a, b, flat))
+    one = network.apply({"params": params}, (a[1], b[1], flat[1]))
+    np.testing.assert_allclose(out[1], one, atol=1e-5)
+    grid = probes.bandit()._replace(observation=jax.ShapeDtypeStruct((4, 4), jnp.int32), num_categories=3)
+    agent = make_agent(grid, hidden=(4,))  # a grid of categories is an image with a channel for each
+    assert agent.init(KEY)["policy"]["net"]["params"]["Dense_0"]["kernel"].shape == (27, 16)
+
+
+def test_a_separate_memory_is_the_critics_alone():
+    environment = remember()
+    agent = make_agent(environment, hidden=(8,), critic="state", memory="gru", separate_memory=True)
+    params = agent.init(KEY)
+    observation = environment.reset(KEY)[0]
+    features = agent.memory.step(params, agent.memory.initial, observation)[1]
+
+    def both(params):
+        _, features = agent.memory.step(params, agent.memory.initial, observation)
+        return agent.policy(params, features).log_probs[0], agent.value(params, features)
+
+    of_policy, of_value = (jax.grad(lambda p, i=i: both(p)[i])(params) for i in (0, 1))
+    assert all((x == 0).all() for x in jax.tree.leaves(of_policy["value"]))
+    assert all((x == 0).all() for x in jax.tree.leaves(of_value["policy"]))
+    assert any((x != 0).any() for x in jax.tree.leaves(of_value["value"]["memory"]))
+    assert agent.value(params, features).shape == ()
+
+
+@pytest.mark.parametrize("method", ["reinforce", "ppo", "trpo", "vtrace"])
+def test_a_recurrent_masked_policy_remembers_what_a_picture_showed(method):
+    environment = remember()
+    rate = {} if method == "trpo" else {"learning_rate": {"reinforce": 0.02, "ppo": 0.01, "vtrace": 0.01}[method]}
+    recipe = ALGORITHMS[method](**rate)
+    steps = {} if method == "reinforce" else {"num_steps": 12, "minibatches": 1}
+    separate = method == "trpo"  # a natural step needs a policy of its own
+    memory = {"memory": "gru", "separate_memory": separate}
+    agent = make_agent(environment, hidden=(16,), critic=recipe.config.critic, **memory)
+    trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=64, **steps))
+    state, _ = jax.jit(partial(train, trainer, num_updates=150))(recipe.algorithm, KEY)
+    assert evaluate(environment, agent, state.params, jax.random.key(1), greedy=True).mean() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"separate_memory": True}, "separate_memory: True needs a memory"),
+        ({"memory": "gru", "separate_memory": True, "critic": "none"}, "separate_memory: True needs a critic"),
+        ({"memory": "gru", "separate_memory": True, "shared": True}, "separate_memory: True needs layers that are not"),
+        ({"dropout": 1.0}, r"dropout: 1.0 must lie in \[0, 1\)"),
+        ({"dropout": float("nan")}, r"dropout: nan must lie in \[0, 1\)"),
+        ({"network": "cnn"}, "network: 'cnn' needs images"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(settings, message):
+    with pytest.raises(SettingError, match=f"^{message}"):
+        make_agent(environments.make("CartPole-v1"), **({"critic": "state"} | settings))
+
+
+def test_rollouts_without_dropout_record_observations_as_they_are():
+    environment = probes.bandit()
+    agent = make_agent(environment, hidden=(4,), dropout=0.5)
+    actor = rollout.actor(agent, agent.init(KEY))
+    rows = rollout.episodes(environment, actor, jax.random.split(KEY, 2))
+    assert rows.observation.shape == (1, 2, 1)
