@@ -6,7 +6,7 @@ from pgjax.engine import startup
 former_names.install()
 startup.avoid_deadlock()  # before anything makes an array
 
-from pgjax import environments, methods, oracle, sweeps
+from pgjax import environments, methods, oracle, spaces, sweeps
 from pgjax import methods as algorithms
 from pgjax.config import Config, Recipe
 from pgjax.engine.startup import use_cpu_devices
@@ -19,7 +19,9 @@ from pgjax.estimators.delight import delightful
 from pgjax.estimators.distributions import Categorical, Gaussian, SquashedGaussian
 from pgjax.estimators.exponential_weights import better_half, exponential
 from pgjax.estimators.groups import dynamically_sampled, group_standardised
+from pgjax.estimators.joint import Joint, MultiCategorical
 from pgjax.estimators.lengths import divided, longest_length, mean_length, own_length
+from pgjax.estimators.open_boxes import OpenGaussian, OpenSquashedGaussian
 from pgjax.estimators.recurrence import linear_recurrence
 from pgjax.estimators.returns import (
     discounted_objective,
