@@ -152,9 +152,7 @@ def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int 
         observation, state = strong(steps.reset(key, params.replace(**values) if values else params))
         return observation, state if steps.limited else Counted(state, jnp.int32(0))
 
-    def step(
-        key: Array, state: Any, action: Array, values: Values = None
-    ) -> tuple[Any, Any, Array, Array, Array]:
+    def step(key: Array, state: Any, action: Array, values: Values = None) -> tuple[Any, Any, Array, Array, Array]:
         inner, own = state if steps.limited else state.state, params.replace(**values) if values else params
         observation, inner, reward, terminated, truncated = steps.step(key, inner, action, own)
         observation, inner = strong((observation, inner))
@@ -185,13 +183,14 @@ def _free_numbers(env: Any, params: Any, environment: Environment) -> dict[str, 
 
     A space that is another one, or cannot be made, where a number is NaN depends on that number.
     """
-    if not (is_dataclass(params) and hasattr(params, "replace")):
+    changed = getattr(params, "replace", None)
+    if changed is None or not is_dataclass(params):
         return {}
     numbers = {field.name: getattr(params, field.name) for field in fields(params)}
     real = {name: x for name, x in numbers.items() if _is_real(x) and name != "max_steps_in_episode"}
 
     def is_free(field: str) -> bool:
-        other, name = params.replace(**{field: math.nan}), environment.name
+        other, name = changed(**{field: math.nan}), environment.name
         try:
             actions = action_space(env.action_space(other), name)
             counts = categories(env.observation_space(other), environment.observation, name)
@@ -203,9 +202,7 @@ def _free_numbers(env: Any, params: Any, environment: Environment) -> dict[str, 
 
 
 def _is_real(x: Any) -> bool:
-    return isinstance(x, float) or (
-        hasattr(x, "dtype") and x.shape == () and jnp.issubdtype(x.dtype, jnp.floating)
-    )
+    return isinstance(x, float) or (hasattr(x, "dtype") and x.shape == () and jnp.issubdtype(x.dtype, jnp.floating))
 
 
 def _space(env: Any, which: str, params: Any, name: str) -> Any:

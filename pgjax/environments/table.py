@@ -57,6 +57,9 @@ def make(name: str, *, randomise: Ranges | None = None, **settings: Any) -> Envi
     0.7
     """
     if randomise:
+        for given, value in (dict(map(_setting, name.split(":")[1:])) | settings).items():
+            if given in randomise:
+                raise SettingError(given, value, "does nothing: each episode draws it anew; leave it out")
         fixed = make(name, **settings)
         try:
             return _randomised(fixed, tuple((one, tuple(of)) for one, of in sorted(randomise.items())))
