@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from pgjax import counters
 from pgjax.engine import hosts
 from pgjax.engine.devices import SEED_AXIS
-from pgjax.environments.parameters import check_parameters
+from pgjax.environments.parameters import check_parameters, with_parameters
 from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import OF_THE_ENVIRONMENT, check_hyperparameters, with_hyperparameters
 from pgjax.training.checks import steps_per_update
@@ -338,6 +338,7 @@ def evaluate_runs(
         raise SettingError("key", f"{list(key.shape)} keys", "must be one key")
     values = runs.algorithm.environment
     if environment_parameters is not None:
+        with_parameters(environment, environment_parameters)  # refuses what is no number
         check_parameters(environment, environment_parameters)
         values = {name: jnp.full(len(runs.seeds), x, jnp.float32) for name, x in environment_parameters.items()}
     returns = _evaluate(environment, agent, episodes, bool(greedy), runs.mesh, (runs.state.params, values), key)
