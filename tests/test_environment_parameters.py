@@ -292,7 +292,7 @@ def test_each_run_is_evaluated_in_its_own_environment_unless_told_otherwise():
         lambda g: evaluate(environment, agent, params, key, episodes=8, environment_parameters={"gravity": g})
     )(jnp.array([1.0, 100.0]))
     np.testing.assert_array_equal(over_both, own)
-    for given in ({"wind": 1.0}, {"gravity": "much"}, {"gravity": [1.0, 2.0]}):
+    for given in ({"wind": 1.0}, {"gravity": "much"}, {"gravity": [1.0, 2.0]}, {"gravity": float("nan")}):
         with pytest.raises(SettingError, match="^environment.(wind|gravity): "):
             evaluate_runs(environment, agent, runs, key, episodes=8, environment_parameters=given)
         with pytest.raises(SettingError, match="^environment.(wind|gravity): "):
