@@ -15,8 +15,9 @@ from jax.sharding import PartitionSpec as P
 from pgjax import counters
 from pgjax.engine import hosts
 from pgjax.engine.devices import SEED_AXIS
+from pgjax.environments.parameters import check_parameters, with_parameters
 from pgjax.estimators.reductions import ENV_AXIS
-from pgjax.methods.hyperparameters import check_hyperparameters, with_hyperparameters
+from pgjax.methods.hyperparameters import OF_THE_ENVIRONMENT, check_hyperparameters, with_hyperparameters
 from pgjax.training.checks import steps_per_update
 from pgjax.training.evaluation import evaluate
 from pgjax.training.keys import as_key
@@ -95,7 +96,7 @@ def start(
       algorithm: the hyperparameters that are not swept: numbers, or arrays such as a discount for each environment.
       seeds: how many (0, 1, …) or which: different integers from 0 to 2³¹ − 1.
       over: hyperparameter name -> values, all combinations of which are run; or a list of settings, just these. Each
-        value is a number.
+        value is a number. A name such as "environment.length" is one of `Environment.parameters`.
       devices: where; default all, of all processes. Runs are spread over as many as divide their number, which needs
         no communication; where devices are left over and batches are large, they share the environments of each batch.
       mesh: so many devices along the runs, and so many that share each batch's environments, instead.
@@ -116,7 +117,10 @@ def start(
     combinations = _combinations({} if over is None else over)
     settings = {name: np.repeat([c[name] for c in combinations], len(chosen)) for name in combinations[0]}
     count = len(combinations) * len(chosen)
-    check_hyperparameters(with_hyperparameters(algorithm, settings))
+    whole = with_hyperparameters(algorithm, settings)
+    check_hyperparameters(whole)
+    varying = {name: settings.get(OF_THE_ENVIRONMENT + name, x) for name, x in (whole.environment or {}).items()}
+    check_parameters(trainer.environment, {name: np.unique(np.asarray(x)).tolist() for name, x in varying.items()})
     same = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count, *jnp.shape(x))), algorithm)
     columns = {name: jnp.asarray(values, jnp.float32) for name, values in settings.items()}
     stacked = with_hyperparameters(same, columns)
@@ -302,8 +306,11 @@ def evaluate_runs(
     *,
     episodes: int = 64,
     greedy: bool = False,
+    environment_parameters: Mapping[str, float] | None = None,
 ) -> np.ndarray:
     """Evaluate every run's policy on the same evaluation episodes: undiscounted returns, [R, episodes].
+
+    A run that was trained with parameters of the environment of its own is evaluated with these.
 
     Args:
       environment: where to act.
@@ -312,9 +319,11 @@ def evaluate_runs(
       key: evaluation's own, of either kind (`jax.random.key`, `jax.random.PRNGKey`); never one that training has used.
       episodes: how many.
       greedy: the most likely action instead of a sampled one.
+      environment_parameters: name -> number, the same for all runs, instead of their own; {} for the environment as it
+        is.
 
     Raises:
-      SettingError: for a key that is none, or no number of episodes.
+      SettingError: for a key that is none, no number of episodes, or parameters that cannot vary there.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env = environments.make("SimpleBandit-bsuite")
@@ -327,7 +336,12 @@ def evaluate_runs(
     episodes, key = counters.count("episodes", episodes), as_key(key)
     if key.shape:
         raise SettingError("key", f"{list(key.shape)} keys", "must be one key")
-    returns = _evaluate(environment, agent, episodes, bool(greedy), runs.mesh, runs.state.params, key)
+    values = runs.algorithm.environment
+    if environment_parameters is not None:
+        with_parameters(environment, environment_parameters)  # refuses what is no number
+        check_parameters(environment, environment_parameters)
+        values = {name: jnp.full(len(runs.seeds), x, jnp.float32) for name, x in environment_parameters.items()}
+    returns = _evaluate(environment, agent, episodes, bool(greedy), runs.mesh, (runs.state.params, values), key)
     return hosts.fetch(returns)
 
 
@@ -379,9 +393,11 @@ _advance_donated = jax.jit(_advanced, static_argnums=(0, 1, 2), donate_argnums=4
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _evaluate(
-    environment: Environment, agent: Agent, episodes: int, greedy: bool, mesh: Mesh, params: Params, key: Array
+    environment: Environment, agent: Agent, episodes: int, greedy: bool, mesh: Mesh, each: tuple, key: Array
 ) -> Array:
-    def one(params: Params, key: Array) -> Array:
-        return evaluate(environment, agent, params, key, episodes=episodes, greedy=greedy)
+    def one(each: tuple[Params, Any], key: Array) -> Array:
+        params, values = each
+        how = {"episodes": episodes, "greedy": greedy, "environment_parameters": values}
+        return evaluate(environment, agent, params, key, **how)
 
-    return _spread(jax.vmap(one, in_axes=(0, None)), mesh, (P(SEED_AXIS), P()), P(SEED_AXIS))(params, key)
+    return _spread(jax.vmap(one, in_axes=(0, None)), mesh, (P(SEED_AXIS), P()), P(SEED_AXIS))(each, key)

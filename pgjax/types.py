@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import FunctionType
+from types import FunctionType, MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -110,6 +110,7 @@ class _AlgorithmFields(NamedTuple):
     reference_loss: Any = None
     reference_reward: Any = None
     max_mismatch: ArrayLike | None = None
+    environment: Mapping[str, ArrayLike] | None = None
 
 
 class Algorithm(_AlgorithmFields):
@@ -137,6 +138,8 @@ class Algorithm(_AlgorithmFields):
       max_mismatch: C of truncated importance sampling between sampler and learner: the learner's log-probabilities of
         the batch are computed anew, ratios are relative to them, and every step of the surrogate is weighted by
         min(π_learner/π_sampler, C), stopped. None takes the recorded ones for the learner's.
+      environment: name -> number, parameters of the environment that training acts in, in place of its own
+        (`pgjax.environments.with_parameters`); None leaves it as it is.
 
     >>> import jax, optax
     >>> from pgjax import reinforce
@@ -203,17 +206,20 @@ class Environment(NamedTuple):
         observations a pytree of the same structure, None where the number is no category.
       action_space: Discrete, MultiDiscrete, MultiBinary, Box (`pgjax.spaces`), or a pytree of these.
       horizon: after how many steps every episode has ended.
+      parameters: name -> its value here, of the real numbers that may vary between runs or episodes. `reset` and `step`
+        of an environment that has some take other values of them as `values={name: number}`.
 
     `pgjax.environments.base.check_environment` says in one line where an environment is none of this.
     """
 
     name: str
-    reset: Callable[[Array], tuple[Any, Any]]
-    step: Callable[[Array, Any, Array], tuple[Any, Any, Array, Array, Array]]
+    reset: Callable[..., tuple[Any, Any]]
+    step: Callable[..., tuple[Any, Any, Array, Array, Array]]
     observation: Any
     num_categories: Any
     action_space: Space
     horizon: int
+    parameters: Mapping[str, ArrayLike] = MappingProxyType({})
 
     def __hash__(self) -> int:
         """By its functions, so that a dict of observations may be part of it."""

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Patch, Rectangle
 from PIL import Image
 
+from pgjax import environments
+from pgjax.environments.randomisation import Drawn
 from pgjax.training.rollout import Visited
 from pgjax.types import SettingError
 
@@ -36,30 +38,48 @@ class Game(NamedTuple):
     params: Any
 
 
+def _game(name: str) -> Game:
+    """What a name stands for, with the parameters that it sets."""
+    import gymnax
+
+    env, params = gymnax.make(name.split(":")[0])
+    return Game(env, params.replace(**environments.make(name).parameters))
+
+
 def check_drawable(name: str) -> None:
     """Refuse an environment that has no drawing.
 
     Raises:
-      SettingError: with those that have one.
+      SettingError: with those that have one; for a name with settings that no drawing knows.
     """
-    if name not in DRAWINGS:
+    plain, *settings = name.split(":")
+    if plain not in DRAWINGS:
         raise SettingError("environment", name, f"cannot be drawn; those that can: {', '.join(DRAWINGS)}")
+    known = "max_steps_in_episode", *environments.make(name).parameters
+    if other := [setting for setting in settings if setting.partition("=")[0] not in known]:
+        raise SettingError("environment", name, f"cannot be drawn with {other[0]}")
 
 
 def pictures(name: str, places: Iterable[Visited], captions: Iterable[str]) -> Iterator[np.ndarray]:
-    """A picture [height, width, 3] of each place in an environment, with its name and a caption, as uint8."""
-    import gymnax
+    """A picture [height, width, 3] of each place in an environment, with its name and a caption, as uint8.
 
-    game = Game(*gymnax.make(name))
+    Parameters that were drawn for the episode (`pgjax.environments.randomisation`) stand beside the name.
+    """
+    game = _game(name)
     figure = Figure(FIGURE_INCHES, DPI, facecolor=PAPER)
     canvas = FigureCanvasAgg(figure)
     for place, caption in zip(places, captions, strict=True):
         figure.clear()
-        figure.text(0.04, 0.93, name, weight="bold", size=11, color=INK)
+        title, own = name, game
+        if isinstance(place.state, Drawn):
+            drawn = place.state.values
+            title = ", ".join([name, *(f"{one} {float(value):.3g}" for one, value in drawn.items())])
+            own, place = game._replace(params=game.params.replace(**drawn)), place._replace(state=place.state.state)
+        figure.text(0.04, 0.93, title, weight="bold", size=11, color=INK)
         figure.text(0.04, 0.86, caption, size=10, color=INK)
         axes = figure.add_axes((0.04, 0.03, 0.92, 0.78), aspect="equal")
         axes.set_axis_off()
-        DRAWINGS[name](axes, game, place)
+        DRAWINGS[name.split(":")[0]](axes, own, place)
         canvas.draw()
         yield np.array(canvas.buffer_rgba())[..., :3]
 
@@ -88,7 +108,7 @@ def cart_pole(axes: Axes, game: Game, place: Visited) -> None:
     """The cart on its track between the marks at which an episode ends."""
     x, angle, edge = place.state.x, place.state.theta, game.params.x_threshold
     length = 2 * game.params.length
-    axes.set(xlim=(-edge - 0.4, edge + 0.4), ylim=(-0.8, 1.6))
+    axes.set(xlim=(-edge - 0.4, edge + 0.4), ylim=(-0.8, max(1.6, length + 0.3)))
     axes.plot([-edge, edge], [0, 0], color=GREY, linewidth=2)
     axes.plot([[-edge, edge]] * 2, [[-0.2] * 2, [0.2] * 2], color=GREY, linewidth=2)
     axes.add_patch(Rectangle((x - 0.3, -0.17), 0.6, 0.34, color=BLUE, zorder=2))
@@ -100,8 +120,9 @@ def acrobot(axes: Axes, game: Game, place: Visited) -> None:
     first, second = place.state.joint_angle1, place.state.joint_angle1 + place.state.joint_angle2
     elbow = game.params.link_length_1 * np.array([np.sin(first), -np.cos(first)])
     tip = elbow + game.params.link_length_2 * np.array([np.sin(second), -np.cos(second)])
-    axes.set(xlim=(-2.3, 2.3), ylim=(-2.2, 2.2))
-    axes.plot([-2.3, 2.3], [1, 1], color=GREEN, linewidth=2, linestyle="--")
+    reach = max(2.2, game.params.link_length_1 + game.params.link_length_2 + 0.2)
+    axes.set(xlim=(-reach - 0.1, reach + 0.1), ylim=(-reach, reach))
+    axes.plot([-reach - 0.1, reach + 0.1], [1, 1], color=GREEN, linewidth=2, linestyle="--")
     _rod(axes, (0, 0), elbow, BLUE)
     _rod(axes, elbow, tip, ORANGE)
 
@@ -109,7 +130,8 @@ def acrobot(axes: Axes, game: Game, place: Visited) -> None:
 def pendulum(axes: Axes, game: Game, place: Visited) -> None:
     """The rod; upright is the goal."""
     angle, length = place.state.theta, game.params.l
-    axes.set(xlim=(-1.3, 1.3), ylim=(-1.2, 1.2))
+    reach = max(1.2, length + 0.2)
+    axes.set(xlim=(-reach - 0.1, reach + 0.1), ylim=(-reach, reach))
     axes.plot([0, 0], [length + 0.05, length + 0.15], color=GREEN, linewidth=3)
     _rod(axes, (0, 0), (-length * np.sin(angle), length * np.cos(angle)), ORANGE)
 

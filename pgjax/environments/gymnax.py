@@ -1,22 +1,29 @@
 """gymnax in, `Environment` out: two pure functions with termination and truncation apart. Imports gymnax lazily."""
 
 import difflib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from pgjax.environments.base import check_environment
 from pgjax.environments.dtypes import strong
 from pgjax.environments.gymnax_steps import without_resets
-from pgjax.environments.spaces import actions, categories
+from pgjax.environments.spaces import action_space, actions, categories
 from pgjax.types import Environment, SettingError
 
 PREFIX = ""
 """What the names of these environments begin with: nothing."""
+
+Values = Mapping[str, ArrayLike] | None
+"""Parameters in place of an environment's own."""
 
 # Episodes that end by themselves well before gymnax's own limit: after how many steps, at most.
 _SHORT_EPISODES: dict[str, Any] = {
@@ -58,26 +65,53 @@ def make(name: str, **settings: Any) -> Environment:
     """Make an environment by its gymnax name; `settings` are of its constructor, or among gymnax's parameters.
 
     Raises:
-      SettingError: for a setting that it does not have.
+      SettingError: for a setting that it does not have, or a parameter of another type or shape than its default.
 
     >>> make("Acrobot-v1", max_steps_in_episode=200).horizon
     200
+    >>> make("CartPole-v1", length="long")
+    Traceback (most recent call last):
+    pgjax.types.SettingError: length: 'long' must be one real number in CartPole-v1
     """
     import gymnax
 
+    parameters: list[str] = []
     try:
         defaults = gymnax.make(name)[1]
-        parameters = {field.name for field in fields(defaults)} if is_dataclass(defaults) else set()
+        parameters = [field.name for field in fields(defaults)] if is_dataclass(defaults) else []
         env, params = gymnax.make(name, **{k: v for k, v in settings.items() if k not in parameters})
-        chosen = {k: v for k, v in settings.items() if k in parameters}
+        chosen = {k: _like(getattr(params, k), v, k, name) for k, v in settings.items() if k in parameters}
         params = params.replace(**chosen) if chosen else params
         short = _SHORT_EPISODES.get(name)
         horizon = min(_limit(params, name), short(env, params)) if short else None
     except SettingError:
         raise
     except (TypeError, ValueError, OSError) as error:  # OSError: MNISTBandit downloads its data
-        raise SettingError("environment", name, f"cannot be made: {' '.join(str(error).split())}") from error
+        there = f"; its parameters: {', '.join(parameters)}" if parameters and isinstance(error, TypeError) else ""
+        raise SettingError("environment", name, f"cannot be made: {' '.join(str(error).split())}{there}") from error
     return from_gymnax(env, params, name=name, horizon=horizon)
+
+
+def _like(default: Any, value: Any, field: str, name: str) -> Any:
+    """A parameter of the default's type and shape, without NaN; where the default is no number, it is taken as it is.
+
+    The time limit has a check of its own, and traced numbers pass.
+    """
+    kinds = {"f": ("iuf", "real number"), "i": ("iu", "whole number"), "b": ("b", "bool")}
+    wanted = np.asarray(default)
+    if field == "max_steps_in_episode" or isinstance(value, Tracer) or wanted.dtype.kind not in kinds:
+        return value
+    allowed, what = kinds[wanted.dtype.kind]
+    try:
+        given = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        given = np.asarray(None)
+    if given.shape != wanted.shape or given.dtype.kind not in allowed or np.any(given != given):
+        shape = f"an array {list(wanted.shape)} of {what}s" if wanted.shape else f"one {what}"
+        raise SettingError(field, value, f"must be {shape} in {name}")
+    if isinstance(default, bool | int | float):
+        return type(default)(given)
+    return jnp.asarray(given, wanted.dtype)
 
 
 class Counted(NamedTuple):
@@ -92,7 +126,8 @@ def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int 
 
     gymnax's wrappers around it do what they do in gymnax: observations, rewards, actions, states and spaces are theirs.
     Only the reset after an episode's end is left out, so that the final observation is kept; so it is for an
-    environment whose class has a `step` or `reset` of its own.
+    environment whose class has a `step` or `reset` of its own. Real numbers among the parameters may vary
+    (`Environment.parameters`), but for those that decide about spaces or the time limit.
 
     Args:
       env: the environment object, or wrappers around one.
@@ -114,13 +149,13 @@ def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int 
     steps = without_resets(env, params, name)
     acts = actions(_space(env, "action_space", params, name), name)
 
-    def reset(key: Array) -> tuple[Any, Any]:
-        observation, state = strong(steps.reset(key, params))
+    def reset(key: Array, values: Values = None) -> tuple[Any, Any]:
+        observation, state = strong(steps.reset(key, params.replace(**values) if values else params))
         return observation, state if steps.limited else Counted(state, jnp.int32(0))
 
-    def step(key: Array, state: Any, action: Array) -> tuple[Any, Any, Array, Array, Array]:
-        inner = state if steps.limited else state.state
-        observation, inner, reward, terminated, truncated = steps.step(key, inner, acts.convert(action), params)
+    def step(key: Array, state: Any, action: Array, values: Values = None) -> tuple[Any, Any, Array, Array, Array]:
+        inner, own = state if steps.limited else state.state, params.replace(**values) if values else params
+        observation, inner, reward, terminated, truncated = steps.step(key, inner, acts.convert(action), own)
         observation, inner = strong((observation, inner))
         terminated, truncated = jnp.bool_(terminated), jnp.bool_(truncated)
         if steps.limited:
@@ -138,9 +173,37 @@ def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int 
         action_space=acts.space,
         horizon=limit,
     )
+    environment = environment._replace(parameters=_free_numbers(env, params, environment))
     if not steps.plain:
         check_environment(environment)  # what a wrapper does shows in a trace
     return environment
+
+
+def _free_numbers(env: Any, params: Any, environment: Environment) -> dict[str, float]:
+    """The real numbers among the parameters that decide neither about spaces nor about the time limit.
+
+    A space that is another one, or cannot be made, where a number is NaN depends on that number.
+    """
+    changed = getattr(params, "replace", None)
+    if changed is None or not is_dataclass(params):
+        return {}
+    numbers = {field.name: getattr(params, field.name) for field in fields(params)}
+    real = {name: x for name, x in numbers.items() if _is_real(x) and name != "max_steps_in_episode"}
+
+    def is_free(field: str) -> bool:
+        other, name = changed(**{field: math.nan}), environment.name
+        try:
+            actions = action_space(env.action_space(other), name)
+            counts = categories(env.observation_space(other), environment.observation, name)
+        except Exception:  # whatever a space of somebody's own raises for NaN
+            return False
+        return (actions, counts) == (environment.action_space, environment.num_categories)
+
+    return {name: x for name, x in real.items() if is_free(name)}
+
+
+def _is_real(x: Any) -> bool:
+    return isinstance(x, float) or (hasattr(x, "dtype") and x.shape == () and jnp.issubdtype(x.dtype, jnp.floating))
 
 
 def _space(env: Any, which: str, params: Any, name: str) -> Any:

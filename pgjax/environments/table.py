@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from pgjax.environments import brax, gymnax
+from pgjax.environments.randomisation import Ranges, randomised
 from pgjax.types import Environment, SettingError
 
 FAMILIES: dict[str, ModuleType] = {module.PREFIX: module for module in (gymnax, brax)}
@@ -31,22 +32,39 @@ def available(family: str = "") -> list[str]:
     return FAMILIES[family].available()
 
 
-def make(name: str, **settings: Any) -> Environment:
+def make(name: str, *, randomise: Ranges | None = None, **settings: Any) -> Environment:
     """Make an environment by its name: gymnax's, or another family's behind its prefix, such as "brax/".
 
     `settings` go to its constructor; gymnax's parameters count as settings too. A name can carry settings itself, as
-    text: "FrozenLake-misc:map_name=8x8", "Acrobot-v1:max_steps_in_episode=200". The same arguments give the same
-    object, so that programs compiled for it are found again; a name registered anew gives what it now stands for.
+    text: "FrozenLake-misc:map_name=8x8", "CartPole-v1:length=0.7". The same arguments give the same object, so that
+    programs compiled for it are found again; a name registered anew gives what it now stands for.
+
+    Args:
+      name: of the table.
+      randomise: parameters that each episode draws anew, name -> (low, high), uniformly
+        (`pgjax.environments.randomisation`); `Environment.parameters` lists which can.
+      **settings: by name.
 
     Raises:
-      SettingError: for an unknown name, with the closest known one; for a setting that it does not have; for a family
-        that is not installed.
+      SettingError: for an unknown name, with the closest known one; for a setting that it does not have, or a value of
+        another type; for a family that is not installed.
 
     >>> make("CartPole-v1").horizon
     500
     >>> make("DeepSea-bsuite:size=10").observation.shape
     (10, 10)
+    >>> make("CartPole-v1", length=0.7, randomise={"gravity": (8.0, 11.0)}).parameters["length"]
+    0.7
     """
+    if randomise:
+        for given, value in (dict(map(_setting, name.split(":")[1:])) | settings).items():
+            if given in randomise:
+                raise SettingError(given, value, "does nothing: each episode draws it anew; leave it out")
+        fixed = make(name, **settings)
+        try:
+            return _randomised(fixed, tuple((one, tuple(of)) for one, of in sorted(randomise.items())))
+        except TypeError:  # no range, or numbers that cannot be looked up
+            return randomised(fixed, randomise)
     plain, *written = name.split(":")
     family = FAMILIES[max((prefix for prefix in FAMILIES if plain.startswith(prefix)), key=len)]
     settings = dict(map(_setting, written)) | settings
@@ -62,6 +80,11 @@ def make(name: str, **settings: Any) -> Environment:
 def _make(name: str, family: ModuleType, factory: Callable, numbers: Any, /, **settings: Any) -> Environment:
     """Make it anew for another factory, and under another default type of numbers."""
     return family.make(name.split(":")[0], **settings)._replace(name=name)
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def _randomised(fixed: Environment, ranges: tuple[tuple[str, tuple[float, ...]], ...]) -> Environment:
+    return randomised(fixed, dict(ranges))
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -10,6 +10,9 @@ from jax.typing import ArrayLike
 
 from pgjax.types import Algorithm, SettingError
 
+OF_THE_ENVIRONMENT = "environment."
+"""What the names of an environment's parameters begin with."""
+
 _RANGES: dict[str, tuple[float, float]] = {  # names not listed: any finite number
     "learning_rate": (0.0, math.inf),
     "discount": (0.0, 1.0),
@@ -49,6 +52,9 @@ _POSITIVE = {
 def hyperparameters(algorithm: Algorithm) -> dict[str, ArrayLike]:
     """Every number of an algorithm by its shortest unambiguous name.
 
+    Parameters of the environment that it holds (`Algorithm.environment`) have names such as "environment.length";
+    `Environment.parameters` lists all that it could hold.
+
     >>> from pgjax import reinforce
     >>> sorted(hyperparameters(reinforce(learning_rate=0.01).algorithm))[:3]
     ['discount', 'entropy_coefficient', 'learning_rate']
@@ -61,6 +67,8 @@ def hyperparameters(algorithm: Algorithm) -> dict[str, ArrayLike]:
 def with_hyperparameters(algorithm: Algorithm, values: Mapping[str, ArrayLike]) -> Algorithm:
     """Replace numbers by name; a short name shared by several places (λ of GAE and of its value target) sets them all.
 
+    A name such as "environment.length" sets a parameter of the environment that training acts in.
+
     Raises:
       SettingError: for a name the algorithm does not have, with those it has.
 
@@ -68,10 +76,14 @@ def with_hyperparameters(algorithm: Algorithm, values: Mapping[str, ArrayLike]) 
     >>> hyperparameters(with_hyperparameters(reinforce().algorithm, {"discount": 0.9}))["discount"]
     0.9
     """
+    of_environment = {n.removeprefix(OF_THE_ENVIRONMENT): x for n, x in values.items() if _is_of_the_environment(n)}
+    if of_environment:
+        algorithm = algorithm._replace(environment={**(algorithm.environment or {}), **of_environment})
     now, short = hyperparameters(algorithm), [path[-1] for path in _named_leaves(algorithm)[0]]
     for name, value in values.items():
         if name not in now and name not in short:
-            raise SettingError(name, value, f"is no hyperparameter here; there are {', '.join(sorted({*now, *short}))}")
+            there = f"is no hyperparameter here; there are {', '.join(sorted({*now, *short}))}"
+            raise SettingError(name, value, f"{there}; those of the environment begin with {OF_THE_ENVIRONMENT}")
     leaves = [values.get(full, values.get(last, x)) for (full, x), last in zip(now.items(), short, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(algorithm), leaves)
 
@@ -103,7 +115,7 @@ def check_number(name: str, value: float) -> None:
     Traceback (most recent call last):
     pgjax.types.SettingError: discount: 1.5 must lie in [0, 1]
     """
-    short = name.split(".")[-1]
+    short = name if _is_of_the_environment(name) else name.split(".")[-1]
     low, high = _RANGES.get(short, (-math.inf, math.inf))
     if math.isnan(value) or (math.isinf(value) and short not in _MAY_BE_INFINITE):
         raise SettingError(name, value, "must be a finite number")
@@ -116,4 +128,9 @@ def check_number(name: str, value: float) -> None:
 def _named_leaves(algorithm: Algorithm) -> tuple[list[list[str]], list[ArrayLike]]:
     leaves = jax.tree_util.tree_flatten_with_path(algorithm)[0]
     paths = [[str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in p] for p, _ in leaves]
+    paths = [[".".join(path)] if path[0] == "environment" else path for path in paths]
     return paths, [x for _, x in leaves]
+
+
+def _is_of_the_environment(name: str) -> bool:
+    return name.startswith(OF_THE_ENVIRONMENT)

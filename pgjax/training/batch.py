@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pgjax.engine.blocks import cut, join
+from pgjax.environments.parameters import with_parameters
 from pgjax.estimators.importance import weight
 from pgjax.estimators.reductions import own_share
 from pgjax.policies.normalisation import RewardScale, scale_rewards
@@ -51,6 +52,7 @@ def collect(trainer: Trainer, algorithm: Algorithm, state: TrainState) -> Collec
     >>> found.batch.transition.reward.shape, float(found.statistics.episodes)
     ((9, 4), 4.0)
     """
+    trainer = with_its_environment(trainer, algorithm)
     environment, agent, config = trainer.environment, trainer.agent, trainer.config
     keys = keys_of(state.key)
     rows = Replay(own_share(jax.random.split(keys.rollout, config.num_envs)), state.rollout_state, state.params)
@@ -59,6 +61,11 @@ def collect(trainer: Trainer, algorithm: Algorithm, state: TrainState) -> Collec
     rollout_state, transition, memory, statistics = replayed(environment, agent, config, rows)
     found = hold(trainer, algorithm, state, transition, memory, statistics, keys)
     return found._replace(rollout_state=rollout_state)
+
+
+def with_its_environment(trainer: Trainer, algorithm: Algorithm) -> Trainer:
+    """The trainer, in its environment with the algorithm's parameters."""
+    return trainer._replace(environment=with_parameters(trainer.environment, algorithm.environment))
 
 
 def hold(

@@ -1,12 +1,15 @@
 """Evaluation: whole episodes, undiscounted returns, keys of its own."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from pgjax.engine import asked, engine
+from pgjax.environments.parameters import with_parameters
 from pgjax.training import rollout
 from pgjax.training.keys import as_key
 from pgjax.types import Agent, Environment, Params
@@ -20,6 +23,7 @@ def evaluate(
     *,
     episodes: int = 64,
     greedy: bool = False,
+    environment_parameters: Mapping[str, ArrayLike] | None = None,
 ) -> Array:
     """Undiscounted returns of whole episodes, [episodes].
 
@@ -30,6 +34,11 @@ def evaluate(
       key: evaluation's own; never one that training has used.
       episodes: how many.
       greedy: the most likely action instead of a sampled one.
+      environment_parameters: name -> number, in place of the environment's own (`Environment.parameters`). They may be
+        traced: nothing is compiled again for other values, and `jax.vmap` runs over many.
+
+    Raises:
+      SettingError: for parameters that cannot vary there.
 
     >>> from pgjax import environments, make_agent
     >>> env = environments.make("Catch-bsuite")
@@ -37,13 +46,22 @@ def evaluate(
     >>> evaluate(env, agent, agent.init(jax.random.key(0)), jax.random.key(1), episodes=8).shape
     (8,)
     """
-    return _evaluate(environment, agent, params, as_key(key), episodes, greedy, asked())
+    with_parameters(environment, environment_parameters)  # refuses them by value, before they are traced
+    return _evaluate(environment, agent, params, as_key(key), episodes, greedy, asked(), environment_parameters)
 
 
 @partial(jax.jit, static_argnames=("environment", "agent", "episodes", "greedy", "how"))
 def _evaluate(
-    environment: Environment, agent: Agent, params: Params, key: Array, episodes: int, greedy: bool, how: str
+    environment: Environment,
+    agent: Agent,
+    params: Params,
+    key: Array,
+    episodes: int,
+    greedy: bool,
+    how: str,
+    values: Mapping[str, ArrayLike] | None,
 ) -> Array:
+    environment = with_parameters(environment, values)
     policy = rollout.actor(agent, params)
     # Only the rewards leave the rollout, so the compiler drops the rest of the record.
     keys = jax.random.split(key, episodes)

@@ -21,7 +21,7 @@ from pgjax.estimators.reference_kl import step_divisor
 from pgjax.estimators.steps import PolicyProblem
 from pgjax.policies.normalisation import no_reward_scale
 from pgjax.training import monitors, rollout
-from pgjax.training.batch import Collection, collect
+from pgjax.training.batch import Collection, collect, with_its_environment
 from pgjax.training.checks import check, has_reference
 from pgjax.training.gradients import gradient
 from pgjax.training.guard import guard
@@ -73,6 +73,7 @@ def _trainer(environment: Environment, agent: Agent, config: Config) -> Trainer:
 
 
 def _init(trainer: Trainer, algorithm: Algorithm, key: Array) -> TrainState:
+    trainer = with_its_environment(trainer, algorithm)
     environment, agent, config = trainer.environment, trainer.agent, trainer.config
     check(environment, agent, config, algorithm)
     params_key, stream_key, key = jax.random.split(as_key(key), 3)
@@ -118,6 +119,7 @@ def learn(
     >>> int(state.update), float(metrics["episodes"])
     (1, 4.0)
     """
+    trainer = with_its_environment(trainer, algorithm)
     agent, config, keys, batch = trainer.agent, trainer.config, collected.keys, collected.batch
     check(trainer.environment, agent, config, algorithm)
     if callable(algorithm.entropy_coefficient):

@@ -19,7 +19,7 @@ MAY_BE_INFINITE = {"clip", "value_clip", "target_kl", "step_size", "max_grad_nor
 MAY_BE_INFINITE |= {"clip_low", "clip_high", "dual_clip", "max_mismatch"}
 UP_TO_ONE = {"discount", "lambda_", "momentum"}
 NUMBERS_OF_ANY_SIGN = {"baseline_constant", "initial_log_std"}
-FREE_TEXT = {"out", "resume", "config", "coordinator"}
+FREE_TEXT = {"out", "resume", "config", "coordinator", "imports"}
 MUST_DIVIDE = {"accumulate", "minibatches", "group_size", "diagnostics"}
 
 

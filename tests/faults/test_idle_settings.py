@@ -76,6 +76,7 @@ IDLE = [  # what would do nothing, and where it acts (None: nowhere)
     ({"standardise": True, "algorithm": "reinforce_pp"}, {"algorithm": "grpo"}),
 ]
 ACTS_ALWAYS = {
+    *("randomise", "imports"),
     *("environment", "algorithm", "seeds", "total_steps", "learning_rate", "discount", "epochs", "num_envs", "hidden"),
     *(
         "minibatches",

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from pgjax import environments
 from pgjax.runs.record import checkpoints
 from pgjax.runs.record.attempts import say
 from pgjax.runs.record.metrics_file import csv_text
 from pgjax.runs.settings.build import Setup, build
 from pgjax.runs.settings.config_file import config_text, settings_of_record
+from pgjax.runs.settings.environment import environment_of
 from pgjax.runs.settings.flags import Settings
 from pgjax.types import Params, SettingError
 
@@ -123,8 +123,8 @@ def load_run(path: str | Path, *, best: bool = False) -> tuple[Setup, Params]:
     checkpoint = checkpoints.best(folder, say) if best else checkpoints.newest(folder, say)
     if checkpoint is None:
         raise SettingError("run", str(path), "holds no checkpoint")
-    settings = checkpoint.record["settings"]
-    setup = build(settings_of_record(settings, environments.make(settings["environment"])))
+    table = checkpoint.record["settings"]
+    setup = build(settings_of_record(table, environment_of(settings_of_record(table))))
     keys = jax.random.split(jax.random.key(0), len(checkpoint.leaves["seeds"]))
     shapes = jax.eval_shape(jax.vmap(setup.agent.init), keys)
     like = {"state": {"params": jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)}}

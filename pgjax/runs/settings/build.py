@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jax.tree_util import Partial
 
-from pgjax import counters, environments
+from pgjax import counters
 from pgjax.config import Config, Recipe
 from pgjax.estimators.baselines import standardised
 from pgjax.methods import ALGORITHMS
@@ -19,6 +19,7 @@ from pgjax.policies.networks import make_agent
 from pgjax.policies.normalisation import normalise_observations
 from pgjax.runs.settings import idle
 from pgjax.runs.settings.checks import check_values, known
+from pgjax.runs.settings.environment import environment_of
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.parameters import NOT_ASKED
 from pgjax.training.checks import check, steps_per_update
@@ -54,7 +55,7 @@ def build(settings: Settings) -> Setup:
     check_values(settings)
     recipe = recipe_of(settings)
     check_hyperparameters(recipe.algorithm)
-    environment = environments.make(settings.environment)
+    environment = environment_of(settings)
     idle.refuse(idle.Situation(settings, recipe, environment), idle.given(settings))
     own_std = {} if settings.initial_log_std is None else {"initial_log_std": settings.initial_log_std}
     agent = make_agent(
@@ -92,7 +93,7 @@ def resolve(settings: Settings) -> Settings:
     own |= vars(recipe.config)
     empty = {f.name for f in fields(settings) if getattr(settings, f.name) is None}
     filled = replace(settings, **{name: own[name] for name in empty & set(own)})
-    return idle.without(filled, idle.Situation(settings, recipe, environments.make(settings.environment)), empty)
+    return idle.without(filled, idle.Situation(settings, recipe, environment_of(settings)), empty)
 
 
 def recipe_of(settings: Settings) -> Recipe:

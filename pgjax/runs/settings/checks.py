@@ -85,7 +85,7 @@ def _why_not(kind: Any, value: Any) -> str:
     if get_origin(kind) is tuple:
         each = get_args(kind)[0]
         fits = isinstance(value, (tuple, list)) and not any(_why_not(each, x) for x in value)
-        what = "whole numbers" if each is int else f"one or several of {', '.join(get_args(each))}"
+        what = {int: "whole numbers", str: "texts"}.get(each) or f"one or several of {', '.join(get_args(each))}"
         return "" if fits else f"must be a list of {what}"
     if kind is int:
         if not isinstance(value, int) or isinstance(value, bool):

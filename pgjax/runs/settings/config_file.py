@@ -8,11 +8,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from pgjax import environments
 from pgjax.runs.record.provenance import versions
 from pgjax.runs.settings import idle
 from pgjax.runs.settings.build import OF_THE_AGENT, recipe_of, resolve
 from pgjax.runs.settings.checks import check_fields
+from pgjax.runs.settings.environment import environment_of
 from pgjax.runs.settings.flags import Settings
 from pgjax.types import Environment, SettingError
 
@@ -96,7 +96,7 @@ def settings_of_record(table: Mapping[str, Any], environment: Environment | None
 def recorded(settings: Settings) -> dict[str, Any]:
     """What of the settings, as resolved, determines the results; what the method does not have, or use, is left out."""
     resolved = resolve(settings)
-    situation = idle.Situation(resolved, recipe_of(settings), environments.make(settings.environment))
+    situation = idle.Situation(resolved, recipe_of(settings), environment_of(settings))
     values = {name: value for name, value in asdict(resolved).items() if value is not None}
     return {n: value for n, value in values.items() if n not in OF_THE_PROCESS and not idle.why_idle(situation, n)}
 

@@ -59,6 +59,12 @@ class Settings(_OfMethods):
     None stands for the method's own value. Numbers of numpy become Python's, lists tuples.
     """
 
+    randomise: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Parameter of the environment that each episode draws anew, uniformly, as in length=0.3:1.2; may be repeated. (A
+    fixed value is part of the environment's name: CartPole-v1:length=0.7.)"""
+    imports: Annotated[str, tyro.conf.arg(name="import", metavar="MODULE")] = ""
+    """Module that registers environments of your own, imported before the environment is made: its name, or its path
+    NAME.py."""
     standardise: bool = False
     """Bring credit to mean 0 and standard deviation 1 in every batch (biased in direction)."""
     max_grad_norm: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=_OWN)] = None

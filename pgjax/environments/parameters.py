@@ -1,0 +1,126 @@
+"""An environment with other values of its parameters: numbers that may be traced, so that programs serve all of them.
+
+Gravity, a length, a force: what `Environment.parameters` lists. A sweep gives each run its own values
+(`Algorithm.environment`), `randomise` of `pgjax.environments.make` each episode.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from pgjax.environments.base import check_environment, described
+from pgjax.types import Environment, SettingError
+
+
+def with_parameters(environment: Environment, values: Mapping[str, ArrayLike] | None) -> Environment:
+    """The environment with other values of some parameters; itself where there are none.
+
+    The values may be traced, under `jax.vmap` for instance. A static argument of a compiled function must not hold
+    traced ones: `pgjax.evaluate` takes them as `environment_parameters`.
+
+    Args:
+      environment: what to change.
+      values: name -> one number.
+
+    Raises:
+      SettingError: for a name that is none of `environment.parameters`, or what is no number.
+
+    >>> import jax
+    >>> from pgjax import environments
+    >>> cart_pole = environments.make("CartPole-v1")
+    >>> def speed_after_a_push(force):
+    ...     environment = with_parameters(cart_pole, {"force_mag": force})
+    ...     _, state = environment.reset(jax.random.key(0))
+    ...     return environment.step(jax.random.key(1), state, 1)[1].x_dot
+    >>> none, strong = jax.vmap(speed_after_a_push)(jnp.array([0.0, 10.0]))
+    >>> round(float(strong - none), 1)
+    0.2
+    >>> with_parameters(cart_pole, {"max_steps_in_episode": 100}).horizon
+    Traceback (most recent call last):
+        ...
+    pgjax.types.SettingError: environment.max_steps_in_episode: 100 cannot vary in CartPole-v1; what can: ...
+    """
+    if not values:
+        return environment
+    for name, value in values.items():
+        _check_name(environment, name, value)
+        if not _is_number(value):
+            raise SettingError(f"environment.{name}", _shown(value), "must be one real number")
+    return environment._replace(
+        reset=_bound(environment.reset, values),
+        step=_bound(environment.step, values),
+        parameters={**environment.parameters, **values},
+    )
+
+
+def check_parameters(environment: Environment, values: Mapping[str, Any]) -> None:
+    """Refuse parameters that cannot vary here, before anything compiles; one reset and one step are traced.
+
+    Args:
+      environment: whose parameters.
+      values: name -> the values that are wanted, to be named in errors.
+
+    Raises:
+      SettingError: naming the parameter, and those that can vary.
+
+    >>> from pgjax import environments
+    >>> check_parameters(environments.make("CartPole-v1"), {"gravity": [3.7, 9.8]})
+    >>> check_parameters(environments.make("Catch-bsuite"), {"rows": [10, 20]})
+    Traceback (most recent call last):
+        ...
+    pgjax.types.SettingError: environment.rows: [10, 20] cannot vary in Catch-bsuite, of which no parameter can
+    """
+    for name, value in values.items():
+        _check_name(environment, name, value)
+
+    def trace(numbers: dict[str, Array]) -> None:
+        check_environment(with_parameters(environment, numbers))
+
+    for name, value in values.items():
+        try:
+            jax.eval_shape(trace, {name: jax.ShapeDtypeStruct((), jnp.float32)})
+        except Exception as error:  # its code is somebody's own: nobody knows what it raises
+            one_line = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = f"cannot vary in {environment.name}, which needs it as a constant: "
+            raise SettingError(f"environment.{name}", value, reason + one_line) from error
+
+
+def _check_name(environment: Environment, name: str, value: Any) -> None:
+    there = environment.parameters
+    if name not in there:
+        others = f"; what can: {', '.join(there)}" if there else ", of which no parameter can"
+        raise SettingError(f"environment.{name}", _shown(value), f"cannot vary in {environment.name}{others}")
+    for part in ("reset", "step"):
+        if not _takes_values(getattr(environment, part)):
+            reason = f"cannot vary in {environment.name}, whose {part} takes no values={{name: number}}"
+            raise SettingError(f"environment.{name}", _shown(value), reason)
+
+
+def _is_number(value: Any) -> bool:
+    dtype = getattr(value, "dtype", None) or np.asarray(value).dtype
+    real = jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.floating)
+    return real and np.shape(value) == () and (isinstance(value, Tracer) or not np.isnan(value))
+
+
+def _takes_values(function: Callable) -> bool:
+    taken = inspect.signature(function).parameters
+    return "values" in taken or any(one.kind is one.VAR_KEYWORD for one in taken.values())
+
+
+def _bound(function: Callable, own: Mapping[str, ArrayLike]) -> Callable:
+    def call(*arguments: Any, values: Mapping[str, ArrayLike] | None = None) -> Any:
+        return function(*arguments, values={**own, **(values or {})})
+
+    return call
+
+
+def _shown(value: Any) -> Any:
+    """A value as errors print it; a traced one by its type."""
+    return described(value) if isinstance(value, Tracer) else value

@@ -1,0 +1,84 @@
+"""Domain randomisation: parameters of an environment that are drawn anew for each episode."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from pgjax.environments.parameters import check_parameters
+from pgjax.types import Environment, SettingError
+
+Ranges = Mapping[str, Sequence[float]]
+"""Name of a parameter -> (low, high)."""
+
+
+class Drawn(NamedTuple):
+    """The state of an episode, and the values that were drawn for it."""
+
+    state: Any
+    values: dict[str, Array]
+
+
+def randomised(environment: Environment, ranges: Ranges) -> Environment:
+    """The environment with parameters that each reset draws, uniformly between two bounds.
+
+    They stay what they are until the episode's end; episodes that share a reset (`group_size`) share them. A reset
+    splits its key: one half draws the values, the other is the key of the environment's own reset.
+
+    Args:
+      environment: what to randomise.
+      ranges: name -> (low, high). The observation says nothing of what was drawn.
+
+    Raises:
+      SettingError: for a parameter that cannot vary, or a range that is none.
+
+    >>> from pgjax import environments
+    >>> environment = randomised(environments.make("CartPole-v1"), {"length": (0.3, 1.2)})
+    >>> _, state = environment.reset(jax.random.key(0))
+    >>> 0.3 <= float(state.values["length"]) <= 1.2
+    True
+    >>> "length" in environment.parameters  # no longer one value
+    False
+    """
+    bounds = {name: _bounds(name, of) for name, of in ranges.items()}
+    if not bounds:
+        return environment
+    check_parameters(environment, {name: list(of) for name, of in bounds.items()})
+
+    def reset(key: Array, values: Mapping[str, ArrayLike] | None = None) -> tuple[Any, Drawn]:
+        drawing_key, key = jax.random.split(key)
+        keys = jax.random.split(drawing_key, len(bounds))
+        drawn = {
+            name: jax.random.uniform(one, (), jnp.float32, *of)
+            for one, (name, of) in zip(keys, bounds.items(), strict=True)
+        }
+        observation, state = environment.reset(key, values={**(values or {}), **drawn})
+        return observation, Drawn(state, drawn)
+
+    def step(
+        key: Array, state: Drawn, action: Array, values: Mapping[str, ArrayLike] | None = None
+    ) -> tuple[Any, Drawn, Array, Array, Array]:
+        both = {**(values or {}), **state.values}
+        observation, after, *rest = environment.step(key, state.state, action, values=both)
+        return observation, Drawn(after, state.values), *rest  # type: ignore[return-value]
+
+    fixed = {name: value for name, value in environment.parameters.items() if name not in bounds}
+    return environment._replace(reset=reset, step=step, parameters=fixed)
+
+
+def _bounds(name: str, of: Any) -> tuple[float, float]:
+    """Low and high as numbers."""
+    try:
+        numbers = [np.asarray(bound) for bound in of]
+        fits = len(numbers) == 2 and all(bound.shape == () and bound.dtype.kind in "iuf" for bound in numbers)
+        low, high = map(float, numbers) if fits else (math.nan, math.nan)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise SettingError(f"randomise.{name}", of, "must be a range (low, high) of two finite numbers")
+    return low, high

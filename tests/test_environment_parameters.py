@@ -1,0 +1,448 @@
+"""Parameters of environments as numbers: set by name, swept without retracing, drawn for each episode, resumed."""
+
+import runpy
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import chex
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pgjax import (
+    ALGORITHMS,
+    Categorical,
+    SettingError,
+    check_hyperparameters,
+    environments,
+    evaluate,
+    evaluate_runs,
+    hyperparameters,
+    make_agent,
+    make_trainer,
+    rollout,
+    sweep,
+    sweeps,
+    train,
+    with_hyperparameters,
+)
+from pgjax.environments.parameters import check_parameters, with_parameters
+from pgjax.environments.randomisation import Drawn
+from pgjax.runs.record import checkpoints, files
+from pgjax.runs.record.journal import _tree
+from pgjax.runs.settings.command_line import from_command_line
+from pgjax.runs.settings.environment import import_module, ranges_of
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "train.py"
+KEY = jax.random.key(3)
+LENGTHS = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+SHORT = "CartPole-v1:max_steps_in_episode=12"
+SWING = "Pendulum-v1:max_steps_in_episode=8"  # rewards that differ from the first step on
+
+
+def by_hand(name, chosen, actions):
+    """Observations and rewards of gymnax itself with these parameters, along fixed actions."""
+    env, params = gymnax.make(name)
+    params = params.replace(**chosen)
+    observation, state = env.reset_env(KEY, params)
+    seen, rewards = [observation], []
+    for action in actions:
+        observation, state, reward, *_ = env.step_env(KEY, state, action, params)
+        seen.append(observation)
+        rewards.append(reward)
+    return jnp.stack(seen), jnp.stack(rewards)
+
+
+def walked(environment, actions):
+    """The same of an `Environment`."""
+    observation, state = environment.reset(KEY)
+    seen, rewards = [observation], []
+    for action in actions:
+        observation, state, reward, *_ = environment.step(KEY, state, action)
+        seen.append(observation)
+        rewards.append(reward)
+    return jnp.stack(seen), jnp.stack(rewards)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "values", "actions"),
+    [
+        ("CartPole-v1", "length", [0.25, 0.5, 1.5], [1, 0, 1, 1, 1]),
+        ("Pendulum-v1", "g", [3.7, 10.0], [jnp.array([1.0]), jnp.array([-2.0])]),
+    ],
+)
+def test_an_episode_is_gymnaxs_own_with_these_parameters(name, parameter, values, actions):
+    """As a setting, in the name, and bound to traced numbers."""
+    environment = environments.make(name)
+    bound = jax.vmap(lambda value: walked(with_parameters(environment, {parameter: value}), actions))(
+        jnp.array(values, jnp.float32)
+    )
+    for i, value in enumerate(values):
+        expected = by_hand(name, {parameter: value}, actions)
+        for made in (environments.make(name, **{parameter: value}), environments.make(f"{name}:{parameter}={value}")):
+            assert made.parameters[parameter] == value
+            jax.tree.map(np.testing.assert_array_equal, walked(made, actions), expected)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), [x[i] for x in bound], list(expected))
+    assert not np.allclose(bound[0][0], bound[0][1])
+
+
+def test_what_is_bound_twice_keeps_both():
+    environment = environments.make("CartPole-v1")
+    twice = with_parameters(with_parameters(environment, {"length": 0.9, "gravity": 1.0}), {"gravity": 20.0})
+    expected = by_hand("CartPole-v1", {"length": 0.9, "gravity": 20.0}, [1, 1, 1])
+    jax.tree.map(np.testing.assert_array_equal, walked(twice, [1, 1, 1]), expected)
+    assert twice.parameters["length"] == 0.9 and environment.parameters["length"] == 0.5
+    assert with_parameters(environment, {}) is environment and with_parameters(environment, None) is environment
+
+
+@pytest.mark.parametrize("name", sorted(set(gymnax.registered_envs) - {"MNISTBandit-bsuite"}))
+def test_all_that_is_listed_can_vary_and_nothing_static_is(name):
+    environment = environments.make(name)
+    check_parameters(environment, environment.parameters)
+    static = {"max_steps_in_episode", "max_torque", "min_action", "max_action", "max_force", "t_max", "deterministic"}
+    assert not static & set(environment.parameters)
+    assert all(isinstance(value, float) for value in environment.parameters.values())
+
+
+BAD_VALUES = [
+    ({"length": "long"}, "length: 'long' must be one real number in CartPole-v1"),
+    ({"length": float("nan")}, "length: nan must be one real number in CartPole-v1"),
+    ({"length": [0.5, 0.6]}, r"length: \[0.5, 0.6\] must be one real number in CartPole-v1"),
+    ({"length": None}, "length: None must be one real number in CartPole-v1"),
+    ({"length": True}, "length: True must be one real number in CartPole-v1"),
+    ({"wind": 1.0}, "environment: 'CartPole-v1' cannot be made: .*'wind'; its parameters: .*length"),
+    ({"randomise": {"length": (1.0, 0.5)}}, r"randomise.length: \(1.0, 0.5\) must be a range"),
+    ({"randomise": {"length": 0.5}}, "randomise.length: 0.5 must be a range"),
+    ({"randomise": {"length": (0.5, float("nan"))}}, r"randomise.length: \(0.5, nan\) must be a range"),
+    ({"randomise": {"length": ("a", "b")}}, r"randomise.length: \('a', 'b'\) must be a range"),
+    ({"randomise": {"wind": (0, 1)}}, r"environment.wind: \[0.0, 1.0\] cannot vary in CartPole-v1; what can: gravity"),
+    ({"randomise": {"max_steps_in_episode": (5, 9)}}, "environment.max_steps_in_episode: .* cannot vary"),
+    ({"randomise": {"length": (0.3, 1.2)}, "length": 0.7}, "length: 0.7 does nothing: each episode draws it anew"),
+]
+
+
+@pytest.mark.parametrize(("settings", "line"), BAD_VALUES)
+def test_what_cannot_be_set_or_drawn_is_refused_in_one_line(settings, line):
+    with pytest.raises(SettingError, match=f"^{line}") as error:
+        environments.make("CartPole-v1", **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_arrays_whole_numbers_and_switches_keep_their_kinds():
+    assert environments.make("Acrobot-v1", available_torque=[-2.0, 0.0, 2.0]).horizon == 500
+    for settings, line in (
+        ({"available_torque": [1.0, 2.0]}, r"available_torque: .* must be an array \[3\] of real numbers"),
+        ({"available_torque": [[1.0], [2.0, 3.0]]}, "available_torque: .* must be an array"),
+    ):
+        with pytest.raises(SettingError, match=f"^{line}"):
+            environments.make("Acrobot-v1", **settings)
+    for settings in ({"init_spawn_speed": 2.5}, {"ramping": 2}):
+        with pytest.raises(SettingError, match=r"must be one (whole number|bool) in Asterix-MinAtar$"):
+            environments.make("Asterix-MinAtar", **settings)
+
+
+# --- swept
+
+CHUNK = {"updates_per_chunk": 3}
+
+
+def parts(method, name=SHORT, how="auto", **static):
+    """Agent, recipe's algorithm, and a function that makes a trainer in an environment."""
+    algorithm, config = ALGORITHMS[method]()
+    agent = make_agent(environments.make(name), hidden=(4,), critic=config.critic)
+    return agent, algorithm, partial(make_trainer, agent=agent, config=replace(config, engine=how, **static))
+
+
+def assert_same(found, expected, atol=1e-6):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=atol)
+
+
+def test_eight_lengths_and_four_seeds_are_one_program_and_each_run_is_its_own():
+    name = "CartPole-v1:max_steps_in_episode=60"
+    _, algorithm, in_environment = parts("reinforce", name, num_envs=4)
+    trainer = in_environment(environments.make(name))
+    counted = trainer._replace(update=chex.assert_max_traces(trainer.update, n=1))
+    chex.clear_trace_counter()
+    runs, other = (
+        sweep(
+            counted, algorithm, seeds=4, over={"environment.length": of}, total_steps=1e4, max_updates=3, **CHUNK
+        ).runs
+        for of in (LENGTHS, LENGTHS[::-1])
+    )
+    seeds = jax.vmap(jax.random.key)(jnp.arange(4))
+    for length in LENGTHS[::3]:
+        own = in_environment(environments.make(name, length=length))
+        alone = jax.vmap(lambda key, own=own: train(own, algorithm, key, 3)[0].params)(seeds)
+        for swept in (runs, other):
+            first = swept.find(seed=0, **{"environment.length": length})
+            assert_same(jax.tree.map(lambda x, i=first: x[i : i + 4], swept.state.params), alone)
+    weights = np.concatenate([np.asarray(x).reshape(32, -1) for x in jax.tree.leaves(runs.state.params)], axis=1)
+    assert np.abs(np.diff(weights[::4], axis=0)).max(axis=1).min() > 1e-4  # no two lengths train alike
+
+
+PATHS = {
+    "simulated again, for ratios too": ("per_decision_is", {"num_envs": 4, "accumulate": 2, "epochs": 2}),
+    "a stream, plain": ("a2c", {"num_envs": 4, "num_steps": 8, "how": "plain"}),
+    "on two devices": ("reinforce", {"num_envs": 4}),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_path_of_an_update_is_in_its_own_environment(path):
+    method, static = PATHS[path]
+    _, algorithm, in_environment = parts(method, SWING, **static)
+    mesh = (1, 2) if path == "on two devices" else None
+    over = {"environment.g": [30.0, 1.0], "environment.l": [1.5]}
+    trainer, steps = in_environment(environments.make(SWING)), 64
+    runs = sweep(trainer, algorithm, over=over, total_steps=steps, mesh=mesh, updates_per_chunk=2).runs
+    own = in_environment(environments.make(SWING, g=1.0, l=1.5))
+    alone = sweep(own, algorithm, total_steps=steps, mesh=mesh, updates_per_chunk=2).runs
+    assert_same(jax.tree.map(lambda x: x[1:], runs.state.params), alone.state.params, atol=1e-5)
+    weights = np.concatenate([np.asarray(x).reshape(2, -1) for x in jax.tree.leaves(runs.state.params)], axis=1)
+    assert np.abs(weights[0] - weights[1]).max() > 1e-3
+
+
+def test_a_parameter_is_a_number_of_the_algorithm():
+    _, algorithm, in_environment = parts("reinforce", SWING, num_envs=2)
+    environment = environments.make(SWING)
+    chosen = with_hyperparameters(algorithm, {"environment.l": 0.7, "discount": 0.9})
+    assert hyperparameters(chosen)["environment.l"] == 0.7 and chosen.environment == {"l": 0.7}
+    assert "environment.l" not in hyperparameters(algorithm) and algorithm.environment is None
+    discounted = with_hyperparameters(algorithm, {"discount": 0.9})
+    trained = train(in_environment(environment), chosen, KEY, 2)[0].params
+    assert_same(trained, train(in_environment(environments.make(SWING, l=0.7)), discounted, KEY, 2)[0].params)
+
+
+def test_a_stream_starts_in_its_own_environment():
+    _, algorithm, in_environment = parts("a2c", "PointRobot-misc", num_envs=2)
+    chosen = with_hyperparameters(algorithm, {"environment.circle_radius": 3.0})
+    goal = in_environment(environments.make("PointRobot-misc")).init(chosen, KEY).rollout_state.state.goal
+    np.testing.assert_allclose(jnp.linalg.norm(goal, axis=-1), 3.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("over", "line"),
+    [
+        ({"environment.wind": [1.0, 2.0]}, r"environment.wind: \[1.0, 2.0\] cannot vary in .*; what can: gravity"),
+        ({"environment.max_steps_in_episode": [5, 9]}, r"environment.max_steps_in_episode: \[5, 9\] cannot vary in "),
+        ({"environment.length": [0.5, float("nan")]}, "environment.length: nan must be a finite number"),
+        ({"environment.length": ["long"]}, "environment.length: 'long' cannot be swept"),
+        ({"environment.length": [[0.5, 0.6]]}, r"environment.length: .* cannot be swept"),
+        ({"length": [0.5]}, "length: .* is no hyperparameter here; .* begin with environment."),
+    ],
+)
+def test_what_cannot_be_swept_is_refused_in_one_line(over, line):
+    _, algorithm, in_environment = parts("reinforce", num_envs=2)
+    with pytest.raises(SettingError, match=f"^{line}") as error:
+        sweeps.start(in_environment(environments.make(SHORT)), algorithm, over=over)
+    assert "\n" not in str(error.value)
+
+
+def test_no_range_of_a_hyperparameter_holds_for_a_parameter_of_the_same_name():
+    _, algorithm, _ = parts("reinforce")
+    check_hyperparameters(with_hyperparameters(algorithm, {"environment.damping": -1.0, "environment.discount": 5.0}))
+
+
+def test_a_parameter_that_must_be_a_constant_and_functions_around_an_environment_are_refused():
+    class Branching(type(gymnax.make("CartPole-v1")[0])):
+        def reset_env(self, key, params):
+            return super().reset_env(key, params) if params.length > 0 else None
+
+    branching = environments.from_gymnax(Branching(), gymnax.make("CartPole-v1")[1])
+    with pytest.raises(SettingError, match=r"^environment.length: \[0.5\] cannot vary in .* as a constant: ") as error:
+        check_parameters(branching, {"length": [0.5]})
+    assert "\n" not in str(error.value)
+    check_parameters(branching, {"gravity": [1.0]})
+
+    environment = environments.make("CartPole-v1")
+    wrapped = environment._replace(step=lambda key, state, action: environment.step(key, state, action))
+    with pytest.raises(SettingError, match=r"^environment.length: 0.7 cannot vary .* whose step takes no values="):
+        with_parameters(wrapped, {"length": 0.7})
+    passing = environment._replace(step=lambda key, state, action, **how: environment.step(key, state, 1, **how))
+    found = walked(with_parameters(passing, {"length": 0.7}), [0, 0])
+    jax.tree.map(np.testing.assert_array_equal, found, by_hand("CartPole-v1", {"length": 0.7}, [1, 1]))
+
+
+def test_each_run_is_evaluated_in_its_own_environment_unless_told_otherwise():
+    agent, algorithm, in_environment = parts("reinforce", name="CartPole-v1", num_envs=2)
+    environment, key = environments.make("CartPole-v1"), jax.random.key(1 << 31)
+    runs = sweeps.start(in_environment(environment), algorithm, over={"environment.gravity": [1.0, 100.0]})
+    own, fixed, plain = (
+        evaluate_runs(environment, agent, runs, key, episodes=8, environment_parameters=given)
+        for given in (None, {"gravity": 100.0}, {})
+    )
+    params = runs.pick(seed=0).params
+    light, heavy, default = (
+        evaluate(environments.make("CartPole-v1", **given), agent, params, key, episodes=8)
+        for given in ({"gravity": 1.0}, {"gravity": 100.0}, {})
+    )
+    for found, expected in ((own, [light, heavy]), (fixed, [heavy, heavy]), (plain, [default, default])):
+        np.testing.assert_array_equal(found, np.stack(expected))
+    assert not np.array_equal(light, heavy) and not np.array_equal(heavy, default)
+    over_both = jax.vmap(
+        lambda g: evaluate(environment, agent, params, key, episodes=8, environment_parameters={"gravity": g})
+    )(jnp.array([1.0, 100.0]))
+    np.testing.assert_array_equal(over_both, own)
+    for given in ({"wind": 1.0}, {"gravity": "much"}, {"gravity": [1.0, 2.0]}, {"gravity": float("nan")}):
+        with pytest.raises(SettingError, match="^environment.(wind|gravity): "):
+            evaluate_runs(environment, agent, runs, key, episodes=8, environment_parameters=given)
+        with pytest.raises(SettingError, match="^environment.(wind|gravity): "):
+            evaluate(environment, agent, params, key, episodes=8, environment_parameters=given)
+
+
+def test_a_resumed_sweep_keeps_its_parameters(tmp_path):
+    _, algorithm, in_environment = parts("reinforce", SWING, num_envs=2)
+    trainer = in_environment(environments.make(SWING))
+    begun = sweeps.start(trainer, algorithm, over={"environment.l": [0.3, 1.0]})
+    half, _ = sweeps.advance(trainer, begun, 10_000, 2)
+    checkpoints.save(tmp_path, 2, _tree(half), {})
+    others = sweeps.start(trainer, algorithm, over={"environment.l": [5.0, 6.0]})
+    found = checkpoints.newest(tmp_path, print)
+    resumed = others._replace(**found.restore(_tree(others)))
+    assert resumed.settings["environment.l"].tolist() == [0.3, 1.0]
+    one, two = (sweeps.advance(trainer, runs, 10_000, 2)[0] for runs in (half, resumed))
+    jax.tree.map(np.testing.assert_array_equal, one.state.params, two.state.params)
+
+
+# --- drawn for each episode
+
+
+def test_a_reset_draws_from_its_own_key_and_the_episode_keeps_it():
+    plain = environments.make("CartPole-v1")
+    drawn = environments.make("CartPole-v1", randomise={"length": (0.3, 1.2), "gravity": (5.0, 15.0)})
+    observation, state = drawn.reset(KEY)
+    of_reset = jax.random.split(KEY)[1]
+    jax.tree.map(np.testing.assert_array_equal, (observation, state.state), plain.reset(of_reset))
+    values = {name: float(value) for name, value in state.values.items()}
+    fixed = environments.make("CartPole-v1", **values)
+    at, expected = state, plain.reset(of_reset)[1]
+    for action in (1, 0, 1, 1):
+        _, at, *rest = drawn.step(KEY, at, action)
+        _, expected, *others = fixed.step(KEY, expected, action)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), (at.state, rest), (expected, others))
+        assert at.values == state.values
+    assert set(drawn.parameters) == set(plain.parameters) - set(values)
+
+
+def test_draws_are_uniform_independent_and_of_the_range():
+    drawn = environments.make("CartPole-v1", randomise={"length": (0.3, 1.2), "gravity": (5.0, 15.0)})
+    observation, state = jax.vmap(drawn.reset)(jax.random.split(KEY, 4000))
+    unit = np.stack(
+        [(state.values["length"] - 0.3) / 0.9, (state.values["gravity"] - 5) / 10, observation[:, 0] * 10 + 0.5]
+    )
+    assert unit.min() >= 0 and unit.max() <= 1
+    for row in unit:
+        np.testing.assert_allclose(np.quantile(row, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.03)
+    assert np.abs(np.corrcoef(unit) - np.eye(3)).max() < 0.05
+
+
+def test_every_episode_of_a_stream_has_a_value_of_its_own_and_groups_share_one():
+    drawn = environments.make(SHORT, randomise={"length": (0.3, 1.2)})
+    told = drawn._replace(  # what was drawn, as the observation
+        reset=lambda key: (lambda s: (s.values["length"], s))(drawn.reset(key)[1]),
+        step=lambda key, state, action: (state.values["length"], *drawn.step(key, state, action)[1:]),
+        observation=jax.ShapeDtypeStruct((), jnp.float32),
+    )
+
+    def policy(observation):
+        return Categorical(jnp.zeros((*observation.shape, 2)))
+
+    keys = jax.random.split(KEY, 4)
+    _, rows, _ = rollout.stream(told, policy, rollout.start_stream(told, keys), keys, 40)
+    length, ended = np.asarray(rows.observation), np.asarray(rows.terminated | rows.truncated)
+    changed = length[1:] != length[:-1]
+    np.testing.assert_array_equal(changed, ended[:-1])
+    assert ended.sum() >= 8 and len(np.unique(length)) == 4 + ended[:-1].sum()
+    whole = np.asarray(rollout.episodes(told, policy, keys, group_size=2).observation)
+    assert np.all(whole == whole[0]) and whole[0, 0] == whole[0, 1] != whole[0, 2] == whole[0, 3]
+
+
+def test_one_parameter_is_drawn_while_another_is_swept():
+    _, algorithm, in_environment = parts("reinforce", SWING, num_envs=4)
+    ranges = {"l": (0.3, 1.2)}
+    trainer = in_environment(environments.make(SWING, randomise=ranges))
+    runs = sweep(trainer, algorithm, over={"environment.g": [1.0, 30.0]}, total_steps=64, updates_per_chunk=2).runs
+    own = in_environment(environments.make(SWING, g=30.0, randomise=ranges))
+    alone = sweep(own, algorithm, total_steps=64, updates_per_chunk=2).runs
+    assert_same(jax.tree.map(lambda x: x[1:], runs.state.params), alone.state.params)
+    with pytest.raises(SettingError, match="^environment.l: .* cannot vary"):
+        sweeps.start(trainer, algorithm, over={"environment.l": [0.5]})
+
+
+def test_the_same_ranges_give_the_same_environment():
+    first, same, other = (
+        environments.make("CartPole-v1", randomise={"length": of}) for of in ((0.3, 1.2), [0.3, 1.2], (0.3, 1.3))
+    )
+    assert first is same and first is not other
+    assert environments.make("CartPole-v1", randomise={}) is environments.make("CartPole-v1")
+    assert isinstance(first.reset(KEY)[1], Drawn)
+
+
+# --- from the command line
+
+MINE = """
+import gymnax
+import jax.numpy as jnp
+from gymnax.environments.classic_control.cartpole import CartPole
+
+STARTED = jnp.zeros(1) + 1  # jax has started: devices can no longer be chosen
+
+
+class Mine(CartPole):
+    pass
+
+
+gymnax.register("Mine-v0", Mine)
+"""
+
+
+def test_an_environment_of_a_module_of_ones_own_trains_resumes_and_is_read_back(tmp_path, monkeypatch):
+    (tmp_path / "my_module.py").write_text(MINE)
+    flags = ["--import", "my_module", "--environment", "Mine-v0", "--randomise", "length=0.3:1.2"]
+    flags += ["--randomise", "gravity=8:11", "--devices", "2", "--seeds", "2", "--num-envs", "2", "--hidden", "4"]
+    flags += ["--total-steps", "200", "--eval-episodes", "4", "--quiet", "--out", "run"]
+    done = subprocess.run([sys.executable, SCRIPT, *flags], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    settings = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert settings["imports"] == "my_module" and settings["randomise"] == ["length=0.3:1.2", "gravity=8:11"]
+    evaluation = tmp_path / "run" / "evaluation.csv"
+    wanted = evaluation.read_text()
+    evaluation.unlink()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    runpy.run_path(str(SCRIPT))["main"](from_command_line(["--resume", "run", "--quiet"]))  # imported here, too
+    assert evaluation.read_text() == wanted
+    setup, params = files.load_run("run")
+    assert setup.environment.name == "Mine-v0" and set(setup.environment.reset(KEY)[1].values) == {"length", "gravity"}
+    assert jax.tree.leaves(params)[0].shape[0] == 2
+
+
+def test_modules_that_cannot_be_imported_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "broken_module.py").write_text("raise ValueError('no\\n good')")
+    (tmp_path / "leaving_module.py").write_text("import sys; sys.exit(3)")
+    (tmp_path / "json.py").write_text("")
+    for name, reason in {
+        "broken_module": "ValueError: no good",
+        "broken_module.py": "ValueError: no good",
+        "leaving_module": "SystemExit: 3",
+        "missing_module": "No module named 'missing_module'",
+        "missing.py": "there is no such file",
+        "json.py": r"another module is called json \(.*\); rename the file",
+    }.items():
+        with pytest.raises(SettingError, match=f"^imports: '{name}' cannot be imported: {reason}$"):
+            import_module(name)
+
+
+@pytest.mark.parametrize("text", ["length", "length=0.3", "length=0.3:1:2", "length=a:b", "length=0.3-1.2"])
+def test_ranges_that_are_none_are_refused(text):
+    with pytest.raises(SettingError, match=f"^randomise: '{text}' must be NAME=LOW:HIGH"):
+        ranges_of([text])
