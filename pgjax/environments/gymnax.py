@@ -18,6 +18,9 @@ from pgjax.types import Environment, SettingError
 PREFIX = ""
 """What the names of these environments begin with: nothing."""
 
+EXTRA = ""
+"""The extra of pgjax that installs the package: gymnax comes with pgjax."""
+
 # Episodes that end by themselves well before gymnax's own limit: after how many steps, at most.
 _SHORT_EPISODES: dict[str, Any] = {
     "Catch-bsuite": lambda env, params: env.rows - 1,
