@@ -128,7 +128,7 @@ def own_search_and_rescue(name, limit):
         return timestep.observation, state
 
     def step(key, state, action):
-        state, timestep = env.step(state, action)
+        state, timestep = env.step(state, jnp.clip(action.reshape(2, 2), -1, 1))
         return timestep.observation, state, jnp.sum(timestep.reward), state.targets.found.all()
 
     return Own(reset, step)
@@ -255,7 +255,7 @@ def played(case):
 
 @functools.cache
 def taken_again(case):
-    """The same stream in the family's own interface, one environment at a time, its keys as `rollout.stream` draws them.
+    """The same stream in the family's own interface, one environment at a time, with the keys of `rollout.stream`.
 
     Returns:
       observation, next_observation, reward, ended by itself; [T, N, ...].

@@ -5,7 +5,6 @@ be true on one step. Craftax itself has one flag for both: it is given a limit o
 the first alone. Episodes are long (10 000 steps at most in Classic, 100 000 in Craftax): train on streams of steps.
 """
 
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -44,7 +43,7 @@ def available() -> list[str]:
     return [PREFIX + name for name in _CLASSES]
 
 
-def factory(name: str) -> Callable:
+def factory(name: str) -> Any:
     """The class that a name stands for.
 
     Raises:

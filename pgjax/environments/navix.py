@@ -100,25 +100,29 @@ def from_navix(env: Any, *, name: str) -> Environment:
         reset=reset,
         step=step,
         observation=observation,
-        num_categories=categories(_codes(env, observation), observation, name),
+        num_categories=categories(_codes(env, observation, name), observation, name),
         action_space=action_space(Discrete(int(env.action_space.n)), name),
         horizon=limit,
     )
 
 
-def _codes(env: Any, observation: Any) -> Any:
+def _codes(env: Any, observation: Any, name: str) -> Any:
     """The space of a grid of codes; None for other observations."""
-    from navix import observations
-    from navix.environments.environment import MAX_CATEGORICAL_VALUE
-
+    observations = _navix(name).observations
     of_codes = (
         observations.categorical,
         observations.categorical_first_person,
         observations.symbolic,
         observations.symbolic_first_person,
     )
-    return codes(int(MAX_CATEGORICAL_VALUE), observation.shape) if env.observation_fn in of_codes else None
+    if env.observation_fn not in of_codes:
+        return None
+    count = load("navix.environments.environment", name, EXTRA).MAX_CATEGORICAL_VALUE
+    return codes(int(count), observation.shape)
 
 
 def _navix(name: str) -> Any:
-    return load("navix", name, EXTRA)
+    navix = load("navix", name, EXTRA)
+    if not hasattr(navix.Environment, "disable_autoreset"):  # what pip finds for Python 3.11
+        raise SettingError("environment", name, "needs navix 4, which needs Python 3.12; the installed one is older")
+    return navix

@@ -41,7 +41,7 @@ def available() -> list[str]:
       NotInstalled: if playground is not installed.
     """
     suites = _suites(PREFIX)
-    return [PREFIX + name for suite in (suites if _models_are_there() else suites[:1]) for name in suite._envs]
+    return [PREFIX + name for suite in (suites if _models_are_there(PREFIX) else suites[:1]) for name in suite._envs]
 
 
 def factory(name: str) -> Callable:
@@ -53,7 +53,7 @@ def factory(name: str) -> Callable:
     """
     suites = _suites(name)
     plain = known_name(name, PREFIX, [known for suite in suites for known in suite._envs])
-    if plain not in suites[0]._envs and not _models_are_there():
+    if plain not in suites[0]._envs and not _models_are_there(name):
         reason = "needs robot models that are not there; mujoco_playground's registry.load downloads them"
         raise SettingError("environment", name, reason)
     return next(suite._envs[plain] for suite in suites if plain in suite._envs)
@@ -77,7 +77,7 @@ def make(name: str, *, impl: str = "jax", **settings: Any) -> Environment:
     overrides = {"impl": impl} | settings
     try:
         with _quiet():
-            config = registry.get_default_config(plain)
+            config = registry.get_default_config(plain).lock()  # so that it refuses fields that it does not have
             config.update_from_flattened_dict(overrides)
             env = registry.load(plain, config=config)
     except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
@@ -136,10 +136,8 @@ def from_playground(env: Any, *, name: str, episode_length: int, action_repeat: 
     )
 
 
-def _models_are_there() -> bool:
-    from mujoco_playground._src.mjx_env import MENAGERIE_PATH
-
-    return MENAGERIE_PATH.exists()
+def _models_are_there(name: str) -> bool:
+    return load("mujoco_playground._src.mjx_env", name, EXTRA).MENAGERIE_PATH.exists()
 
 
 def _suites(name: str) -> tuple[Any, ...]:

@@ -94,19 +94,18 @@ def from_xland(env: Any, params: Any, *, name: str) -> Environment:
         reset=reset,
         step=step,
         observation=observation,
-        num_categories=categories(_tiles(observation), observation, name),
+        num_categories=categories(_tiles(observation, name), observation, name),
         action_space=action_space(Discrete(env.num_actions(params)), name),
         horizon=limit,
     )
 
 
-def _tiles(observation: Any) -> Any:
+def _tiles(observation: Any, name: str) -> Any:
     """The space of tiles: two codes each; other observations, as of a wrapper with images, have none."""
-    from xminigrid.core.constants import NUM_COLORS, NUM_LAYERS, NUM_TILES
-
+    constants = load("xminigrid.core.constants", name, EXTRA)
     shape = getattr(observation, "shape", ())
-    is_tiles = len(shape) == 3 and shape[-1] == NUM_LAYERS
-    return codes(max(NUM_TILES, NUM_COLORS), shape) if is_tiles else None
+    is_tiles = len(shape) == 3 and shape[-1] == constants.NUM_LAYERS
+    return codes(max(constants.NUM_TILES, constants.NUM_COLORS), shape) if is_tiles else None
 
 
 def _registration(name: str) -> Any:
