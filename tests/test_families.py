@@ -105,6 +105,7 @@ def own_jumanji(name, limit):
     flat = name == "Tetris-v0"
 
     def seen(observation):
+        observation = observation._replace(step_count=observation.step_count / limit)
         return observation._replace(action_mask=observation.action_mask.ravel()) if flat else observation
 
     def reset(key):
@@ -123,13 +124,16 @@ def own_search_and_rescue(name, limit):
 
     env = jumanji.make(name, time_limit=limit)  # which rewards depend on
 
+    def seen(observation):
+        return observation._replace(step=observation.step / limit)
+
     def reset(key):
         state, timestep = env.reset(key)
-        return timestep.observation, state
+        return seen(timestep.observation), state
 
     def step(key, state, action):
         state, timestep = env.step(state, jnp.clip(action.reshape(2, 2), -1, 1))
-        return timestep.observation, state, jnp.sum(timestep.reward), state.targets.found.all()
+        return seen(timestep.observation), state, jnp.sum(timestep.reward), state.targets.found.all()
 
     return Own(reset, step)
 

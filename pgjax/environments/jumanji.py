@@ -11,7 +11,10 @@ not told from its end.
 
 Actions that are an array of numbers with one entry of the mask for each combination (BinPack, FlatPack, Minesweeper,
 Sudoku, Tetris) are numbered, so that the mask holds. Rewards of several agents are added, and their episode has ended
-by itself once no agent goes on. Codes declared as a range are categories, where −1, if it is one, is no category.
+by itself once no agent goes on.
+
+Observations are Jumanji's, but for step counts, which come as a share of the episode's longest length: a network does
+not learn beside a number in the thousands. Codes declared as a range are categories; −1, where there is one, is none.
 """
 
 import copy
@@ -60,7 +63,10 @@ _UNLIMITED = {"Game2048": 4000}
 _OWN_END: dict[str, Callable[[Any], Array]] = {"SearchAndRescue": lambda state: state.targets.found.all()}
 """The task's own end, as read off the state, of environments that need their time limit for more than the end."""
 
-_AMOUNTS = ("step_count", "step", "num_mines", "ops_durations", "machines_remaining_times", "demands", "capacities")
+_STEPS = ("step_count", "step")
+"""Parts of observations that count steps."""
+
+_AMOUNTS = (*_STEPS, "num_mines", "ops_durations", "machines_remaining_times", "demands", "capacities")
 """Parts of observations that are declared as a range, and are amounts: no codes."""
 
 
@@ -127,9 +133,9 @@ def from_jumanji(env: Any, *, name: str, time_limit: int | None = None) -> Envir
     nvec = _joint(env)
 
     def seen(observation: Any) -> Any:
-        if nvec is None:
-            return observation
-        return observation._replace(**{ACTION_MASK: observation.action_mask.reshape(-1)})
+        shares = {part: getattr(observation, part) / horizon for part in _STEPS if hasattr(observation, part)}
+        flat = {} if nvec is None else {ACTION_MASK: observation.action_mask.reshape(-1)}
+        return observation._replace(**shares, **flat) if shares or flat else observation
 
     def reset(key: Array) -> tuple[Any, Counted]:
         state, timestep = strong(timeless.reset(key))
