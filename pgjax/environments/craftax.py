@@ -2,7 +2,8 @@
 
 Death, lava in Craftax-Classic and the defeated boss in Craftax are termination; `max_timesteps` is truncation; both may
 be true on one step. Craftax itself has one flag for both: it is given a limit of one step more, so that its flag says
-the first alone. Episodes are long (10 000 steps at most in Classic, 100 000 in Craftax): train on streams of steps.
+the first alone. Episodes are long (10 000 steps at most in Classic, 100 000 in Craftax): train on streams of steps, and
+evaluate under a `max_timesteps` of less, since a whole episode's random numbers are drawn at its start.
 """
 
 from dataclasses import fields
@@ -14,7 +15,7 @@ from jax import Array
 
 from pgjax.environments.dtypes import strong
 from pgjax.environments.limits import whole_steps
-from pgjax.environments.packages import known_name, load
+from pgjax.environments.packages import cannot_be_made, known_name, load
 from pgjax.environments.spaces import action_space
 from pgjax.types import Environment, SettingError
 
@@ -73,8 +74,13 @@ def make(name: str, **settings: Any) -> Environment:
         if setting not in of_static | of_params:
             known = ", ".join(sorted(of_static | of_params))
             raise SettingError("environment", name, f"cannot be made with {setting}={value!r}; it has {known}")
-    env = kind(static.replace(**{k: v for k, v in settings.items() if k in of_static}))
-    return from_craftax(env, params.replace(**{k: v for k, v in settings.items() if k in of_params}), name=name)
+    try:
+        env = kind(static.replace(**{k: v for k, v in settings.items() if k in of_static}))
+        return from_craftax(env, params.replace(**{k: v for k, v in settings.items() if k in of_params}), name=name)
+    except SettingError:
+        raise
+    except (TypeError, ValueError, IndexError) as error:
+        raise cannot_be_made(name, settings, error) from error
 
 
 def from_craftax(env: Any, params: Any, *, name: str) -> Environment:

@@ -135,7 +135,7 @@ def from_jumanji(env: Any, *, name: str, time_limit: int | None = None) -> Envir
     def seen(observation: Any) -> Any:
         shares = {part: getattr(observation, part) / horizon for part in _STEPS if hasattr(observation, part)}
         flat = {} if nvec is None else {ACTION_MASK: observation.action_mask.reshape(-1)}
-        return observation._replace(**shares, **flat) if shares or flat else observation
+        return _changed(observation, shares | flat)
 
     def reset(key: Array) -> tuple[Any, Counted]:
         state, timestep = strong(timeless.reset(key))
@@ -182,6 +182,13 @@ def _with_limit(env: Any, limit: int) -> Any:
     other = copy.copy(env)
     other.time_limit = limit
     return other
+
+
+def _changed(observation: Any, parts: dict[str, Any]) -> Any:
+    """An observation, a NamedTuple or a chex dataclass, with some parts anew."""
+    if not parts:
+        return observation
+    return observation._replace(**parts) if hasattr(observation, "_replace") else observation.replace(**parts)
 
 
 def _joint(env: Any) -> tuple[int, ...] | None:

@@ -67,10 +67,11 @@ def make(name: str, *, observation_fn: Any = None, **settings: Any) -> Environme
         observation_fn = function
     chosen = settings if observation_fn is None else settings | {"observation_fn": observation_fn}
     try:
-        env = constructor(**chosen)
+        return from_navix(constructor(**chosen), name=name)
+    except SettingError:
+        raise
     except (TypeError, ValueError, NotImplementedError) as error:
         raise cannot_be_made(name, settings, error) from error
-    return from_navix(env, name=name)
 
 
 def from_navix(env: Any, *, name: str) -> Environment:

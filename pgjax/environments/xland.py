@@ -18,7 +18,7 @@ from pgjax.environments.limits import whole_steps
 from pgjax.environments.packages import cannot_be_made, known_name, load
 from pgjax.environments.space_records import Discrete, codes
 from pgjax.environments.spaces import action_space, categories
-from pgjax.types import Environment
+from pgjax.types import Environment, SettingError
 
 PREFIX = "xland/"
 """What the names of these environments begin with."""
@@ -62,9 +62,11 @@ def make(name: str, **settings: Any) -> Environment:
     factory(name)
     try:
         env, params = load("xminigrid", name, EXTRA).make(name.removeprefix(PREFIX), **settings)
+        return from_xland(env, params, name=name)
+    except SettingError:
+        raise
     except (TypeError, ValueError, AssertionError) as error:
         raise cannot_be_made(name, settings, error) from error
-    return from_xland(env, params, name=name)
 
 
 def from_xland(env: Any, params: Any, *, name: str) -> Environment:
