@@ -13,8 +13,8 @@ Actions that are an array of numbers with one entry of the mask for each combina
 Sudoku, Tetris) are numbered, so that the mask holds. Rewards of several agents are added, and their episode has ended
 by itself once no agent goes on.
 
-Observations are Jumanji's, but for step counts, which come as a share of the episode's longest length: a network does
-not learn beside a number in the thousands. Codes declared as a range are categories; −1, where there is one, is none.
+Observations are Jumanji's, but for step counts, which come as a share of the longest episode, and so of the size of the
+other numbers. Codes declared as a range are categories; −1, where there is one, is none.
 """
 
 import copy
