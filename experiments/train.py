@@ -1,10 +1,10 @@
-"""Train any method of pgjax on any gymnax or brax environment, several seeds at once: the main job.
+"""Train any method of pgjax on any environment of its families, several seeds at once: the main job.
 
 Without arguments: REINFORCE with causality and a baseline on CartPole-v1, 8 seeds in one compiled call. Expect every
 seed to reach a return of 500 within a minute on two CPU cores. It leaves a run directory with the resolved settings
 (config.toml), a row per update and seed (metrics.csv), wall time (timing.csv), checkpoints, the final evaluation
 (evaluation.csv) and the learning curve (learning_curve.png). Stopped by Ctrl-C or SIGTERM it saves; --resume DIR goes
-on, bit for bit. --quick shows in seconds that all this works.
+on, bit for bit. --quick shows in seconds that all this works. --list-environments prints what can be trained on.
 """
 
 import sys

@@ -64,6 +64,7 @@ def test_flax_is_imported_by_networks_alone_and_what_scripts_need_by_runs_alone(
 
 
 def test_importing_pgjax_does_not_import_what_only_environments_and_scripts_need():
-    names = ("gymnax", "brax", "matplotlib", "tyro", "torch", "pandas")
+    families = ("gymnax", "brax", "mujoco_playground", "jumanji", "craftax", "navix", "xminigrid", "pgx")
+    names = (*families, "matplotlib", "tyro", "torch", "pandas")
     code = f"import pgjax, sys; print([m for m in {names} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

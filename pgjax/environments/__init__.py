@@ -3,3 +3,4 @@
 from pgjax.environments.gymnax import from_gymnax
 from pgjax.environments.parameters import with_parameters
 from pgjax.environments.table import FAMILIES, available, make
+from pgjax.environments.table import names as list

@@ -9,9 +9,6 @@ range (inverted_pendulum ±3, pusher ±2, humanoid and humanoidstandup ±0.4), o
 clips (ant, halfcheetah, hopper, inverted_double_pendulum, reacher, swimmer, walker2d); `fast` looks at the sign alone.
 """
 
-import contextlib
-import difflib
-import io
 import warnings
 from collections.abc import Callable
 from types import ModuleType
@@ -19,14 +16,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from pgjax.environments.dtypes import strong
+from pgjax.environments.limits import whole_steps
+from pgjax.environments.packages import cannot_be_made, known_name, load
 from pgjax.types import Box, Environment, SettingError
 
 PREFIX = "brax/"
 """What the names of these environments begin with."""
+
+EXTRA = "brax"
+"""The extra of pgjax that installs the package."""
 
 
 class Running(NamedTuple):
@@ -52,11 +53,7 @@ def factory(name: str) -> Callable:
       SettingError: if brax is not installed; for an unknown name, with the closest known one.
     """
     known = _import_envs(name)._envs
-    plain = name.removeprefix(PREFIX)
-    if plain not in known:
-        close = difflib.get_close_matches(plain.lower(), known, n=1, cutoff=0.0)
-        raise SettingError("environment", name, f"is not known; the closest name is {PREFIX}{close[0]}")
-    return known[plain]
+    return known[known_name(name, PREFIX, known)]
 
 
 def make(name: str, *, episode_length: int = 1000, **settings: Any) -> Environment:
@@ -78,8 +75,7 @@ def make(name: str, *, episode_length: int = 1000, **settings: Any) -> Environme
             warnings.filterwarnings("ignore", message="Brax System", category=UserWarning)
             env = envs.get_environment(name.removeprefix(PREFIX), **settings)
     except (TypeError, ValueError) as error:
-        given = ", ".join(f"{setting}={value!r}" for setting, value in settings.items())
-        raise SettingError("environment", name, f"cannot be made with {given}: {error}") from error
+        raise cannot_be_made(name, settings, error) from error
     environment = from_brax(env, name=name, episode_length=episode_length)
     _check_runs(environment)
     return environment
@@ -96,8 +92,7 @@ def from_brax(env: Any, *, name: str, episode_length: int = 1000) -> Environment
     Raises:
       SettingError: for an episode without steps.
     """
-    if isinstance(episode_length, bool) or not isinstance(episode_length, int | np.integer) or episode_length < 1:
-        raise SettingError("episode_length", episode_length, "must be a whole number of at least 1")
+    whole_steps("episode_length", episode_length)
 
     def carried(state: Any) -> Any:
         return strong(state.replace(metrics={}))
@@ -136,10 +131,4 @@ def _check_runs(environment: Environment) -> None:
 
 
 def _import_envs(name: str) -> ModuleType:
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # MuJoCo prints which optional parts are not installed
-            from brax import envs
-    except ModuleNotFoundError as error:
-        reason = f'needs brax, and there is no module {error.name}: pip install -e ".[envs]"'
-        raise SettingError("environment", name, reason) from error
-    return envs
+    return load("brax.envs", name, EXTRA)

@@ -22,6 +22,9 @@ from pgjax.types import Environment, SettingError
 PREFIX = ""
 """What the names of these environments begin with: nothing."""
 
+EXTRA = ""
+"""The extra of pgjax that installs the package: gymnax comes with pgjax."""
+
 Values = Mapping[str, ArrayLike] | None
 """Parameters in place of an environment's own."""
 

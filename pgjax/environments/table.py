@@ -8,15 +8,19 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from pgjax.environments import brax, gymnax
+from pgjax.environments import brax, craftax, gymnax, jumanji, navix, pgx, playground, xland
+from pgjax.environments.packages import NotInstalled
 from pgjax.environments.randomisation import Ranges, randomised
 from pgjax.types import Environment, SettingError
 
-FAMILIES: dict[str, ModuleType] = {module.PREFIX: module for module in (gymnax, brax)}
+FAMILIES: dict[str, ModuleType] = {
+    module.PREFIX: module for module in (gymnax, brax, playground, jumanji, craftax, navix, xland, pgx)
+}
 """The module of each family by what its names begin with, `PREFIX`; gymnax's begin with nothing.
 
-A module has `available()`, its names; `factory(name)`, what it makes a name of (another factory means another
-environment), which refuses an unknown name with the closest known one; and `make(name, **settings)`.
+A module has `EXTRA`, what installs its package; `available()`, its names; `factory(name)`, what it makes a name of
+(another factory means another environment), which refuses an unknown name with the closest known one; and
+`make(name, **settings)`.
 """
 
 
@@ -30,6 +34,27 @@ def available(family: str = "") -> list[str]:
     True
     """
     return FAMILIES[family].available()
+
+
+def names() -> list[str]:
+    """The names that `make` knows, of all families that are installed: `pgjax.environments.list()`.
+
+    >>> "CartPole-v1" in names()
+    True
+    """
+    return [name for _, known in by_family() for name in known or ()]
+
+
+def by_family() -> list[tuple[str, list[str] | None]]:
+    """The prefix and the names of each family in turn; None in place of names where it is not installed."""
+
+    def known(family: str) -> list[str] | None:
+        try:
+            return available(family)
+        except NotInstalled:
+            return None
+
+    return [(family, known(family)) for family in FAMILIES]
 
 
 def make(name: str, *, randomise: Ranges | None = None, **settings: Any) -> Environment:

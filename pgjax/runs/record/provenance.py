@@ -12,7 +12,17 @@ import jax
 from jax.sharding import Mesh
 
 PACKAGES = ("pgjax", "jax", "jaxlib", "flax", "optax", "gymnax")
-WHERE_USED = ("brax", "mujoco")  # optional, and brax's numbers depend on both
+WHERE_USED = {  # optional: a module, once imported, and the package it comes from; numbers of physics depend on several
+    "brax": "brax",
+    "mujoco": "mujoco",
+    "mujoco.mjx": "mujoco-mjx",
+    "mujoco_playground": "playground",
+    "jumanji": "jumanji",
+    "craftax": "craftax",
+    "navix": "navix",
+    "xminigrid": "xminigrid",
+    "pgx": "pgx",
+}
 
 
 def versions() -> dict[str, str]:
@@ -21,7 +31,8 @@ def versions() -> dict[str, str]:
     >>> list(versions())[:6]
     ['pgjax', 'jax', 'jaxlib', 'flax', 'optax', 'gymnax']
     """
-    return {name: version(name) for name in (*PACKAGES, *(name for name in WHERE_USED if name in sys.modules))}
+    used = (package for module, package in WHERE_USED.items() if module in sys.modules)
+    return {name: version(name) for name in (*PACKAGES, *used)}
 
 
 def provenance(mesh: Mesh) -> dict[str, str]:

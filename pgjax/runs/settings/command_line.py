@@ -17,10 +17,14 @@ from pgjax.runs.settings.checks import check_values
 from pgjax.runs.settings.config_file import OF_THE_LAYOUT, OF_THE_START, read_config, read_run_config, settings_from
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.tuned import tuned
+from pgjax.runs.show.listing import environments_by_family
 from pgjax.types import SettingError
 
 QUICK = {"seeds": 2, "total_steps": 4000, "eval_episodes": 8}
 """What `--quick` puts over the base."""
+
+LIST = "--list-environments"
+"""The flag that prints what `--environment` can be, and nothing more."""
 
 _OF_THE_BASE = {"config": "", "tuned": True, "quick": False}
 """Flags that choose the base, with the values that stand in the settings afterwards."""
@@ -41,7 +45,7 @@ def from_command_line(
 
     Raises:
       SettingError: for a bad file, flags that contradict the resumed run, flags that would do nothing.
-      SystemExit: for flags that are none, after one line that says so.
+      SystemExit: for flags that are none, after one line that says so; for `--list-environments`, after the list.
 
     >>> from_command_line(["--algorithm", "ppo", "--no-tuned"]).algorithm
     'ppo'
@@ -50,6 +54,9 @@ def from_command_line(
     pgjax.types.SettingError: shuffle: 'environments' does nothing: there is one minibatch; leave it out
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if LIST in arguments:
+        print(environments_by_family())
+        raise SystemExit
     named = [name for name in flags_in(arguments) if name in {field.name for field in fields(Settings)}]
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--config", "--resume", "--environment", "--algorithm"):

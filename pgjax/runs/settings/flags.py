@@ -36,7 +36,7 @@ _STEPS = PrimitiveConstructorSpec(
 class _Asked:
     environment: str = "CartPole-v1"
     """Name of a gymnax environment, such as CartPole-v1, Catch-bsuite, Pendulum-v1 or Breakout-MinAtar; or of another
-    family's behind its prefix, such as brax/inverted_pendulum (extra "envs")."""
+    family's behind its prefix, such as jumanji/Snake-v1. --list-environments prints all that are installed."""
     algorithm: Annotated[str, tyro.conf.arg(help=f"Method: {', '.join(ALGORITHMS)}.")] = "reinforce"
     seeds: int = 8
     """How many policies to train side by side, from seeds 0, 1, 2, …"""

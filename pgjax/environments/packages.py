@@ -1,0 +1,83 @@
+"""The package behind a family: imported when an environment is named, and what it does not have, in one line."""
+
+import contextlib
+import difflib
+import importlib
+import io
+import warnings
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+import jax
+
+from pgjax.types import SettingError
+
+
+class NotInstalled(SettingError):
+    """The package of a family is missing."""
+
+
+def load(module: str, name: str, extra: str) -> ModuleType:
+    """Import a package's module; what it prints or warns about on the way is left out.
+
+    Args:
+      module: such as "jumanji".
+      name: of the environment or family, for errors.
+      extra: of pgjax that installs the package.
+
+    Raises:
+      NotInstalled: naming the extra, if the package or something that it imports is missing.
+      SettingError: if it is there and cannot be imported beside the installed jax.
+
+    >>> load("no_such_package", "worlds/one", "worlds")
+    Traceback (most recent call last):
+    pgjax.environments.packages.NotInstalled: environment: 'worlds/one' needs no_such_package, and there is no \
+module no_such_package: pip install -e ".[worlds]"
+    """
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        reason = f'needs {package}, and there is no module {error.name}: pip install -e ".[{extra}]"'
+        raise NotInstalled("environment", name, reason) from error
+    except (ImportError, AttributeError) as error:  # an AttributeError: it asks for what jax no longer has
+        reason = f"needs {module}, which does not import beside jax {jax.__version__}: {_one_line(error)}"
+        raise SettingError("environment", name, reason) from error
+
+
+def known_name(name: str, prefix: str, known: Iterable[str]) -> str:
+    """The part of a name behind the family's prefix.
+
+    Raises:
+      SettingError: for an unknown name, with the closest known one.
+
+    >>> known_name("worlds/Red-v0", "worlds/", ["Red-v0", "Blue-v0"])
+    'Red-v0'
+    >>> known_name("worlds/red", "worlds/", ["Red-v0", "Blue-v0"])
+    Traceback (most recent call last):
+    pgjax.types.SettingError: environment: 'worlds/red' is not known; the closest name is worlds/Red-v0
+    """
+    plain = name.removeprefix(prefix)
+    by_lower = {other.lower(): other for other in known}
+    if plain not in by_lower.values():
+        close = difflib.get_close_matches(plain.lower(), by_lower, n=1, cutoff=0.0)
+        raise SettingError("environment", name, f"is not known; the closest name is {prefix}{by_lower[close[0]]}")
+    return plain
+
+
+def cannot_be_made(name: str, settings: Mapping[str, Any], error: Exception) -> SettingError:
+    """The error for settings that a constructor refuses.
+
+    >>> print(cannot_be_made("worlds/Red-v0", {"size": 0}, ValueError("too small")))
+    environment: 'worlds/Red-v0' cannot be made with size=0: too small
+    """
+    given = ", ".join(f"{setting}={value!r}" for setting, value in settings.items())
+    reason = f"cannot be made{' with ' if given else ''}{given}: {_one_line(error)}"
+    return SettingError("environment", name, reason)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
