@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pgjax.oracle.certificates.certificate import make_cases
+from pgjax.oracle.certificates.describe import degrees
 from pgjax.oracle.certificates.entries import AWAY, Comparison, asymmetry, compare
 from pgjax.oracle.certificates.evaluation import Case, Estimates, estimates
 from pgjax.oracle.certificates.invariances import (
@@ -115,8 +116,8 @@ class _Found(NamedTuple):
     def said(self, distance: float) -> str:
         c = self.compared
         numbers = c.note
-        if not c.note and c.scale is not None:
-            numbers = f"scale {c.scale:.4g}, cosine {c.cosine:.4g}, angle {c.angle:.3g}°"
+        if c.scale is not None and c.angle is not None:
+            numbers = f"scale {c.scale:.4g}, cosine {c.cosine:.4g}, angle {degrees(c.angle)}"
         where = f"on {self.case.problem.name!r} at distance {distance:g}"
         target = "∇J" if self.wanted == 1 else f"{self.wanted:g} · ∇J"
         return f"{where} the mean gradient is off by {self.gap:.3g} of {target}, J = {self.objective} ({numbers})"

@@ -208,7 +208,9 @@ def _clipping(c: Certificate) -> Entry:
     if found.distance is None or found.ratios is None:
         return Entry("clipping", f"none up to distance {number(found.largest)}", f"on {found.problem!r}")
     low, high = found.ratios
-    how = "a step has no gradient beyond" if found.stops else "slopes have a kink or jump, and none becomes 0"
+    how = (
+        "a step has no gradient on one side" if found.stops else "slopes have a kink or jump, and none is 0 on one side"
+    )
     detail = f"{how}; ratios of a step lie between {low:.2f} and {high:.2f} there; on {found.problem!r}"
     return Entry("clipping", f"begins to act at distance {number(found.distance)}", detail)
 
@@ -252,6 +254,7 @@ MEANING = {
     ("trajectories repeated", "unchanged"): "it scales as a mean over trajectories",
     ("trajectories repeated", "doubled (a sum)"): "it scales as a sum over trajectories",
     ("trajectories repeated", "changed"): "it scales neither as a mean nor as a sum over trajectories",
+    ("trajectories repeated", "refused"): "the loss raises an error on a batch of another size",
     ("another's rewards changed", "unchanged"): "each trajectory is judged by itself",
     ("another's rewards changed", "changed"): "trajectories are judged by each other",
     ("value after a termination", "changed"): "a value after a termination counts",

@@ -317,7 +317,7 @@ class Clipping(NamedTuple):
       distance: the first of the grid beyond it; None for none up to `largest`.
       ratios: the smallest and largest π_θ/μ of a step there.
       largest: distance that was looked at.
-      stops: whether some slope is exactly 0 beyond it and not before, as that of a clipped surrogate is.
+      stops: whether some slope is exactly 0 on one side of it alone, as that of a clipped surrogate is.
     """
 
     problem: str
@@ -349,7 +349,7 @@ def clipping(case: Case) -> Clipping:
         if finer > gap / CLIP_FALL:
             logs = log_softmax(theta) - log_softmax(case.at(float(distance)))
             ratios = math.exp(logs.min()), math.exp(logs.max())
-            stops = bool(((last[-1] == 0) & (last[-2] != 0)).any())
+            stops = bool(((last[-1] == 0) != (last[-2] == 0)).any())
             return Clipping(name, max(0.0, float(distance)), ratios, largest, stops)
     return Clipping(name, None, None, largest)
 

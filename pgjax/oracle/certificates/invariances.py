@@ -212,7 +212,10 @@ def trajectories_repeated(given: Before) -> Invariance:
         problem=p._replace(batch_size=2 * p.batch_size, group_size=2 * p.group_size if p.group_size > 1 else 1),
         batches=case.batches._replace(members=np.repeat(case.batches.members, 2, axis=1)),
     )
-    after = estimates(twice, p.logits, given.behaviour)
+    try:
+        after = estimates(twice, p.logits, given.behaviour)
+    except SettingError:  # the loss's own error: it is made for one size of batch
+        return Invariance("trajectories repeated", "refused", np.inf, None, p.name, given.distance)
     same = _between("trajectories repeated", given, after)
     doubled = _between("trajectories repeated", given, after._replace(gradient=after.gradient / 2), "doubled (a sum)")
     return doubled if rank(doubled)[1] < min(case.precision.nearly, same.on_batches) else same

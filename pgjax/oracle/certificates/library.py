@@ -233,6 +233,14 @@ def sharing(case: Case) -> int:
     return case.problem.group_size if case.problem.group_size > 1 else case.problem.batch_size
 
 
+class _Agreement(NamedTuple):
+    case: Case
+    factor: float | None  # ĝ = factor · theirs on every batch; None where there is no such number
+    exactly: bool  # to rounding, and not nearly
+    in_mean: bool
+    whole_batch: bool = False  # with the groups left out
+
+
 def equal_to(found: list[tuple[Case, Estimates]], distance: float, *, exact: bool) -> Equal:
     """Compare a loss's estimates with those of every credit × surrogate.
 
@@ -249,60 +257,47 @@ def equal_to(found: list[tuple[Case, Estimates]], distance: float, *, exact: boo
     alone = any(case.problem.batch_size < 2 for case, _ in found)
     surrogates = tuple(SURROGATES) if distance else ("score", "prefix_product")
     credits = tuple(c for c in CREDITS if not (alone and any(x in c for x in NEEDS_OTHERS)))
-    products = [Product(c, front, s) for s in surrogates for front in FRONT for c in credits]
-    listed = [case for case, _ in found]
-    varied = [case for case in listed if case_lengths_vary(case)] or listed
+    seen: dict[Product, list[_Agreement]] = {
+        Product(c, front, s): [] for s in surrogates for front in FRONT for c in credits
+    }
+    varied = [case for case, _ in found if case_lengths_vary(case)] or [case for case, _ in found]
     shape = Counter(map(_shape, [c for c in varied if c.problem.group_size == 1] or varied)).most_common(1)[0][0]
-
-    def compare(
-        case: Case, mine: Estimates, those: list[Product], *, grouped: bool, every: bool = False
-    ) -> list[_Agreement]:
-        of = (surrogates, credits) if every else _parts(those)
-        return [
-            _agreement(case, mine, theirs)
-            for theirs in _product_estimates(case, distance, horizon, those, *of, grouped=grouped)
-        ]
-
-    seen: dict[Product, list[_Agreement]] = {product: [] for product in products}
 
     def order(x: tuple[Case, Estimates]) -> tuple[bool, bool, bool]:
         return x[0].problem.group_size > 1, _shape(x[0]) != shape, not case_lengths_vary(x[0])
 
-    for case, mine in sorted(found, key=order):
-        grouped = case.problem.group_size > 1
-        now = compare(case, mine, products, grouped=grouped, every=_shape(case) == shape)
-        fails = [i for i, a in enumerate(now) if a.factor is None]
-        if not any(seen.values()):  # on a first problem with groups this is about those alone that may ignore them
-            fails = [
-                i for i in fails if products[i].surrogate == "score" and any(x in products[i].credit for x in BY_OTHERS)
-            ]
-            fails = [] if len(fails) < len(now) and any(a.factor is not None for a in now) else fails
-        if grouped and fails:
-            again = compare(case, mine, [products[i] for i in fails], grouped=False)
-            for i, a in zip(fails, again, strict=True):
-                now[i] = a._replace(whole_batch=a.factor is not None, in_mean=now[i].in_mean)
-        for product, agreement in zip(products, now, strict=True):
-            seen[product].append(agreement)
-        products = [p for p in products if _still_agrees(seen[p], exact)]
-        seen = {p: seen[p] for p in products}
-        if not products:
+    for i, (case, mine) in enumerate(sorted(found, key=order)):
+        parts = (surrogates, credits) if _shape(case) == shape else _parts(list(seen))
+        now = _agreements(case, mine, distance, horizon, list(seen), parts)
+        if case.problem.group_size > 1:  # what agrees without groups may not look at them
+            fail = [p for p, a in now.items() if a.factor is None and (i > 0 or _by_others(p))]
+            again = _agreements(case, mine, distance, horizon, fail, _parts(fail), grouped=False) if fail else {}
+            now |= {p: a._replace(in_mean=now[p].in_mean) for p, a in again.items()}
+        seen = {p: [*before, now[p]] for p, before in seen.items()}
+        seen = {p: agreements for p, agreements in seen.items() if _still_agrees(agreements, exact)}
+        if not seen:
             break
-    on_batches, otherwise, in_mean = {}, {}, []
-    for product, agreements in seen.items():
-        relation = _relation(agreements)
-        if relation is None:
-            if all(a.in_mean for a in agreements):
-                in_mean.append(product)
-        elif isinstance(relation, str):
-            otherwise[product] = relation
-        else:
-            on_batches[product] = relation
+    return _sorted_out(seen, distance)
+
+
+def _sorted_out(seen: dict[Product, list[_Agreement]], distance: float) -> Equal:
+    """The products that are left, by what they have in common with the loss."""
+    relations = {p: _relation(agreements) for p, agreements in seen.items()}
+    on_batches = {p: x for p, x in relations.items() if isinstance(x, float)}
+    otherwise = {p: x for p, x in relations.items() if isinstance(x, str)}
+    plain = {p: text for p, text in otherwise.items() if text.startswith("{}")}
+    otherwise = plain or otherwise  # multiples of others say no more
     return Equal(
         distance,
         {_nearly(p, seen[p]): f for p, f in on_batches.items() if _first(p, on_batches)},
-        _names(in_mean),
+        _names([p for p, x in relations.items() if x is None and all(a.in_mean for a in seen[p])]),
         {(name := _nearly(p, seen[p])): text.format(name) for p, text in otherwise.items() if _first(p, otherwise)},
     )
+
+
+def _by_others(product: Product) -> bool:
+    """Whether it may be meant with a baseline of the whole batch, though there are groups."""
+    return product.surrogate == "score" and any(x in product.credit for x in BY_OTHERS)
 
 
 def _parts(products: list[Product]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -328,12 +323,21 @@ def case_lengths_vary(case: Case) -> bool:
     return bool((case.batches.rollouts.mask == 0).any())
 
 
-class _Agreement(NamedTuple):
-    case: Case
-    factor: float | None  # ĝ = factor · theirs on every batch; None where there is no such number
-    exactly: bool  # to rounding, and not nearly
-    in_mean: bool
-    whole_batch: bool = False  # with the groups left out
+def _agreements(
+    case: Case,
+    mine: Estimates,
+    distance: float,
+    horizon: int,
+    products: list[Product],
+    parts: tuple[tuple[str, ...], tuple[str, ...]],
+    *,
+    grouped: bool = True,
+) -> dict[Product, _Agreement]:
+    grouped = grouped and case.problem.group_size > 1
+    theirs = _product_estimates(case, distance, horizon, products, *parts, grouped=grouped)
+    whole = not grouped and case.problem.group_size > 1
+    found = {p: _agreement(case, mine, x) for p, x in zip(products, theirs, strict=True)}
+    return {p: a._replace(whole_batch=whole and a.factor is not None) for p, a in found.items()}
 
 
 def _agreement(case: Case, mine: Estimates, theirs: np.ndarray) -> _Agreement:
@@ -356,17 +360,20 @@ def _still_agrees(seen: list[_Agreement], exact: bool) -> bool:
 def _relation(seen: list[_Agreement]) -> float | str | None:
     """One factor on all problems, or a formula for it, or which problems it holds on; None where it does not."""
     ungrouped = [a for a in seen if a.case.problem.group_size == 1]
-    holds = [a for a in seen if a.factor is not None]
-    if len(holds) < len(seen) and (not ungrouped or any(a.factor is None for a in ungrouped)):
-        return None
     whole = (WHOLE_BATCH if ungrouped else ", over the whole batch") if any(a.whole_batch for a in seen) else ""
-    where = UNGROUPED if len(holds) < len(seen) else whole
-    factors = [a.factor or 0.0 for a in holds]
+    found = _multiple(seen, whole)
+    return _multiple(ungrouped, UNGROUPED) if found is None and 0 < len(ungrouped) < len(seen) else found
+
+
+def _multiple(seen: list[_Agreement], where: str) -> float | str | None:
+    factors = [a.factor for a in seen if a.factor is not None]
+    if len(factors) < len(seen):
+        return None
     tolerance = max(a.case.precision.nearly for a in seen)
     if all(abs(f - factors[0]) < tolerance * abs(factors[0]) for f in factors):
         return f"{factor_text(factors[0], tolerance)}{{}}{where}" if where else factors[0]
     for name, of in FACTORS.items():
-        if all(abs(f - of(a.case)) < tolerance * abs(f) for f, a in zip(factors, holds, strict=True)):
+        if all(abs(f - of(a.case)) < tolerance * abs(f) for f, a in zip(factors, seen, strict=True)):
             return f"c · {{}} with c = {name}{where}"
     return None
 
