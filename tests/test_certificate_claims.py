@@ -88,9 +88,7 @@ def verdicts(loss, problems, **how):
         (half, VARIED, False),  # 1 − 1/N long, and nothing is shared
         (mean_over_cells, TWO_STEPS, False),  # so is 1/T
         (batch_mean, [VARIED, GROUPED], True),  # N = 4 where groups have 2
-        (batch_mean, GROUPED, True),
         (group_mean, [VARIED, GROUPED], True),
-        (lambda log_prob, episode_return, mask: half(log_prob, episode_return, mask), GROUPED, False),
     ],
 )
 def test_what_contains_what_it_judges_is_known_by_its_batches_and_not_by_its_scale(loss, where, claimed):
@@ -103,6 +101,15 @@ def test_what_contains_what_it_judges_is_known_by_its_batches_and_not_by_its_sca
         assert row.scale == pytest.approx(1 - 1 / shared if claimed else 0.5)
     if not claimed:
         assert said(certificate)["on-policy mean"] == "0.5 · ∇J"
+
+
+def test_on_groups_alone_a_baseline_of_the_whole_batch_is_known_too():
+    for loss, names in ((batch_mean, ["same_batch_mean"]), (batch_others, ["leave_one_out"]), (half, [])):
+        (case,) = make_cases(loss, GROUPED)
+        found = equal_to([(case, estimates(case, GROUPED.logits, GROUPED.logits))], 0.0, exact=True)
+        whole = [f"baselined(total_return, {x}) × score" for x in names]
+        assert found.otherwise == {name: f"{name}, over the whole batch" for name in whole}
+    assert found.on_batches["total_return × score"] == pytest.approx(0.5)
 
 
 def test_where_there_is_no_gradient_nothing_was_tested():
@@ -414,15 +421,14 @@ def test_how_a_loss_scales_and_whom_it_judges_by_are_two_questions(loss, repeate
     assert found["another's rewards changed"].verdict == ("changed" if judged else "unchanged")
 
 
-def test_trajectories_of_other_groups_do_not_judge():
+def test_trajectories_judge_each_other_through_groups_and_credits_too():
     assert verdicts(group_mean, [GROUPED])["another's rewards changed"].verdict == "changed"
-    pairs = oracle.problem(VARIED.mdp, name="pairs", batch_size=2)
-    credit = certify(
-        lambda log_prob, mask, adv: -jnp.sum(log_prob * adv * mask),
-        problems=pairs,
-        names={"adv": baselined(total_return, leave_one_out)},
-    )
-    assert {x.name: x.verdict for x in credit.invariances}["another's rewards changed"] == "changed"
+
+    def with_credit(log_prob, mask, adv):
+        return -jnp.sum(log_prob * adv * mask)
+
+    for credit, judged in ((baselined(total_return, leave_one_out), "changed"), (total_return, "unchanged")):
+        assert verdicts(with_credit, [ARMS], names={"adv": credit})["another's rewards changed"].verdict == judged
 
 
 def test_rewards_that_make_no_difference_are_not_standardised():

@@ -179,8 +179,8 @@ def _noise(c: Certificate) -> Entry:
 
 
 def _share(low: float, high: float) -> str:
-    low, high = (f"{100 * x:.3g}" for x in (low, high))
-    return low if low == high else f"{low} to {high}"
+    least, most = (f"{100 * x:.3g}" for x in (low, high))
+    return least if least == most else f"{least} to {most}"
 
 
 def _order(c: Certificate) -> Entry:
