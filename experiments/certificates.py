@@ -31,8 +31,9 @@ from pgjax import certify
 from pgjax.oracle.certificates import OBJECTIVES, Certificate, default_problems
 from pgjax.oracle.certificates.certificate import make_cases
 from pgjax.oracle.certificates.describe import entries, number
-from pgjax.oracle.certificates.entries import ROUNDING, SYMMETRIC, Row, make_row
+from pgjax.oracle.certificates.entries import Row, make_row
 from pgjax.oracle.certificates.evaluation import estimates
+from pgjax.oracle.certificates.precision import ROUNDING, SYMMETRIC
 
 QUICK = {("rlax", "policy_gradient_loss, padded to the longest"), ("brax", "PPO, λ = 1, advantages as they are")}
 QUICK_PROBLEMS = ("bandit", "variable length")
@@ -159,7 +160,7 @@ def order(c: Certificate) -> str:
 
 def gradient(c: Certificate) -> str:
     """Whether ḡ(θ) is a gradient when the data follow θ; how far from it where it is not."""
-    known = [a.following for a in c.asymmetries if a.following is not None]
+    known = [a.following for a in c.asymmetries if a.following is not None and not np.isnan(a.following)]
     return "0" if not known else "yes" if max(known) < SYMMETRIC else f"no ({number(max(known))})"
 
 

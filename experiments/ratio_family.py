@@ -382,7 +382,18 @@ def clipping() -> Iterator[Fact]:
 
 
 def sequence_ratio() -> Iterator[Fact]:
-    """E[s] = (Σ_a μ^{1−1/T} π^{1/T})^T < 1 = E[ρ_{1:T}] for T steps in one state; and the bias of what it weighs."""
+    """E[s] = (Σ_a μ^{1−1/T} π^{1/T})^T < 1 = E[ρ_{1:T}] for T > 1 steps in one state; and the bias of what it weighs.
+
+    Where lengths vary E[s] may exceed 1: with μ = (1/4, 3/4), π = (1/2, 1/2), and an episode that ends at once by the
+    first action and after one more step of ratio 1 by the other, it is 1/2 + 3/4 · √(2/3) = 1.112.
+    """
+    s = np.exp(np.log([0.5 / 0.25, 0.5 / 0.75]) / [1, 2])
+    yield Fact(
+        "sequence ratio",
+        "E[s] of episodes of one and two steps",
+        float(s @ [0.25, 0.75]),
+        0.5 + 0.75 * math.sqrt(2 / 3),
+    )
     behaviour, steps = np.array([[0.0, 0.0]]), FIXED.horizon
     for delta in (0.2, 1.0):
         logits = behaviour + np.array([[delta, 0.0]])

@@ -149,6 +149,7 @@ def test_the_right_loss(right):
         "cosine": {"fixed": 1.0, "varied": 1.0},
         "order": {"fixed": None, "varied": None},
         "gradient": {"fixed": (True, True), "varied": (True, True)},
+        "reward shifted, on-policy": "unchanged in the mean",
         "reward shifted": "unchanged in the mean",
         "reward scaled": "linear",
         "batch permuted": "unchanged",
@@ -156,6 +157,7 @@ def test_the_right_loss(right):
         "padding overwritten": "unchanged",
         "padding NaN": "changed",
         "trajectories repeated": "unchanged",
+        "another's rewards changed": "unchanged",
     }
 
 
@@ -163,7 +165,9 @@ MISTAKES = {  # what each changes, and nothing else
     "flipped": {"scale": {"fixed": -1.0, "varied": -1.0}, "cosine": {"fixed": -1.0, "varied": -1.0}},
     "own_mean": {
         "scale": {"fixed": 0.5, "varied": 0.5},
+        "reward shifted, on-policy": "unchanged",
         "reward shifted": "unchanged",
+        "another's rewards changed": "changed",
     },
     "ratios_inverted": {"order": {"fixed": 1, "varied": 1}, "reward shifted": "changed"},
     "mask_dropped": {"scale", "cosine", "order", "gradient", "padding left out"},

@@ -143,6 +143,18 @@ def test_of_one_step_the_sequence_ratio_is_the_ratio(x64):
     np.testing.assert_allclose(log_mean_ratio(LOG_RATIO, np.zeros((T, N))), LOG_RATIO, atol=1e-12)
 
 
+def test_where_lengths_vary_the_mean_of_the_sequence_ratio_may_exceed_one(x64):
+    """μ = (1/4, 3/4), π = (1/2, 1/2); the first action ends the episode, the other leads to a step of ratio 1."""
+    ratios = jnp.array([[2.0, 2 / 3], [1.0, 1.0]])
+    s = jnp.exp(log_mean_ratio(jnp.log(ratios), jnp.array([[0.0, 1.0], [0.0, 0.0]])))[0]
+    mean = float(s @ jnp.array([0.25, 0.75]))
+    np.testing.assert_allclose(mean, 0.5 + 0.75 * np.sqrt(2 / 3), atol=1e-12)
+    assert mean > 1.1
+    one_length = jnp.exp(log_mean_ratio(jnp.log(ratios), jnp.array([[1.0, 1.0], [0.0, 0.0]])))[0]
+    np.testing.assert_allclose(one_length, np.sqrt([2.0, 2 / 3]), atol=1e-12)
+    assert float(one_length @ jnp.array([0.25, 0.75])) < 1  # T = 2 for both
+
+
 def test_groups_of_any_size(x64):
     one = signals()
     found, total = group_standardised(one), np.asarray(total_return(one))[0]

@@ -51,7 +51,8 @@ def clipped_weight(
     """CISPO: the ratio as a stopped, clipped weight, sg(clip(ρ_t, 1 − ε_low, 1 + ε_high)) · score · Ψ_t.
 
     No step loses its gradient: the weight is bounded, not the surrogate. With ε_low = 1, the default, there is no
-    lower bound (as in the paper's experiments); both infinite give the gradient of `ratio`.
+    lower bound, as in the paper's experiments; both infinite give the gradient of `ratio`. The paper tunes ε_high and
+    gives no number: 0.28 is DAPO's.
     MiniMax 2025, eq. 4. https://arxiv.org/abs/2506.13585
 
     >>> import jax

@@ -2,7 +2,9 @@
 
     s = ρ_{1:T}^{1/T} = exp( (1/T) Σ_t log ρ_t ),   the geometric mean of the trajectory's ratios
 
-It is no importance weight: E_μ[s] ≤ 1, with equality at θ = θ̄ alone, where E_μ[ρ_{1:T}] = 1.
+It is no importance weight. Where every trajectory has the same length T > 1, E_μ[s] ≤ 1, with equality only where
+ρ_{1:T} is 1 on every trajectory (Jensen; E_μ[ρ_{1:T}] is 1). At T = 1 s is ρ, and its mean 1. Where lengths vary the
+mean of s may lie on either side of 1.
 """
 
 import jax.numpy as jnp

@@ -150,7 +150,8 @@ def cispo(
 
         1/Σ_i |o_i| Σ_i Σ_t sg(clip(ρ, 1 − ε_low, 1 + ε_high)) A_i log π_θ
 
-    Arguments as for `dapo`. MiniMax 2025, eq. 4. https://arxiv.org/abs/2506.13585
+    Arguments as for `dapo`; ε_high is DAPO's 0.28, since the paper gives no number for its own. MiniMax 2025, eq. 4.
+    https://arxiv.org/abs/2506.13585
 
     >>> from pgjax import hyperparameters
     >>> hyperparameters(cispo().algorithm)["clip_low"]  # no lower bound

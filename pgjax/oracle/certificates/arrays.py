@@ -34,19 +34,11 @@ ARRAYS = {
 
 DIFFERENTIATED = ("log_prob", "log_probs")
 PER_TRAJECTORY = ("episode_return", "lengths", "group")
-OVERWRITTEN = (  # on padding, to see whether a loss looks there
-    "log_prob",
-    "log_probs",
-    "behaviour_log_prob",
-    "behaviour_log_probs",
-    "reference_log_prob",
-    "reference_log_probs",
-    "reward",
-    "value",
-    "next_value",
-    "action_value",
-    "returns",
-)
+PADDING_POLICIES = {"": -12.0, "behaviour_": -3.0, "reference_": -7.0}
+"""log π(action 0) there, of three policies: none is likely, and ratios differ from 1 but overflow nowhere."""
+
+PADDING_NUMBERS = {"reward": 1.0, "returns": 1.3, "value": -0.7, "next_value": 0.4, "action_value": -1.1}
+"""Different ones, so that a difference of two arrays does not hide them; in multiples of a large number."""
 
 
 class Data(NamedTuple):
@@ -129,6 +121,32 @@ def batch_arrays(
     }
     arrays = {name: each[name]() if name in each else rows(name) for name in names}
     return Data(arrays, *(_of(members, _padded(x)) for x in (state, action, mask)))
+
+
+def padding_filler(name: str, size: float, actions: int) -> np.ndarray | float | None:
+    """What to write on the padding of an array, to see whether a loss looks there; None to leave it alone.
+
+    Log-probabilities become those of other policies, normalised ones: any other number may give infinity, and times a
+    mask that is NaN.
+
+    Args:
+      name: of the array; "" for a credit.
+      size: of other numbers; NaN for NaN everywhere.
+      actions: how many there are.
+
+    >>> padding_filler("reward", 1e3, 2), padding_filler("mask", 1e3, 2)
+    (1000.0, None)
+    >>> float(np.exp(padding_filler("log_probs", 1e3, 3)).sum().round(12))
+    1.0
+    """
+    if name.endswith(("log_prob", "log_probs")):
+        if np.isnan(size):
+            return size
+        who = name.removesuffix("log_probs").removesuffix("log_prob")
+        table = log_softmax(np.array([PADDING_POLICIES[who], *[0.0] * (actions - 1)]))
+        return table if name.endswith("s") else float(table[0])
+    factor = PADDING_NUMBERS.get(name, 0.9 if name == "" else None)
+    return None if factor is None else size * factor
 
 
 def _padded(table: np.ndarray) -> np.ndarray:

@@ -48,7 +48,7 @@ def enumerate_batches(problem: Problem, *, ordered: bool, max_batches: int = MAX
     """
     many = count_trajectories(problem.mdp)
     if many > max_batches:  # before they are listed, which takes long
-        reason = f"has {many:.1e} trajectories; at most {max_batches} batches (max_batches): take a smaller horizon"
+        reason = f"has {whole(many)} trajectories; at most {max_batches} batches (max_batches): take a smaller horizon"
         raise SettingError("problem", problem.name, reason)
     rollouts = list_rollouts(problem.mdp, Config(), time_limit=problem.time_limit)
     first, size = rollouts.state[0], problem.group_size
@@ -57,7 +57,7 @@ def enumerate_batches(problem: Problem, *, ordered: bool, max_batches: int = MAX
     groups = sum(_count(len(which), size, ordered) for which in same_start)
     total = _count(groups, number, ordered)
     if total > max_batches:
-        many = f"{total:.1e} batches of {problem.batch_size} trajectories ({len(first)} of them in all)"
+        many = f"{whole(total)} batches of {problem.batch_size} trajectories ({len(first)} of them in all)"
         reason = f"means {many}; at most {max_batches} (max_batches): take a smaller batch_size or horizon"
         raise SettingError("problem", problem.name, reason)
     each = [pair for which in same_start for pair in _collections(which, size, ordered)]
@@ -65,6 +65,15 @@ def enumerate_batches(problem: Problem, *, ordered: bool, max_batches: int = MAX
     members = np.array([[m for g in groups for m in each[g][0]] for groups, _ in chosen])
     orderings = np.array([ways * math.prod(each[g][1] for g in groups) for groups, ways in chosen])
     return Batches(rollouts, members, orderings)
+
+
+def whole(count: float) -> str:
+    """A whole number as one, unless it is long.
+
+    >>> whole(20), whole(123_456), whole(12_345_678)
+    ('20', '123456', '1.2e+07')
+    """
+    return f"{count:.0f}" if count < 10**6 else f"{count:.1e}"
 
 
 def _count(values: int, size: int, ordered: bool) -> int:

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pgjax.config import Recipe
+from pgjax.estimators.contracts import name_of
 from pgjax.oracle.certificates import show
 from pgjax.oracle.certificates.batches import MAX_BATCHES, enumerate_batches
 from pgjax.oracle.certificates.entries import (
+    AWAY,
     DISTANCES,
-    JACOBIAN_DISTANCE,
-    ROUNDING,
     Asymmetry,
     Clipping,
     Order,
@@ -25,16 +25,23 @@ from pgjax.oracle.certificates.entries import (
     order_of_bias,
 )
 from pgjax.oracle.certificates.evaluation import Case, check_repeatable, estimates
-from pgjax.oracle.certificates.frameworks import as_loss
+from pgjax.oracle.certificates.frameworks import Loss, as_loss
 from pgjax.oracle.certificates.invariances import (
+    FLAGS,
+    REWARDED,
+    Before,
     Invariance,
     batch_permuted,
+    before,
     invariances,
+    sees,
     time_limit_as_termination,
+    worst,
 )
 from pgjax.oracle.certificates.layouts import check_layout
 from pgjax.oracle.certificates.library import Equal, equal_to, estimator_loss
 from pgjax.oracle.certificates.objectives import Objective
+from pgjax.oracle.certificates.precision import Precision, coarsest, precision_of
 from pgjax.oracle.certificates.problems import Problem, default_problems, problem
 from pgjax.oracle.mdp import MDP
 from pgjax.types import Algorithm, Credit, Estimator, SettingError
@@ -63,6 +70,8 @@ class Certificate:
       framework: "jax", "numpy" or "torch".
       layout: how its arrays were laid out.
       pad_to: the length that batches were padded to.
+      precision: the type of what it gives, and the tolerances that follow.
+      arrays: parameter -> the array, or credit, that it was given.
       problems: on which it was evaluated.
       objective: the J whose gradient its mean is compared with: of the six there are, the one it fits best.
       errors: the largest on-policy error ‖ḡ − ∇J‖/‖∇J‖ against each objective.
@@ -71,7 +80,8 @@ class Certificate:
       clipping: where ratios begin to be clipped.
       asymmetries: whether ḡ(θ) is a gradient, on each problem.
       invariances: what may be done to the data.
-      ends: what taking a time limit for a termination changes; None without a time limit among the problems.
+      ends: what taking a time limit for a termination changes; None without a time limit among the problems, and for a
+        loss that sees neither rewards nor flags.
       equal: products of the library with which it agrees, on-policy and off.
     """
 
@@ -79,6 +89,8 @@ class Certificate:
     framework: str
     layout: str
     pad_to: str
+    precision: Precision
+    arrays: Mapping[str, str]
     problems: tuple[Tried, ...]
     objective: Objective
     errors: Mapping[Objective, float | None]
@@ -98,11 +110,11 @@ class Certificate:
     @property
     def unbiased(self) -> bool:
         """Whether the on-policy mean is ∇J on every problem, up to rounding, for a J of which it is the gradient."""
-        return self.objective.is_function and self._fits
+        return self.objective.is_function and self.fits(self.precision.rounding)
 
-    @property
-    def _fits(self) -> bool:
-        return all(row.error < ROUNDING if row.error is not None else row.mean_is_zero for row in self.on_policy)
+    def fits(self, tolerance: float) -> bool:
+        """Whether the on-policy mean is that of the objective on every problem, up to a relative error."""
+        return all(row.error < tolerance if row.error is not None else row.mean_is_zero for row in self.on_policy)
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -114,6 +126,11 @@ class Certificate:
     def cosine(self) -> float:
         """The smallest on-policy cosine; NaN where no problem has one."""
         return min((row.cosine for row in self.on_policy if row.cosine is not None), default=np.nan)
+
+    @property
+    def angle(self) -> float:
+        """The largest on-policy angle between ḡ and ∇J, in degrees; NaN where no problem has one."""
+        return max((row.angle for row in self.on_policy if row.angle is not None), default=np.nan)
 
     @property
     def error(self) -> float:
@@ -172,6 +189,7 @@ def certify(
     layout: str = "time_major",
     pad_to: str = "longest",
     names: Mapping[str, str | Credit] | None = None,
+    without: Iterable[str] = (),
     max_batches: int = MAX_BATCHES,
 ) -> Certificate:
     """What a loss estimates: its exact mean and variance over every batch of small problems, and what follows.
@@ -179,7 +197,8 @@ def certify(
         ĝ = −∇_θ loss,   ḡ = Σ_batches P(batch) ĝ(batch),   compared with ∇J
 
     A loss sees θ through log π_θ of the batch; its slopes there are taken in the loss's own framework, the chain rule
-    to the logits θ of a tabular softmax policy is done here. Everything runs in float64 whatever mode JAX is in.
+    to the logits θ of a tabular softmax policy is done here. Everything runs in float64 whatever mode JAX is in; for a
+    loss that computes in float32 tolerances are wider, and the report says so.
 
     Args:
       loss: takes by name the arrays it wants (`oracle.certificates.ARRAYS` lists them) and gives a scalar to minimise.
@@ -191,6 +210,7 @@ def certify(
       pad_to: "longest" trajectory of the batch, as collated batches are, or "horizon".
       names: array names for parameters that have names of their own, `{"old_logp": "behaviour_log_prob"}`, or credits,
         `{"advantages": pgjax.gae}`.
+      without: parameters that keep their defaults, though an array has their name: `without=["value"]`.
       max_batches: most batches of a problem.
 
     Raises:
@@ -207,33 +227,38 @@ def certify(
     >>> [round(c, 6) for c in certificate.scale], round(certificate.cosine, 6)
     ([0.5, 0.5], 1.0)
     """
-    cases = make_cases(loss, problems, framework, layout, pad_to, names, max_batches)
-    found = {d: [(c, estimates(c, c.problem.logits, c.at(d))) for c in cases] for d in DISTANCES}
-    objective, errors = choose_objective(found[0.0])
-    rows = [[make_row(found[d][i][0], found[d][i][1], d, objective) for d in DISTANCES] for i in range(len(cases))]
+    cases = make_cases(loss, problems, framework, layout, pad_to, names, without, max_batches)
+    precision = coarsest(c.precision for c in cases)
+    found = {d: [Before(c, d, estimates(c, c.problem.logits, c.at(d))) for c in cases] for d in DISTANCES}
+    on_policy = found[0.0]
+    objective, errors = choose_objective([(x.case, x.estimates) for x in on_policy])
+    rows = [
+        [make_row(found[d][i].case, found[d][i].estimates, d, objective) for d in DISTANCES] for i in range(len(cases))
+    ]
     varied = [c for c in cases if _lengths(c)[0] < _lengths(c)[1]] or cases
-    limited = [c for c in cases if c.batches.rollouts.truncated.any()]
-    ends = [time_limit_as_termination(c, c.at(0.0)) for c in limited]
+    limited = [x for x in on_policy if x.case.batches.rollouts.truncated.any() and sees(x.case, (*REWARDED, *FLAGS))]
+    ends = [time_limit_as_termination(x) for x in limited]
+    unbiased_at = {
+        d: all((r.error or 0.0) < precision.nearly for each in rows for r in each if r.distance == d)
+        for d in (0.0, AWAY)
+    }
     return Certificate(
         cases[0].loss.name,
         cases[0].loss.framework,
         layout,
         pad_to,
+        precision,
+        {p: x if isinstance(x, str) else name_of(x) for p, x in cases[0].loss.sources.items()},
         tuple(_tried(c) for c in cases),
         objective,
         errors,
         tuple(row for each in rows for row in each),
-        tuple(order_of_bias(each) for each in rows),
+        tuple(order_of_bias(each, precision) for each in rows),
         clipping(varied[0]),
         tuple(asymmetry(c) for c in cases),
-        tuple(invariances(cases, JACOBIAN_DISTANCE)),
-        max(ends, key=lambda x: x.on_batches, default=None),
-        tuple(
-            equal_to(
-                found[d], d, exact=all((r.error or 0.0) < ROUNDING for each in rows for r in each if r.distance == d)
-            )
-            for d in (0.0, JACOBIAN_DISTANCE)
-        ),
+        tuple(invariances(on_policy, found[AWAY])),
+        worst(ends) if ends else None,
+        tuple(equal_to([(x.case, x.estimates) for x in found[d]], d, exact=unbiased_at[d]) for d in (0.0, AWAY)),
     )
 
 
@@ -244,6 +269,7 @@ def make_cases(
     layout: str = "time_major",
     pad_to: str = "longest",
     names: Mapping[str, str | Credit] | None = None,
+    without: Iterable[str] = (),
     max_batches: int = MAX_BATCHES,
 ) -> list[Case]:
     """A loss on every problem, checked: symmetric in its batch or not, the same from call to call, a function of log π.
@@ -255,24 +281,38 @@ def make_cases(
         if layout != "time_major":
             raise SettingError("layout", layout, "is for functions; estimators of the library are time_major")
         loss = estimator_loss(loss)
-    wrapped = as_loss(loss, framework, names)
-    cases = []
-    for each in _problems(problems):
-        batches = enumerate_batches(each, ordered=False, max_batches=max_batches)
-        case = Case(wrapped, each, batches, layout, pad_to)
-        if not cases:
-            check_repeatable(case)
-        if batch_permuted(case, case.at(JACOBIAN_DISTANCE)).on_batches > ROUNDING:
-            case = case._replace(batches=enumerate_batches(each, ordered=True, max_batches=max_batches))
-        cases.append(case)
-    if not any(np.any(estimates(c, c.problem.logits, c.at(JACOBIAN_DISTANCE)).gradient) for c in cases):
+    wrapped = as_loss(loss, framework, names, without)
+    cases = [_case(wrapped, each, layout, pad_to, max_batches) for each in _problems(problems)]
+    if all(_no_gradient(c) for c in cases):
         if not any(np.any(c.problem.mdp.reward[c.batches.rollouts.state, c.batches.rollouts.action]) for c in cases):
             raise SettingError(
                 "problems", [c.problem.name for c in cases], "earn nothing: every reward within reach is 0"
             )
+        alone = [c for c in cases if c.problem.batch_size == 1]
+        if len(alone) == len(cases) and not _no_gradient(_case(wrapped, _in_pairs(cases[0].problem), layout, pad_to)):
+            reason = "has a gradient of 0 on every batch, which is 1 trajectory and has no others to be judged by: "
+            raise SettingError("loss", wrapped.name, reason + "take a larger batch_size")
         reason = "is no function of log π: its gradient is 0 on every batch; is log_prob detached or stopped?"
         raise SettingError("loss", wrapped.name, reason)
     return cases
+
+
+def _case(loss: Loss, each: Problem, layout: str, pad_to: str, max_batches: int = MAX_BATCHES) -> Case:
+    """A loss on one problem, with its precision; every order of a batch where it looks at the order."""
+    batches = enumerate_batches(each, ordered=False, max_batches=max_batches)
+    case = Case(loss, each, batches, layout, pad_to)
+    case = case._replace(precision=precision_of(check_repeatable(case)))
+    if batch_permuted(before(case, AWAY)).on_batches > case.precision.nearly:
+        return case._replace(batches=enumerate_batches(each, ordered=True, max_batches=max_batches))
+    return case
+
+
+def _no_gradient(case: Case) -> bool:
+    return not np.any(estimates(case, case.problem.logits, case.at(AWAY)).gradient)
+
+
+def _in_pairs(problem: Problem) -> Problem:
+    return problem._replace(batch_size=2)
 
 
 def _problems(given: Problem | MDP | Iterable[Problem | MDP] | None) -> list[Problem]:

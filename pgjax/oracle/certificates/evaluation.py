@@ -8,11 +8,12 @@ import jax
 import numpy as np
 
 from pgjax.estimators.returns import make_signals
-from pgjax.oracle.certificates.arrays import DIFFERENTIATED, OVERWRITTEN, PER_TRAJECTORY, Data, batch_arrays
+from pgjax.oracle.certificates.arrays import DIFFERENTIATED, PER_TRAJECTORY, Data, batch_arrays, padding_filler
 from pgjax.oracle.certificates.batches import Batches, batch_probability
 from pgjax.oracle.certificates.chain_rule import log_softmax, logit_gradient
 from pgjax.oracle.certificates.frameworks import Loss
 from pgjax.oracle.certificates.layouts import Packing, pack, packings, unpack
+from pgjax.oracle.certificates.precision import FLOAT64, Precision, precision_of
 from pgjax.oracle.certificates.problems import Problem
 from pgjax.types import Credit, SettingError, Signals
 
@@ -33,13 +34,14 @@ SIGNAL_ARRAYS = (
 
 
 class Case(NamedTuple):
-    """A loss, a problem and its batches, and how these are laid out."""
+    """A loss, a problem and its batches, how these are laid out, and how exactly the loss computes."""
 
     loss: Loss
     problem: Problem
     batches: Batches
     layout: str
     pad_to: str
+    precision: Precision = FLOAT64
 
     def at(self, distance: float) -> np.ndarray:
         """Logits of the behaviour policy at a distance from the policy."""
@@ -65,6 +67,11 @@ class Estimates(NamedTuple):
         return self.probability @ self.gradient
 
     @property
+    def size(self) -> float:
+        """Of the largest component of an estimate: what a rounding error is compared with."""
+        return float(np.abs(self.gradient).max())
+
+    @property
     def covariance(self) -> np.ndarray:
         """Of ĝ over batches, [P, P]."""
         apart = self.gradient - self.mean
@@ -86,28 +93,31 @@ def estimates(
       case: which loss, on which batches.
       logits: θ, [S, A].
       behaviour: θ̄, [S, A].
-      change: of the data before the loss sees it.
-      filler: what stands on padding.
+      change: of the data, before credits are made of it and the loss sees it.
+      filler: the size of the numbers that stand on padding.
       check: refuse a loss or gradient that is not finite.
 
     Raises:
       SettingError: for NaN or infinity; shows the batch.
     """
-    data = case_data(case, logits, behaviour)
-    data = data if change is None else change(data)
+    data = case_data(case, logits, behaviour, change)
     values, slope = slopes(case, data, filler=filler)
-    gradient = -logit_gradient(slope, data.state, logits)
+    with np.errstate(invalid="ignore", over="ignore"):
+        gradient = -logit_gradient(slope, data.state, logits)
     if check:
         _check_finite(case, data, values, gradient)
     return Estimates(gradient, values, batch_probability(case.problem, case.batches, log_softmax(behaviour)))
 
 
-def case_data(case: Case, logits: np.ndarray, behaviour: np.ndarray) -> Data:
-    """The arrays that the loss takes, by parameter; those made by credits too."""
+def case_data(
+    case: Case, logits: np.ndarray, behaviour: np.ndarray, change: Callable[[Data], Data] | None = None
+) -> Data:
+    """The arrays that the loss takes, by parameter; those made by credits too, after the change."""
     named = [source for source in case.loss.sources.values() if isinstance(source, str)]
     credits = {p: source for p, source in case.loss.sources.items() if not isinstance(source, str)}
     wanted = dict.fromkeys([*named, *(SIGNAL_ARRAYS if credits else ())])
     data = batch_arrays(case.problem, case.batches, logits, behaviour, wanted)
+    data = data if change is None else change(data)
     made = {p: _credit(source, data) for p, source in credits.items()}
     return data._replace(arrays=data.arrays | made)
 
@@ -151,24 +161,27 @@ def slopes(case: Case, data: Data, *, filler: float | None = None) -> tuple[np.n
     values, slope = np.zeros(count), np.zeros((count, horizon, size, actions))
     taken = np.eye(actions)[data.action]
     for packing in packings(data.mask[:, :-1], case.layout, case.pad_to):
-        packed = _packed(case.loss, packing, data, filler)
+        packed = _packed(case.loss, packing, data, filler, actions)
         values[packing.rows], found = case.loss.evaluate(packed)
         for parameter, each in found.items():
             back = unpack(packing, each, (horizon, size))
             if case.loss.sources[parameter] == DIFFERENTIATED[0]:
-                back = back[..., None] * taken[packing.rows]
+                back = np.where(taken[packing.rows] > 0, back[..., None], 0.0)  # without 0 · NaN
             slope[packing.rows] += back
     return values, slope
 
 
-def _packed(loss: Loss, packing: Packing, data: Data, filler: float | None) -> dict[str, np.ndarray]:
+def _packed(
+    loss: Loss, packing: Packing, data: Data, filler: float | None = None, actions: int = 0
+) -> dict[str, np.ndarray]:
     """Every array in the layout, by parameter."""
 
     def one(parameter: str) -> np.ndarray:
         source = loss.sources[parameter]
-        name = source if isinstance(source, str) else parameter
-        fill = filler if name in OVERWRITTEN or not isinstance(source, str) else None
-        return pack(packing, name if isinstance(source, str) else "", data.arrays[name], fill)
+        array = data.arrays[source if isinstance(source, str) else parameter]
+        name = source if isinstance(source, str) else ""
+        fill = None if filler is None or name in PER_TRAJECTORY else padding_filler(name, filler, actions)
+        return pack(packing, name, array, fill)
 
     return {parameter: one(parameter) for parameter in loss.sources}
 
@@ -180,23 +193,40 @@ def _check_finite(case: Case, data: Data, values: np.ndarray, gradient: np.ndarr
         reward = case.problem.mdp.reward[data.state[b], data.action[b]] * data.mask[b]
         returns, lengths = reward.sum(0).round(3).tolist(), data.mask[b].sum(0).astype(int).tolist()
         what = "loss" if not np.isfinite(values[b]) else "gradient"
+        alone = "; a batch of 1 trajectory has no others to be judged by" if case.problem.batch_size == 1 else ""
         reason = (
             f"has a {what} that is not finite on {int(bad.sum())} of {len(bad)} batches of {case.problem.name!r}, "
-            f"such as returns {returns}, lengths {lengths}: guard its divisions and logarithms"
+            f"such as returns {returns}, lengths {lengths}: guard its divisions and logarithms{alone}"
         )
         raise SettingError("loss", case.loss.name, reason)
 
 
-def check_repeatable(case: Case) -> None:
-    """Call the loss again on the same arrays, a JAX function traced anew, and compare.
+def check_repeatable(case: Case) -> np.ndarray:
+    """Call the loss again on the same arrays, a JAX function traced anew, and compare; its values, as it gave them.
+
+    The arrays are those of a few batches, as long as batches of the problem are: randomness may need several steps.
 
     Raises:
       SettingError: where the two differ.
     """
-    few = case._replace(batches=case.batches._replace(members=case.batches.members[-8:]))
-    data = case_data(few, case.problem.logits, case.at(0.3))
-    packed = _packed(case.loss, packings(data.mask[:, :-1], case.layout, case.pad_to)[0], data, None)
-    first, second = (jax.tree.leaves(evaluate(packed)) for evaluate in (case.loss.evaluate, case.loss.make()))
-    if not all(np.allclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True) for a, b in zip(first, second, strict=True)):
-        reason = "gives another result when it is called again: take randomness and side effects out of it"
+    members = case.batches.members
+    longest = case.batches.rollouts.mask.sum(0)[members].max(-1)
+    few = np.argsort(longest, kind="stable")[-8:]
+    data = case_data(
+        case._replace(batches=case.batches._replace(members=members[few])), case.problem.logits, case.at(0.3)
+    )
+    packed = _packed(case.loss, packings(data.mask[:, :-1], case.layout, case.pad_to)[-1], data)
+    with np.errstate(invalid="ignore", over="ignore"):
+        first, second = (case.loss.evaluate(packed), case.loss.again(packed))
+        tolerance = precision_of(first[0]).rounding
+        same = [
+            np.allclose(a, b, rtol=tolerance, atol=tolerance / 1000 * np.abs(a).max(initial=0.0), equal_nan=True)
+            for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+        ]
+    if not all(same):
+        reason = (
+            f"gives another result when it is called again on the same batch (of {case.problem.name!r}): "
+            "take randomness and side effects out of it"
+        )
         raise SettingError("loss", case.loss.name, reason)
+    return first[0]

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 
 from pgjax.estimators.contracts import name_of
 from pgjax.oracle.certificates.arrays import ARRAYS, DIFFERENTIATED
+from pgjax.oracle.certificates.precision import coarsest_type
 from pgjax.types import Credit, SettingError
 
 CHUNK = 128  # batches in one call of a compiled program
@@ -20,7 +21,7 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 Arrays = dict[str, np.ndarray]
 Evaluate = Callable[[Arrays], tuple[np.ndarray, Arrays]]
-"""Arrays by parameter, [b, ...] -> values [b], and slopes by parameter, [b, ...]."""
+"""Arrays by parameter, [b, ...] -> values [b] in the loss's own floating type, and slopes by parameter, [b, ...]."""
 
 
 class Loss(NamedTuple):
@@ -30,15 +31,15 @@ class Loss(NamedTuple):
       name: of the function.
       framework: "jax", "numpy" or "torch".
       sources: parameter -> the name of an array, or a credit that is computed from the batch's signals.
-      make: () -> Evaluate; a new one traces a JAX function anew.
-      evaluate: made once.
+      evaluate: values and slopes.
+      again: the same, a JAX function traced anew.
     """
 
     name: str
     framework: str
     sources: dict[str, str | Credit]
-    make: Callable[[], Evaluate]
     evaluate: Evaluate
+    again: Evaluate
 
     @property
     def differentiated(self) -> list[str]:
@@ -47,7 +48,10 @@ class Loss(NamedTuple):
 
 
 def as_loss(
-    function: Callable[..., Any], framework: str = "jax", names: Mapping[str, str | Credit] | None = None
+    function: Callable[..., Any],
+    framework: str = "jax",
+    names: Mapping[str, str | Credit] | None = None,
+    without: Iterable[str] = (),
 ) -> Loss:
     """Look up which arrays a function takes, and wrap it.
 
@@ -55,38 +59,57 @@ def as_loss(
       function: named arrays -> a scalar to minimise; in numpy -> (value, gradient in log_prob[, in log_probs]).
       framework: one of FRAMEWORKS.
       names: for parameters with names of their own, the name of the array, or a credit (signals -> [T, N]).
+      without: parameters that keep their defaults, though an array has their name.
 
     Raises:
       SettingError: for a parameter that no array has the name of, and a function that takes no log-probability.
 
     >>> as_loss(lambda log_prob, reward, clip=0.2: 0.0).sources
     {'log_prob': 'log_prob', 'reward': 'reward'}
+    >>> as_loss(lambda log_prob, reward, discount=0.99: 0.0, without=["discount"]).sources
+    {'log_prob': 'log_prob', 'reward': 'reward'}
     """
     if framework not in FRAMEWORKS:
         raise SettingError("framework", framework, f"is none of {', '.join(FRAMEWORKS)}")
     if not callable(function):
         raise SettingError("loss", type(function).__name__, "is no function")
-    name, sources = name_of(function), _sources(function, dict(names or {}))
+    if names is not None and not isinstance(names, Mapping):
+        reason = 'is no mapping from parameters to arrays, such as {"old_logp": "behaviour_log_prob"}'
+        raise SettingError("names", names, reason)
+    if not isinstance(without, Iterable):
+        raise SettingError("without", without, 'is no list of parameters, such as ("value",)')
+    left_out = {without} if isinstance(without, str) else set(without)
+    name, sources = name_of(function), _sources(function, dict(names or {}), left_out)
     wanted = [p for p, source in sources.items() if isinstance(source, str) and source in DIFFERENTIATED]
     if not wanted:
         raise SettingError("loss", name, "is no function of log π: it takes neither log_prob nor log_probs")
     if framework == "jax":
-        make = functools.partial(_jax, function, name, wanted)
+        evaluate, again = (_jax(function, name, wanted) for _ in range(2))
     else:
-        make = functools.partial(
-            _numpy, torch_gradient(function, wanted) if framework == "torch" else function, name, wanted
-        )
-    return Loss(name, framework, sources, make, make())
+        evaluate = _numpy(torch_gradient(function, wanted) if framework == "torch" else function, name, wanted)
+        again = evaluate
+    return Loss(name, framework, sources, evaluate, again)
 
 
-def _sources(function: Callable, names: dict[str, str | Credit]) -> dict[str, str | Credit]:
+def _sources(function: Callable, names: dict[str, str | Credit], without: set[str]) -> dict[str, str | Credit]:
     taken = f"names: {{{', '.join(map(repr, names))}}}, " if names else ""
     there = f"{taken}there are {', '.join(ARRAYS)}"
     for parameter, source in names.items():
         if isinstance(source, str) and source not in ARRAYS:
             raise SettingError(f"names[{parameter!r}]", source, f"is no array; {there}")
+        if not isinstance(source, str) and not callable(source):
+            raise SettingError(
+                f"names[{parameter!r}]", source, f"is neither a credit nor the name of an array; {there}"
+            )
     found, parameters = {}, inspect.signature(function).parameters
+    for name in without:
+        if name not in parameters:
+            raise SettingError("without", name, f"is no parameter of {name_of(function)}")
+        if parameters[name].default is inspect.Parameter.empty:
+            raise SettingError("without", name, f"has no default in {name_of(function)}")
     for name, parameter in parameters.items():
+        if name in without:
+            continue
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         if name not in names and name not in ARRAYS:
@@ -118,9 +141,14 @@ _UNTRACEABLE = (
 def _jax(function: Callable, name: str, wanted: list[str]) -> Evaluate:
     def scalar(slots: dict[str, Any], data: dict[str, Any]) -> jax.Array:
         out = function(**slots, **data)
+        if out is None or isinstance(out, tuple | list | dict | str):
+            raise SettingError("loss", name, f"gives {_kind(out)}; needed is one number")
         if jnp.shape(out) != ():
             raise SettingError("loss", name, f"gives an array of shape {jnp.shape(out)}; needed is one number")
-        return jnp.asarray(out, float)
+        number = jnp.asarray(out)
+        if not jnp.issubdtype(number.dtype, jnp.floating):
+            raise SettingError("loss", name, f"gives {number.dtype}; needed is a real number, of a floating type")
+        return number
 
     def one(arrays: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
         slots, data = {p: arrays[p] for p in wanted}, {p: x for p, x in arrays.items() if p not in wanted}
@@ -162,7 +190,7 @@ def _numpy(function: Callable, name: str, wanted: list[str]) -> Evaluate:
     needed = f"(value, {', '.join(f'gradient in {p}' for p in wanted)})"
 
     def evaluate(arrays: Arrays) -> tuple[np.ndarray, Arrays]:
-        values, slopes = [], {p: [] for p in wanted}
+        values, slopes, types = [], {p: [] for p in wanted}, []
         for i in range(len(next(iter(arrays.values())))):
             try:
                 out = function(**{p: x[i] for p, x in arrays.items()})
@@ -174,19 +202,24 @@ def _numpy(function: Callable, name: str, wanted: list[str]) -> Evaluate:
                 raise SettingError("loss", name, f"gives {_kind(out)}; in numpy it must give {needed}")
             if np.shape(out[0]) != ():
                 raise SettingError("loss", name, f"gives an array of shape {np.shape(out[0])}; needed is one number")
+            if np.iscomplexobj(out[0]):
+                raise SettingError("loss", name, f"gives {np.asarray(out[0]).dtype}; needed is a real number")
             values.append(float(out[0]))
+            types += [np.asarray(x) for x in out] if i == 0 else []
             for p, slope in zip(wanted, out[1:], strict=True):
                 if np.shape(slope) != arrays[p].shape[1:]:
                     reason = f"gives a gradient in {p} of shape {np.shape(slope)}; {p} has {arrays[p].shape[1:]}"
                     raise SettingError("loss", name, reason)
                 slopes[p].append(np.array(slope, np.float64))
-        return np.array(values), {p: np.stack(x) for p, x in slopes.items()}
+        return np.array(values).astype(coarsest_type(types)), {p: np.stack(x) for p, x in slopes.items()}
 
     return evaluate
 
 
 def _kind(out: Any) -> str:
-    return f"{len(out)} things" if isinstance(out, tuple) else f"one {type(out).__name__}"
+    if out is None:
+        return "nothing"
+    return f"{len(out)} things" if isinstance(out, tuple | list | dict) else f"one {type(out).__name__}"
 
 
 def torch_gradient(function: Callable, differentiated: list[str] | None = None) -> Callable:
@@ -218,10 +251,15 @@ def torch_gradient(function: Callable, differentiated: list[str] | None = None) 
             raise SettingError(
                 "loss", name_of(function), f"gives {shape}; needed is a tensor with one number, of shape ()"
             )
+        if not loss.dtype.is_floating_point:
+            raise SettingError(
+                "loss", name_of(function), f"gives {loss.dtype}; needed is a real number, of a floating type"
+            )
+        value = np.asarray(loss.item(), dtype=str(loss.dtype).removeprefix("torch."))
         if not loss.requires_grad:
-            return loss.item(), *(np.zeros(tuple(x.shape)) for x in slots)
+            return value, *(np.zeros(tuple(x.shape)) for x in slots)
         slopes = torch.autograd.grad(loss, slots, allow_unused=True)
         found = (np.zeros(tuple(x.shape)) if s is None else s.numpy() for x, s in zip(slots, slopes, strict=True))
-        return loss.item(), *found
+        return value, *found
 
     return gradient

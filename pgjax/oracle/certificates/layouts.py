@@ -73,7 +73,7 @@ def packings(mask: np.ndarray, layout: str, pad_to: str) -> list[Packing]:
     return found
 
 
-def pack(packing: Packing, name: str, array: np.ndarray, filler: float | None = None) -> np.ndarray:
+def pack(packing: Packing, name: str, array: np.ndarray, filler: np.ndarray | float | None = None) -> np.ndarray:
     """An array [B, T + 1, N, ...] in the layout, [b, *shape, ...]; one of shape [B, N] stays as it is.
 
     On padding stands the array's last row, or `filler`.

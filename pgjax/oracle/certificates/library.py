@@ -1,8 +1,9 @@
 """The library's own estimators: as losses, and as what a loss is compared with."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -38,10 +39,10 @@ from pgjax.estimators.returns import (
 )
 from pgjax.estimators.surrogates import clipped_ratio, prefix_product, ratio, score, stopped_prefix, trajectory_weight
 from pgjax.oracle.certificates.arrays import batch_arrays
-from pgjax.oracle.certificates.chain_rule import logit_gradient
-from pgjax.oracle.certificates.entries import ROUNDING
+from pgjax.oracle.certificates.chain_rule import log_softmax
 from pgjax.oracle.certificates.evaluation import SIGNAL_ARRAYS, Case, Estimates, signal_arrays, signals_of
-from pgjax.oracle.certificates.frameworks import QUICK, in_chunks
+from pgjax.oracle.certificates.frameworks import CHUNK, QUICK, in_chunks
+from pgjax.oracle.certificates.precision import NEARLY
 from pgjax.training.loss import Batch, policy_loss
 from pgjax.types import Agent, Algorithm, Estimator, SettingError, Signals, Transition
 
@@ -153,6 +154,7 @@ SURROGATES = {
 }
 FRONT = (False, True)  # γ^t in front: of `discounted_objective`
 NEEDS_OTHERS = ("leave_one_out", "time_step")
+BY_OTHERS = ("leave_one_out", "same_batch_mean")
 
 
 class Product(NamedTuple):
@@ -196,13 +198,47 @@ class Equal(NamedTuple):
 
     Attributes:
       distance: between policy and behaviour policy.
-      on_batches: name -> factor c with ĝ = c · (the product's estimate) on every batch of every problem.
+      on_batches: name -> factor c with ĝ = c · (the product's estimate) on every batch of every problem; "nearly" in
+        front of the name where they agree to 1e-6.
       in_mean: names of those with which it agrees in the mean alone, without a factor.
+      otherwise: name -> relation, for products of which it is another multiple on each problem, and a formula says
+        which, or which it is where there are no groups.
     """
 
     distance: float
     on_batches: dict[str, float]
     in_mean: list[str]
+    otherwise: Mapping[str, str] = MappingProxyType({})
+
+
+FACTORS: dict[str, Callable[[Case], float]] = {
+    "1/T": lambda case: 1 / case.problem.mdp.horizon,
+    "T": lambda case: case.problem.mdp.horizon,
+    "N": lambda case: case.problem.batch_size,
+    "1/N": lambda case: 1 / case.problem.batch_size,
+    "1/(N T)": lambda case: 1 / (case.problem.batch_size * case.problem.mdp.horizon),
+    "1 − 1/N": lambda case: 1 - 1 / case.problem.batch_size,
+    "1 − 1/G": lambda case: 1 - 1 / sharing(case),
+    "(1 − 1/G)/T": lambda case: (1 - 1 / sharing(case)) / case.problem.mdp.horizon,
+    "1/(1 − 1/G)": lambda case: 1 / (1 - 1 / sharing(case)) if sharing(case) > 1 else np.nan,
+}
+"""What a loss may be of a product, on problems with horizon T, batches of N and groups of G (of N without groups)."""
+
+UNGROUPED = ", where there are no groups"
+WHOLE_BATCH = UNGROUPED + "; with groups, over the whole batch"
+
+
+def sharing(case: Case) -> int:
+    """How many trajectories share a baseline: those of a group, or of the batch where there are no groups."""
+    return case.problem.group_size if case.problem.group_size > 1 else case.problem.batch_size
+
+
+class _Agreement(NamedTuple):
+    case: Case
+    factor: float | None  # ĝ = factor · theirs on every batch; None where there is no such number
+    exactly: bool  # to rounding, and not nearly
+    in_mean: bool
+    whole_batch: bool = False  # with the groups left out
 
 
 def equal_to(found: list[tuple[Case, Estimates]], distance: float, *, exact: bool) -> Equal:
@@ -210,6 +246,7 @@ def equal_to(found: list[tuple[Case, Estimates]], distance: float, *, exact: boo
 
     All are compared on problems of the commonest shape, one of varying length first; those that agree there on the
     others. On-policy the surrogates but `prefix_product` have one and the same gradient; there `score` stands for them.
+    On problems with groups a product that disagrees is tried once more, over the whole batch.
 
     Args:
       found: a loss's estimates on every problem.
@@ -218,29 +255,54 @@ def equal_to(found: list[tuple[Case, Estimates]], distance: float, *, exact: boo
     """
     horizon = max(case.problem.mdp.horizon for case, _ in found)
     alone = any(case.problem.batch_size < 2 for case, _ in found)
-    surrogates = tuple(SURROGATES)
-    offered = surrogates if distance else ("score", "prefix_product")
+    surrogates = tuple(SURROGATES) if distance else ("score", "prefix_product")
     credits = tuple(c for c in CREDITS if not (alone and any(x in c for x in NEEDS_OTHERS)))
-    products = [Product(c, front, s) for s in offered for front in FRONT for c in credits]
-
-    kept: list[_Agreement] = []
+    seen: dict[Product, list[_Agreement]] = {
+        Product(c, front, s): [] for s in surrogates for front in FRONT for c in credits
+    }
     varied = [case for case, _ in found if case_lengths_vary(case)] or [case for case, _ in found]
-    shape = Counter(map(_shape, varied)).most_common(1)[0][0]
-    for case, mine in sorted(found, key=lambda x: (_shape(x[0]) != shape, not case_lengths_vary(x[0]))):
-        if _shape(case) != shape:  # a program for those that are left
-            surrogates, credits = (
-                tuple(dict.fromkeys(getattr(p, k) for p in products)) for k in ("surrogate", "credit")
-            )
-        theirs = _product_estimates(case, distance, horizon, products, surrogates, credits)
-        now = [_agreement(mine, estimate) for estimate in theirs]
-        kept = [_both(a, b) for a, b in zip(kept, now, strict=True)] if kept else now
-        agreeing = [i for i, a in enumerate(kept) if a.factor is not None or (a.in_mean and not exact)]
-        products, kept = [products[i] for i in agreeing], [kept[i] for i in agreeing]
-        if not kept:
+    shape = Counter(map(_shape, [c for c in varied if c.problem.group_size == 1] or varied)).most_common(1)[0][0]
+
+    def order(x: tuple[Case, Estimates]) -> tuple[bool, bool, bool]:
+        return x[0].problem.group_size > 1, _shape(x[0]) != shape, not case_lengths_vary(x[0])
+
+    for i, (case, mine) in enumerate(sorted(found, key=order)):
+        parts = (surrogates, credits) if _shape(case) == shape else _parts(list(seen))
+        now = _agreements(case, mine, distance, horizon, list(seen), parts)
+        if case.problem.group_size > 1:  # what agrees without groups may not look at them
+            fail = [p for p, a in now.items() if a.factor is None and (i > 0 or _by_others(p))]
+            again = _agreements(case, mine, distance, horizon, fail, _parts(fail), grouped=False) if fail else {}
+            now |= {p: a._replace(in_mean=now[p].in_mean) for p, a in again.items()}
+        seen = {p: [*before, now[p]] for p, before in seen.items()}
+        seen = {p: agreements for p, agreements in seen.items() if _still_agrees(agreements, exact)}
+        if not seen:
             break
-    on_batches = {p: a.factor for p, a in zip(products, kept, strict=True) if a.factor is not None}
-    in_mean = [p for p, a in zip(products, kept, strict=True) if a.factor is None]
-    return Equal(distance, {str(p): f for p, f in on_batches.items() if _first(p, on_batches)}, _names(in_mean))
+    return _sorted_out(seen, distance)
+
+
+def _sorted_out(seen: dict[Product, list[_Agreement]], distance: float) -> Equal:
+    """The products that are left, by what they have in common with the loss."""
+    relations = {p: _relation(agreements) for p, agreements in seen.items()}
+    on_batches = {p: x for p, x in relations.items() if isinstance(x, float)}
+    otherwise = {p: x for p, x in relations.items() if isinstance(x, str)}
+    plain = {p: text for p, text in otherwise.items() if text.startswith("{}")}
+    otherwise = plain or otherwise  # multiples of others say no more
+    return Equal(
+        distance,
+        {_nearly(p, seen[p]): f for p, f in on_batches.items() if _first(p, on_batches)},
+        _names([p for p, x in relations.items() if x is None and all(a.in_mean for a in seen[p])]),
+        {(name := _nearly(p, seen[p])): text.format(name) for p, text in otherwise.items() if _first(p, otherwise)},
+    )
+
+
+def _by_others(product: Product) -> bool:
+    """Whether it may be meant with a baseline of the whole batch, though there are groups."""
+    return product.surrogate == "score" and any(x in product.credit for x in BY_OTHERS)
+
+
+def _parts(products: list[Product]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    surrogates, credits = (tuple(dict.fromkeys(getattr(p, k) for p in products)) for k in ("surrogate", "credit"))
+    return surrogates, credits
 
 
 def _names(products: list[Product]) -> list[str]:
@@ -261,22 +323,78 @@ def case_lengths_vary(case: Case) -> bool:
     return bool((case.batches.rollouts.mask == 0).any())
 
 
-class _Agreement(NamedTuple):
-    factor: float | None  # ĝ = factor · theirs on every batch; None where there is no such number
-    in_mean: bool
+def _agreements(
+    case: Case,
+    mine: Estimates,
+    distance: float,
+    horizon: int,
+    products: list[Product],
+    parts: tuple[tuple[str, ...], tuple[str, ...]],
+    *,
+    grouped: bool = True,
+) -> dict[Product, _Agreement]:
+    grouped = grouped and case.problem.group_size > 1
+    theirs = _product_estimates(case, distance, horizon, products, *parts, grouped=grouped)
+    whole = not grouped and case.problem.group_size > 1
+    found = {p: _agreement(case, mine, x) for p, x in zip(products, theirs, strict=True)}
+    return {p: a._replace(whole_batch=whole and a.factor is not None) for p, a in found.items()}
 
 
-def _agreement(mine: Estimates, theirs: np.ndarray) -> _Agreement:
-    size, square = float(np.abs(mine.gradient).max()), float(np.sum(theirs**2))
+def _agreement(case: Case, mine: Estimates, theirs: np.ndarray) -> _Agreement:
+    precision, size = case.precision, mine.size
+    square = float(np.sum(theirs**2))
     factor = float(np.sum(theirs * mine.gradient)) / square if square > 0 else 0.0
-    same = np.abs(mine.gradient - factor * theirs).max() < ROUNDING * size
-    gap = np.abs(mine.mean - mine.probability @ theirs).max()
-    return _Agreement(factor if same and factor else None, bool(gap < ROUNDING * size))
+    apart = float(np.abs(mine.gradient - factor * theirs).max())
+    gap = float(np.abs(mine.mean - mine.probability @ theirs).max())
+    same = apart < precision.nearly * size and factor != 0
+    return _Agreement(case, factor if same else None, apart < precision.rounding * size, gap < precision.nearly * size)
 
 
-def _both(a: _Agreement, b: _Agreement) -> _Agreement:
-    same = a.factor is not None and b.factor is not None and abs(a.factor - b.factor) < ROUNDING * abs(a.factor)
-    return _Agreement(a.factor if same else None, a.in_mean and b.in_mean)
+def _still_agrees(seen: list[_Agreement], exact: bool) -> bool:
+    """Whether a product may still be named: it agrees on the problems without groups, or in the mean on all."""
+    agrees = all(a.factor is not None for a in seen if a.case.problem.group_size == 1)
+    without = any(a.case.problem.group_size == 1 for a in seen) or all(a.factor is not None for a in seen)
+    return (agrees and without) or (not exact and all(a.in_mean for a in seen))
+
+
+def _relation(seen: list[_Agreement]) -> float | str | None:
+    """One factor on all problems, or a formula for it, or which problems it holds on; None where it does not."""
+    ungrouped = [a for a in seen if a.case.problem.group_size == 1]
+    whole = (WHOLE_BATCH if ungrouped else ", over the whole batch") if any(a.whole_batch for a in seen) else ""
+    found = _multiple(seen, whole)
+    return _multiple(ungrouped, UNGROUPED) if found is None and 0 < len(ungrouped) < len(seen) else found
+
+
+def _multiple(seen: list[_Agreement], where: str) -> float | str | None:
+    factors = [a.factor for a in seen if a.factor is not None]
+    if len(factors) < len(seen):
+        return None
+    tolerance = max(a.case.precision.nearly for a in seen)
+    if all(abs(f - factors[0]) < tolerance * abs(factors[0]) for f in factors):
+        return f"{factor_text(factors[0], tolerance)}{{}}{where}" if where else factors[0]
+    for name, of in FACTORS.items():
+        if all(abs(f - of(a.case)) < tolerance * abs(f) for f, a in zip(factors, seen, strict=True)):
+            return f"c · {{}} with c = {name}{where}"
+    return None
+
+
+def factor_text(factor: float, tolerance: float = NEARLY) -> str:
+    """A factor in front of a name; nothing for 1, and for what is nearly 1.
+
+    >>> factor_text(0.5), factor_text(1.0)
+    ('0.5 · ', '')
+    """
+    return "" if abs(factor - 1) < tolerance else f"{factor:.3g} · "
+
+
+def _nearly(product: Product, seen: list[_Agreement]) -> str:
+    """Its name, with "nearly" in front where estimates agree, or the factor is 1, to 1e-6 and not to rounding."""
+    agreeing = [a for a in seen if a.factor is not None]
+    near = any(
+        not a.exactly or a.case.precision.rounding < abs((a.factor or 0.0) - 1) < a.case.precision.nearly
+        for a in agreeing
+    )
+    return f"nearly {product}" if near else str(product)
 
 
 def _product_estimates(
@@ -286,23 +404,31 @@ def _product_estimates(
     products: list[Product],
     surrogates: tuple[str, ...],
     credits: tuple[str, ...],
+    *,
+    grouped: bool,
 ) -> list[np.ndarray]:
-    """The estimate of every batch of each product, [B, P]."""
-    data = batch_arrays(case.problem, case.batches, case.problem.logits, case.at(distance), SIGNAL_ARRAYS)
+    """The estimate of every batch of each product, [B, P]; a few batches at a time, since there are many products."""
+    problem = case.problem
+    data = batch_arrays(problem, case.batches, problem.logits, case.at(distance), SIGNAL_ARRAYS)
     arrays = signal_arrays(data)
-    if case.problem.group_size == 1:
+    if not grouped:
         arrays.pop("group")
-    short = horizon - case.problem.mdp.horizon
+    steps = problem.mdp.horizon
     arrays = {  # equal shapes find the same program
-        name: x if x.ndim < 3 else np.pad(x, ((0, 0), (0, short), *[(0, 0)] * (x.ndim - 2)))
+        name: x if x.ndim < 3 else np.pad(x, ((0, 0), (0, horizon - steps), *[(0, 0)] * (x.ndim - 2)))
         for name, x in arrays.items()
     }
+    states, actions = problem.logits.shape
+    pi = np.exp(log_softmax(problem.logits))
+    where = [(surrogates.index(p.surrogate), FRONT.index(p.front), credits.index(p.credit)) for p in products]
+    program, found = _slopes_program(credits, surrogates), []
     with jax.enable_x64(True):
-        slope = in_chunks(_slopes_program(credits, surrogates), arrays, axis=3)
-    action, state = data.action[:, :-1], data.state[:, :-1]
-    taken = np.eye(case.problem.mdp.reward.shape[1])[action]
-    picked = (
-        slope[surrogates.index(p.surrogate), FRONT.index(p.front), credits.index(p.credit), :, : state.shape[1]]
-        for p in products
-    )
-    return [logit_gradient(s[..., None] * taken, state, case.problem.logits) for s in picked]
+        for start in range(0, len(data.mask), CHUNK):
+            rows = slice(start, start + CHUNK)
+            slope = in_chunks(program, {name: x[rows] for name, x in arrays.items()}, axis=3)
+            slope = np.stack([slope[at][:, :steps] for at in where])  # [products, b, T, N]
+            state, action = data.state[rows, :-1], data.action[rows, :-1]
+            score = np.eye(states)[state][..., None] * (np.eye(actions)[action] - pi[state])[..., None, :]
+            flat = slope.reshape(*slope.shape[:2], -1).swapaxes(0, 1)  # [b, products, T N]
+            found.append(flat @ score.reshape(len(state), flat.shape[2], -1))
+    return list(np.concatenate(found).swapaxes(0, 1))

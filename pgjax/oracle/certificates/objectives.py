@@ -48,14 +48,24 @@ def objective_gradient(problem: Problem, rollouts: Rollouts, logits: np.ndarray,
     With the sum from t on and f_t = γ^t this is the gradient of E[R]; a value after a time limit is a reward of the
     last step there.
     """
+    to_go = _to_go(problem, rollouts, objective)
+    chance = trajectory_probability(rollouts, log_softmax(logits))
+    scores = score_tables(logits)[rollouts.state, rollouts.action]  # [T, M, P]
+    return np.einsum("m,tm,tmp->p", chance, to_go * rollouts.mask, scores)
+
+
+def objective_size(problem: Problem, rollouts: Rollouts, logits: np.ndarray, objective: Objective) -> float:
+    """E[Σ_t |f_t Q̂_t|]: beside it a ∇J of rounding is 0, whatever the unit of rewards."""
+    chance = trajectory_probability(rollouts, log_softmax(logits))
+    return float(chance @ np.abs(_to_go(problem, rollouts, objective) * rollouts.mask).sum(0))
+
+
+def _to_go(problem: Problem, rollouts: Rollouts, objective: Objective) -> np.ndarray:
+    """f_t Q̂_t, [T, M]."""
     mask, steps = rollouts.mask, np.arange(len(rollouts.mask))[:, None]
     gamma = 1.0 if objective.discount == "undiscounted" else problem.mdp.discount
     reward = problem.mdp.reward[rollouts.state, rollouts.action] * mask
     if objective.time_limit == "goes on":
         reward = reward + gamma * rollouts.truncated * problem.value[rollouts.time + 1, rollouts.next_state]
     to_go = np.flip(np.cumsum(np.flip(gamma**steps * reward, 0), axis=0), 0)
-    if objective.discount == DROPPED:
-        to_go = to_go / np.where(gamma > 0, gamma, 1.0) ** steps
-    chance = trajectory_probability(rollouts, log_softmax(logits))
-    scores = score_tables(logits)[rollouts.state, rollouts.action]  # [T, M, P]
-    return np.einsum("m,tm,tmp->p", chance, to_go * mask, scores)
+    return to_go / np.where(gamma > 0, gamma, 1.0) ** steps if objective.discount == DROPPED else to_go

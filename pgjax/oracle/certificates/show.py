@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pgjax.oracle.certificates.describe import entries, headline, number
+from pgjax.oracle.certificates.describe import degrees, entries, headline, number
 from pgjax.oracle.certificates.entries import SHOWN
+from pgjax.oracle.certificates.precision import FLOAT64
 
 if TYPE_CHECKING:
     from pgjax.oracle.certificates.certificate import Certificate
 
-HEAD = ("problem", "N", "batches", "scale", "cosine", "error", "variance", "E‖ĝ−∇J‖²")
+HEAD = ("problem", "N", "batches", "scale", "angle", "error", "variance", "E‖ĝ−∇J‖²")
 
 
 def table(c: Certificate) -> tuple[list[str], list[list[str]]]:
@@ -29,7 +30,8 @@ def table(c: Certificate) -> tuple[list[str], list[list[str]]]:
             if tried.group_size == 1
             else f"{tried.batch_size // tried.group_size}×{tried.group_size}"
         )
-        numbers = [number(x) for x in (r.scale, r.cosine, r.error, r.variance, r.mean_squared_error)]
+        angle = "–" if r.angle is None else degrees(r.angle)
+        numbers = [number(r.scale), angle, *(number(x) for x in (r.error, r.variance, r.mean_squared_error))]
         away = [number(mine[d].error) for d in far]
         growth = "–" if not order.bias else "exact" if order.order is None else number(order.order)
         growth = "jump" if order.order == np.inf else growth
@@ -39,8 +41,10 @@ def table(c: Certificate) -> tuple[list[str], list[list[str]]]:
 
 def about(c: Certificate) -> str:
     """How the loss was evaluated."""
-    how = f"{c.framework} function, arrays {c.layout} padded to the {c.pad_to}"
-    return f"{how}; float64, every batch with its probability; ‘distance’ is ‖θ − θ̄‖ of the logits"
+    padding = "without padding" if c.layout == "flat" else f"padded to the {c.pad_to}"
+    exactness = c.precision.name + ("" if c.precision == FLOAT64 else f" (compared to {c.precision.rounding:.0e})")
+    how = f"{c.framework} function, arrays {c.layout}, {padding}; {exactness}, every batch with its probability"
+    return f"{how}; ‘distance’ is ‖θ − θ̄‖ of the logits"
 
 
 def as_text(c: Certificate) -> str:
