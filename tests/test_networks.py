@@ -76,31 +76,31 @@ MEMORIES = {
 }
 
 
-@pytest.mark.parametrize("name", MEMORIES)
-def test_what_is_recorded_is_what_is_recomputed(name):
+@pytest.mark.parametrize(
+    ("name", "rollout"), [*((name, "stream") for name in MEMORIES), ("lstm", "episodes"), ("dropout", "episodes")]
+)
+def test_what_is_recorded_is_what_is_recomputed(name, rollout):
     """log π of the taken actions, under masks, across resets, batch after batch, streams and whole episodes."""
     environment = remember()
     agent = make_agent(environment, hidden=(8,), critic="state", **MEMORIES[name])
-    algorithm = ppo().algorithm
-    for config in (ppo().config, reinforce().config):
-        config = replace(config, num_envs=6, num_steps=5, critic="state", minibatches=1)
-        trainer = make_trainer(environment, agent, config)
+    algorithm, config = ppo().algorithm, ppo().config if rollout == "stream" else reinforce().config
+    config = replace(config, num_envs=6, num_steps=5, critic="state", minibatches=1)
+    trainer = make_trainer(environment, agent, config)
 
-        @jax.jit
-        def batches(key):
-            state = trainer.init(algorithm, key)  # noqa: B023
-            params = state.params | {"policy": jax.tree.map(lambda x: 30.0 * x, state.params["policy"])}
-            found = collect(trainer, algorithm, state._replace(params=params))  # noqa: B023
-            state = state._replace(params=params, rollout_state=found.rollout_state, key=jax.random.key(7))
-            second = collect(trainer, algorithm, state)  # noqa: B023
-            return params, [(x.batch.transition, x.batch.memory) for x in (found, second)]
+    @jax.jit
+    def batch(params, state):
+        found = collect(trainer, algorithm, state._replace(params=params))
+        following = state._replace(rollout_state=found.rollout_state, key=jax.random.key(7))
+        rows, memory = found.batch.transition, found.batch.memory
+        return rows, log_prob_of(agent, params, rows, memory), following
 
-        params, both = batches(KEY)
-        for rows, memory in both:
-            again = log_prob_of(agent, params, rows, memory)
-            np.testing.assert_allclose(again, np.where(rows.mask > 0, rows.log_prob, 0), atol=2e-5)
-            assert np.std(rows.log_prob[rows.mask > 0]) > 0.1
-            assert set(np.unique(rows.reward)) <= {-1.0, 0.0, 1.0}  # nothing forbidden was done
+    state = trainer.init(algorithm, KEY)
+    params = state.params | {"policy": jax.tree.map(lambda x: 30.0 * x, state.params["policy"])}
+    for _ in range(2):
+        rows, again, state = batch(params, state)
+        np.testing.assert_allclose(again, np.where(rows.mask > 0, rows.log_prob, 0), atol=2e-5)
+        assert np.std(rows.log_prob[rows.mask > 0]) > 0.03
+        assert set(np.unique(rows.reward)) <= {-1.0, 0.0, 1.0}  # nothing forbidden was done
 
 
 @pytest.mark.parametrize("memory", [{}, {"memory": "gru"}])
@@ -190,7 +190,9 @@ def test_a_separate_memory_is_the_critics_alone():
     assert agent.value(params, features).shape == ()
 
 
-@pytest.mark.parametrize("method", ["reinforce", "ppo", "trpo", "vtrace"])
+@pytest.mark.parametrize(
+    "method", ["reinforce", *(pytest.param(m, marks=pytest.mark.slow) for m in ("ppo", "trpo", "vtrace"))]
+)
 def test_a_recurrent_masked_policy_remembers_what_a_picture_showed(method):
     environment = remember()
     rate = {} if method == "trpo" else {"learning_rate": {"reinforce": 0.02, "ppo": 0.01, "vtrace": 0.01}[method]}

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom: quickly on every run, in full behind the marker `slow`."""
+"""The notebooks run from top to bottom: three of them quickly on every run, all in full behind the marker `slow`."""
 
 import ast
 import os
@@ -27,7 +27,15 @@ def execute(path, folder, monkeypatch, quick):
     return notebook
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+ON_EVERY_RUN = ("01", "05", "07")  # the rest on every run of the slow suites
+
+
+def _run(path):
+    slow = () if path.stem.startswith(ON_EVERY_RUN) else pytest.mark.slow
+    return pytest.param(path, id=path.stem, marks=slow)
+
+
+@pytest.mark.parametrize("path", map(_run, NOTEBOOKS))
 def test_quick(path, tmp_path, monkeypatch):
     execute(path, tmp_path, monkeypatch, quick=True)
 

@@ -41,7 +41,6 @@ IDLE = [  # what would do nothing, and where it acts (None: nowhere)
     ({"policy": "categorical"}, None),
     ({"policy": "squashed"}, {"environment": "Pendulum-v1"}),
     ({"network": "mlp"}, {"environment": "Breakout-MinAtar"}),
-    ({"network": "mlp", "memory": "gru", "environment": "Breakout-MinAtar"}, {"memory": "none"}),
     ({"join_timeout": 60}, {"distributed": True}),
     ({"coordinator": "node:1"}, {"distributed": True}),
     ({"processes": 2}, {"distributed": True}),
@@ -88,7 +87,18 @@ ACTS_ALWAYS = {
         "optimizer",
         "engine",
     ),
-    *("max_grad_norm", "entropy_coefficient", "decay_updates", "memory", "eval_episodes", "devices", "mesh"),
+    *(
+        "max_grad_norm",
+        "entropy_coefficient",
+        "decay_updates",
+        "memory",
+        "separate_memory",
+        "layer_norm",
+        "dropout",
+        "eval_episodes",
+        "devices",
+        "mesh",
+    ),
     *("distributed", "updates_per_chunk", "max_skipped", "out", "resume", "save_every", "keep", "log", "quiet"),
 }
 
