@@ -266,15 +266,16 @@ def _invariances(c: Certificate) -> list[Entry]:
     for x in c.invariances:
         kind = x.verdict.removeprefix("nearly ").split(" but for ")[0]
         meaning = MEANING.get((x.name, kind))
+        where = "on-policy" if x.distance == 0 else f"at distance {number(x.distance)}"
         verdict = f"{x.verdict}: {meaning}" if meaning else x.verdict
+        verdict = verdict if x.name.endswith(where) else f"{verdict} ({where})"
         changes = f"single batches change by up to {number(x.on_batches)}, the mean by {number(x.in_mean)}"
         if x.name == "another's rewards changed":
             changes = f"slopes of the others change by up to {number(x.on_batches)} of the largest"
         changes = changes if np.isfinite(x.on_batches) else "gradients are no longer finite"
         changes = "it has no gradient to compare" if x.verdict == "refused" else changes
-        where = "on-policy" if x.distance == 0 else f"at distance {number(x.distance)}"
         changed = x.on_batches > c.precision.rounding
-        found.append(Entry(x.name, verdict, f"{where}: {changes}; on {x.problem!r}" if changed else where))
+        found.append(Entry(x.name, verdict, f"{changes}; on {x.problem!r}" if changed else ""))
     return found
 
 
