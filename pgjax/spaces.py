@@ -1,7 +1,7 @@
 """Action spaces: numbers of choices, boxes, and any pytree of these."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,22 @@ class Discrete(NamedTuple):
     n: int
 
 
-class MultiDiscrete(NamedTuple):
+class _MultiDiscrete(NamedTuple):
+    nvec: Any  # whole numbers, as nested tuples of the action's shape
+
+
+class MultiDiscrete(_MultiDiscrete):
     """Several choices at once: an array of numbers, each from 0 to its entry of `nvec` − 1.
 
-    >>> MultiDiscrete((3, 4)).shape, MultiDiscrete(((2, 2, 2), (5, 5, 5))).shape
-    ((2,), (2, 3))
+    >>> MultiDiscrete((3, 4)).shape, MultiDiscrete(np.array([[2, 2, 2], [5, 5, 5]]))
+    ((2,), MultiDiscrete(nvec=((2, 2, 2), (5, 5, 5))))
     """
 
-    nvec: Any  # whole numbers, as nested tuples of the action's shape
+    __slots__ = ()
+
+    def __new__(cls, nvec: Any) -> Self:
+        """Tuples, which can be compared and hashed."""
+        return super().__new__(cls, _as_tuples(nvec))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -35,10 +43,22 @@ class MultiDiscrete(NamedTuple):
         return tuple(int(n) for n in np.ravel(self.nvec))
 
 
-class MultiBinary(NamedTuple):
-    """An array of zeros and ones, each chosen on its own."""
-
+class _MultiBinary(NamedTuple):
     shape: tuple[int, ...]
+
+
+class MultiBinary(_MultiBinary):
+    """An array of zeros and ones, each chosen on its own.
+
+    >>> MultiBinary(3), MultiBinary((2, 2)).counts
+    (MultiBinary(shape=(3,)), (2, 2, 2, 2))
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, shape: Any) -> Self:
+        """A number is a shape of one axis."""
+        return super().__new__(cls, _as_shape(shape))
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -46,16 +66,55 @@ class MultiBinary(NamedTuple):
         return (2,) * math.prod(self.shape)
 
 
-class Box(NamedTuple):
-    """A continuous action space; −inf or inf where a number has no bound on that side."""
-
+class _Box(NamedTuple):
     low: tuple[float, ...]
     high: tuple[float, ...]
     shape: tuple[int, ...]
 
+
+class Box(_Box):
+    """A continuous action space; −inf or inf where a number has no bound on that side.
+
+    A bound is a number for all, or an array of the shape.
+
+    >>> Box(0.0, np.array([1.0, np.inf]), 2)
+    Box(low=(0.0, 0.0), high=(1.0, inf), shape=(2,))
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, low: Any, high: Any, shape: Any) -> Self:
+        """Flat tuples, which can be compared and hashed."""
+        shape = _as_shape(shape)
+        return super().__new__(cls, _as_bound(low, shape), _as_bound(high, shape), shape)
+
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """The bounds as float32 arrays of the space's shape."""
         return tuple(np.asarray(b, np.float32).reshape(self.shape) for b in (self.low, self.high))  # type: ignore
+
+
+def _as_tuples(x: Any) -> Any:
+    """Nested tuples of Python numbers; what is no array stays as it is, to be refused where it is used."""
+    try:
+        return _nested(np.asarray(x).tolist())
+    except (TypeError, ValueError):
+        return x
+
+
+def _nested(x: Any) -> Any:
+    return tuple(map(_nested, x)) if isinstance(x, list) else x
+
+
+def _as_shape(shape: Any) -> Any:
+    return (int(shape),) if isinstance(shape, int | np.integer) else tuple(shape) if isinstance(shape, list) else shape
+
+
+def _as_bound(bound: Any, shape: Any) -> Any:
+    try:
+        numbers = np.asarray(bound, np.float64)
+        return tuple((np.full(shape, numbers) if numbers.ndim == 0 else numbers).ravel().tolist())
+    except (TypeError, ValueError):
+        return bound
 
 
 Part = Discrete | MultiDiscrete | MultiBinary | Box

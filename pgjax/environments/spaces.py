@@ -51,7 +51,7 @@ def actions(space: Any, name: str) -> Actions:
     [2]
     """
     inner = getattr(space, "spaces", None)
-    if inner is not None:
+    if inner is not None and type(space).__name__ != "OneOf":  # which is one of its parts, not all of them
         ordered = dict(inner) if hasattr(inner, "items") else tuple(inner)
         found = jax.tree.map(lambda one: actions(one, name), ordered, is_leaf=lambda x: x is not ordered)
         is_one = lambda x: isinstance(x, Actions)  # noqa: E731

@@ -258,7 +258,7 @@ def expected_log_tanh_slope(mean: Array, log_std: Array) -> Array:
 
 
 def _to_box(unit: Array, low: Array, high: Array) -> Array:
-    return 0.5 * (high + low) + 0.5 * (high - low) * unit
+    return (0.5 * high + 0.5 * low) + (0.5 * high - 0.5 * low) * unit  # halves first: high − low may be infinite
 
 
 def log_tanh_slope(u: Array) -> Array:

@@ -126,7 +126,7 @@ class Joint(NamedTuple):
         return structure.unflatten([getattr(part, method)(x) for part, x in of_parts])
 
     def _flat(self) -> tuple[list, Any]:
-        return jax.tree.flatten(self.parts, is_leaf=lambda x: hasattr(x, "log_prob"))
+        return jax.tree.flatten(self.parts, is_leaf=lambda x: callable(getattr(x, "log_prob", None)))
 
 
 def _sum(numbers: Any) -> Array:

@@ -18,6 +18,8 @@ class OpenGaussian(NamedTuple):
         an upper bound     a = high − log(1 + e^u)
         both               a = centre + half_width · u, clipped to the bounds, as by `Gaussian`
 
+    Near a bound that is large in size, float32 has no numbers as close to it as log(1 + e^u): shift such a box to 0.
+
     Actions are recorded as u. `log_prob` is the density of a in the first three rows, that of u in the last. `entropy`
     is that of the same density; `kl` does not depend on the units.
 

@@ -61,7 +61,7 @@ def distribution(space: Space, kind: PolicyKind, output: Array, log_std: Array |
             each.append(_normal(part, kind, own, log_std[of_std : of_std + width]))
             of_std += width
         else:
-            each.append(_choice(part, own if mask is None else masked(own, mask)))
+            each.append(_choice(part, own, mask))
     return each[0] if is_part(space) else Joint(structure.unflatten(each))
 
 
@@ -115,8 +115,8 @@ def _check_box(environment: Environment, box: Box, where: str) -> None:
     try:
         low, high = box.bounds()
     except (TypeError, ValueError):
-        reason = f"has an action box of shape {box.shape}{where} with {np.size(box.low)} lower bounds"
-        raise _refuse(environment, reason) from None
+        counts = f"{np.size(box.low)} lower and {np.size(box.high)} upper bounds"
+        raise _refuse(environment, f"has an action box of shape {box.shape}{where} with {counts}") from None
     wrong = np.argwhere(~(low < high) | (low == np.inf) | (high == -np.inf))  # of NaN too
     if not low.size:
         raise _refuse(environment, f"has an action box of shape {box.shape}{where}; needs at least one number")
@@ -133,16 +133,18 @@ def _width(part: Part) -> int:
     return math.prod(part.shape) if isinstance(part, Box) else sum(part.counts)
 
 
-def _choice(part: Part, logits: Array) -> Distribution:
+def _choice(part: Part, logits: Array, mask: Array | None) -> Distribution:
     if isinstance(part, Discrete):
-        return Categorical(logits)
+        return Categorical(logits if mask is None else masked(logits, mask))
     counts: tuple[int, ...] = part.counts  # type: ignore[union-attr]
-    k, n = len(counts), max(counts)
-    if set(counts) == {n}:
-        return MultiCategorical(logits.reshape(*logits.shape[:-1], k, n))
-    there = np.arange(n) < np.array(counts)[:, None]
-    index = np.where(there, np.cumsum([0, *counts[:-1]])[:, None] + np.arange(n), 0)
-    return MultiCategorical(jnp.where(there, logits[..., index], -1e9))
+    there = np.arange(max(counts)) < np.array(counts)[:, None]  # [k, largest n]
+    index = np.where(there, np.cumsum([0, *counts[:-1]])[:, None] + np.arange(max(counts)), 0)
+
+    def shaped(x: Array) -> Array:
+        return x.reshape(*x.shape[:-1], *there.shape) if there.all() else x[..., index]
+
+    each = shaped(logits) if mask is None else masked(shaped(logits), jnp.where(there, shaped(mask), 0))
+    return MultiCategorical(each if there.all() else jnp.where(there, each, -2e9))  # below what a mask forbids
 
 
 def _normal(box: Box, kind: PolicyKind, mean: Array, log_std: Array) -> Distribution:

@@ -93,6 +93,7 @@ def from_networks(
     if (critic_network is None) != (critic == "none"):
         raise SettingError("critic", critic, "does not go with the critic network given (or not given)")
     _check_critic_memory(memory, critic_network, critic_memory, trunk)
+    memory, critic_memory = _with_strong_carry(memory), _with_strong_carry(critic_memory)
     space, read = environment.action_space, reader(environment, features or default_features(environment))
     example = read(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), environment.observation))
     owner = "policy" if critic == "none" or critic_memory is not None else "shared"  # of memory and trunk
@@ -229,12 +230,7 @@ def _memory(
     read: Callable[[Any], Inputs],
 ) -> Memory:
     """One memory for both, or one each, as one step."""
-
-    def strong(carry: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), carry)  # a loop's carry has no weak types
-
-    initial = strong(memory[1])
-    own = None if critic_memory is None else strong(critic_memory[1])
+    initial = memory[1] if critic_memory is None else (memory[1], critic_memory[1])
 
     def step(params: Params, carry: Any, observation: Any) -> tuple[Any, Any]:
         given = read(observation)
@@ -251,7 +247,14 @@ def _memory(
         _check_step(found)
         return (after, found[0]), Inputs(features, found[1], given.masks, given.key)
 
-    return Memory(initial if critic_memory is None else (initial, own), step)
+    return Memory(initial, step)
+
+
+def _with_strong_carry(memory: tuple[RecurrentNetwork, Any] | None) -> tuple[RecurrentNetwork, Any] | None:
+    """A carry of arrays without weak types, as a loop needs it."""
+    if memory is None:
+        return None
+    return memory[0], jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), memory[1])
 
 
 def _check_step(given: Any) -> None:
@@ -267,7 +270,7 @@ def check_policy(environment: Environment, policy: str, critic: str) -> None:
     check_policy_kind(environment, policy)
     if critic == "action" and not isinstance(environment.action_space, Discrete):
         reason = f"needs one Discrete action; those of {environment.name} are {_kind(environment.action_space)}"
-        raise SettingError("critic", critic, f"{reason}: take critic state")
+        raise SettingError("critic", critic, f"{reason}; a method with a critic of states, such as ppo, takes them")
 
 
 def _kind(space: Any) -> str:

@@ -54,9 +54,17 @@ def reader(environment: Environment, features: Callable[[Any], Any]) -> Callable
 
 
 def takes_key(network: Any) -> bool:
-    """Whether a network draws while training: its `apply` has an argument `key`, which is None in evaluation."""
+    """Whether a network draws while training: its `apply`, or a flax module's `__call__`, has an argument `key`.
+
+    A network may say so itself, by an attribute `takes_key`.
+    """
+    own = getattr(network, "takes_key", None)
+    if own is not None:
+        return bool(own)
     try:
-        return "key" in signature(network.apply).parameters
+        parameters = signature(network.apply).parameters
+        passed_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        return "key" in parameters or (passed_on and "key" in signature(type(network).__call__).parameters)
     except (AttributeError, TypeError, ValueError):  # no network, or one without a signature
         return False
 

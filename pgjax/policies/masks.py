@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -34,7 +35,6 @@ def find_masks(environment: Environment) -> Masks:
     Raises:
       SettingError: for a mask that belongs to no part or to a continuous one, or has another shape; for two of one.
 
-    >>> import jax
     >>> from pgjax import environments
     >>> shapes = {"seen": jax.ShapeDtypeStruct((4,), jnp.float32), "action_mask": jax.ShapeDtypeStruct((2,), jnp.bool_)}
     >>> find_masks(environments.make("CartPole-v1")._replace(observation={"inner": shapes})).of_parts
@@ -42,6 +42,9 @@ def find_masks(environment: Environment) -> Masks:
     """
     with_paths, _ = tree_flatten_with_path(environment.observation)
     found = {i: path for i, (path, _) in enumerate(with_paths) if ACTION_MASK in map(_name, path)}
+    _check_names(environment)
+    if environment.action_space is None:  # undeclared: a policy of one's own knows
+        return Masks((), frozenset(found))
     of_actions, _ = tree_flatten_with_path(environment.action_space, is_leaf=is_part)
     spaces, paths = [part for _, part in of_actions], [list(map(_name, path)) for path, _ in of_actions]
 
@@ -54,7 +57,8 @@ def find_masks(environment: Environment) -> Masks:
         fits = [k for k, own in enumerate(paths) if _ends_with(names, own) or _is_one_number(spaces[k], names, own)]
         if not fits:
             actions = ", ".join(f"action{_written(own)}" for own in paths)
-            raise refuse(f"has an action mask observation{keystr(path)}, and no such part among its actions: {actions}")
+            reason = f"has an action mask observation{keystr(path)}, and no such part among its actions: {actions}"
+            raise refuse(f"{reason}; give a mask for each, in a pytree {ACTION_MASK!r} of the actions' structure")
         owners.setdefault(max(fits, key=lambda k: len(paths[k])), []).append(i)
     for k, own in owners.items():
         _check(refuse, spaces[k], _written(paths[k]), [with_paths[i] for i in own])
@@ -83,8 +87,36 @@ def flat_mask(part: Part, leaves: Sequence[Array], leading: int) -> Array:
 
 
 def masked(logits: Array, mask: Array) -> Array:
-    """Only allowed actions are taken; where none is, all are equally likely."""
-    return jnp.where(mask > 0, logits, -1e9)  # finite: 0 · log 0 stays 0 in entropies and KLs
+    """Only allowed choices are taken, those with an entry above 0; where there is none, all are equally likely.
+
+    >>> masked(jnp.array([[1.0, 2.0], [1.0, 2.0]]), jnp.array([[1, 0], [0, 0]])).tolist()
+    [[1.0, -1000000000.0], [0.0, 0.0]]
+    """
+    allowed = mask > 0
+    some = allowed.any(axis=-1, keepdims=True)
+    # −1e9 is finite: 0 · log 0 stays 0 in entropies and KLs. Where all were that low, no noise would be seen beside it.
+    return jnp.where(some, jnp.where(allowed, logits, -1e9), 0.0)
+
+
+def _check_names(environment: Environment) -> None:
+    """Refuse a record whose mask has no name for jax: it would be taken for numbers that a network sees."""
+
+    def is_nameless(x: Any) -> bool:
+        if not hasattr(x, ACTION_MASK) or (not jax.tree_util.all_leaves([x]) and _names(x)):
+            return False
+        return not jax.tree_util.all_leaves([x])
+
+    for x in jax.tree.leaves(environment.observation, is_leaf=is_nameless):
+        if is_nameless(x):
+            reason = f"observes a {type(x).__name__} whose parts have no names for jax, an {ACTION_MASK} among them"
+            needs = "register it with jax.tree_util.register_dataclass, or take a NamedTuple or dict"
+            raise SettingError("environment", environment.name, f"{reason}; {needs}")
+
+
+def _names(record: Any) -> bool:
+    """Whether jax knows the parts of a record by name."""
+    paths = [path for path, _ in tree_flatten_with_path(record)[0]]
+    return ACTION_MASK in (_name(path[0]) for path in paths if path)
 
 
 def _check(refuse: Callable[[str], SettingError], part: Part, where: str, masks: list[tuple[Any, Any]]) -> None:
@@ -95,7 +127,8 @@ def _check(refuse: Callable[[str], SettingError], part: Part, where: str, masks:
         raise refuse(f"has an action mask {places}, and action{where} is not discrete")
     wanted = _shapes(part)
     numbers = [(n,) for n in getattr(part, "counts", ())]
-    if not ((len(shapes) == 1 and shapes[0] in wanted) or (len(shapes) > 1 and shapes == numbers)):
+    one_each = [path[:-1] for path, _ in masks] == [masks[0][0][:-1]] * len(numbers) and shapes == numbers
+    if not ((len(shapes) == 1 and shapes[0] in wanted) or (len(shapes) > 1 and one_each)):
         several = "" if len(masks) == 1 else " and ".join(map(str, shapes))
         reason = f"has an action mask {places} of shape {several or shapes[0]}"
         needs = f"needs one of shape {' or '.join(map(str, dict.fromkeys(wanted)))} for action{where}"

@@ -1,7 +1,7 @@
 """The networks that come with the library; the only file that imports flax."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ from pgjax.config import Critic
 from pgjax.policies.actions import PolicyKind, outputs
 from pgjax.policies.build import check_policy, from_networks
 from pgjax.policies.observations import default_features, image_leaves, leaves
-from pgjax.types import Agent, Environment, Params, SettingError
+from pgjax.types import Agent, Environment, SettingError
 
 NetworkKind = Literal["auto", "mlp", "cnn"]
 MemoryKind = Literal["none", "gru", "lstm"]
@@ -38,6 +38,11 @@ class MLP(nn.Module):
     head_scale: float
     layer_norm: bool = False
     dropout: float = 0.0
+
+    @property
+    def takes_key(self) -> bool:
+        """Whether a key makes a difference."""
+        return self.dropout > 0
 
     @nn.compact
     def __call__(self, x: Array, key: Array | None = None) -> Array:
@@ -78,6 +83,11 @@ class CNN(nn.Module):
     layer_norm: bool = False
     dropout: float = 0.0
 
+    @property
+    def takes_key(self) -> bool:
+        """Whether a key makes a difference."""
+        return self.dropout > 0
+
     @nn.compact
     def __call__(self, x: Any, key: Array | None = None) -> Array:
         """[..., height, width, channels] -> [..., outputs]; of a tuple the last part may be flat, [..., features]."""
@@ -111,6 +121,11 @@ class Recurrent(nn.Module):
     layer_norm: bool = False
     dropout: float = 0.0
 
+    @property
+    def takes_key(self) -> bool:
+        """Whether a key makes a difference."""
+        return self.dropout > 0
+
     @nn.compact
     def __call__(self, carry: Any, x: Any, key: Array | None = None) -> tuple[Any, Array]:
         """(carry [..., width], [..., features]) -> (carry, [..., width])."""
@@ -122,20 +137,6 @@ class Recurrent(nn.Module):
             x = nn.tanh(nn.Dense(self.width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x))
         cell = CELLS[self.cell](self.width) if isinstance(self.cell, str) else self.cell
         return cell(carry, x)
-
-
-class Drawing(NamedTuple):
-    """A flax module that draws, such as one with dropout, as the `Network` that takes a key."""
-
-    module: nn.Module
-
-    def init(self, key: Array, *x: Any) -> Params:
-        """The module's parameters."""
-        return self.module.init(key, *x)
-
-    def apply(self, params: Params, *x: Any, key: Array | None = None) -> Any:
-        """The module's outputs; `key` is None in evaluation."""
-        return self.module.apply(params, *x, key=key)
 
 
 def make_agent(
@@ -181,18 +182,15 @@ def make_agent(
     check_policy(environment, policy, critic)
     leaves(environment)
     images = bool(image_leaves(environment))
-    _check(environment, network, hidden, critic, shared, memory, separate_memory, dropout, images)
+    _check(environment, network, hidden, critic, shared, memory, separate_memory, dropout, layer_norm, images)
     images = images and network != "mlp"
     numbers, layers = outputs(environment.action_space), tuple(hidden)
 
-    def made(module: nn.Module) -> Any:
-        return Drawing(module) if dropout else module
-
-    def dense(kind: Callable[..., nn.Module], widths: tuple[int, ...], count: int, scale: float) -> Any:
-        return made(kind(widths, count, scale, layer_norm, dropout))
+    def dense(kind: Callable[..., Any], widths: tuple[int, ...], count: int, scale: float) -> Any:
+        return kind(widths, count, scale, layer_norm, dropout)
 
     def remembering() -> tuple[Any, Any]:
-        return made(Recurrent(layers[0], memory, images, layer_norm, dropout)), _carry(memory, layers[0])
+        return Recurrent(layers[0], memory, images, layer_norm, dropout), _carry(memory, layers[0])
 
     recurrent = memory != "none"
     body: Callable[..., Any] = CNN if images and not recurrent else MLP
@@ -215,7 +213,13 @@ def make_agent(
 def _carry(memory: str | nn.RNNCellBase, width: int) -> Any:
     """What an episode starts with."""
     cell = CELLS[memory](width) if isinstance(memory, str) else memory
-    return cell.initialize_carry(jax.random.key(0), (width,))
+    try:
+        carry = cell.initialize_carry(jax.random.key(0), (width,))
+        jax.eval_shape(lambda key, x: cell.init_with_output(key, carry, x), jax.random.key(0), jnp.zeros(width))
+    except Exception as error:  # whatever a cell of somebody's own raises
+        reason = f"is a cell that cannot read vectors of width {width}: {str(error).splitlines()[0]}"
+        raise SettingError("memory", type(cell).__name__, reason) from error
+    return carry
 
 
 def _check(
@@ -226,13 +230,15 @@ def _check(
     shared: bool,
     memory: Any,
     separate_memory: bool,
-    dropout: float,
+    dropout: Any,
+    layer_norm: bool,
     images: bool,
 ) -> None:
     cell = isinstance(memory, nn.RNNCellBase)
     for field, value, kinds in (("network", network, NetworkKind), ("memory", memory, MemoryKind)):
         if value not in get_args(kinds) and not (field == "memory" and cell):
-            raise SettingError(field, value, f"is none of {', '.join(get_args(kinds))}")
+            or_cell = ", and no flax RNN cell such as nn.GRUCell(64)" if field == "memory" else ""
+            raise SettingError(field, value, f"is none of {', '.join(get_args(kinds))}{or_cell}")
     if network == "cnn" and not images:
         shape = getattr(environment.observation, "shape", None)
         raise SettingError("network", network, f"needs images [height, width, channels]; observations are {shape}")
@@ -245,5 +251,8 @@ def _check(
     if separate_memory and (memory == "none" or critic == "none" or shared):
         lacks = "a memory" if memory == "none" else "a critic" if critic == "none" else "layers that are not shared"
         raise SettingError("separate_memory", separate_memory, f"needs {lacks}")
-    if not 0 <= dropout < 1:
-        raise SettingError("dropout", dropout, "must lie in [0, 1)")
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float | np.floating) or not 0 <= dropout < 1:
+        raise SettingError("dropout", dropout, "must be a number in [0, 1)")
+    for field, value in (("dropout", dropout), ("layer_norm", layer_norm)):
+        if value and not hidden:
+            raise SettingError(field, value, "does nothing: there is no dense layer; give hidden some width")

@@ -28,7 +28,7 @@ class Uniform(NamedTuple):
 
     def at(self, noise: Array) -> Array:
         """An action."""
-        return self.low + noise * (self.high - self.low)
+        return (1 - noise) * self.low + noise * self.high  # high − low may be infinite
 
     def log_prob(self, action: Array) -> Array:
         """Logarithm of the density."""

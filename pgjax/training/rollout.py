@@ -331,10 +331,11 @@ def _act(
 
 
 def _with_next_keys(actor: Actor, rows: Transition) -> Transition:
-    """What follows a step with a key too: that of its own step."""
+    """What follows a step with a key too: that of the next row, whose observation it is within an episode."""
     if not actor.takes_key:
         return rows
-    return rows._replace(next_observation=Keyed(rows.next_observation, rows.observation.key))
+    key = jax.tree.map(lambda x: jnp.concatenate([x[1:], x[-1:]]), rows.observation.key)
+    return rows._replace(next_observation=Keyed(rows.next_observation, key))
 
 
 def _where(condition: Array, yes: Any, no: Any) -> Any:
