@@ -195,6 +195,60 @@ def test_masks_of_several_numbers_in_every_form(leaves, expected):
     np.testing.assert_array_equal(flat_mask(MultiDiscrete((2, 3)), batch, 2), np.broadcast_to(expected, (4, 5, 5)))
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_where_a_mask_allows_nothing_every_choice_that_exists_is_as_likely_as_any_other(dtype):
+    with jax.enable_x64(dtype == jnp.float64):
+        logits = jnp.array([3.0, -1.0, 0.0, 1.0, 2.0, 5.0], dtype)
+        policy = distribution(MultiDiscrete((2, 4)), "auto", logits, None, [jnp.array([0, 0, 1, 1, 0, 1])])
+        drawn = np.asarray(policy.at(policy.noise(KEY, (4000,))))
+        np.testing.assert_allclose(np.bincount(drawn[:, 0], minlength=4) / 4000, [0.5, 0.5, 0, 0], atol=0.04)
+        assert set(np.unique(drawn[:, 1])) == {0, 1, 3}
+        np.testing.assert_allclose(np.exp(policy.log_probs[0]), [0.5, 0.5, 0, 0], atol=1e-6)
+        one = distribution(Discrete(3), "auto", logits[:3], None, [jnp.zeros(3)])
+        drawn = np.asarray(one.at(one.noise(KEY, (4000,))))
+        np.testing.assert_allclose(np.bincount(drawn) / 4000, [1 / 3] * 3, atol=0.04)
+
+
+class Record:
+    """A record whose parts jax knows by number alone."""
+
+    def __init__(self, x, action_mask):
+        self.x, self.action_mask = x, action_mask
+
+
+jax.tree_util.register_pytree_node(Record, lambda r: ((r.x, r.action_mask), None), lambda _, parts: Record(*parts))
+
+
+def test_a_mask_that_jax_has_no_name_for_is_refused_and_two_of_one_part_too():
+    seen, mask = jax.ShapeDtypeStruct((2,), jnp.float32), jax.ShapeDtypeStruct((2,), bool)
+    environment = probes.bandit()._replace(observation={"inner": Record(seen, mask)})
+    with pytest.raises(SettingError, match="observes a Record whose parts have no names for jax, an action_mask among"):
+        make_agent(environment)
+    twice = {"x": {"action_mask": mask, "seen": seen}, "action_mask": mask}
+    with pytest.raises(SettingError, match="has an action mask .*, .*; needs one of shape"):
+        make_agent(probes.bandit()._replace(observation=twice, action_space=MultiDiscrete((2, 2))))
+
+
+def test_spaces_of_arrays_lists_and_numbers_are_those_of_tuples():
+    assert MultiDiscrete(np.array([2, 3])) == MultiDiscrete([2, 3]) == MultiDiscrete((2, 3))
+    assert Box(np.zeros(2), [1.0, 2.0], 2) == Box(0.0, (1.0, 2.0), [2]) == Box((0.0, 0.0), (1.0, 2.0), (2,))
+    assert hash(MultiBinary(3)) == hash(MultiBinary((3,)))
+    for space in (MultiDiscrete(np.array([2, 3])), Box(np.zeros(2), 1.0, 2)):  # as static parts of compiled programs
+        twice = [probes.bandit()._replace(action_space=space, reset=probes.bandit().reset) for _ in range(2)]
+        assert twice[0] == twice[0]._replace(action_space=type(space)(*space))
+
+
+@pytest.mark.parametrize("policy", ["gaussian", "squashed"])
+def test_a_box_as_large_as_float32_is_one(policy):
+    largest = float(np.finfo(np.float32).max)
+    box = Box(-largest, largest, 1)
+    d = distribution(box, policy, jnp.array([0.3]), jnp.zeros(1), [None])
+    sent = d.to_environment(jnp.linspace(-3, 3, 7)[:, None])
+    assert np.isfinite(sent).all() and (np.abs(sent) <= largest).all() and (np.diff(sent[:, 0]) >= 0).all()
+    random = uniform_policy(probes.bandit()._replace(action_space=box))(jnp.zeros(1))
+    assert np.isfinite(random.at(random.noise(KEY, (100,)))).all()
+
+
 # --- learning
 
 

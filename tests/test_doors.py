@@ -233,12 +233,12 @@ def test_old_and_new_keys_start_the_same_episode():
         (Box((np.nan,), (1.0,), ()), r"has an empty action box, from nan to 1.0; needs low < high"),
         (Box((np.inf,), (np.inf,), (1,)), r"has an empty action box, from inf to inf in dimension 0; needs low < high"),
         (Box((), (), (0,)), r"has an action box of shape \(0,\); needs at least one number"),
-        (Box((0.0,), (1.0,), (2,)), r"has an action box of shape \(2,\) with 1 lower bounds$"),
+        (Box((0.0,), (1.0,), (2,)), r"has an action box of shape \(2,\) with 1 lower and 1 upper bounds$"),
         (Discrete(0), r"has Discrete\(n=0\) actions; needs a whole number of them"),
         ((Discrete(2), Discrete(0)), r"has Discrete\(n=0\) actions for action\[1\]; needs a whole number"),
         ({"a": 3}, r"has an action space 3 for action\['a'\]; needs pgjax.spaces.Discrete, MultiDiscrete, "),
         (MultiDiscrete((2, -1)), r"has MultiDiscrete\(nvec=\(2, -1\)\) actions; needs a whole number"),
-        (MultiDiscrete((2, 1.5)), r"has MultiDiscrete\(nvec=\(2, 1.5\)\) actions; needs a whole number"),
+        (MultiDiscrete((2, 1.5)), r"has MultiDiscrete\(nvec=\(2.0, 1.5\)\) actions; needs a whole number"),
         (
             MultiDiscrete(((2, 1), (1,))),
             r"has MultiDiscrete\(nvec=\(\(2, 1\), \(1,\)\)\); needs whole numbers in an array",
@@ -389,7 +389,7 @@ def test_a_mask_is_honoured_at_any_depth(shapes, place):
             {"action_mask": {"go": MASK}, "x": SEEN},
             dict(action_space={"push": Discrete(2), "pull": Discrete(2)}),
             r"has an action mask observation\['action_mask'\]\['go'\], and no such part among its actions: "
-            r"action\['pull'\], action\['push'\]$",
+            r"action\['pull'\], action\['push'\]; give a mask for each, in a pytree 'action_mask' of the actions' ",
         ),
         (
             {"action_mask": jax.ShapeDtypeStruct((3, 4), bool), "x": SEEN},

@@ -18,6 +18,7 @@ from pgjax import (
     collect,
     environments,
     evaluate,
+    from_networks,
     make_agent,
     make_trainer,
     normalise_observations,
@@ -130,6 +131,53 @@ def test_dropout_keeps_its_mask_for_a_step_and_draws_anew_for_the_next(memory, c
     assert len(np.unique(keys, axis=0)) == rows.mask.size
 
 
+def test_every_engine_gives_the_critic_the_same_keys():
+    """A critic with dropout: V after a step is that of the next row, whose units it leaves out."""
+    environment, recipe = remember(), a2c()
+    agent = make_agent(environment, hidden=(8,), critic="state", dropout=0.5)
+    after = []
+    for engine in ("plain", "cpu", "accelerator"):
+        config = replace(recipe.config, num_envs=4, num_steps=7, engine=engine)
+        trainer = make_trainer(environment, agent, config)
+        state = trainer.init(recipe.algorithm, KEY)
+        for _ in range(2):
+            state, _ = jax.jit(trainer.update)(recipe.algorithm, state)
+        after.append(state.params)
+    for other in after[1:]:
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), other, after[0])
+
+
+class Thinned(nn.Module):
+    """A flax module of one's own that draws where it is given a key."""
+
+    @nn.compact
+    def __call__(self, x, key=None):
+        x = nn.Dense(16)(x)
+        x = x if key is None else jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x, 0.0)
+        return nn.Dense(2)(x)
+
+
+class Counting:
+    """A memory whose carry is a dict with a whole number."""
+
+    def init(self, key, carry, x):
+        return jnp.ones((x.shape[-1],)) * carry["n"]
+
+    def apply(self, params, carry, x):
+        return {"n": carry["n"] + 1}, jnp.concatenate([x * params, carry["n"][..., None].astype(x.dtype)], axis=-1)
+
+
+def test_networks_of_ones_own_take_keys_and_carries_of_any_kind():
+    environment = probes.delayed_choice()
+    agent = from_networks(environment, Thinned())
+    assert agent.takes_key and not from_networks(environment, MLP((4,), 2, 1.0)).takes_key
+    rows = rollout.episodes(environment, rollout.actor(agent, agent.init(KEY), training=True), jax.random.split(KEY, 4))
+    assert isinstance(rows.observation, Keyed)
+    recurrent = from_networks(environment, MLP((4,), 2, 1.0), memory=(Counting(), {"n": 0}))
+    rows = rollout.episodes(environment, rollout.actor(recurrent, recurrent.init(KEY)), jax.random.split(KEY, 4))
+    assert np.isfinite(rows.log_prob).all()
+
+
 def test_dropout_is_off_in_evaluation_and_normalised_observations_go_through_it():
     environment = probes.delayed_choice()
     agent = normalise_observations(make_agent(environment, hidden=(16,), critic="state", dropout=0.5), environment)
@@ -212,8 +260,13 @@ def test_a_recurrent_masked_policy_remembers_what_a_picture_showed(method):
         ({"separate_memory": True}, "separate_memory: True needs a memory"),
         ({"memory": "gru", "separate_memory": True, "critic": "none"}, "separate_memory: True needs a critic"),
         ({"memory": "gru", "separate_memory": True, "shared": True}, "separate_memory: True needs layers that are not"),
-        ({"dropout": 1.0}, r"dropout: 1.0 must lie in \[0, 1\)"),
-        ({"dropout": float("nan")}, r"dropout: nan must lie in \[0, 1\)"),
+        ({"dropout": 1.0}, r"dropout: 1.0 must be a number in \[0, 1\)"),
+        ({"dropout": float("nan")}, r"dropout: nan must be a number in \[0, 1\)"),
+        ({"dropout": "a"}, r"dropout: 'a' must be a number in \[0, 1\)"),
+        ({"dropout": 0.5, "hidden": ()}, "dropout: 0.5 does nothing: there is no dense layer"),
+        ({"layer_norm": True, "hidden": ()}, "layer_norm: True does nothing"),
+        ({"memory": nn.ConvLSTMCell(3, (3, 3))}, "memory: 'ConvLSTMCell' is a cell that cannot read vectors"),
+        ({"memory": nn.GRUCell}, "memory: .*is none of none, gru, lstm, and no flax RNN cell such as"),
         ({"network": "cnn"}, "network: 'cnn' needs images"),
     ],
 )

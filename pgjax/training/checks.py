@@ -27,7 +27,9 @@ def check(environment: Environment, agent: Agent, config: Config, algorithm: Alg
         raise SettingError("batch_steps", config.batch_steps, "cannot be combined with accumulate > 1")
     by_steps = config.shuffle == "steps" and config.minibatches > 1
     if by_steps and agent.memory is not None:
-        raise SettingError("shuffle", config.shuffle, "tears apart the sequences of a recurrent policy")
+        raise SettingError(
+            "shuffle", config.shuffle, "tears apart the sequences of a recurrent policy: take environments"
+        )
     if config.accumulate > 1:
         _check_slices(agent, config, algorithm)
     if algorithm is None:
@@ -102,7 +104,11 @@ def _check_policy_step(agent: Agent, config: Config, algorithm: Algorithm) -> No
             raise SettingError(name, getattr(algorithm, name), reason)
     shared = "shared" in jax.eval_shape(agent.init, jax.random.key(0))
     if shared:
-        raise SettingError("policy_step", "natural", "needs a policy of its own; here it shares layers with the critic")
+        raise SettingError(
+            "policy_step",
+            "natural",
+            "needs a policy of its own; here it shares layers or a memory with the critic: take separate ones",
+        )
     if config.critic == "none":
         for name in ("epochs", "minibatches"):
             if getattr(config, name) > 1:
