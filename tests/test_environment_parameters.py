@@ -1,5 +1,6 @@
 """Parameters of environments as numbers: set by name, swept without retracing, drawn for each episode, resumed."""
 
+import math
 import runpy
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from pgjax import (
     train,
     with_hyperparameters,
 )
+from pgjax.environments.base import check_environment
 from pgjax.environments.parameters import check_parameters, with_parameters
 from pgjax.environments.randomisation import Drawn
 from pgjax.runs.record import checkpoints, files
@@ -124,6 +126,16 @@ BAD_VALUES = [
     ({"randomise": {"wind": (0, 1)}}, r"environment.wind: \[0.0, 1.0\] cannot vary in CartPole-v1; what can: gravity"),
     ({"randomise": {"max_steps_in_episode": (5, 9)}}, "environment.max_steps_in_episode: .* cannot vary"),
     ({"randomise": {"length": (0.3, 1.2)}, "length": 0.7}, "length: 0.7 does nothing: each episode draws it anew"),
+    ({"length": math.inf}, "length: inf must be finite in float32, in CartPole-v1"),
+    ({"length": 1e39}, "length: 1e\\+39 must be finite in float32, in CartPole-v1"),
+    (
+        {"randomise": {"length": (0, 1e39)}},
+        r"randomise.length: \(0, 1e\+39\) must have bounds and a width that are finite",
+    ),
+    ({"randomise": {"length": (-3e38, 3e38)}}, "randomise.length: .* must have bounds and a width that are finite in"),
+    ({"randomise": {"length": (1.2, 0.3)}}, "randomise.length: .* must be a range .* its low below its high"),
+    ({"randomise": ["length"]}, r"randomise: \['length'\] must be a mapping, name -> \(low, high\)"),
+    ({"randomise": "length=0.3:1.2"}, "randomise: 'length=0.3:1.2' must be a mapping"),
 ]
 
 
@@ -132,6 +144,34 @@ def test_what_cannot_be_set_or_drawn_is_refused_in_one_line(settings, line):
     with pytest.raises(SettingError, match=f"^{line}") as error:
         environments.make("CartPole-v1", **settings)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "line"),
+    [
+        ("CartPole-v1:length=0.7:length=0.9", {}, "length: 0.9 is given a second time"),
+        ("CartPole-v1:length=0.7", {"length": 0.9}, "length: 0.9 is given a second time"),
+        ("CartPole-v1:name=x", {}, "environment: 'CartPole-v1:name=x' has no setting name"),
+        ("CartPole-v1:=3", {}, "environment: '=3' must be a setting name=value"),
+        ("CartPole-v1:length=1e400", {}, "length: inf must be finite in float32, in CartPole-v1"),
+    ],
+)
+def test_a_name_carries_each_setting_once_and_by_a_name(name, settings, line):
+    for more in ({}, {"randomise": {"gravity": (9.0, 10.0)}}):
+        with pytest.raises(SettingError, match=f"^{line}$"):
+            environments.make(name, **settings, **more)
+
+
+def test_a_whole_number_is_the_real_number_that_it_is():
+    environment = environments.make("BernoulliBandit-misc")
+    agent = make_agent(environment, hidden=(2,))
+    params = agent.init(KEY)
+    whole, real = (
+        evaluate(environment, agent, params, KEY, episodes=2, environment_parameters={"reward_prob": x})
+        for x in (1, 1.0)
+    )
+    np.testing.assert_array_equal(whole, real)
+    check_environment(with_parameters(environment, {"reward_prob": 1}))
 
 
 def test_arrays_whole_numbers_and_switches_keep_their_kinds():
@@ -290,7 +330,16 @@ def test_each_run_is_evaluated_in_its_own_environment_unless_told_otherwise():
         lambda g: evaluate(environment, agent, params, key, episodes=8, environment_parameters={"gravity": g})
     )(jnp.array([1.0, 100.0]))
     np.testing.assert_array_equal(over_both, own)
-    for given in ({"wind": 1.0}, {"gravity": "much"}, {"gravity": [1.0, 2.0]}, {"gravity": float("nan")}):
+    for given in ([1], ["gravity"], "gravity"):
+        with pytest.raises(SettingError, match="^environment_parameters: .* must be a mapping, name -> number$"):
+            evaluate(environment, agent, params, key, episodes=8, environment_parameters=given)
+    for given in (
+        {"wind": 1.0},
+        {"gravity": "much"},
+        {"gravity": [1.0, 2.0]},
+        {"gravity": math.nan},
+        {"gravity": math.inf},
+    ):
         with pytest.raises(SettingError, match="^environment.(wind|gravity): "):
             evaluate_runs(environment, agent, runs, key, episodes=8, environment_parameters=given)
         with pytest.raises(SettingError, match="^environment.(wind|gravity): "):

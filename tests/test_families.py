@@ -429,6 +429,11 @@ def test_the_command_line_lists_environments_by_family(capsys, monkeypatch):
     assert names == environments.list()
 
 
+def test_a_prefix_that_is_none_is_refused_with_those_that_are():
+    with pytest.raises(SettingError, match="^family: 'foo/' is no prefix of names; known: '', 'brax/', "):
+        environments.available("foo/")
+
+
 def test_a_name_carries_settings():
     need("xland/")
     assert environments.make("xland/MiniGrid-Empty-5x5:max_steps=7").horizon == 7

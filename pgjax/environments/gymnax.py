@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from pgjax.environments.base import check_environment
-from pgjax.environments.dtypes import strong
+from pgjax.environments.dtypes import is_too_large, strong
 from pgjax.environments.gymnax_steps import without_resets
 from pgjax.environments.spaces import action_space, actions, categories
 from pgjax.types import Environment, SettingError
@@ -96,7 +96,7 @@ def make(name: str, **settings: Any) -> Environment:
 
 
 def _like(default: Any, value: Any, field: str, name: str) -> Any:
-    """A parameter of the default's type and shape, without NaN; where the default is no number, it is taken as it is.
+    """A parameter of the default's type and shape, without NaN or infinity; where that is no number, as it is.
 
     The time limit has a check of its own, and traced numbers pass.
     """
@@ -112,6 +112,8 @@ def _like(default: Any, value: Any, field: str, name: str) -> Any:
     if given.shape != wanted.shape or given.dtype.kind not in allowed or np.any(given != given):
         shape = f"an array {list(wanted.shape)} of {what}s" if wanted.shape else f"one {what}"
         raise SettingError(field, value, f"must be {shape} in {name}")
+    if allowed == "iuf" and is_too_large(given) and not is_too_large(wanted):
+        raise SettingError(field, value, f"must be finite in float32, in {name}")
     if isinstance(default, bool | int | float):
         return type(default)(given)
     return jnp.asarray(given, wanted.dtype)

@@ -16,6 +16,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from pgjax.environments.base import check_environment, described
+from pgjax.environments.dtypes import is_too_large
 from pgjax.types import Environment, SettingError
 
 
@@ -47,12 +48,17 @@ def with_parameters(environment: Environment, values: Mapping[str, ArrayLike] | 
         ...
     pgjax.types.SettingError: environment.max_steps_in_episode: 100 cannot vary in CartPole-v1; what can: ...
     """
+    if values is not None and not isinstance(values, Mapping):
+        raise SettingError("environment_parameters", values, "must be a mapping, name -> number")
     if not values:
         return environment
     for name, value in values.items():
         _check_name(environment, name, value)
         if not _is_number(value):
             raise SettingError(f"environment.{name}", _shown(value), "must be one real number")
+        if not isinstance(value, Tracer) and is_too_large(value):
+            raise SettingError(f"environment.{name}", value, "must be finite in float32")
+    values = {name: _cast(value, environment.parameters[name]) for name, value in values.items()}
     return environment._replace(
         reset=_bound(environment.reset, values),
         step=_bound(environment.step, values),
@@ -107,6 +113,13 @@ def _is_number(value: Any) -> bool:
     dtype = getattr(value, "dtype", None) or np.asarray(value).dtype
     real = jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.floating)
     return real and np.shape(value) == () and (isinstance(value, Tracer) or not np.isnan(value))
+
+
+def _cast(value: Any, default: Any) -> Any:
+    """A number of the default's type: a whole number becomes a real one, as the environment's own state has it."""
+    if isinstance(default, float) and isinstance(value, bool | int | float | np.number):
+        return float(value)
+    return jnp.asarray(value, jnp.result_type(default))
 
 
 def _takes_values(function: Callable) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from pgjax.environments.dtypes import is_too_large
 from pgjax.environments.parameters import check_parameters
 from pgjax.types import Environment, SettingError
 
@@ -79,6 +80,10 @@ def _bounds(name: str, of: Any) -> tuple[float, float]:
         low, high = map(float, numbers) if fits else (math.nan, math.nan)
     except (TypeError, ValueError):
         low = high = math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise SettingError(f"randomise.{name}", of, "must be a range (low, high) of two finite numbers")
+    if low > high:
+        raise SettingError(f"randomise.{name}", of, "must be a range (low, high), its low below its high")
+    if is_too_large([low, high, high - low]):
+        raise SettingError(f"randomise.{name}", of, "must have bounds and a width that are finite in float32")
     return low, high

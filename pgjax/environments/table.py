@@ -2,7 +2,7 @@
 
 import ast
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -28,11 +28,13 @@ def available(family: str = "") -> list[str]:
     """The names that `make` knows of one family, by its prefix in FAMILIES; those that users registered included.
 
     Raises:
-      SettingError: for a family that is not installed.
+      SettingError: for a family that is not installed, or a prefix that is none.
 
     >>> "CartPole-v1" in available()
     True
     """
+    if family not in FAMILIES:
+        raise SettingError("family", family, f"is no prefix of names; known: {', '.join(map(repr, FAMILIES))}")
     return FAMILIES[family].available()
 
 
@@ -72,7 +74,7 @@ def make(name: str, *, randomise: Ranges | None = None, **settings: Any) -> Envi
 
     Raises:
       SettingError: for an unknown name, with the closest known one; for a setting that it does not have, or a value of
-        another type; for a family that is not installed.
+        another type, or one that is given twice; for a family that is not installed.
 
     >>> make("CartPole-v1").horizon
     500
@@ -81,18 +83,24 @@ def make(name: str, *, randomise: Ranges | None = None, **settings: Any) -> Envi
     >>> make("CartPole-v1", length=0.7, randomise={"gravity": (8.0, 11.0)}).parameters["length"]
     0.7
     """
+    plain, settings = _settings(name, settings)
+    if randomise is not None and not isinstance(randomise, Mapping):
+        raise SettingError("randomise", randomise, "must be a mapping, name -> (low, high)")
     if randomise:
-        for given, value in (dict(map(_setting, name.split(":")[1:])) | settings).items():
+        for given, value in settings.items():
             if given in randomise:
                 raise SettingError(given, value, "does nothing: each episode draws it anew; leave it out")
-        fixed = make(name, **settings)
+        fixed = _fixed(name, plain, settings)
         try:
             return _randomised(fixed, tuple((one, tuple(of)) for one, of in sorted(randomise.items())))
         except TypeError:  # no range, or numbers that cannot be looked up
             return randomised(fixed, randomise)
-    plain, *written = name.split(":")
+    return _fixed(name, plain, settings)
+
+
+def _fixed(name: str, plain: str, settings: dict[str, Any]) -> Environment:
+    """An environment that draws no parameters; it keeps the name it was asked for by, settings included."""
     family = FAMILIES[max((prefix for prefix in FAMILIES if plain.startswith(prefix)), key=len)]
-    settings = dict(map(_setting, written)) | settings
     factory = family.factory(plain)
     try:
         hash(tuple(settings.values()))
@@ -112,10 +120,23 @@ def _randomised(fixed: Environment, ranges: tuple[tuple[str, tuple[float, ...]],
     return randomised(fixed, dict(ranges))
 
 
+def _settings(name: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A name without the settings that it carries, and these beside those given; each one once."""
+    plain, *written = name.split(":")
+    settings: dict[str, Any] = {}
+    for setting, value in [*map(_setting, written), *given.items()]:
+        if setting in settings:
+            raise SettingError(setting, value, "is given a second time")
+        if setting == "name":  # what `make` calls the environment itself
+            raise SettingError("environment", name, "has no setting name")
+        settings[setting] = value
+    return plain, settings
+
+
 def _setting(text: str) -> tuple[str, Any]:
     """name=value, the value a Python number or bool, or else text."""
     name, given, value = text.partition("=")
-    if not given:
+    if not (name and given):
         raise SettingError("environment", text, "must be a setting name=value")
     try:
         return name, ast.literal_eval(value)
