@@ -6,6 +6,7 @@ take long to compile are marked slow.
 """
 
 import functools
+import importlib
 import sys
 from functools import partial
 from typing import Any, NamedTuple
@@ -427,6 +428,28 @@ def test_the_command_line_lists_environments_by_family(capsys, monkeypatch):
     assert 'brax/: not installed: pip install -e ".[brax]"' in lines
     names = [line for line in lines if line and ":" not in line]
     assert names == environments.list()
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("no jax.core.Shape"), RuntimeError("too\n old"), SettingError("a", 1, "b")]
+)
+def test_a_family_that_does_not_import_takes_no_other_from_the_list(error, capsys, monkeypatch):
+    real = importlib.import_module
+
+    def broken(module):
+        if module.partition(".")[0] == "brax":
+            raise error
+        return real(module)
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    names = environments.list()
+    assert "CartPole-v1" in names and not [name for name in names if name.startswith("brax/")]
+    with pytest.raises(SystemExit):
+        from_command_line(["--list-environments"])
+    lines = capsys.readouterr().out.splitlines()
+    reason = " ".join(str(error).split())
+    assert [line for line in lines if line.startswith("brax/: cannot be used: needs brax") and line.endswith(reason)]
+    assert [line for line in lines if line and ":" not in line] == names
 
 
 def test_a_prefix_that_is_none_is_refused_with_those_that_are():

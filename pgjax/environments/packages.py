@@ -43,7 +43,7 @@ module no_such_package: pip install -e ".[worlds]"
         package = module.partition(".")[0]
         reason = f'needs {package}, and there is no module {error.name}: pip install -e ".[{extra}]"'
         raise NotInstalled("environment", name, reason) from error
-    except (ImportError, AttributeError) as error:  # an AttributeError: it asks for what jax no longer has
+    except Exception as error:  # an AttributeError, say: it asks for what jax no longer has
         reason = f"needs {module}, which does not import beside jax {jax.__version__}: {_one_line(error)}"
         raise SettingError("environment", name, reason) from error
 

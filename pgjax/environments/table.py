@@ -9,7 +9,6 @@ from typing import Any
 import jax.numpy as jnp
 
 from pgjax.environments import brax, craftax, gymnax, jumanji, navix, pgx, playground, xland
-from pgjax.environments.packages import NotInstalled
 from pgjax.environments.randomisation import Ranges, randomised
 from pgjax.types import Environment, SettingError
 
@@ -44,17 +43,17 @@ def names() -> list[str]:
     >>> "CartPole-v1" in names()
     True
     """
-    return [name for _, known in by_family() for name in known or ()]
+    return [name for _, known in by_family() if not isinstance(known, SettingError) for name in known]
 
 
-def by_family() -> list[tuple[str, list[str] | None]]:
-    """The prefix and the names of each family in turn; None in place of names where it is not installed."""
+def by_family() -> list[tuple[str, list[str] | SettingError]]:
+    """The prefix and the names of each family in turn; in place of names why a family cannot be used."""
 
-    def known(family: str) -> list[str] | None:
+    def known(family: str) -> list[str] | SettingError:
         try:
             return available(family)
-        except NotInstalled:
-            return None
+        except SettingError as error:
+            return error
 
     return [(family, known(family)) for family in FAMILIES]
 
