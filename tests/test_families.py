@@ -5,6 +5,7 @@ and after each end, rewards and ends must be the same. A family whose package is
 take long to compile are marked slow.
 """
 
+import copy
 import functools
 import importlib
 import sys
@@ -455,6 +456,29 @@ def test_a_family_that_does_not_import_takes_no_other_from_the_list(error, capsy
 def test_a_prefix_that_is_none_is_refused_with_those_that_are():
     with pytest.raises(SettingError, match="^family: 'foo/' is no prefix of names; known: '', 'brax/', "):
         environments.available("foo/")
+
+
+@pytest.mark.parametrize(
+    ("name", "of_registry", "setting"),
+    [
+        ("jumanji/Snake-v1", "jumanji.registration", "time_limit"),
+        ("xland/MiniGrid-Empty-5x5", "xminigrid.registration", "max_steps"),
+    ],
+)
+def test_a_name_registered_anew_with_other_arguments_is_another_environment(name, of_registry, setting, monkeypatch):
+    family, _, plain = name.partition("/")
+    need(f"{family}/")
+    registry = importlib.import_module(of_registry)._REGISTRY
+    first, horizons = registry[plain], []
+    for limit in (7, 9):
+        spec = copy.copy(first)
+        spec.kwargs = {**first.kwargs, setting: limit}
+        monkeypatch.setitem(registry, plain, spec)
+        made = environments.make(name)
+        assert made is environments.make(name)
+        horizons.append(made.horizon)
+    registry[plain].kwargs[setting] = 11
+    assert [*horizons, environments.make(name).horizon] == [7, 9, 11]
 
 
 def test_a_name_carries_settings():

@@ -5,9 +5,10 @@ import difflib
 import importlib
 import io
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import jax
 
@@ -16,6 +17,24 @@ from pgjax.types import SettingError
 
 class NotInstalled(SettingError):
     """The package of a family is missing."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a registry makes a name of: a class, with the arguments that stand in the registry beside it.
+
+    Two are the same where class, entry and arguments are; the entry is held, so that its `id` stays its own.
+    """
+
+    kind: Callable
+    number: int
+    arguments: str
+    spec: Any = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, kind: Callable, spec: Any) -> Self:
+        """Of an entry with arguments `kwargs`."""
+        return cls(kind, id(spec), repr(spec.kwargs), spec)
 
 
 def load(module: str, name: str, extra: str) -> ModuleType:

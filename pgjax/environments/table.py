@@ -2,7 +2,7 @@
 
 import ast
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Hashable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -109,7 +109,7 @@ def _fixed(name: str, plain: str, settings: dict[str, Any]) -> Environment:
 
 
 @functools.lru_cache(maxsize=None, typed=True)
-def _make(name: str, family: ModuleType, factory: Callable, numbers: Any, /, **settings: Any) -> Environment:
+def _make(name: str, family: ModuleType, factory: Hashable, numbers: Any, /, **settings: Any) -> Environment:
     """Make it anew for another factory, and under another default type of numbers."""
     return family.make(name.split(":")[0], **settings)._replace(name=name)
 
