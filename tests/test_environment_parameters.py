@@ -35,7 +35,7 @@ from pgjax import (
 )
 from pgjax.environments.base import check_environment
 from pgjax.environments.parameters import check_parameters, with_parameters
-from pgjax.environments.randomisation import Drawn
+from pgjax.environments.randomisation import Drawn, randomised
 from pgjax.runs.record import checkpoints, files
 from pgjax.runs.record.journal import _tree
 from pgjax.runs.settings.command_line import from_command_line
@@ -152,14 +152,16 @@ def test_what_cannot_be_set_or_drawn_is_refused_in_one_line(settings, line):
         ("CartPole-v1:length=0.7:length=0.9", {}, "length: 0.9 is given a second time"),
         ("CartPole-v1:length=0.7", {"length": 0.9}, "length: 0.9 is given a second time"),
         ("CartPole-v1:name=x", {}, "environment: 'CartPole-v1:name=x' has no setting name"),
+        ("CartPole-v1:lenght=0.7", {}, "environment: 'CartPole-v1' has no setting lenght; closest: length"),
+        ("Catch-bsuite:row=4", {}, "environment: 'Catch-bsuite' has no setting row; closest: rows"),
         ("CartPole-v1:=3", {}, "environment: '=3' must be a setting name=value"),
         ("CartPole-v1:length=1e400", {}, "length: inf must be finite in float32, in CartPole-v1"),
     ],
 )
 def test_a_name_carries_each_setting_once_and_by_a_name(name, settings, line):
-    for more in ({}, {"randomise": {"gravity": (9.0, 10.0)}}):
+    for randomise in (None, {"gravity": (9.0, 10.0)}):
         with pytest.raises(SettingError, match=f"^{line}$"):
-            environments.make(name, **settings, **more)
+            environments.make(name, **settings, randomise=randomise)
 
 
 def test_a_whole_number_is_the_real_number_that_it_is():
@@ -421,8 +423,16 @@ def test_one_parameter_is_drawn_while_another_is_swept():
     own = in_environment(environments.make(SWING, g=30.0, randomise=ranges))
     alone = sweep(own, algorithm, total_steps=64, updates_per_chunk=2).runs
     assert_same(jax.tree.map(lambda x: x[1:], runs.state.params), alone.state.params)
-    with pytest.raises(SettingError, match="^environment.l: .* cannot vary"):
+    with pytest.raises(SettingError, match="^environment.l: .* cannot vary .* drawn anew for each episode$"):
         sweeps.start(trainer, algorithm, over={"environment.l": [0.5]})
+    twice = randomised(environments.make(SWING, randomise=ranges), {"m": (1.0, 2.0)})
+    for name in ("l", "m"):
+        with pytest.raises(SettingError, match=f"^environment.{name}: 1.0 .* is drawn anew for each episode$"):
+            with_parameters(twice, {name: 1.0})
+    with pytest.raises(
+        SettingError, match="^environment_parameters: 'environment.g' must be .* without the prefix: g$"
+    ):
+        with_parameters(twice, {"environment.g": 1.0})
 
 
 def test_the_same_ranges_give_the_same_environment():
@@ -487,7 +497,7 @@ def test_modules_that_cannot_be_imported_are_one_line(tmp_path, monkeypatch):
         "missing.py": "there is no such file",
         "json.py": r"another module is called json \(.*\); rename the file",
     }.items():
-        with pytest.raises(SettingError, match=f"^imports: '{name}' cannot be imported: {reason}$"):
+        with pytest.raises(SettingError, match=f"^import: '{name}' cannot be imported: {reason}$"):
             import_module(name)
 
 

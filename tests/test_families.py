@@ -481,6 +481,24 @@ def test_a_name_registered_anew_with_other_arguments_is_another_environment(name
     assert [*horizons, environments.make(name).horizon] == [7, 9, 11]
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("Jumanji/snake-v1", "is not known; the closest name is jumanji/Snake-v1"),
+        ("jumanjii/Snake-v1", "is not known; the closest name is jumanji/Snake-v1"),
+        ("PGX/2048", "is not known; the closest name is pgx/2048"),
+        ("worlds/2048", "is of no family; prefixes: brax/, playground/, .*"),
+        ("", "is no name; such as CartPole-v1; prefixes: brax/, .*"),
+        ("jumanji/", "is no name; jumanji/... needs a name"),
+    ],
+)
+def test_a_wrong_prefix_is_matched_before_the_name(name, line):
+    need("jumanji/")
+    need("pgx/")
+    with pytest.raises(SettingError, match=f"^environment: '{name}' {line}$"):
+        environments.make(name)
+
+
 def test_a_name_carries_settings():
     need("xland/")
     assert environments.make("xland/MiniGrid-Empty-5x5:max_steps=7").horizon == 7

@@ -1,8 +1,9 @@
 """gymnax in, `Environment` out: two pure functions with termination and truncation apart. Imports gymnax lazily."""
 
 import difflib
+import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -90,9 +91,26 @@ def make(name: str, **settings: Any) -> Environment:
     except SettingError:
         raise
     except (TypeError, ValueError, OSError) as error:  # OSError: MNISTBandit downloads its data
+        if isinstance(error, TypeError):
+            _check_spelling(name, settings, parameters)
         there = f"; its parameters: {', '.join(parameters)}" if parameters and isinstance(error, TypeError) else ""
         raise SettingError("environment", name, f"cannot be made: {' '.join(str(error).split())}{there}") from error
     return from_gymnax(env, params, name=name, horizon=horizon)
+
+
+def _check_spelling(name: str, settings: Mapping[str, Any], parameters: Sequence[str]) -> None:
+    """Refuse a setting that is none and nearly another's name."""
+    try:
+        taken = inspect.signature(factory(name)).parameters.values()
+    except ValueError:  # nobody knows what it takes
+        return
+    if any(one.kind is one.VAR_KEYWORD for one in taken):
+        return
+    known = [*parameters, *(one.name for one in taken)]
+    for setting in settings:
+        close = difflib.get_close_matches(setting, known, n=1)
+        if setting not in known and close:
+            raise SettingError("environment", name, f"has no setting {setting}; closest: {close[0]}")
 
 
 def _like(default: Any, value: Any, field: str, name: str) -> Any:

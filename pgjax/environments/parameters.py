@@ -6,7 +6,7 @@ Gravity, a length, a force: what `Environment.parameters` lists. A sweep gives e
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,13 @@ from jax.typing import ArrayLike
 from pgjax.environments.base import check_environment, described
 from pgjax.environments.dtypes import is_too_large
 from pgjax.types import Environment, SettingError
+
+
+class Drawn(NamedTuple):
+    """The state of an episode, and the values that were drawn for it."""
+
+    state: Any
+    values: dict[str, Array]
 
 
 def with_parameters(environment: Environment, values: Mapping[str, ArrayLike] | None) -> Environment:
@@ -101,12 +108,31 @@ def check_parameters(environment: Environment, values: Mapping[str, Any]) -> Non
 def _check_name(environment: Environment, name: str, value: Any) -> None:
     there = environment.parameters
     if name not in there:
+        plain = str(name).removeprefix("environment.")
+        if plain in there:
+            raise SettingError("environment_parameters", name, f"must be given without the prefix: {plain}")
+        if plain in _drawn(environment):
+            reason = f"cannot vary in {environment.name}: it is drawn anew for each episode"
+            raise SettingError(f"environment.{plain}", _shown(value), reason)
         others = f"; what can: {', '.join(there)}" if there else ", of which no parameter can"
         raise SettingError(f"environment.{name}", _shown(value), f"cannot vary in {environment.name}{others}")
     for part in ("reset", "step"):
         if not _takes_values(getattr(environment, part)):
             reason = f"cannot vary in {environment.name}, whose {part} takes no values={{name: number}}"
             raise SettingError(f"environment.{name}", _shown(value), reason)
+
+
+def _drawn(environment: Environment) -> set[str]:
+    """The parameters that each reset draws, as its state says; none where it does not."""
+    try:
+        state = jax.eval_shape(environment.reset, jax.eval_shape(lambda: jax.random.key(0)))[1]
+    except Exception:  # somebody's own code, on the way to an error
+        return set()
+    names: set[str] = set()
+    while isinstance(state, Drawn):
+        names |= set(state.values)
+        state = state.state
+    return names
 
 
 def _is_number(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +11,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pgjax.environments.dtypes import is_too_large
-from pgjax.environments.parameters import check_parameters
+from pgjax.environments.parameters import Drawn, check_parameters
 from pgjax.types import Environment, SettingError
 
 Ranges = Mapping[str, Sequence[float]]
 """Name of a parameter -> (low, high)."""
-
-
-class Drawn(NamedTuple):
-    """The state of an episode, and the values that were drawn for it."""
-
-    state: Any
-    values: dict[str, Array]
 
 
 def randomised(environment: Environment, ranges: Ranges) -> Environment:

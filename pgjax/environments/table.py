@@ -1,6 +1,7 @@
 """The table of environment families: `make` and the command line know what stands here."""
 
 import ast
+import difflib
 import functools
 from collections.abc import Hashable, Mapping
 from types import ModuleType
@@ -21,6 +22,9 @@ A module has `EXTRA`, what installs its package; `available()`, its names; `fact
 (another factory means another environment), which refuses an unknown name with the closest known one; and
 `make(name, **settings)`.
 """
+
+
+_PREFIXES = [prefix for prefix in FAMILIES if prefix]
 
 
 def available(family: str = "") -> list[str]:
@@ -99,7 +103,7 @@ def make(name: str, *, randomise: Ranges | None = None, **settings: Any) -> Envi
 
 def _fixed(name: str, plain: str, settings: dict[str, Any]) -> Environment:
     """An environment that draws no parameters; it keeps the name it was asked for by, settings included."""
-    family = FAMILIES[max((prefix for prefix in FAMILIES if plain.startswith(prefix)), key=len)]
+    family = FAMILIES[_prefix(plain)]
     factory = family.factory(plain)
     try:
         hash(tuple(settings.values()))
@@ -117,6 +121,23 @@ def _make(name: str, family: ModuleType, factory: Hashable, numbers: Any, /, **s
 @functools.lru_cache(maxsize=None, typed=True)
 def _randomised(fixed: Environment, ranges: tuple[tuple[str, tuple[float, ...]], ...]) -> Environment:
     return randomised(fixed, dict(ranges))
+
+
+def _prefix(name: str) -> str:
+    """The prefix of a name's family; where it is that of none, the closest one is asked for the closest name."""
+    prefix = max((prefix for prefix in FAMILIES if name.startswith(prefix)), key=len)
+    if name == prefix:
+        such = f"{prefix}... needs a name" if prefix else f"such as CartPole-v1; prefixes: {', '.join(_PREFIXES)}"
+        raise SettingError("environment", name, f"is no name; {such}")
+    if prefix or "/" not in name or name in gymnax.available():
+        return prefix
+    given, _, rest = name.partition("/")
+    close = difflib.get_close_matches(f"{given}/".lower(), _PREFIXES, n=1)
+    if not close:
+        raise SettingError("environment", name, f"is of no family; prefixes: {', '.join(_PREFIXES)}")
+    by_lower = {other.lower(): other for other in available(close[0])}
+    nearest = difflib.get_close_matches((close[0] + rest).lower(), by_lower, n=1, cutoff=0.0)
+    raise SettingError("environment", name, f"is not known; the closest name is {by_lower[nearest[0]]}")
 
 
 def _settings(name: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -31,7 +31,7 @@ def import_module(name: str) -> None:
 
     >>> import_module("no_such_module")
     Traceback (most recent call last):
-    pgjax.types.SettingError: imports: 'no_such_module' cannot be imported: No module named 'no_such_module'
+    pgjax.types.SettingError: import: 'no_such_module' cannot be imported: No module named 'no_such_module'
     """
     if not name:
         return
@@ -44,13 +44,13 @@ def import_module(name: str) -> None:
             raise FileNotFoundError("there is no such file")
         module = importlib.import_module(name if path is None else path.stem)
     except (ModuleNotFoundError, FileNotFoundError) as error:
-        raise SettingError("imports", name, f"cannot be imported: {error}") from error
+        raise SettingError("import", name, f"cannot be imported: {error}") from error
     except (Exception, SystemExit) as error:  # its code is somebody's own
         reason = f"cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
-        raise SettingError("imports", name, reason) from error
+        raise SettingError("import", name, reason) from error
     if path is not None and Path(module.__file__ or "").resolve() != path:
         reason = f"cannot be imported: another module is called {path.stem} ({module.__file__}); rename the file"
-        raise SettingError("imports", name, reason)
+        raise SettingError("import", name, reason)
 
 
 def ranges_of(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
