@@ -483,6 +483,40 @@ def test_an_environment_of_a_module_of_ones_own_trains_resumes_and_is_read_back(
     assert jax.tree.leaves(params)[0].shape[0] == 2
 
 
+def test_a_module_by_its_path_is_found_from_any_folder_and_may_move(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    moved = tmp_path / "moved" / "my_module_by_path.py"
+    moved.parent.mkdir()
+    asked = from_command_line(["--import", "my_module_by_path.py", "--quiet"])
+    assert asked.imports == str(tmp_path.resolve() / "my_module_by_path.py")
+    run = files.new_run_directory(replace(asked, environment="CartPole-v1", imports="", out="run"))
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace('imports = ""', f'imports = "{asked.imports}"'))
+    monkeypatch.chdir(tmp_path / "run")
+    assert from_command_line(["--resume", "."]).imports == asked.imports
+    assert from_command_line(["--resume", ".", "--import", str(moved)]).imports == str(moved.resolve())
+
+
+def test_the_list_has_what_a_module_of_ones_own_registers_and_no_unknown_flag(tmp_path, monkeypatch, capsys):
+    from gymnax import registration
+
+    monkeypatch.setattr(registration, "_registry", dict(registration._registry))
+    monkeypatch.setattr(registration, "registered_envs", list(registration.registered_envs))
+    monkeypatch.setattr(gymnax, "registered_envs", registration.registered_envs)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "my_listed_module", raising=False)
+    file = tmp_path / "my_listed_module.py"
+    file.write_text(MINE.replace("Mine-v0", "MineListed-v0"))
+    with pytest.raises(SystemExit) as end:
+        from_command_line(["--list-environments", "--import", str(file)])
+    assert not end.value.code and "MineListed-v0" in capsys.readouterr().out.splitlines()
+    with pytest.raises(SystemExit) as end:
+        from_command_line(["--list-environments", "--bogus"])
+    said = capsys.readouterr()
+    assert end.value.code and "--bogus" in said.err and not said.out
+
+
 def test_modules_that_cannot_be_imported_are_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -494,7 +528,7 @@ def test_modules_that_cannot_be_imported_are_one_line(tmp_path, monkeypatch):
         "broken_module.py": "ValueError: no good",
         "leaving_module": "SystemExit: 3",
         "missing_module": "No module named 'missing_module'",
-        "missing.py": "there is no such file",
+        "missing.py": f"there is no file {tmp_path.resolve() / 'missing.py'}",
         "json.py": r"another module is called json \(.*\); rename the file",
     }.items():
         with pytest.raises(SettingError, match=f"^import: '{name}' cannot be imported: {reason}$"):

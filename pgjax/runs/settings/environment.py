@@ -23,6 +23,15 @@ def environment_of(settings: Settings) -> Environment:
     return environments.make(settings.environment, randomise=ranges_of(settings.randomise))
 
 
+def located(name: str) -> str:
+    """A module by its path as that path in full, so that it is found from any folder; by its name, as it is.
+
+    >>> located("my_module"), Path(located("my_module.py")).is_absolute()
+    ('my_module', True)
+    """
+    return str(Path(name).resolve()) if name.endswith(".py") else name
+
+
 def import_module(name: str) -> None:
     """Import a module by its name, from the current folder too, or by its path NAME.py; once in a process.
 
@@ -35,13 +44,13 @@ def import_module(name: str) -> None:
     """
     if not name:
         return
-    path = Path(name).resolve() if name.endswith(".py") else None
+    path = Path(located(name)) if name.endswith(".py") else None
     folder = str(Path.cwd() if path is None else path.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
         if path is not None and not path.is_file():
-            raise FileNotFoundError("there is no such file")
+            raise FileNotFoundError(f"there is no file {path}")
         module = importlib.import_module(name if path is None else path.stem)
     except (ModuleNotFoundError, FileNotFoundError) as error:
         raise SettingError("import", name, f"cannot be imported: {error}") from error
