@@ -535,6 +535,20 @@ def test_modules_that_cannot_be_imported_are_one_line(tmp_path, monkeypatch):
             import_module(name)
 
 
+def test_ranges_of_the_command_line_go_on_top(tmp_path):
+    before = replace(from_command_line(["--quiet"]), randomise=("length=0.3:1.2", "gravity=8:11"))
+    run = files.new_run_directory(replace(before, out=str(tmp_path / "run")))
+    base, again = ["--config", str(run / "config.toml")], ["--resume", str(run)]
+    asked = from_command_line([*base, "--randomise", "length=0.3:1.3", "--randomise", "masspole=0.1:0.2"])
+    assert asked.randomise == ("length=0.3:1.3", "gravity=8:11", "masspole=0.1:0.2")
+    assert from_command_line([*again, "--randomise", "length=0.3:1.2"]).randomise == before.randomise
+    with pytest.raises(SettingError, match="^randomise: .* cannot change: the resumed run has"):
+        from_command_line([*again, "--randomise", "length=0.3:1.3"])
+    twice = from_command_line([*base, "--randomise", "length=0.3:1.3", "--randomise", "length=0.3:1.4"])
+    with pytest.raises(SettingError, match="^randomise: .* gives length a second range$"):
+        ranges_of(twice.randomise)
+
+
 @pytest.mark.parametrize("text", ["length", "length=0.3", "length=0.3:1:2", "length=a:b", "length=0.3-1.2"])
 def test_ranges_that_are_none_are_refused(text):
     with pytest.raises(SettingError, match=f"^randomise: '{text}' must be NAME=LOW:HIGH"):

@@ -124,11 +124,24 @@ def _flags(arguments: Sequence[str] | None, base: Settings, description: str) ->
     drawn = io.StringIO()
     try:
         with contextlib.redirect_stderr(drawn):
-            return tyro.cli(Settings, args=arguments, default=base, prog="train.py", description=description)
+            found = tyro.cli(Settings, args=arguments, default=base, prog="train.py", description=description)
+            ranges = _on_top(base.randomise, found.randomise[len(base.randomise) :])
+            return replace(found, randomise=ranges)
     except SystemExit as end:
         if end.code:
             print(f"error: {_one_line(drawn.getvalue())} (--help lists all flags)", file=sys.stderr)
         raise
+
+
+def _on_top(base: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
+    """Ranges NAME=LOW:HIGH, those given in place of the base's of the same name.
+
+    >>> _on_top(["length=0.3:1.2", "gravity=8:11"], ["masspole=0.1:0.2", "length=0.3:1.3"])
+    ('length=0.3:1.3', 'gravity=8:11', 'masspole=0.1:0.2')
+    """
+    by_name = {text.partition("=")[0]: text for text in given}
+    kept = [by_name.get(text.partition("=")[0], text) for text in base]
+    return (*kept, *(text for text in given if text not in kept))
 
 
 def _one_line(box: str) -> str:
