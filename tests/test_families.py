@@ -453,6 +453,22 @@ def test_a_family_that_does_not_import_takes_no_other_from_the_list(error, capsy
     assert [line for line in lines if line and ":" not in line] == names
 
 
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("pgx/minatar-asterix", "sticky_action_prob=abc"),
+        ("xland/MiniGrid-Empty-5x5", "view_size=abc"),
+        ("jumanji/Snake-v1", "num_rows=0"),
+        ("craftax/Craftax-Classic-Symbolic-v1", "map_size=(9,9)"),
+    ],
+)
+def test_what_a_family_cannot_run_with_is_refused_in_one_line(name, setting):
+    need(name.partition("/")[0] + "/")
+    with pytest.raises(SettingError, match=f"^environment: '{name}' cannot be made with {setting[:8]}.*: .") as error:
+        environments.make(f"{name}:{setting}")
+    assert "\n" not in str(error.value)
+
+
 def test_a_prefix_that_is_none_is_refused_with_those_that_are():
     with pytest.raises(SettingError, match="^family: 'foo/' is no prefix of names; known: '', 'brax/', "):
         environments.available("foo/")

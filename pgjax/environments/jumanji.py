@@ -30,7 +30,7 @@ from jax import Array
 from pgjax.environments import space_records as records
 from pgjax.environments.dtypes import strong
 from pgjax.environments.limits import Counted, whole_steps
-from pgjax.environments.packages import Entry, cannot_be_made, known_name, load
+from pgjax.environments.packages import Entry, known_name, load, made, making
 from pgjax.environments.spaces import action_space, categories
 from pgjax.types import ACTION_MASK, Environment, SettingError
 
@@ -108,11 +108,9 @@ def make(name: str, *, time_limit: int | None = None, **settings: Any) -> Enviro
     if _downloads(spec) and "generator" not in settings:
         raise SettingError("environment", name, "downloads its levels; give a generator that makes some")
     given = settings | ({} if time_limit is None else {"time_limit": whole_steps("time_limit", time_limit)})
-    try:
+    with making(name, given):
         env = _registration(name).make(spec.id, **{k: v for k, v in given.items() if k != "time_limit" or k in takes})
-    except (TypeError, ValueError, AttributeError) as error:
-        raise cannot_be_made(name, given, error) from error
-    return from_jumanji(env, name=name, time_limit=time_limit)
+        return made(from_jumanji(env, name=name, time_limit=time_limit), settings)
 
 
 def from_jumanji(env: Any, *, name: str, time_limit: int | None = None) -> Environment:

@@ -5,14 +5,15 @@ import difflib
 import importlib
 import io
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Self
 
 import jax
 
-from pgjax.types import SettingError
+from pgjax.environments.base import check_environment
+from pgjax.types import Environment, SettingError
 
 
 class NotInstalled(SettingError):
@@ -98,5 +99,30 @@ def cannot_be_made(name: str, settings: Mapping[str, Any], error: Exception) -> 
     return SettingError("environment", name, reason)
 
 
+@contextlib.contextmanager
+def making(name: str, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Whatever the package raises for settings, in one line; `NotInstalled` and other one-line errors stay.
+
+    >>> with making("worlds/Red-v0", {"size": 0}):
+    ...     1 // 0
+    Traceback (most recent call last):
+        ...
+    pgjax.types.SettingError: environment: 'worlds/Red-v0' cannot be made with size=0: integer division or modulo by ...
+    """
+    try:
+        yield
+    except SettingError:
+        raise
+    except Exception as error:  # its code is somebody else's: nobody knows what it raises
+        raise cannot_be_made(name, settings, error) from error
+
+
+def made(environment: Environment, settings: Mapping[str, Any]) -> Environment:
+    """The environment, of which one reset and one step are traced where there are settings: some fail only there."""
+    if settings:
+        check_environment(environment)
+    return environment
+
+
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__

@@ -14,10 +14,10 @@ from jax import Array
 
 from pgjax.environments.dtypes import strong
 from pgjax.environments.limits import whole_steps
-from pgjax.environments.packages import Entry, cannot_be_made, known_name, load
+from pgjax.environments.packages import Entry, known_name, load, made, making
 from pgjax.environments.space_records import Discrete, codes
 from pgjax.environments.spaces import action_space, categories
-from pgjax.types import Environment, SettingError
+from pgjax.types import Environment
 
 PREFIX = "xland/"
 """What the names of these environments begin with."""
@@ -60,13 +60,9 @@ def make(name: str, **settings: Any) -> Environment:
       SettingError: for an unknown name, with the closest known one; for parameters that it does not have.
     """
     factory(name)
-    try:
+    with making(name, settings):
         env, params = load("xminigrid", name, EXTRA).make(name.removeprefix(PREFIX), **settings)
-        return from_xland(env, params, name=name)
-    except SettingError:
-        raise
-    except (TypeError, ValueError, AssertionError) as error:
-        raise cannot_be_made(name, settings, error) from error
+        return made(from_xland(env, params, name=name), settings)
 
 
 def from_xland(env: Any, params: Any, *, name: str) -> Environment:
