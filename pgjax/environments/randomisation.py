@@ -1,4 +1,8 @@
-"""Domain randomisation: parameters of an environment that are drawn anew for each episode."""
+"""Domain randomisation: parameters of an environment that are drawn anew for each episode.
+
+A parameter is drawn alone: gymnax's CartPole keeps `polemass_length` and `total_mass` as numbers of their own, so that
+`length` changes the pole's half length in the equations and not its moment.
+"""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -67,7 +67,8 @@ def make(name: str, *, randomise: Ranges | None = None, **settings: Any) -> Envi
 
     `settings` go to its constructor; gymnax's parameters count as settings too. A name can carry settings itself, as
     text: "FrozenLake-misc:map_name=8x8", "CartPole-v1:length=0.7". The same arguments give the same object, so that
-    programs compiled for it are found again; a name registered anew gives what it now stands for.
+    programs compiled for it are found again; a name registered anew gives what it now stands for, but a class that is
+    patched in place is not seen.
 
     Args:
       name: of the table.
