@@ -498,13 +498,40 @@ def test_a_module_by_its_path_is_found_from_any_folder_and_may_move(tmp_path, mo
     assert from_command_line(["--resume", ".", "--import", str(moved)]).imports == str(moved.resolve())
 
 
-def test_the_list_has_what_a_module_of_ones_own_registers_and_no_unknown_flag(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def registration(monkeypatch):
+    """gymnax's, and what is imported from where, as they are until the test's end."""
     from gymnax import registration
 
     monkeypatch.setattr(registration, "_registry", dict(registration._registry))
     monkeypatch.setattr(registration, "registered_envs", list(registration.registered_envs))
     monkeypatch.setattr(gymnax, "registered_envs", registration.registered_envs)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    return registration
+
+
+def test_a_run_goes_on_where_the_file_of_its_module_has_moved(tmp_path, monkeypatch, registration):
+    monkeypatch.delitem(sys.modules, "my_moving_module", raising=False)
+    monkeypatch.chdir(tmp_path)
+    main, file, moved = runpy.run_path(str(SCRIPT))["main"], "my_moving_module.py", tmp_path / "moved"
+    (tmp_path / file).write_text(MINE.replace("Mine-v0", "Moving-v0"))
+    flags = ["--import", file, "--environment", "Moving-v0", "--seeds", "2", "--num-envs", "2", "--hidden", "4"]
+    main(from_command_line([*flags, "--total-steps", "100", "--eval-episodes", "2", "--quiet", "--out", "run"]))
+    (tmp_path / "run" / "evaluation.csv").unlink()
+    moved.mkdir()
+    (tmp_path / file).rename(moved / file)
+    monkeypatch.delitem(sys.modules, "my_moving_module")
+    monkeypatch.delitem(registration._registry, "Moving-v0")  # as in a new process
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(tmp_path.resolve())])
+    with pytest.raises(SettingError, match=f"^import: .* there is no file {tmp_path.resolve() / file}$"):
+        main(from_command_line(["--resume", "run", "--quiet"]))
+    main(from_command_line(["--resume", "run", "--quiet", "--import", str(moved / file)]))
+    assert (tmp_path / "run" / "evaluation.csv").exists()
+
+
+def test_the_list_has_what_a_module_of_ones_own_registers_and_no_unknown_flag(
+    tmp_path, monkeypatch, capsys, registration
+):
     monkeypatch.delitem(sys.modules, "my_listed_module", raising=False)
     file = tmp_path / "my_listed_module.py"
     file.write_text(MINE.replace("Mine-v0", "MineListed-v0"))
