@@ -1,5 +1,6 @@
 """Parameters of environments as numbers: set by name, swept without retracing, drawn for each episode, resumed."""
 
+import math
 import runpy
 import subprocess
 import sys
@@ -32,8 +33,9 @@ from pgjax import (
     train,
     with_hyperparameters,
 )
+from pgjax.environments.base import check_environment
 from pgjax.environments.parameters import check_parameters, with_parameters
-from pgjax.environments.randomisation import Drawn
+from pgjax.environments.randomisation import Drawn, randomised
 from pgjax.runs.record import checkpoints, files
 from pgjax.runs.record.journal import _tree
 from pgjax.runs.settings.command_line import from_command_line
@@ -124,6 +126,16 @@ BAD_VALUES = [
     ({"randomise": {"wind": (0, 1)}}, r"environment.wind: \[0.0, 1.0\] cannot vary in CartPole-v1; what can: gravity"),
     ({"randomise": {"max_steps_in_episode": (5, 9)}}, "environment.max_steps_in_episode: .* cannot vary"),
     ({"randomise": {"length": (0.3, 1.2)}, "length": 0.7}, "length: 0.7 does nothing: each episode draws it anew"),
+    ({"length": math.inf}, "length: inf must be finite in float32, in CartPole-v1"),
+    ({"length": 1e39}, "length: 1e\\+39 must be finite in float32, in CartPole-v1"),
+    (
+        {"randomise": {"length": (0, 1e39)}},
+        r"randomise.length: \(0, 1e\+39\) must have bounds and a width that are finite",
+    ),
+    ({"randomise": {"length": (-3e38, 3e38)}}, "randomise.length: .* must have bounds and a width that are finite in"),
+    ({"randomise": {"length": (1.2, 0.3)}}, "randomise.length: .* must be a range .* its low below its high"),
+    ({"randomise": ["length"]}, r"randomise: \['length'\] must be a mapping, name -> \(low, high\)"),
+    ({"randomise": "length=0.3:1.2"}, "randomise: 'length=0.3:1.2' must be a mapping"),
 ]
 
 
@@ -132,6 +144,36 @@ def test_what_cannot_be_set_or_drawn_is_refused_in_one_line(settings, line):
     with pytest.raises(SettingError, match=f"^{line}") as error:
         environments.make("CartPole-v1", **settings)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "line"),
+    [
+        ("CartPole-v1:length=0.7:length=0.9", {}, "length: 0.9 is given a second time"),
+        ("CartPole-v1:length=0.7", {"length": 0.9}, "length: 0.9 is given a second time"),
+        ("CartPole-v1:name=x", {}, "environment: 'CartPole-v1:name=x' has no setting name"),
+        ("CartPole-v1:lenght=0.7", {}, "environment: 'CartPole-v1' has no setting lenght; closest: length"),
+        ("Catch-bsuite:row=4", {}, "environment: 'Catch-bsuite' has no setting row; closest: rows"),
+        ("CartPole-v1:=3", {}, "environment: '=3' must be a setting name=value"),
+        ("CartPole-v1:length=1e400", {}, "length: inf must be finite in float32, in CartPole-v1"),
+    ],
+)
+def test_a_name_carries_each_setting_once_and_by_a_name(name, settings, line):
+    for randomise in (None, {"gravity": (9.0, 10.0)}):
+        with pytest.raises(SettingError, match=f"^{line}$"):
+            environments.make(name, **settings, randomise=randomise)
+
+
+def test_a_whole_number_is_the_real_number_that_it_is():
+    environment = environments.make("BernoulliBandit-misc")
+    agent = make_agent(environment, hidden=(2,))
+    params = agent.init(KEY)
+    whole, real = (
+        evaluate(environment, agent, params, KEY, episodes=2, environment_parameters={"reward_prob": x})
+        for x in (1, 1.0)
+    )
+    np.testing.assert_array_equal(whole, real)
+    check_environment(with_parameters(environment, {"reward_prob": 1}))
 
 
 def test_arrays_whole_numbers_and_switches_keep_their_kinds():
@@ -290,7 +332,16 @@ def test_each_run_is_evaluated_in_its_own_environment_unless_told_otherwise():
         lambda g: evaluate(environment, agent, params, key, episodes=8, environment_parameters={"gravity": g})
     )(jnp.array([1.0, 100.0]))
     np.testing.assert_array_equal(over_both, own)
-    for given in ({"wind": 1.0}, {"gravity": "much"}, {"gravity": [1.0, 2.0]}, {"gravity": float("nan")}):
+    for given in ([1], ["gravity"], "gravity"):
+        with pytest.raises(SettingError, match="^environment_parameters: .* must be a mapping, name -> number$"):
+            evaluate(environment, agent, params, key, episodes=8, environment_parameters=given)
+    for given in (
+        {"wind": 1.0},
+        {"gravity": "much"},
+        {"gravity": [1.0, 2.0]},
+        {"gravity": math.nan},
+        {"gravity": math.inf},
+    ):
         with pytest.raises(SettingError, match="^environment.(wind|gravity): "):
             evaluate_runs(environment, agent, runs, key, episodes=8, environment_parameters=given)
         with pytest.raises(SettingError, match="^environment.(wind|gravity): "):
@@ -372,8 +423,16 @@ def test_one_parameter_is_drawn_while_another_is_swept():
     own = in_environment(environments.make(SWING, g=30.0, randomise=ranges))
     alone = sweep(own, algorithm, total_steps=64, updates_per_chunk=2).runs
     assert_same(jax.tree.map(lambda x: x[1:], runs.state.params), alone.state.params)
-    with pytest.raises(SettingError, match="^environment.l: .* cannot vary"):
+    with pytest.raises(SettingError, match="^environment.l: .* cannot vary .* drawn anew for each episode$"):
         sweeps.start(trainer, algorithm, over={"environment.l": [0.5]})
+    twice = randomised(environments.make(SWING, randomise=ranges), {"m": (1.0, 2.0)})
+    for name in ("l", "m"):
+        with pytest.raises(SettingError, match=f"^environment.{name}: 1.0 .* is drawn anew for each episode$"):
+            with_parameters(twice, {name: 1.0})
+    with pytest.raises(
+        SettingError, match="^environment_parameters: 'environment.g' must be .* without the prefix: g$"
+    ):
+        with_parameters(twice, {"environment.g": 1.0})
 
 
 def test_the_same_ranges_give_the_same_environment():
@@ -424,6 +483,67 @@ def test_an_environment_of_a_module_of_ones_own_trains_resumes_and_is_read_back(
     assert jax.tree.leaves(params)[0].shape[0] == 2
 
 
+def test_a_module_by_its_path_is_found_from_any_folder_and_may_move(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    moved = tmp_path / "moved" / "my_module_by_path.py"
+    moved.parent.mkdir()
+    asked = from_command_line(["--import", "my_module_by_path.py", "--quiet"])
+    assert asked.imports == str(tmp_path.resolve() / "my_module_by_path.py")
+    run = files.new_run_directory(replace(asked, environment="CartPole-v1", imports="", out="run"))
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace('imports = ""', f'imports = "{asked.imports}"'))
+    monkeypatch.chdir(tmp_path / "run")
+    assert from_command_line(["--resume", "."]).imports == asked.imports
+    assert from_command_line(["--resume", ".", "--import", str(moved)]).imports == str(moved.resolve())
+
+
+@pytest.fixture
+def registration(monkeypatch):
+    """gymnax's, and what is imported from where, as they are until the test's end."""
+    from gymnax import registration
+
+    monkeypatch.setattr(registration, "_registry", dict(registration._registry))
+    monkeypatch.setattr(registration, "registered_envs", list(registration.registered_envs))
+    monkeypatch.setattr(gymnax, "registered_envs", registration.registered_envs)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return registration
+
+
+def test_a_run_goes_on_where_the_file_of_its_module_has_moved(tmp_path, monkeypatch, registration):
+    monkeypatch.delitem(sys.modules, "my_moving_module", raising=False)
+    monkeypatch.chdir(tmp_path)
+    main, file, moved = runpy.run_path(str(SCRIPT))["main"], "my_moving_module.py", tmp_path / "moved"
+    (tmp_path / file).write_text(MINE.replace("Mine-v0", "Moving-v0"))
+    flags = ["--import", file, "--environment", "Moving-v0", "--seeds", "2", "--num-envs", "2", "--hidden", "4"]
+    main(from_command_line([*flags, "--total-steps", "100", "--eval-episodes", "2", "--quiet", "--out", "run"]))
+    (tmp_path / "run" / "evaluation.csv").unlink()
+    moved.mkdir()
+    (tmp_path / file).rename(moved / file)
+    monkeypatch.delitem(sys.modules, "my_moving_module")
+    monkeypatch.delitem(registration._registry, "Moving-v0")  # as in a new process
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(tmp_path.resolve())])
+    with pytest.raises(SettingError, match=f"^import: .* there is no file {tmp_path.resolve() / file}$"):
+        main(from_command_line(["--resume", "run", "--quiet"]))
+    main(from_command_line(["--resume", "run", "--quiet", "--import", str(moved / file)]))
+    assert (tmp_path / "run" / "evaluation.csv").exists()
+
+
+def test_the_list_has_what_a_module_of_ones_own_registers_and_no_unknown_flag(
+    tmp_path, monkeypatch, capsys, registration
+):
+    monkeypatch.delitem(sys.modules, "my_listed_module", raising=False)
+    file = tmp_path / "my_listed_module.py"
+    file.write_text(MINE.replace("Mine-v0", "MineListed-v0"))
+    with pytest.raises(SystemExit) as end:
+        from_command_line(["--list-environments", "--import", str(file)])
+    assert not end.value.code and "MineListed-v0" in capsys.readouterr().out.splitlines()
+    with pytest.raises(SystemExit) as end:
+        from_command_line(["--list-environments", "--bogus"])
+    said = capsys.readouterr()
+    assert end.value.code and "--bogus" in said.err and not said.out
+
+
 def test_modules_that_cannot_be_imported_are_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -435,11 +555,25 @@ def test_modules_that_cannot_be_imported_are_one_line(tmp_path, monkeypatch):
         "broken_module.py": "ValueError: no good",
         "leaving_module": "SystemExit: 3",
         "missing_module": "No module named 'missing_module'",
-        "missing.py": "there is no such file",
+        "missing.py": f"there is no file {tmp_path.resolve() / 'missing.py'}",
         "json.py": r"another module is called json \(.*\); rename the file",
     }.items():
-        with pytest.raises(SettingError, match=f"^imports: '{name}' cannot be imported: {reason}$"):
+        with pytest.raises(SettingError, match=f"^import: '{name}' cannot be imported: {reason}$"):
             import_module(name)
+
+
+def test_ranges_of_the_command_line_go_on_top(tmp_path):
+    before = replace(from_command_line(["--quiet"]), randomise=("length=0.3:1.2", "gravity=8:11"))
+    run = files.new_run_directory(replace(before, out=str(tmp_path / "run")))
+    base, again = ["--config", str(run / "config.toml")], ["--resume", str(run)]
+    asked = from_command_line([*base, "--randomise", "length=0.3:1.3", "--randomise", "masspole=0.1:0.2"])
+    assert asked.randomise == ("length=0.3:1.3", "gravity=8:11", "masspole=0.1:0.2")
+    assert from_command_line([*again, "--randomise", "length=0.3:1.2"]).randomise == before.randomise
+    with pytest.raises(SettingError, match="^randomise: .* cannot change: the resumed run has"):
+        from_command_line([*again, "--randomise", "length=0.3:1.3"])
+    twice = from_command_line([*base, "--randomise", "length=0.3:1.3", "--randomise", "length=0.3:1.4"])
+    with pytest.raises(SettingError, match="^randomise: .* gives length a second range$"):
+        ranges_of(twice.randomise)
 
 
 @pytest.mark.parametrize("text", ["length", "length=0.3", "length=0.3:1:2", "length=a:b", "length=0.3-1.2"])

@@ -5,7 +5,9 @@ and after each end, rewards and ends must be the same. A family whose package is
 take long to compile are marked slow.
 """
 
+import copy
 import functools
+import importlib
 import sys
 from functools import partial
 from typing import Any, NamedTuple
@@ -427,6 +429,90 @@ def test_the_command_line_lists_environments_by_family(capsys, monkeypatch):
     assert 'brax/: not installed: pip install -e ".[brax]"' in lines
     names = [line for line in lines if line and ":" not in line]
     assert names == environments.list()
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("no jax.core.Shape"), RuntimeError("too\n old"), SettingError("a", 1, "b")]
+)
+def test_a_family_that_does_not_import_takes_no_other_from_the_list(error, capsys, monkeypatch):
+    real = importlib.import_module
+
+    def broken(module):
+        if module.partition(".")[0] == "brax":
+            raise error
+        return real(module)
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    names = environments.list()
+    assert "CartPole-v1" in names and not [name for name in names if name.startswith("brax/")]
+    with pytest.raises(SystemExit):
+        from_command_line(["--list-environments"])
+    lines = capsys.readouterr().out.splitlines()
+    reason = " ".join(str(error).split())
+    assert [line for line in lines if line.startswith("brax/: cannot be used: needs brax") and line.endswith(reason)]
+    assert [line for line in lines if line and ":" not in line] == names
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("pgx/minatar-asterix", "sticky_action_prob=abc"),
+        ("xland/MiniGrid-Empty-5x5", "view_size=abc"),
+        ("jumanji/Snake-v1", "num_rows=0"),
+        ("craftax/Craftax-Classic-Symbolic-v1", "map_size=(9,9)"),
+    ],
+)
+def test_what_a_family_cannot_run_with_is_refused_in_one_line(name, setting):
+    need(name.partition("/")[0] + "/")
+    with pytest.raises(SettingError, match=f"^environment: '{name}' cannot be made with {setting[:8]}.*: .") as error:
+        environments.make(f"{name}:{setting}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_prefix_that_is_none_is_refused_with_those_that_are():
+    with pytest.raises(SettingError, match="^family: 'foo/' is no prefix of names; known: '', 'brax/', "):
+        environments.available("foo/")
+
+
+@pytest.mark.parametrize(
+    ("name", "of_registry", "setting"),
+    [
+        ("jumanji/Snake-v1", "jumanji.registration", "time_limit"),
+        ("xland/MiniGrid-Empty-5x5", "xminigrid.registration", "max_steps"),
+    ],
+)
+def test_a_name_registered_anew_with_other_arguments_is_another_environment(name, of_registry, setting, monkeypatch):
+    family, _, plain = name.partition("/")
+    need(f"{family}/")
+    registry = importlib.import_module(of_registry)._REGISTRY
+    first, horizons = registry[plain], []
+    for limit in (7, 9):
+        spec = copy.copy(first)
+        spec.kwargs = {**first.kwargs, setting: limit}
+        monkeypatch.setitem(registry, plain, spec)
+        made = environments.make(name)
+        assert made is environments.make(name)
+        horizons.append(made.horizon)
+    registry[plain].kwargs[setting] = 11
+    assert [*horizons, environments.make(name).horizon] == [7, 9, 11]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("Jumanji/snake-v1", "is not known; the closest name is jumanji/Snake-v1"),
+        ("jumanjii/Snake-v1", "is not known; the closest name is jumanji/Snake-v1"),
+        ("PGX/2048", "is not known; the closest name is pgx/2048"),
+        ("worlds/2048", "is of no family; prefixes: brax/, playground/, .*"),
+        ("", "is no name; such as CartPole-v1; prefixes: brax/, .*"),
+        ("jumanji/", "is no name; jumanji/... needs a name"),
+    ],
+)
+def test_a_wrong_prefix_is_matched_before_the_name(name, line):
+    need("jumanji/")
+    need("pgx/")
+    with pytest.raises(SettingError, match=f"^environment: '{name}' {line}$"):
+        environments.make(name)
 
 
 def test_a_name_carries_settings():

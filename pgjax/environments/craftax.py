@@ -15,7 +15,7 @@ from jax import Array
 
 from pgjax.environments.dtypes import strong
 from pgjax.environments.limits import whole_steps
-from pgjax.environments.packages import cannot_be_made, known_name, load
+from pgjax.environments.packages import known_name, load, made, making
 from pgjax.environments.spaces import action_space
 from pgjax.types import Environment, SettingError
 
@@ -74,13 +74,11 @@ def make(name: str, **settings: Any) -> Environment:
         if setting not in of_static | of_params:
             known = ", ".join(sorted(of_static | of_params))
             raise SettingError("environment", name, f"cannot be made with {setting}={value!r}; it has {known}")
-    try:
+    with making(name, settings):
         env = kind(static.replace(**{k: v for k, v in settings.items() if k in of_static}))
-        return from_craftax(env, params.replace(**{k: v for k, v in settings.items() if k in of_params}), name=name)
-    except SettingError:
-        raise
-    except (TypeError, ValueError, IndexError) as error:
-        raise cannot_be_made(name, settings, error) from error
+        params = params.replace(**{k: v for k, v in settings.items() if k in of_params})
+        others = {setting: value for setting, value in settings.items() if setting != "max_timesteps"}
+        return made(from_craftax(env, params, name=name), others)
 
 
 def from_craftax(env: Any, params: Any, *, name: str) -> Environment:

@@ -1,8 +1,9 @@
 """gymnax in, `Environment` out: two pure functions with termination and truncation apart. Imports gymnax lazily."""
 
 import difflib
+import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from pgjax.environments.base import check_environment
-from pgjax.environments.dtypes import strong
+from pgjax.environments.dtypes import is_too_large, strong
 from pgjax.environments.gymnax_steps import without_resets
 from pgjax.environments.spaces import action_space, actions, categories
 from pgjax.types import Environment, SettingError
@@ -90,13 +91,30 @@ def make(name: str, **settings: Any) -> Environment:
     except SettingError:
         raise
     except (TypeError, ValueError, OSError) as error:  # OSError: MNISTBandit downloads its data
+        if isinstance(error, TypeError):
+            _check_spelling(name, settings, parameters)
         there = f"; its parameters: {', '.join(parameters)}" if parameters and isinstance(error, TypeError) else ""
         raise SettingError("environment", name, f"cannot be made: {' '.join(str(error).split())}{there}") from error
     return from_gymnax(env, params, name=name, horizon=horizon)
 
 
+def _check_spelling(name: str, settings: Mapping[str, Any], parameters: Sequence[str]) -> None:
+    """Refuse a setting that is none and nearly another's name."""
+    try:
+        taken = inspect.signature(factory(name)).parameters.values()
+    except ValueError:  # nobody knows what it takes
+        return
+    if any(one.kind is one.VAR_KEYWORD for one in taken):
+        return
+    known = [*parameters, *(one.name for one in taken)]
+    for setting in settings:
+        close = difflib.get_close_matches(setting, known, n=1)
+        if setting not in known and close:
+            raise SettingError("environment", name, f"has no setting {setting}; closest: {close[0]}")
+
+
 def _like(default: Any, value: Any, field: str, name: str) -> Any:
-    """A parameter of the default's type and shape, without NaN; where the default is no number, it is taken as it is.
+    """A parameter of the default's type and shape, without NaN or infinity; where that is no number, as it is.
 
     The time limit has a check of its own, and traced numbers pass.
     """
@@ -112,6 +130,8 @@ def _like(default: Any, value: Any, field: str, name: str) -> Any:
     if given.shape != wanted.shape or given.dtype.kind not in allowed or np.any(given != given):
         shape = f"an array {list(wanted.shape)} of {what}s" if wanted.shape else f"one {what}"
         raise SettingError(field, value, f"must be {shape} in {name}")
+    if allowed == "iuf" and is_too_large(given) and not is_too_large(wanted):
+        raise SettingError(field, value, f"must be finite in float32, in {name}")
     if isinstance(default, bool | int | float):
         return type(default)(given)
     return jnp.asarray(given, wanted.dtype)

@@ -30,7 +30,7 @@ from jax import Array
 from pgjax.environments import space_records as records
 from pgjax.environments.dtypes import strong
 from pgjax.environments.limits import Counted, whole_steps
-from pgjax.environments.packages import cannot_be_made, known_name, load
+from pgjax.environments.packages import Entry, known_name, load, made, making
 from pgjax.environments.spaces import action_space, categories
 from pgjax.types import ACTION_MASK, Environment, SettingError
 
@@ -79,14 +79,15 @@ def available() -> list[str]:
     return [PREFIX + name for name, spec in _registration(PREFIX)._REGISTRY.items() if not _downloads(spec)]
 
 
-def factory(name: str) -> Callable:
-    """The class that a name stands for.
+def factory(name: str) -> Entry:
+    """The class and the arguments that a name stands for.
 
     Raises:
       NotInstalled: if jumanji is not installed.
       SettingError: for an unknown name, with the closest known one.
     """
-    return _registration(name).load(_spec(name).entry_point)
+    spec = _spec(name)
+    return Entry.of(_registration(name).load(spec.entry_point), spec)
 
 
 def make(name: str, *, time_limit: int | None = None, **settings: Any) -> Environment:
@@ -102,15 +103,14 @@ def make(name: str, *, time_limit: int | None = None, **settings: Any) -> Enviro
       SettingError: for an unknown name, with the closest known one; for settings that the environment does not have;
         for levels that would be downloaded; for actions that no policy here can take.
     """
-    takes, spec = inspect.signature(factory(name)).parameters, _spec(name)
+    made_of = factory(name)
+    takes, spec = inspect.signature(made_of.kind).parameters, made_of.spec
     if _downloads(spec) and "generator" not in settings:
         raise SettingError("environment", name, "downloads its levels; give a generator that makes some")
     given = settings | ({} if time_limit is None else {"time_limit": whole_steps("time_limit", time_limit)})
-    try:
+    with making(name, given):
         env = _registration(name).make(spec.id, **{k: v for k, v in given.items() if k != "time_limit" or k in takes})
-    except (TypeError, ValueError, AttributeError) as error:
-        raise cannot_be_made(name, given, error) from error
-    return from_jumanji(env, name=name, time_limit=time_limit)
+        return made(from_jumanji(env, name=name, time_limit=time_limit), settings)
 
 
 def from_jumanji(env: Any, *, name: str, time_limit: int | None = None) -> Environment:

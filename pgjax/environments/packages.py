@@ -5,17 +5,37 @@ import difflib
 import importlib
 import io
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import jax
 
-from pgjax.types import SettingError
+from pgjax.environments.base import check_environment
+from pgjax.types import Environment, SettingError
 
 
 class NotInstalled(SettingError):
     """The package of a family is missing."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a registry makes a name of: a class, with the arguments that stand in the registry beside it.
+
+    Two are the same where class, entry and arguments are; the entry is held, so that its `id` stays its own.
+    """
+
+    kind: Callable
+    number: int
+    arguments: str
+    spec: Any = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, kind: Callable, spec: Any) -> Self:
+        """Of an entry with arguments `kwargs`."""
+        return cls(kind, id(spec), repr(spec.kwargs), spec)
 
 
 def load(module: str, name: str, extra: str) -> ModuleType:
@@ -43,7 +63,7 @@ module no_such_package: pip install -e ".[worlds]"
         package = module.partition(".")[0]
         reason = f'needs {package}, and there is no module {error.name}: pip install -e ".[{extra}]"'
         raise NotInstalled("environment", name, reason) from error
-    except (ImportError, AttributeError) as error:  # an AttributeError: it asks for what jax no longer has
+    except Exception as error:  # an AttributeError, say: it asks for what jax no longer has
         reason = f"needs {module}, which does not import beside jax {jax.__version__}: {_one_line(error)}"
         raise SettingError("environment", name, reason) from error
 
@@ -79,5 +99,30 @@ def cannot_be_made(name: str, settings: Mapping[str, Any], error: Exception) -> 
     return SettingError("environment", name, reason)
 
 
+@contextlib.contextmanager
+def making(name: str, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Whatever the package raises for settings, in one line; `NotInstalled` and other one-line errors stay.
+
+    >>> with making("worlds/Red-v0", {"size": 0}):
+    ...     1 // 0
+    Traceback (most recent call last):
+        ...
+    pgjax.types.SettingError: environment: 'worlds/Red-v0' cannot be made with size=0: integer division or modulo by ...
+    """
+    try:
+        yield
+    except SettingError:
+        raise
+    except Exception as error:  # its code is somebody else's: nobody knows what it raises
+        raise cannot_be_made(name, settings, error) from error
+
+
+def made(environment: Environment, settings: Mapping[str, Any]) -> Environment:
+    """The environment, of which one reset and one step are traced where there are settings: some fail only there."""
+    if settings:
+        check_environment(environment)
+    return environment
+
+
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__

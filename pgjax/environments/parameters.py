@@ -6,7 +6,7 @@ Gravity, a length, a force: what `Environment.parameters` lists. A sweep gives e
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,15 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from pgjax.environments.base import check_environment, described
+from pgjax.environments.dtypes import is_too_large
 from pgjax.types import Environment, SettingError
+
+
+class Drawn(NamedTuple):
+    """The state of an episode, and the values that were drawn for it."""
+
+    state: Any
+    values: dict[str, Array]
 
 
 def with_parameters(environment: Environment, values: Mapping[str, ArrayLike] | None) -> Environment:
@@ -47,12 +55,17 @@ def with_parameters(environment: Environment, values: Mapping[str, ArrayLike] | 
         ...
     pgjax.types.SettingError: environment.max_steps_in_episode: 100 cannot vary in CartPole-v1; what can: ...
     """
+    if values is not None and not isinstance(values, Mapping):
+        raise SettingError("environment_parameters", values, "must be a mapping, name -> number")
     if not values:
         return environment
     for name, value in values.items():
         _check_name(environment, name, value)
         if not _is_number(value):
             raise SettingError(f"environment.{name}", _shown(value), "must be one real number")
+        if not isinstance(value, Tracer) and is_too_large(value):
+            raise SettingError(f"environment.{name}", value, "must be finite in float32")
+    values = {name: _cast(value, environment.parameters[name]) for name, value in values.items()}
     return environment._replace(
         reset=_bound(environment.reset, values),
         step=_bound(environment.step, values),
@@ -95,6 +108,12 @@ def check_parameters(environment: Environment, values: Mapping[str, Any]) -> Non
 def _check_name(environment: Environment, name: str, value: Any) -> None:
     there = environment.parameters
     if name not in there:
+        plain = str(name).removeprefix("environment.")
+        if plain in there:
+            raise SettingError("environment_parameters", name, f"must be given without the prefix: {plain}")
+        if plain in _drawn(environment):
+            reason = f"cannot vary in {environment.name}: it is drawn anew for each episode"
+            raise SettingError(f"environment.{plain}", _shown(value), reason)
         others = f"; what can: {', '.join(there)}" if there else ", of which no parameter can"
         raise SettingError(f"environment.{name}", _shown(value), f"cannot vary in {environment.name}{others}")
     for part in ("reset", "step"):
@@ -103,10 +122,30 @@ def _check_name(environment: Environment, name: str, value: Any) -> None:
             raise SettingError(f"environment.{name}", _shown(value), reason)
 
 
+def _drawn(environment: Environment) -> set[str]:
+    """The parameters that each reset draws, as its state says; none where it does not."""
+    try:
+        state = jax.eval_shape(environment.reset, jax.eval_shape(lambda: jax.random.key(0)))[1]
+    except Exception:  # somebody's own code, on the way to an error
+        return set()
+    names: set[str] = set()
+    while isinstance(state, Drawn):
+        names |= set(state.values)
+        state = state.state
+    return names
+
+
 def _is_number(value: Any) -> bool:
     dtype = getattr(value, "dtype", None) or np.asarray(value).dtype
     real = jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.floating)
     return real and np.shape(value) == () and (isinstance(value, Tracer) or not np.isnan(value))
+
+
+def _cast(value: Any, default: Any) -> Any:
+    """A number of the default's type: a whole number becomes a real one, as the environment's own state has it."""
+    if isinstance(default, float) and isinstance(value, bool | int | float | np.number):
+        return float(value)
+    return jnp.asarray(value, jnp.result_type(default))
 
 
 def _takes_values(function: Callable) -> bool:

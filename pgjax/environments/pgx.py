@@ -16,7 +16,7 @@ from jax import Array
 
 from pgjax.environments.dtypes import strong
 from pgjax.environments.limits import Counted, whole_steps
-from pgjax.environments.packages import cannot_be_made, known_name, load
+from pgjax.environments.packages import known_name, load, made, making
 from pgjax.environments.space_records import Discrete
 from pgjax.environments.spaces import action_space
 from pgjax.types import ACTION_MASK, Environment, SettingError
@@ -74,12 +74,10 @@ def make(name: str, *, max_steps: int | None = None, **settings: Any) -> Environ
     """
     pgx_make, plain = factory(name), name.removeprefix(PREFIX)
     env = pgx_make(plain)
-    try:
+    masked, limit = not plain.startswith("minatar-"), _MAX_STEPS[plain] if max_steps is None else max_steps
+    with making(name, settings):
         env = type(env)(**settings) if settings else env
-    except (TypeError, ValueError) as error:
-        raise cannot_be_made(name, settings, error) from error
-    masked = not plain.startswith("minatar-")
-    return from_pgx(env, name=name, max_steps=_MAX_STEPS[plain] if max_steps is None else max_steps, masked=masked)
+        return made(from_pgx(env, name=name, max_steps=limit, masked=masked), settings)
 
 
 def from_pgx(env: Any, *, name: str, max_steps: int, masked: bool = True) -> Environment:

@@ -1,8 +1,12 @@
-"""Domain randomisation: parameters of an environment that are drawn anew for each episode."""
+"""Domain randomisation: parameters of an environment that are drawn anew for each episode.
+
+A parameter is drawn alone: gymnax's CartPole keeps `polemass_length` and `total_mass` as numbers of their own, so that
+`length` changes the pole's half length in the equations and not its moment.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +14,12 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from pgjax.environments.parameters import check_parameters
+from pgjax.environments.dtypes import is_too_large
+from pgjax.environments.parameters import Drawn, check_parameters
 from pgjax.types import Environment, SettingError
 
 Ranges = Mapping[str, Sequence[float]]
 """Name of a parameter -> (low, high)."""
-
-
-class Drawn(NamedTuple):
-    """The state of an episode, and the values that were drawn for it."""
-
-    state: Any
-    values: dict[str, Array]
 
 
 def randomised(environment: Environment, ranges: Ranges) -> Environment:
@@ -79,6 +77,10 @@ def _bounds(name: str, of: Any) -> tuple[float, float]:
         low, high = map(float, numbers) if fits else (math.nan, math.nan)
     except (TypeError, ValueError):
         low = high = math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise SettingError(f"randomise.{name}", of, "must be a range (low, high) of two finite numbers")
+    if low > high:
+        raise SettingError(f"randomise.{name}", of, "must be a range (low, high), its low below its high")
+    if is_too_large([low, high, high - low]):
+        raise SettingError(f"randomise.{name}", of, "must have bounds and a width that are finite in float32")
     return low, high

@@ -7,7 +7,6 @@ The names beginning with MiniGrid are whole tasks. Those beginning with XLand-Mi
 until a `ruleset` is given: xminigrid downloads its benchmarks of rulesets, and nothing here does.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,10 +14,10 @@ from jax import Array
 
 from pgjax.environments.dtypes import strong
 from pgjax.environments.limits import whole_steps
-from pgjax.environments.packages import cannot_be_made, known_name, load
+from pgjax.environments.packages import Entry, known_name, load, made, making
 from pgjax.environments.space_records import Discrete, codes
 from pgjax.environments.spaces import action_space, categories
-from pgjax.types import Environment, SettingError
+from pgjax.types import Environment
 
 PREFIX = "xland/"
 """What the names of these environments begin with."""
@@ -36,15 +35,16 @@ def available() -> list[str]:
     return [PREFIX + name for name in _registration(PREFIX)._REGISTRY]
 
 
-def factory(name: str) -> Callable:
-    """The class that a name stands for.
+def factory(name: str) -> Entry:
+    """The class and the arguments that a name stands for.
 
     Raises:
       NotInstalled: if xminigrid is not installed.
       SettingError: for an unknown name, with the closest known one.
     """
     known = _registration(name)._REGISTRY
-    return _registration(name).load(known[known_name(name, PREFIX, known)].entry_point)
+    spec = known[known_name(name, PREFIX, known)]
+    return Entry.of(_registration(name).load(spec.entry_point), spec)
 
 
 def make(name: str, **settings: Any) -> Environment:
@@ -60,13 +60,9 @@ def make(name: str, **settings: Any) -> Environment:
       SettingError: for an unknown name, with the closest known one; for parameters that it does not have.
     """
     factory(name)
-    try:
+    with making(name, settings):
         env, params = load("xminigrid", name, EXTRA).make(name.removeprefix(PREFIX), **settings)
-        return from_xland(env, params, name=name)
-    except SettingError:
-        raise
-    except (TypeError, ValueError, AssertionError) as error:
-        raise cannot_be_made(name, settings, error) from error
+        return made(from_xland(env, params, name=name), settings)
 
 
 def from_xland(env: Any, params: Any, *, name: str) -> Environment:

@@ -144,7 +144,8 @@ class Journal:
 
     def _compare(self, record: dict[str, Any]) -> None:
         """Refuse a checkpoint of other settings; say where its bits may not come again."""
-        then = json.loads(json.dumps(recorded(settings_of_record(record["settings"]))))
+        place = {"imports": self._settings.imports}  # where the module lay then there may be no file any more
+        then = json.loads(json.dumps(recorded(settings_of_record(record["settings"] | place))))
         for name in sorted((set(then) | set(self._recorded)) - set(OF_THE_LAYOUT)):
             if then.get(name) != self._recorded.get(name):
                 reason = f"is in config.toml, but the checkpoint was written with {then.get(name)!r}; put that back"

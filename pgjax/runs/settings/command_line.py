@@ -15,6 +15,7 @@ from pgjax.runs.settings import idle
 from pgjax.runs.settings.build import recipe_of
 from pgjax.runs.settings.checks import check_values
 from pgjax.runs.settings.config_file import OF_THE_LAYOUT, OF_THE_START, read_config, read_run_config, settings_from
+from pgjax.runs.settings.environment import import_module, located
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.tuned import tuned
 from pgjax.runs.show.listing import environments_by_family
@@ -55,6 +56,8 @@ def from_command_line(
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if LIST in arguments:
+        others = [word for word in arguments if word != LIST]
+        import_module(_flags(others, Settings(), description).imports)
         print(environments_by_family())
         raise SystemExit
     named = [name for name in flags_in(arguments) if name in {field.name for field in fields(Settings)}]
@@ -77,7 +80,7 @@ def from_command_line(
         if name in (without or {}):
             raise SettingError(name, getattr(settings, name), f"does nothing: {(without or {})[name]}; leave it out")
     _refuse_idle(settings, [name for name in named if name not in _OF_THE_BASE])
-    return replace(settings, **_OF_THE_BASE)
+    return replace(settings, imports=located(settings.imports), **_OF_THE_BASE)
 
 
 def flags_in(arguments: Sequence[str]) -> list[str]:
@@ -121,11 +124,24 @@ def _flags(arguments: Sequence[str] | None, base: Settings, description: str) ->
     drawn = io.StringIO()
     try:
         with contextlib.redirect_stderr(drawn):
-            return tyro.cli(Settings, args=arguments, default=base, prog="train.py", description=description)
+            found = tyro.cli(Settings, args=arguments, default=base, prog="train.py", description=description)
+            ranges = _on_top(base.randomise, found.randomise[len(base.randomise) :])
+            return replace(found, randomise=ranges)
     except SystemExit as end:
         if end.code:
             print(f"error: {_one_line(drawn.getvalue())} (--help lists all flags)", file=sys.stderr)
         raise
+
+
+def _on_top(base: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
+    """Ranges NAME=LOW:HIGH, those given in place of the base's of the same name.
+
+    >>> _on_top(["length=0.3:1.2", "gravity=8:11"], ["masspole=0.1:0.2", "length=0.3:1.3"])
+    ('length=0.3:1.3', 'gravity=8:11', 'masspole=0.1:0.2')
+    """
+    by_name = {text.partition("=")[0]: text for text in given}
+    kept = [by_name.get(text.partition("=")[0], text) for text in base]
+    return (*kept, *(text for text in given if text not in kept))
 
 
 def _one_line(box: str) -> str:

@@ -22,8 +22,11 @@ OF_THE_START = ("quiet", "resume", "distributed", "coordinator", "processes", "p
 OF_THE_PROCESS = ("config", "out", "tuned", "quick", *OF_THE_START)
 """Settings that say how a process runs, not what it computes: not written beside the results."""
 
-OF_THE_LAYOUT = ("devices", "mesh", "engine")
-"""Settings that say where and how it is computed: a run may go on elsewhere, with other bits at most."""
+OF_THE_LAYOUT = ("devices", "mesh", "engine", "imports")
+"""Settings that say where and how it is computed: a run may go on elsewhere, with other bits at most.
+
+The file of a module of somebody's own may lie elsewhere then, too.
+"""
 
 
 def read_config(path: Path) -> Settings:

@@ -23,6 +23,15 @@ def environment_of(settings: Settings) -> Environment:
     return environments.make(settings.environment, randomise=ranges_of(settings.randomise))
 
 
+def located(name: str) -> str:
+    """A module by its path as that path in full, so that it is found from any folder; by its name, as it is.
+
+    >>> located("my_module"), Path(located("my_module.py")).is_absolute()
+    ('my_module', True)
+    """
+    return str(Path(name).resolve()) if name.endswith(".py") else name
+
+
 def import_module(name: str) -> None:
     """Import a module by its name, from the current folder too, or by its path NAME.py; once in a process.
 
@@ -31,26 +40,26 @@ def import_module(name: str) -> None:
 
     >>> import_module("no_such_module")
     Traceback (most recent call last):
-    pgjax.types.SettingError: imports: 'no_such_module' cannot be imported: No module named 'no_such_module'
+    pgjax.types.SettingError: import: 'no_such_module' cannot be imported: No module named 'no_such_module'
     """
     if not name:
         return
-    path = Path(name).resolve() if name.endswith(".py") else None
+    path = Path(located(name)) if name.endswith(".py") else None
     folder = str(Path.cwd() if path is None else path.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
         if path is not None and not path.is_file():
-            raise FileNotFoundError("there is no such file")
+            raise FileNotFoundError(f"there is no file {path}")
         module = importlib.import_module(name if path is None else path.stem)
     except (ModuleNotFoundError, FileNotFoundError) as error:
-        raise SettingError("imports", name, f"cannot be imported: {error}") from error
+        raise SettingError("import", name, f"cannot be imported: {error}") from error
     except (Exception, SystemExit) as error:  # its code is somebody's own
         reason = f"cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
-        raise SettingError("imports", name, reason) from error
+        raise SettingError("import", name, reason) from error
     if path is not None and Path(module.__file__ or "").resolve() != path:
         reason = f"cannot be imported: another module is called {path.stem} ({module.__file__}); rename the file"
-        raise SettingError("imports", name, reason)
+        raise SettingError("import", name, reason)
 
 
 def ranges_of(texts: Sequence[str]) -> dict[str, tuple[float, float]]:

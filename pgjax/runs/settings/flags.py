@@ -64,7 +64,7 @@ class Settings(_OfMethods):
     fixed value is part of the environment's name: CartPole-v1:length=0.7.)"""
     imports: Annotated[str, tyro.conf.arg(name="import", metavar="MODULE")] = ""
     """Module that registers environments of your own, imported before the environment is made: its name, or its path
-    NAME.py."""
+    NAME.py. A resumed run imports it again, from the same place unless this is given anew."""
     standardise: bool = False
     """Bring credit to mean 0 and standard deviation 1 in every batch (biased in direction)."""
     max_grad_norm: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=_OWN)] = None

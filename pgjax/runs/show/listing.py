@@ -1,16 +1,24 @@
 """The environments that can be trained on, as text."""
 
+from pgjax.environments.packages import NotInstalled
 from pgjax.environments.table import FAMILIES, by_family
+from pgjax.types import SettingError
 
 
 def environments_by_family() -> str:
-    """Every name, one a line, family by family; for a family that is not installed, the extra that installs it.
+    """Every name, one a line, family by family; for a family that cannot be used, why not, in one line.
+
+    For one that is not installed that is the extra that installs it.
 
     >>> "CartPole-v1" in environments_by_family().splitlines()
     True
     """
 
-    def lines(family: str, names: list[str] | None) -> list[str]:
-        return [f'{family}: not installed: pip install -e ".[{FAMILIES[family].EXTRA}]"'] if names is None else names
+    def lines(family: str, names: list[str] | SettingError) -> list[str]:
+        if isinstance(names, NotInstalled):
+            return [f'{family}: not installed: pip install -e ".[{FAMILIES[family].EXTRA}]"']
+        if isinstance(names, SettingError):
+            return [f"{family}: cannot be used: {str(names).removeprefix(f'environment: {family!r} ')}"]
+        return names
 
     return "\n\n".join("\n".join(lines(family, names)) for family, names in by_family())
