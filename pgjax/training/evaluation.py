@@ -46,8 +46,9 @@ def evaluate(
     >>> evaluate(env, agent, agent.init(jax.random.key(0)), jax.random.key(1), episodes=8).shape
     (8,)
     """
-    with_parameters(environment, environment_parameters)  # refuses them by value, before they are traced
-    return _evaluate(environment, agent, params, as_key(key), episodes, greedy, asked(), environment_parameters)
+    bound = with_parameters(environment, environment_parameters)  # refuses them by value, before they are traced
+    values = {name: bound.parameters[name] for name in environment_parameters or ()}  # in their own types
+    return _evaluate(environment, agent, params, as_key(key), episodes, greedy, asked(), values)
 
 
 @partial(jax.jit, static_argnames=("environment", "agent", "episodes", "greedy", "how"))
