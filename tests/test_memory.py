@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pgjax import (
+    Environment,
     SettingError,
     a2c,
     environments,
@@ -21,6 +22,7 @@ from pgjax import (
     sweep,
     train,
 )
+from pgjax.spaces import Discrete
 from pgjax.training.loss import Batch
 from pgjax.training.minibatches import over_minibatches
 from pgjax.training.signals import first_memory, ratios_of, remembered, values_of
@@ -243,3 +245,38 @@ def test_the_memory_chain_is_learned_with_a_memory(name):
 @pytest.mark.slow
 def test_the_memory_chain_is_not_learned_without(name="ppo"):
     assert np.abs(learned(RECIPES[name](), "none", 20_000).mean(axis=1)).max() < 4 / 16
+
+
+def masked_memory_chain():
+    """MemoryChain with four actions, of which a mask allows two at each step; what it forbids would end in a reward."""
+    chain = environments.make("MemoryChain-bsuite")
+
+    def seen(observation, key):
+        turned = jax.random.bernoulli(key)
+        return {"x": observation, "action_mask": jnp.where(turned, jnp.array([0, 0, 1, 1]), jnp.array([1, 1, 0, 0]))}
+
+    def reset(key):
+        own, of_mask = jax.random.split(key)
+        observation, state = chain.reset(own)
+        given = seen(observation, of_mask)
+        return given, (state, given["action_mask"])
+
+    def step(key, state, action):
+        own, of_mask = jax.random.split(key)
+        inner, mask = state
+        observation, inner, reward, terminated, truncated = chain.step(own, inner, action % 2)
+        given = seen(observation, of_mask)
+        reward = jnp.where(mask[action] > 0, reward, 9.0)
+        return given, (inner, given["action_mask"]), reward, terminated, truncated
+
+    shapes = {"x": chain.observation, "action_mask": jax.ShapeDtypeStruct((4,), jnp.int32)}
+    return Environment("masked chain", reset, step, shapes, None, Discrete(4), chain.horizon)
+
+
+@pytest.mark.slow
+def test_a_masked_memory_chain_is_learned():
+    environment, recipe = masked_memory_chain(), ppo_of_environments()
+    agent = make_agent(environment, hidden=(16,), critic="state", memory="gru")
+    result = sweep(make_trainer(environment, agent, recipe.config), recipe.algorithm, seeds=4, total_steps=40_000)
+    returns = evaluate_runs(environment, agent, result.runs, jax.random.key(1 << 31), episodes=256, greedy=True)
+    assert (returns == 1.0).all()
