@@ -14,6 +14,7 @@ import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import probes
 import pytest
 
 from pgjax import (
@@ -580,3 +581,32 @@ def test_ranges_of_the_command_line_go_on_top(tmp_path):
 def test_ranges_that_are_none_are_refused(text):
     with pytest.raises(SettingError, match=f"^randomise: '{text}' must be NAME=LOW:HIGH"):
         ranges_of([text])
+
+
+# --- pairs of functions of one's own
+
+
+def test_an_environment_record_of_ones_own_has_a_name_and_settings_and_is_found_anew():
+    def two_steps(reward=1.0):
+        return probes.delayed()._replace(horizon=2, name=f"two steps for {reward}")
+
+    environments.register("Two-v0", two_steps)
+    made = environments.make("own/Two-v0:reward=3.0")
+    assert made.name == "own/Two-v0:reward=3.0" and "own/Two-v0" in environments.list()
+    assert environments.make("own/Two-v0:reward=3.0") is made
+    environments.register("own/Two-v0", lambda: probes.bandit())
+    assert environments.make("own/Two-v0").horizon == 1
+    for name, message in (
+        ("own/Too-v0", "is not known; the closest name is own/Two-v0"),
+        ("own/Two-v0:reward=2.0", "cannot be made with reward=2.0: .*unexpected keyword"),
+    ):
+        with pytest.raises(SettingError, match=f"^environment: '{name.split(':')[0]}' {message}"):
+            environments.make(name)
+    environments.register("Three-v0", lambda: 3)
+    with pytest.raises(SettingError, match="'own/Three-v0' is a int; needs a pgjax.Environment$"):
+        environments.make("own/Three-v0")
+    for name in ("a:b", "", " a", 3):
+        with pytest.raises(SettingError, match="^name: "):
+            environments.register(name, two_steps)
+    with pytest.raises(SettingError, match="^factory: 3 of own/a must be a function"):
+        environments.register("a", 3)

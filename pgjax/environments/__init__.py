@@ -1,6 +1,7 @@
 """Environments as pairs of pure functions: one file for each family, behind the table's `make`."""
 
 from pgjax.environments.gymnax import from_gymnax
+from pgjax.environments.own import register
 from pgjax.environments.parameters import with_parameters
 from pgjax.environments.table import FAMILIES, available, make
 from pgjax.environments.table import names as list

@@ -9,12 +9,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from pgjax.environments import brax, craftax, gymnax, jumanji, navix, pgx, playground, xland
+from pgjax.environments import brax, craftax, gymnax, jumanji, navix, own, pgx, playground, xland
 from pgjax.environments.randomisation import Ranges, randomised
 from pgjax.types import Environment, SettingError
 
 FAMILIES: dict[str, ModuleType] = {
-    module.PREFIX: module for module in (gymnax, brax, playground, jumanji, craftax, navix, xland, pgx)
+    module.PREFIX: module for module in (gymnax, brax, playground, jumanji, craftax, navix, xland, pgx, own)
 }
 """The module of each family by what its names begin with, `PREFIX`; gymnax's begin with nothing.
 
