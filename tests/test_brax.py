@@ -237,6 +237,7 @@ def test_the_main_job_takes_a_brax_task(tmp_path):
     assert "warp" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_ppo_learns_to_hold_the_pole_for_longer(pendulum):
     recipe = ppo(learning_rate=3e-3)
     agent = normalise_observations(make_agent(pendulum, critic="state"), pendulum)

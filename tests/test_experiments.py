@@ -26,10 +26,10 @@ MAIN_JOB = {  # what each is given besides --quick, and leaves: they train, or r
 SCRIPTS = sorted(p.stem for p in EXPERIMENTS.glob("*.py") if p.stem not in MAIN_JOB)
 
 
-STARTS_MANY = "scaling"  # a dozen processes
+ON_EVERY_RUN = ("baselines", "benchmark", "certificates", "large_sweep", "value_estimate")  # the rest is slow
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == STARTS_MANY else n for n in SCRIPTS])
+@pytest.mark.parametrize("name", [n if n in ON_EVERY_RUN else pytest.param(n, marks=pytest.mark.slow) for n in SCRIPTS])
 def test_quick_mode(name, tmp_path):
     command = [sys.executable, EXPERIMENTS / f"{name}.py", "--quick", "--out", tmp_path / "results"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)

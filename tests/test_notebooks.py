@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom: three of them quickly on every run, all in full behind the marker `slow`."""
+"""The notebooks run from top to bottom: two of them quickly on every run, all in full behind the marker `slow`."""
 
 import ast
 import os
@@ -27,7 +27,7 @@ def execute(path, folder, monkeypatch, quick):
     return notebook
 
 
-ON_EVERY_RUN = ("01", "05", "07")  # the rest on every run of the slow suites
+ON_EVERY_RUN = ("01", "07")  # the rest on every run of the slow suites
 
 
 def _run(path):
