@@ -35,7 +35,7 @@ def _run(path):
     return pytest.param(path, id=path.stem, marks=slow)
 
 
-@pytest.mark.parametrize("path", map(_run, NOTEBOOKS))
+@pytest.mark.parametrize("path", [*map(_run, NOTEBOOKS)])
 def test_quick(path, tmp_path, monkeypatch):
     execute(path, tmp_path, monkeypatch, quick=True)
 
