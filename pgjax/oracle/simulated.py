@@ -11,7 +11,7 @@ from pgjax.config import Critic
 from pgjax.oracle.mdp import MDP
 from pgjax.policies.actions import distribution, outputs
 from pgjax.spaces import Discrete, Space, number, parts
-from pgjax.types import Agent, Environment, Params
+from pgjax.types import Agent, Environment, Params, SettingError
 
 Observation = tuple[Array, Array]  # (t, s)
 
@@ -65,6 +65,9 @@ def tabular_agent(mdp: MDP, critic: Critic = "none", *, actions: Space = None, m
       actions: as in `environment`; the policy is then a product of softmaxes, one for each number of an action.
       masks: for each part of `actions` None or a table [S, outputs], 0 where a choice is not allowed.
 
+    Raises:
+      SettingError: for a critic Q of actions that are not one Discrete number.
+
     >>> from pgjax.oracle import make_mdp
     >>> agent = tabular_agent(make_mdp([1.0], [[[1.0], [1.0]]], [[3.0, 0.0]], horizon=2), critic="state")
     >>> jax.tree.map(jnp.shape, agent.init(jax.random.key(0)))
@@ -72,6 +75,8 @@ def tabular_agent(mdp: MDP, critic: Critic = "none", *, actions: Space = None, m
     """
     states, count = mdp.reward.shape
     space = Discrete(count) if actions is None else actions
+    if critic == "action" and not isinstance(space, Discrete):
+        raise SettingError("critic", critic, "needs one Discrete action")
     tables = [None] * len(parts(space)[0]) if masks is None else [None if m is None else jnp.asarray(m) for m in masks]
 
     def init(key: Array) -> Params:
