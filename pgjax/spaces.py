@@ -14,6 +14,11 @@ class Discrete(NamedTuple):
 
     n: int
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many choices its one number has."""
+        return (self.n,)
+
 
 class _MultiDiscrete(NamedTuple):
     nvec: Any  # whole numbers, as nested tuples of the action's shape
@@ -157,14 +162,11 @@ def number(space: Space, action: Any) -> jax.Array:
     spaces, _, structure = parts(space)
     result: Any = 0
     for part, x in zip(spaces, structure.flatten_up_to(action), strict=True):
-        columns = [x] if isinstance(part, Discrete) else [x[..., i] for i in range(len(_counts(part)))]
-        for column, n in zip(columns, _counts(part), strict=True):
+        counts: tuple[int, ...] = part.counts  # type: ignore[union-attr]  (no Box)
+        columns = [x] if isinstance(part, Discrete) else [x[..., i] for i in range(len(counts))]
+        for column, n in zip(columns, counts, strict=True):
             result = result * n + column
     return result
-
-
-def _counts(part: Part) -> tuple[int, ...]:
-    return (part.n,) if isinstance(part, Discrete) else part.counts  # type: ignore[union-attr]
 
 
 def combinations(space: Space) -> Any:
@@ -180,7 +182,7 @@ def combinations(space: Space) -> Any:
     boxes = [path for part, path in zip(spaces, paths, strict=True) if isinstance(part, Box)]
     if boxes:
         raise ValueError(f"the actions{boxes[0]} are continuous: there is no list of them")
-    counts = list(map(_counts, spaces))
+    counts: list[tuple[int, ...]] = [part.counts for part in spaces]  # type: ignore[union-attr]  (no Box)
     each = np.indices([n for c in counts for n in c]).reshape(sum(map(len, counts)), -1).T.astype(np.int32)  # [A, all]
     columns = np.split(each, np.cumsum([len(c) for c in counts])[:-1], axis=1)
     flat = [x[:, 0] if isinstance(part, Discrete) else x for part, x in zip(spaces, columns, strict=True)]

@@ -325,7 +325,7 @@ def acting(actions: Actions) -> Iterator[None]:
     columns = [np.reshape(x, (len(actions.reward[0]), -1)) for x in structure.flatten_up_to(every)]
     one_hot, allowed = [], np.ones_like(actions.reward)
     for part, mask, numbers in zip(spaces, actions.masks, columns, strict=True):
-        counts = [part.n] if isinstance(part, Discrete) else list(getattr(part, "counts", ()))
+        counts: tuple[int, ...] = part.counts  # type: ignore[union-attr]  (no Box)
         own = np.concatenate([np.eye(n)[x] for n, x in zip(counts, numbers.T, strict=True)], axis=1)
         one_hot.append(own)
         allowed *= 1.0 if mask is None else (mask @ own.T == len(counts))

@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from pgjax.environments.base import check_environment
 from pgjax.environments.dtypes import is_too_large, strong
 from pgjax.environments.gymnax_steps import without_resets
+from pgjax.environments.limits import Counted
 from pgjax.environments.spaces import action_space, actions, categories
 from pgjax.types import Environment, SettingError
 
@@ -135,13 +136,6 @@ def _like(default: Any, value: Any, field: str, name: str) -> Any:
     if isinstance(default, bool | int | float):
         return type(default)(given)
     return jnp.asarray(given, wanted.dtype)
-
-
-class Counted(NamedTuple):
-    """The state of an environment that knows no time limit, and how many steps led to it."""
-
-    state: Any
-    steps: Array
 
 
 def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int | None = None) -> Environment:

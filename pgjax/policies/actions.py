@@ -128,8 +128,6 @@ def _check_box(environment: Environment, box: Box, where: str) -> None:
 
 
 def _width(part: Part) -> int:
-    if isinstance(part, Discrete):
-        return int(part.n)
     return math.prod(part.shape) if isinstance(part, Box) else sum(part.counts)
 
 

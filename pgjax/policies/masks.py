@@ -77,7 +77,7 @@ def flat_mask(part: Part, leaves: Sequence[Array], leading: int) -> Array:
     >>> flat_mask(MultiDiscrete((2, 3)), [jnp.array([[1, 0, 0], [1, 1, 0]])], 0).tolist()
     [1, 0, 1, 1, 0]
     """
-    counts = (part.n,) if isinstance(part, Discrete) else part.counts  # type: ignore[union-attr]
+    counts: tuple[int, ...] = part.counts  # type: ignore[union-attr]  (no Box)
     if len(leaves) > 1:
         return jnp.concatenate(leaves, axis=-1)
     flat = leaves[0].reshape(*leaves[0].shape[:leading], -1)
@@ -102,9 +102,7 @@ def _check_names(environment: Environment) -> None:
     """Refuse a record whose mask has no name for jax: it would be taken for numbers that a network sees."""
 
     def is_nameless(x: Any) -> bool:
-        if not hasattr(x, ACTION_MASK) or (not jax.tree_util.all_leaves([x]) and _names(x)):
-            return False
-        return not jax.tree_util.all_leaves([x])
+        return hasattr(x, ACTION_MASK) and not jax.tree_util.all_leaves([x]) and not _names(x)
 
     for x in jax.tree.leaves(environment.observation, is_leaf=is_nameless):
         if is_nameless(x):
