@@ -160,7 +160,41 @@ class Gaussian(NamedTuple):
         return jnp.clip(_to_box(action, self.low, self.high), self.low, self.high)
 
 
-class SquashedGaussian(NamedTuple):
+class Transformed(NamedTuple):
+    """Independent normals u ~ N(mean, exp(log_std)²) of which an action is made, and recorded as u."""
+
+    mean: Array  # [..., d], in units of u
+    log_std: Array  # [..., d]
+    low: Array  # [..., d], the box
+    high: Array
+
+    @property
+    def base(self) -> Gaussian:
+        """The normals, as they are."""
+        return Gaussian(*self)
+
+    def noise(self, key: Array, draws: tuple[int, ...] = ()) -> Array:
+        """A standard normal number for every dimension."""
+        return self.base.noise(key, draws)
+
+    def at(self, noise: Array) -> Array:
+        """The u so many standard deviations from the mean."""
+        return self.base.at(noise)
+
+    def sample(self, key: Array) -> Array:
+        """Draw u."""
+        return self.base.sample(key)
+
+    def mode(self) -> Array:
+        """The mean of u, which becomes the median of the action."""
+        return self.mean
+
+    def kl(self, other: Self) -> Array:
+        """The KL of the normals: it does not depend on what becomes of u."""
+        return self.base.kl(Gaussian(*other))
+
+
+class SquashedGaussian(Transformed):
     """A tanh-squashed normal: actions never leave the box, and the density says so.
 
         a = centre + half_width · tanh(u),   log π(a) = log N(u) − Σ log(1 − tanh² u)
@@ -177,42 +211,15 @@ class SquashedGaussian(NamedTuple):
     (3.523, True)
     """
 
-    mean: Array
-    log_std: Array
-    low: Array
-    high: Array
-
-    @property
-    def _base(self) -> Gaussian:
-        return Gaussian(*self)
-
-    def noise(self, key: Array, draws: tuple[int, ...] = ()) -> Array:
-        """A standard normal number for every dimension."""
-        return self._base.noise(key, draws)
-
-    def at(self, noise: Array) -> Array:
-        """The u so many standard deviations from the mean, before squashing."""
-        return self._base.at(noise)
-
-    def sample(self, key: Array) -> Array:
-        """Draw u, before squashing."""
-        return self._base.sample(key)
-
-    def mode(self) -> Array:
-        """The u whose squashed action is the median."""
-        return self.mean
+    __slots__ = ()
 
     def log_prob(self, action: Array) -> Array:
         """Density of tanh(u) at u."""
-        return self._base.log_prob(action) - jnp.sum(log_tanh_slope(action), axis=-1)
+        return self.base.log_prob(action) - jnp.sum(log_tanh_slope(action), axis=-1)
 
     def entropy(self) -> Array:
         """H(N) + Σ E log(1 − tanh² u), u ~ N(mean, exp(log_std)²)."""
-        return self._base.entropy() + jnp.sum(expected_log_tanh_slope(self.mean, self.log_std), axis=-1)
-
-    def kl(self, other: Self) -> Array:
-        """The KL of the normals underneath."""
-        return self._base.kl(Gaussian(*other))
+        return self.base.entropy() + jnp.sum(expected_log_tanh_slope(self.mean, self.log_std), axis=-1)
 
     def to_environment(self, action: Array) -> Array:
         """Squash and scale to the box."""

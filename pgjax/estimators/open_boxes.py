@@ -1,16 +1,21 @@
 """Normals for boxes without bounds, or bounded on one side only."""
 
 import math
-from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pgjax.estimators.distributions import Gaussian, SquashedGaussian, expected_log_tanh_slope, log_tanh_slope
+from pgjax.estimators.distributions import (
+    Gaussian,
+    SquashedGaussian,
+    Transformed,
+    expected_log_tanh_slope,
+    log_tanh_slope,
+)
 
 
-class OpenGaussian(NamedTuple):
+class OpenGaussian(Transformed):
     """Independent normals u ~ N(mean, exp(log_std)²), each number a of an action made of its own u:
 
         no bound           a = u
@@ -20,8 +25,8 @@ class OpenGaussian(NamedTuple):
 
     Near a bound that is large in size, float32 has no numbers as close to it as log(1 + e^u): shift such a box to 0.
 
-    Actions are recorded as u. `log_prob` is the density of a in the first three rows, that of u in the last. `entropy`
-    is that of the same density; `kl` does not depend on the units.
+    `low` is −inf and `high` inf where there is no bound. Actions are recorded as u. `log_prob` is the density of a in
+    the first three rows, that of u in the last. `entropy` is that of the same density.
 
     >>> d = OpenGaussian(jnp.zeros(1), jnp.zeros(1), low=jnp.array([3.0]), high=jnp.array([jnp.inf]))
     >>> round(float(d.to_environment(jnp.zeros(1))[0]), 4)  # 3 + log 2
@@ -32,44 +37,17 @@ class OpenGaussian(NamedTuple):
     1.0
     """
 
-    mean: Array  # [..., d], in units of u
-    log_std: Array  # [..., d]
-    low: Array  # [..., d], −inf where there is no bound
-    high: Array  # [..., d], inf where there is none
-
-    @property
-    def _base(self) -> Gaussian:
-        return Gaussian(*self)
-
-    def noise(self, key: Array, draws: tuple[int, ...] = ()) -> Array:
-        """A standard normal number for every dimension."""
-        return self._base.noise(key, draws)
-
-    def at(self, noise: Array) -> Array:
-        """The u so many standard deviations from the mean."""
-        return self._base.at(noise)
-
-    def sample(self, key: Array) -> Array:
-        """Draw u."""
-        return self._base.sample(key)
-
-    def mode(self) -> Array:
-        """The mean of u: the median of a."""
-        return self.mean
+    __slots__ = ()
 
     def log_prob(self, action: Array) -> Array:
         """log N(u) − Σ log |da/du|."""
         slope = self._by_bounds(self._both_log_slope(action), jax.nn.log_sigmoid(action), 0.0)
-        return self._base.log_prob(action) - jnp.sum(slope, axis=-1)
+        return self.base.log_prob(action) - jnp.sum(slope, axis=-1)
 
     def entropy(self) -> Array:
         """H(N) + Σ E log |da/du|."""
         one_bound = expected_log_sigmoid(self.mean, self.log_std)
-        return self._base.entropy() + jnp.sum(self._by_bounds(self._both_expected_slope(), one_bound, 0.0), axis=-1)
-
-    def kl(self, other: Self) -> Array:
-        """The KL of the normals."""
-        return self._base.kl(Gaussian(*other))
+        return self.base.entropy() + jnp.sum(self._by_bounds(self._both_expected_slope(), one_bound, 0.0), axis=-1)
 
     def to_environment(self, action: Array) -> Array:
         """What the environment receives."""
