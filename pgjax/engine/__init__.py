@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import optax
 
-from pgjax.engine import blocks, control_flow
+from pgjax.engine import blocks, control_flow, resets
 from pgjax.types import SettingError
 
 
@@ -21,7 +21,7 @@ class Engine(NamedTuple):
       gradient_sum: the gradient of a batch, at once or over blocks that fit a core's cache.
       in_turn: calls that are mapped over, side by side or one after the other.
       scan_while_running: a loop over an episode's steps, to the horizon or until none runs any more.
-      resets: of a stream, in its loop or made beforehand.
+      resets: of a stream, at every step of its loop, before it, or only where an episode ended.
       values: of a critic at and after each step, by two calls or along the rows.
       on_one_vector: an optimiser that treats every number alike, on the tree or on one vector.
     """
@@ -42,13 +42,13 @@ PLAIN = Engine(
     gradient_sum=blocks.at_once,
     in_turn=control_flow.side_by_side,
     scan_while_running=control_flow.scan,
-    resets=control_flow.resets_in_the_loop,
+    resets=resets.in_the_loop,
     values=control_flow.values_of_both,
     on_one_vector=_on_the_tree,
 )
 ACCELERATOR = PLAIN._replace(
     scan_while_running=control_flow.scan_while_running,
-    resets=control_flow.resets_beforehand,
+    resets=resets.as_it_pays,
     values=control_flow.values_along,
     on_one_vector=optax.flatten,
 )

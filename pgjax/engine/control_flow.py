@@ -1,4 +1,4 @@
-"""Control flow that costs less than the plain program: calls in turn, loops that stop early, resets made beforehand."""
+"""Control flow that costs less than the plain program: calls in turn, loops that stop early."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +10,6 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 LOOK_EVERY = 32
 """A rollout of whole episodes looks at least once in so many steps, where they divide it, if any still runs."""
-
-RESETS_AT_ONCE = 1 << 12
-"""Up to so many steps per batch, every step's reset is made before the loop: faster while it all stays in cache."""
 
 
 def side_by_side(function: Callable, *args: Any) -> Any:
@@ -89,24 +86,6 @@ def scan_while_running(step: Callable, carry: Any, xs: Any, running: Callable, i
     blocks = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), xs)
     carry, rows = jax.lax.scan(block, carry, blocks)
     return carry, jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), rows)
-
-
-def resets_in_the_loop(reset: Callable, keys: Any, columns: int) -> tuple[Any, Callable]:
-    """What a loop over steps is given for its resets, [T, ...], and how it makes one of it: the plain twin."""
-    return keys, reset
-
-
-def resets_beforehand(reset: Callable, keys: Any, columns: int) -> tuple[Any, Callable]:
-    """The same with every step's reset made before the loop, for batches of few steps.
-
-    Args:
-      reset: key -> a fresh place.
-      keys: one per step, a pytree of [T, ...].
-      columns: how many environments run side by side.
-    """
-    if jax.tree.leaves(keys)[0].shape[0] * columns > RESETS_AT_ONCE:
-        return keys, reset
-    return jax.vmap(reset)(keys), lambda fresh: fresh
 
 
 def values_of_both(value: Callable, features: Any, following: Any, cut: Array) -> tuple[Array, Array]:

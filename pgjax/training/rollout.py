@@ -239,16 +239,19 @@ def stream(
     acting = _as_actor(policy)
     how = engine() if how is None else how
 
+    def fresh(key: KeyData) -> Place:
+        observation, state = base.reset(environment, key.key())
+        return Place(state, observation, acting.initial)
+
     def one(start: StreamState, key: Array) -> tuple[Place, Transition]:
         draws, reset_keys = _draw(acting, start.observation, key, num_steps)
-        resets, made = how.resets(partial(_reset, environment), reset_keys, len(keys))
+        resets, going_on = how.resets(fresh, reset_keys, len(keys))
 
         def step(now: Place, following: tuple[Draws, Any]) -> tuple[Place, Transition]:
-            draw, fresh = following
+            draw, of_reset = following
             row, state, memory = _act(environment, acting, draw, now.observation, now.state, now.memory)
-            fresh_observation, fresh_state = made(fresh)
-            fresh_place = Place(fresh_state, fresh_observation, acting.initial)
-            return _where(row.terminated | row.truncated, fresh_place, Place(state, row.next_observation, memory)), row
+            after = Place(state, row.next_observation, memory)
+            return going_on(of_reset, row.terminated | row.truncated, after), row
 
         return jax.lax.scan(step, Place(start.state, start.observation, start.memory), (draws, resets))
 
@@ -282,10 +285,6 @@ def keep_first(transition: Transition, steps: int) -> Transition:
         terminated=transition.terminated & kept,
         truncated=transition.truncated & kept,
     )
-
-
-def _reset(environment: Environment, key: KeyData) -> tuple[Any, Any]:
-    return base.reset(environment, key.key())
 
 
 class Draws(NamedTuple):
