@@ -5,6 +5,7 @@ from pgjax.engine import startup
 
 former_names.install()
 startup.avoid_deadlock()  # before anything makes an array
+startup.avoid_crash()
 
 from pgjax import environments, methods, oracle, spaces, sweeps
 from pgjax import methods as algorithms

@@ -16,17 +16,17 @@ from pgjax.types import Environment
 
 
 def dear(start: float | jax.Array = 0.0) -> Environment:
-    """Episodes of three to five steps in worlds of 5000 numbers, each of its own key; a typed key in the state."""
+    """Episodes of three to five steps in worlds of 5000 numbers, each of its own key."""
 
     def reset(key):
         world = start + jax.random.uniform(key, (5000,))
-        return world[:2], (world, key, jnp.int32(0))
+        return world[:2], (world, key, jnp.int32(0), jnp.zeros((0, 3)))
 
     def step(key, state, action):
-        world, own, t = state
+        world, own, t, nothing = state
         observation = jax.lax.dynamic_slice(world, (t,), (2,))
         ended = (t >= 2) & (jax.random.uniform(key) < 0.5)
-        return observation, (world, own, t + 1), world[0], ended, t >= 4
+        return observation, (world, own, t + 1, nothing), world[0], ended, t >= 4
 
     return Environment("dear", reset, step, jax.ShapeDtypeStruct((2,), jnp.float32), None, Discrete(2), horizon=5)
 

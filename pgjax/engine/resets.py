@@ -103,15 +103,14 @@ def only_where_ended(reset: Callable[[Any], Any], key: Any) -> Choose:
             put = jax.tree.map(lambda x, y: x.at[i].set(jnp.asarray(y).astype(x.dtype)), places, new)
             return waiting.at[i].set(False), put
 
-        flat_keys, flat_places = (jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree) for tree in (keys, places))
+        flat_keys, flat_places = _merged((keys, places))
         _, changed = jax.lax.while_loop(lambda left: jnp.any(left[0]), reset_one, (ended.reshape(-1), flat_places))
         return jax.tree.map(lambda x, like: x.reshape(like.shape), changed, places)
 
     @among.def_vmap
     def _(size: int, mapped: list, constants: list, keys: Any, ended: Array, places: Any) -> tuple[Any, Any]:
         whole = _mapped(size, mapped, (constants, keys, ended, places))
-        groups = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), whole)
-        changed = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), among(*groups))
+        changed = jax.tree.map(lambda x, like: x.reshape(like.shape), among(*_merged(whole)), whole[-1])
         return changed, jax.tree.map(lambda _: True, changed)
 
     @jax.custom_batching.custom_vmap
@@ -141,6 +140,11 @@ def _mapped(size: int, mapped: Any, trees: tuple) -> tuple:
 
 def _with_axis(axis: int, trees: tuple) -> tuple:
     return jax.tree.map(lambda x: jnp.expand_dims(x, axis), trees)
+
+
+def _merged(tree: Any) -> Any:
+    """The two leading axes as one."""
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree)
 
 
 def _as(like: Any, tree: Any) -> Any:

@@ -1,0 +1,243 @@
+"""What do two cores reach in ten minutes on MuJoCo Playground? pgjax's PPO beside Playground's own, in one run.
+
+Two tasks of its control suite, an hour in all: CartpoleBalance, and WalkerWalk, which walks. Three trainings of each,
+one after the other and each for the same wall time from the call on, compilation included:
+
+- pgjax's PPO with the settings of its table of scores;
+- the PPO that Playground trains with (brax's), as Playground configures the task, for a GPU: 2048 environments and
+  983,040 steps per update;
+- the same PPO in the sizes of pgjax's settings, which suit two cores better.
+
+Playground's PPO, which is brax's, needs jax 0.10, so Python 3.11 to 3.13 with `pip install "jax<0.11"`.
+
+Policies are kept at every tenth of the time and evaluated afterwards, outside the clock: greedy, on the same episodes.
+Expect most steps from pgjax, and from Playground's own configuration no second update.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from parts.command import as_script
+from parts.results import Options
+
+from pgjax import SettingError, evaluate, sweeps
+from pgjax.environments.packages import load
+from pgjax.environments.playground import EXTRA, PREFIX
+from pgjax.runs.settings.build import Setup, build
+from pgjax.runs.settings.flags import Settings
+from pgjax.runs.settings.start import start
+from pgjax.runs.settings.tuned import tuned
+from pgjax.runs.show import figures
+from pgjax.types import Agent, Params
+
+COLUMNS = ("task", "ppo", "environments", "steps_per_update", "seconds", "env_steps", "greedy_return")
+POINTS = 10  # evaluations over the time
+EVALUATION_KEY = (1 << 31) + 1
+
+
+@dataclass(frozen=True)
+class Race(Options):
+    """What to train, for how long."""
+
+    tasks: tuple[str, ...] = ("CartpoleBalance", "WalkerWalk")
+    """Tasks of Playground's control suite that have tuned settings."""
+    minutes: float = 10.0
+    """Wall time of each training, compilation included."""
+    episodes: int = 32
+    """Of each evaluation."""
+    seed: int = 0
+    """Of each training."""
+
+
+class Point(NamedTuple):
+    """A policy on the way."""
+
+    seconds: float
+    env_steps: int
+    params: Params
+
+
+class Trained(NamedTuple):
+    """What a training left: policies over time, and who acts with them."""
+
+    label: str
+    num_envs: int
+    steps_per_update: int
+    agent: Agent
+    points: list[Point]
+
+
+class TimeIsUp(Exception):
+    """Ends a training of brax's PPO, which has no end by time."""
+
+
+class Clock:
+    """Keeps a policy at every tenth of the time, and the last."""
+
+    def __init__(self, seconds: float):
+        self.begin, self.seconds, self.points = time.monotonic(), seconds, []
+
+    def is_over(self, env_steps: int, params: Callable[[], Params]) -> bool:
+        """Whether the time is up; asked after every update."""
+        now = time.monotonic() - self.begin
+        if now >= self.seconds * (len(self.points) + 1) / POINTS:
+            self.points.append(Point(now, env_steps, params()))
+        return now >= self.seconds
+
+
+def main(race: Race) -> None:
+    """Train, evaluate, draw."""
+    start()
+    load("mujoco_playground", PREFIX, EXTRA)
+    minutes, episodes = (0.02, 1) if race.quick else (race.minutes, race.episodes)
+    rows = []
+    for task in race.tasks[:1] if race.quick else race.tasks:
+        if not (settings := tuned(PREFIX + task)):
+            raise SettingError("tasks", task, "has no tuned settings")
+        settings |= {"num_envs": 2, "num_steps": 2, "minibatches": 1, "epochs": 1} if race.quick else {}
+        setup = build(Settings(**settings))
+        for train in contenders(race.quick):
+            trained = train(setup, task, Clock(60 * minutes), race.seed)
+            for point in trained.points:
+                key = jax.random.key(EVALUATION_KEY)
+                returns = evaluate(setup.environment, trained.agent, point.params, key, episodes=episodes, greedy=True)
+                of = (task, trained.label, trained.num_envs, trained.steps_per_update)
+                rows.append((*of, round(point.seconds, 1), point.env_steps, float(np.mean(returns))))
+            say(rows[-1])
+    race.write("playground", draw(rows), COLUMNS, rows)
+
+
+def contenders(quick: bool) -> list[Callable]:
+    """What trains; Playground's PPO only where it runs, its GPU-sized settings only at full length."""
+    if not hasattr(jax, "device_put_replicated"):
+        print(
+            f"Playground's PPO is left out: brax's training needs jax 0.10, and this is {jax.__version__}", flush=True
+        )
+        return [own]
+    return [own, in_our_sizes] if quick else [own, as_configured, in_our_sizes]
+
+
+def own(setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
+    """pgjax's PPO; the environments of a batch are spread over the cores."""
+    config = setup.trainer.config
+    runs = sweeps.start(setup.trainer, setup.algorithm, seeds=[seed], mesh=spread(config.num_envs))
+    for now, _ in sweeps.chunks(setup.trainer, runs, total_steps=2**31 - 2**24, updates=1, donate=True):
+        params = now.state.params
+        if clock.is_over(
+            int(now.state.env_steps[0]), lambda params=params: jax.tree.map(lambda x: np.asarray(x[0]), params)
+        ):
+            break
+    per_update = config.num_envs * config.num_steps
+    return Trained("pgjax", config.num_envs, per_update, setup.agent, clock.points)
+
+
+def spread(num_envs: int) -> tuple[int, int]:
+    """All devices on the environments, if they divide their number."""
+    devices = len(jax.devices())
+    return (1, devices if num_envs % devices == 0 else 1)
+
+
+def as_configured(setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
+    """Playground's PPO with Playground's settings."""
+    return theirs("Playground, its settings", settings_of(task), setup, task, clock, seed)
+
+
+def in_our_sizes(setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
+    """Playground's PPO with as many environments, steps, passes and minibatches as pgjax; all else is Playground's."""
+    config = setup.trainer.config
+    sizes = {
+        "num_envs": config.num_envs,
+        "unroll_length": config.num_steps,
+        "num_minibatches": config.minibatches,
+        "batch_size": config.num_envs // config.minibatches,
+        "num_updates_per_batch": config.epochs,
+    }
+    return theirs("Playground, pgjax's sizes", settings_of(task) | sizes, setup, task, clock, seed)
+
+
+def settings_of(task: str) -> dict[str, Any]:
+    """What Playground configures for a task's PPO."""
+    params = load("mujoco_playground.config.dm_control_suite_params", PREFIX + task, EXTRA)
+    return dict(params.brax_ppo_config(task, impl="jax"))
+
+
+def theirs(label: str, settings: dict[str, Any], setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
+    """brax's PPO on Playground's own wrappers; its evaluations are off, for they would take of the time."""
+    from brax.training.agents.ppo import train as ppo  # pyright: ignore[reportMissingImports]
+
+    playground = load("mujoco_playground", PREFIX + task, EXTRA)
+    per_update = settings["batch_size"] * settings["num_minibatches"] * settings["unroll_length"]
+    updates = (2**31 - 2**24) // per_update
+    made: list[Any] = []
+
+    def after_update(env_steps: int, make_policy: Any, params: Any) -> None:
+        made[:] = [make_policy]
+        if clock.is_over(env_steps, lambda: jax.tree.map(np.asarray, params)):
+            raise TimeIsUp
+
+    try:
+        ppo.train(
+            environment=playground.registry.load(task, config_overrides={"impl": "jax"}),
+            wrap_env_fn=playground.wrapper.wrap_for_brax_training,
+            policy_params_fn=after_update,
+            run_evals=False,
+            seed=seed,
+            **settings | {"num_timesteps": updates * per_update, "num_evals": updates + 1, "num_resets_per_eval": 0},
+        )
+    except TimeIsUp:
+        pass
+    return Trained(label, settings["num_envs"], per_update, agent_of(made[0]), clock.points)
+
+
+class Decided(NamedTuple):
+    """A policy that has chosen, as evaluation asks it."""
+
+    action: Any
+
+    def mode(self) -> Any:
+        """The action."""
+        return self.action
+
+
+def agent_of(make_policy: Any) -> Agent:
+    """The greedy policy of brax's networks."""
+
+    def policy(params: Params, observation: Any) -> Decided:
+        return Decided(make_policy(params, deterministic=True)(observation, jax.random.key(0))[0])
+
+    return Agent(init=lambda key: None, policy=policy)
+
+
+def say(row: tuple) -> None:
+    """The end of one training, in a line."""
+    task, label, _, _, seconds, env_steps, value = row
+    rate = env_steps / seconds
+    print(f"{task}, {label}: {env_steps:,} steps in {seconds:.0f} s ({rate:,.0f}/s), greedy {value:.0f}", flush=True)
+
+
+def draw(rows: list[tuple]) -> Figure:
+    """Greedy return against wall time, a panel for each task."""
+    tasks = list(dict.fromkeys(row[0] for row in rows))
+    figure, panels = plt.subplots(
+        1, len(tasks), figsize=(4.6 * len(tasks), 4.0), squeeze=False, sharey=True, layout="constrained"
+    )
+    for axes, task in zip(panels[0], tasks, strict=True):
+        for label in dict.fromkeys(row[1] for row in rows):
+            points = [(row[4] / 60, row[6]) for row in rows if row[:2] == (task, label)]
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=label)
+        figures.finish(axes, task, ylabel="")
+        axes.set(xlabel="minutes, compilation included", ylim=(0, 1000), xlim=(0, None))
+    panels[0, 0].set_ylabel("greedy return")
+    panels[0, 0].legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    as_script(main, Race, __doc__)
