@@ -4,10 +4,12 @@ Without arguments: REINFORCE with causality and a baseline on CartPole-v1, 8 see
 seed to reach a return of 500 within a minute on two CPU cores. It leaves a run directory with the resolved settings
 (config.toml), a row per update and seed (metrics.csv), wall time (timing.csv), checkpoints, the final evaluation
 (evaluation.csv) and the learning curve (learning_curve.png). Stopped by Ctrl-C or SIGTERM it saves; --resume DIR goes
-on, bit for bit. --quick shows in seconds that all this works. --list-environments prints what can be trained on.
+on, bit for bit. --population N makes the seeds a population, whose worst members go on from the best (lineage.csv).
+--quick shows in seconds that all this works. --list-environments prints what can be trained on.
 """
 
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pgjax import SettingError, evaluate_runs, sweeps
+from pgjax import SettingError, evaluate_runs, population, sweeps
 from pgjax.engine import hosts
 from pgjax.runs.record import files
 from pgjax.runs.record.attempts import Attempts, Incomplete, say
@@ -29,11 +31,13 @@ from pgjax.runs.settings.build import Setup, build
 from pgjax.runs.settings.command_line import from_command_line
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.joining import joined
+from pgjax.runs.settings.ranges import evolution
 from pgjax.runs.settings.start import chosen_devices, start
 from pgjax.runs.show import figures
 from pgjax.runs.show.progress import progress_bar
 
 EVALUATION_KEY = 1 << 31  # seeds are below it: evaluation never repeats a training key
+POPULATION_KEY = EVALUATION_KEY + (1 << 16)  # of exploit steps
 
 
 def main(settings: Settings) -> Path:
@@ -45,16 +49,21 @@ def main(settings: Settings) -> Path:
         stop.check("nothing was begun")
         settings = settings if hosts.is_first() else replace(settings, quiet=True)
         where = {"devices": chosen_devices(settings.devices), "mesh": settings.mesh or None}
-        sweeps.plan(setup.trainer, setup.algorithm, settings.seeds, **where)  # refuses what start would, at once
+        seeds = settings.population or settings.seeds
+        sweeps.plan(setup.trainer, setup.algorithm, seeds, **where)  # refuses what start would, at once
+        how = evolution(settings, setup) if settings.population else None
         path = Path(hosts.from_first(lambda: str(claim(settings, held))))
         if hosts.highest(int(hosts.is_first() and files.is_finished(path))):
             if hosts.is_first():
                 say(f"{path} is finished: there is nothing to resume")
             return path
         attempt = Attempts(path)
-        runs = sweeps.start(setup.trainer, setup.algorithm, seeds=settings.seeds, **where)
-        runs = train(setup, settings, path, stop, attempt, runs)
-        finish(setup, settings, path, stop, attempt, runs)
+        if how is None:
+            runs = sweeps.start(setup.trainer, setup.algorithm, seeds=seeds, **where)
+        else:
+            runs = population.start(setup.trainer, setup.algorithm, how, seeds=seeds, **where)
+        runs = train(setup, settings, path, stop, attempt, runs, how)
+        finish(setup, settings, path, stop, attempt, runs, how)
     return path
 
 
@@ -66,7 +75,13 @@ def claim(settings: Settings, held: ExitStack) -> Path:
 
 
 def train(
-    setup: Setup, settings: Settings, path: Path, stop: StopRequest, attempt: Attempts, runs: sweeps.Runs
+    setup: Setup,
+    settings: Settings,
+    path: Path,
+    stop: StopRequest,
+    attempt: Attempts,
+    runs: sweeps.Runs,
+    how: population.Evolution | None,
 ) -> sweeps.Runs:
     """All updates that are still to be done; a checkpoint is the last thing left behind, whatever happens."""
     journal = Journal(path, settings, runs, attempt)
@@ -75,8 +90,7 @@ def train(
     total = settings.total_steps
     done = int(np.minimum(hosts.fetch(journal.runs.state.env_steps), total).mean())
     with progress_bar(total, done=done, quiet=settings.quiet) as bar:
-        chunk, max_skipped = settings.updates_per_chunk, settings.max_skipped
-        for now, metrics in sweeps.chunks(setup.trainer, journal.runs, total, chunk, max_skipped, donate=True):
+        for now, metrics in chunks(setup, settings, journal.runs, how):
             journal.write(now, metrics)
             bar.update(metrics)
             stop.agree()
@@ -88,8 +102,25 @@ def train(
     return journal.runs
 
 
+def chunks(
+    setup: Setup, settings: Settings, runs: sweeps.Runs, how: population.Evolution | None
+) -> Iterator[tuple[sweeps.Runs, dict[str, np.ndarray]]]:
+    """The compiled calls of training: of seeds beside each other, or of a population."""
+    total, max_skipped = settings.total_steps, settings.max_skipped
+    if how is None:
+        return sweeps.chunks(setup.trainer, runs, total, settings.updates_per_chunk, max_skipped, donate=True)
+    key, every = jax.random.key(POPULATION_KEY), settings.exploit_every
+    return population.chunks(setup.trainer, runs, total, every, max_skipped, how=how, key=key, donate=True)
+
+
 def finish(
-    setup: Setup, settings: Settings, path: Path, stop: StopRequest, attempt: Attempts, runs: sweeps.Runs
+    setup: Setup,
+    settings: Settings,
+    path: Path,
+    stop: StopRequest,
+    attempt: Attempts,
+    runs: sweeps.Runs,
+    how: population.Evolution | None,
 ) -> None:
     """Evaluate the trained policies; draw and write what was found."""
     saved = f"training is done and saved; --resume {path} evaluates it"
@@ -103,6 +134,9 @@ def finish(
     rows = list(zip(runs.seeds, hosts.fetch(runs.state.env_steps), *returns.values(), strict=True))
     stop.check(saved)
     attempt("learning_curve.png", lambda: draw(settings, path))
+    if how is not None:
+        table = population.lineage(read_metrics(path / "metrics.csv"), how)
+        attempt("lineage.csv", lambda: files.write_table(path / "lineage.csv", *table))
     stop.check(saved)
     if not attempt.missing:  # it marks the run as finished
         table = path / "evaluation.csv"

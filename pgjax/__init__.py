@@ -7,7 +7,7 @@ former_names.install()
 startup.avoid_deadlock()  # before anything makes an array
 startup.avoid_crash()
 
-from pgjax import environments, methods, oracle, spaces, sweeps
+from pgjax import environments, methods, oracle, population, spaces, sweeps
 from pgjax import methods as algorithms
 from pgjax.config import Config, Recipe
 from pgjax.engine.startup import use_cpu_devices

@@ -86,6 +86,7 @@ def start(
     *,
     seeds: int | Sequence[int] = 1,
     over: Over | None = None,
+    paired: bool = False,
     devices: Sequence[Any] | None = None,
     mesh: Sequence[int] | None = None,
 ) -> Runs:
@@ -97,6 +98,7 @@ def start(
       seeds: how many (0, 1, …) or which: different integers from 0 to 2³¹ − 1.
       over: hyperparameter name -> values, all combinations of which are run; or a list of settings, just these. Each
         value is a number. A name such as "environment.length" is one of `Environment.parameters`.
+      paired: run the i-th setting with the i-th seed, instead of every setting with every seed.
       devices: where; default all, of all processes. Runs are spread over as many as divide their number, which needs
         no communication; where devices are left over and batches are large, they share the environments of each batch.
       mesh: so many devices along the runs, and so many that share each batch's environments, instead.
@@ -115,8 +117,11 @@ def start(
     """
     chosen = counters.seeds(seeds)
     combinations = _combinations({} if over is None else over)
-    settings = {name: np.repeat([c[name] for c in combinations], len(chosen)) for name in combinations[0]}
-    count = len(combinations) * len(chosen)
+    if paired and len(combinations) != len(chosen):
+        raise SettingError("over", len(combinations), f"settings cannot be paired with {len(chosen)} seeds")
+    each, times = (1, 1) if paired else (len(chosen), len(combinations))
+    settings = {name: np.repeat([c[name] for c in combinations], each) for name in combinations[0]}
+    count = len(combinations) * each
     whole = with_hyperparameters(algorithm, settings)
     check_hyperparameters(whole)
     varying = {name: settings.get(OF_THE_ENVIRONMENT + name, x) for name, x in (whole.environment or {}).items()}
@@ -124,10 +129,35 @@ def start(
     same = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count, *jnp.shape(x))), algorithm)
     columns = {name: jnp.asarray(values, jnp.float32) for name, values in settings.items()}
     stacked = with_hyperparameters(same, columns)
-    seed_of = np.tile(chosen, len(combinations))
+    seed_of = np.tile(chosen, times)
     spread = plan(trainer, algorithm, count, devices=devices, mesh=mesh)
     keys = jax.vmap(jax.random.key)(jnp.asarray(seed_of, jnp.uint32))
     return Runs(seed_of, settings, stacked, _start(trainer, spread, stacked, keys), spread)
+
+
+def take(trainer: Trainer, runs: Runs, positions: Sequence[int], devices: Sequence[Any] | None = None) -> Runs:
+    """The runs at these positions, as they stand, spread anew: the others' share of the devices becomes theirs.
+
+    Args:
+      trainer: what runs.
+      runs: all of them.
+      positions: which, each once.
+      devices: where; default all.
+
+    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
+    >>> env = environments.make("SimpleBandit-bsuite")
+    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
+    >>> runs = start(trainer, reinforce().algorithm, seeds=4)
+    >>> take(trainer, runs, [3, 1]).seeds.tolist()
+    [3, 1]
+    """
+    chosen = np.asarray(positions, int)
+    algorithm, state = jax.tree.map(lambda x: x[chosen], (runs.algorithm, runs.state))
+    mesh = plan(trainer, jax.tree.map(lambda x: x[0], algorithm), len(chosen), devices=devices)
+    where = jax.tree.map(lambda spec: NamedSharding(mesh, spec), placed_as(state))
+    settings = {name: values[chosen] for name, values in runs.settings.items()}
+    algorithm = jax.device_put(algorithm, NamedSharding(mesh, P(SEED_AXIS)))
+    return Runs(runs.seeds[chosen], settings, algorithm, jax.device_put(state, where), mesh)
 
 
 def _combinations(over: Over) -> list[dict[str, float]]:
@@ -148,7 +178,7 @@ def _combinations(over: Over) -> list[dict[str, float]]:
     return listed
 
 
-def _steps(trainer: Trainer) -> int:
+def steps_of(trainer: Trainer) -> int:
     return steps_per_update(trainer.environment, trainer.config)
 
 
@@ -188,7 +218,7 @@ def advance(
     ([0], [6])
     """
     limits = (
-        jnp.int32(counters.budget("total_steps", total_steps, _steps(trainer))),
+        jnp.int32(counters.budget("total_steps", total_steps, steps_of(trainer))),
         jnp.int32(counters.count("max_skipped", max_skipped)),
     )
     program = _advance_donated if donate else _advance
@@ -227,7 +257,7 @@ def chunks(
     >>> [metrics["env_steps"].tolist() for _, metrics in chunks(trainer, runs, total_steps=8, updates=3)]
     [[[2, 4, 6]], [[8, 8, 8]]]
     """
-    total_steps = counters.budget("total_steps", total_steps, _steps(trainer))
+    total_steps = counters.budget("total_steps", total_steps, steps_of(trainer))
     updates, max_skipped = counters.count("updates", updates), counters.count("max_skipped", max_skipped)
 
     def advancing(runs: Runs) -> Iterator[tuple[Runs, dict[str, np.ndarray]]]:
@@ -279,7 +309,7 @@ def sweep(
     >>> result.runs.settings["learning_rate"].tolist(), result.runs.seeds.tolist()
     ([0.1, 0.1, 0.01, 0.01], [0, 1, 0, 1])
     """
-    total_steps = counters.budget("total_steps", total_steps, _steps(trainer))
+    total_steps = counters.budget("total_steps", total_steps, steps_of(trainer))
     updates_per_chunk = counters.count("updates_per_chunk", updates_per_chunk)
     max_updates = None if max_updates is None else counters.count("max_updates", max_updates)
     runs, pieces = start(trainer, algorithm, seeds=seeds, over=over, devices=devices, mesh=mesh), []
@@ -345,8 +375,8 @@ def evaluate_runs(
     return hosts.fetch(returns)
 
 
-def _placed(state: TrainState) -> Any:
-    """Where each leaf [R, ...] or [R, N, ...] of a state lies."""
+def placed_as(state: TrainState) -> Any:
+    """Along which axes of the mesh each leaf [R, ...] or [R, N, ...] of a state is cut."""
 
     def place(path: tuple, _: Any) -> P:
         names = [getattr(key, "name", None) for key in path]
@@ -364,7 +394,7 @@ def _spread(f: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:
 @partial(jax.jit, static_argnums=(0, 1))
 def _start(trainer: Trainer, mesh: Mesh, algorithm: Algorithm, keys: Array) -> TrainState:
     every = jax.vmap(trainer.init)
-    out = _placed(jax.eval_shape(every, algorithm, keys))
+    out = placed_as(jax.eval_shape(every, algorithm, keys))
     return _spread(every, mesh, (P(SEED_AXIS), P(SEED_AXIS)), out)(algorithm, keys)
 
 
@@ -374,21 +404,23 @@ def _pick(mesh: Mesh, state: TrainState, i: int) -> TrainState:
     return jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[i], state), NamedSharding(mesh, P()))
 
 
-def _advanced(
+def advanced(
     trainer: Trainer, updates: int, mesh: Mesh, algorithm: Algorithm, state: TrainState, limits: tuple[Array, Array]
 ) -> tuple[TrainState, dict[str, Array]]:
+    """`run_updates` of every run, to be compiled; limits are (total_steps, max_skipped)."""
+
     def one(
         algorithm: Algorithm, state: TrainState, limits: tuple[Array, Array]
     ) -> tuple[TrainState, dict[str, Array]]:
         total_steps, max_skipped = limits
         return run_updates(trainer, algorithm, state, total_steps, updates, max_skipped)
 
-    every, placed = jax.vmap(one, in_axes=(0, 0, None)), _placed(state)
+    every, placed = jax.vmap(one, in_axes=(0, 0, None)), placed_as(state)
     return _spread(every, mesh, (P(SEED_AXIS), placed, P()), (placed, P(SEED_AXIS)))(algorithm, state, limits)
 
 
-_advance = jax.jit(_advanced, static_argnums=(0, 1, 2))
-_advance_donated = jax.jit(_advanced, static_argnums=(0, 1, 2), donate_argnums=4)
+_advance = jax.jit(advanced, static_argnums=(0, 1, 2))
+_advance_donated = jax.jit(advanced, static_argnums=(0, 1, 2), donate_argnums=4)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))

@@ -10,6 +10,7 @@ LAYERS = [  # from top to bottom: a room imports only from layers below its own,
     {"runs"},
     {"testing"},
     {"oracle"},
+    {"population"},
     {"sweeps"},
     {"methods"},
     {"training"},
@@ -20,7 +21,7 @@ LAYERS = [  # from top to bottom: a room imports only from layers below its own,
     {"types"},
     {"spaces"},
 ]
-ENGINE_USERS = {"training", "sweeps", "runs"}
+ENGINE_USERS = {"training", "sweeps", "population", "runs"}
 ABOVE_ALL = {"__init__", "former_names"}  # what makes the public names
 
 

@@ -41,6 +41,10 @@ IDLE = [  # what would do nothing, and where it acts (None: nowhere)
     ({"policy": "categorical"}, None),
     ({"policy": "squashed"}, {"environment": "Pendulum-v1"}),
     ({"network": "mlp"}, {"environment": "Breakout-MinAtar"}),
+    ({"seeds": 3, "population": 4}, {"population": 0}),
+    ({"updates_per_chunk": 5, "population": 4}, {"population": 0}),
+    ({"evolve": ("learning_rate",)}, {"population": 4}),
+    ({"exploit_every": 5}, {"population": 4}),
     ({"join_timeout": 60}, {"distributed": True}),
     ({"coordinator": "node:1"}, {"distributed": True}),
     ({"processes": 2}, {"distributed": True}),
@@ -76,7 +80,7 @@ IDLE = [  # what would do nothing, and where it acts (None: nowhere)
 ]
 ACTS_ALWAYS = {
     *("randomise", "imports"),
-    *("environment", "algorithm", "seeds", "total_steps", "learning_rate", "discount", "epochs", "num_envs", "hidden"),
+    *("environment", "algorithm", "population", "total_steps", "learning_rate", "discount", "epochs", "num_envs", "hidden"),
     *(
         "minibatches",
         "normalise_rewards",
@@ -99,7 +103,7 @@ ACTS_ALWAYS = {
         "devices",
         "mesh",
     ),
-    *("distributed", "updates_per_chunk", "max_skipped", "out", "resume", "save_every", "keep", "log", "quiet"),
+    *("distributed", "max_skipped", "out", "resume", "save_every", "keep", "log", "quiet"),
 }
 
 

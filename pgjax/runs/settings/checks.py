@@ -21,10 +21,11 @@ def check_values(settings: Settings) -> None:
       SettingError: naming the first.
     """
     check_fields(settings)
-    for name in ("seeds", "total_steps", "eval_episodes", "updates_per_chunk", "keep", "max_skipped", "join_timeout"):
+    counts = "seeds", "total_steps", "eval_episodes", "updates_per_chunk", "keep", "max_skipped", "join_timeout"
+    for name in (*counts, "exploit_every"):
         if getattr(settings, name) < 1:
             raise SettingError(name, getattr(settings, name), "must be at least 1")
-    for name in ("devices", "save_every"):
+    for name in ("devices", "save_every", "population"):
         if getattr(settings, name) < 0:
             raise SettingError(name, getattr(settings, name), "must not be negative")
     if settings.mesh and (len(settings.mesh) != 2 or min(settings.mesh) < 1):

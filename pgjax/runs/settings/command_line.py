@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import groupby
 from pathlib import Path
@@ -72,6 +72,7 @@ def from_command_line(
     elif given.config:
         quick = QUICK if given.quick else {}
         settings = _flags(arguments, replace(read_config(Path(given.config)), **quick), description)
+        settings = _without_idle(settings, set(quick) - set(named))
         if "tuned" in named:
             raise SettingError("tuned", settings.tuned, "does nothing: --config is the base; leave it out")
     else:
@@ -95,13 +96,16 @@ def flags_in(arguments: Sequence[str]) -> list[str]:
 
 def _on_tuned(arguments: Sequence[str], given: argparse.Namespace, named: Sequence[str], description: str) -> Settings:
     found = tuned(given.environment, given.algorithm) if given.tuned else {}
-    settings = _flags(arguments, settings_from(found | (QUICK if given.quick else {})), description)
-    if not found:
-        return settings
-    if not settings.quiet:
+    base = found | (QUICK if given.quick else {})
+    settings = _flags(arguments, settings_from(base), description)
+    if found and not settings.quiet:
         print(f"{settings.environment}: tuned settings, {settings.algorithm}; --no-tuned for none", file=sys.stderr)
-    situation = idle.Situation(settings, recipe_of(settings))
-    return idle.without(settings, situation, set(found) - set(named))
+    return _without_idle(settings, set(base) - set(named))
+
+
+def _without_idle(settings: Settings, names: Collection[str]) -> Settings:
+    """The settings without those of the base that do nothing under the flags."""
+    return idle.without(settings, idle.Situation(settings, recipe_of(settings)), names) if names else settings
 
 
 def _resumed(arguments: Sequence[str], base: Settings, description: str) -> Settings:

@@ -98,6 +98,13 @@ class Settings(_OfMethods):
     dropout: float = 0.0
     """Share of units left out of each dense layer in training; the same units wherever a step's probability is computed
     anew."""
+    population: int = 0
+    """Train so many policies as a population in place of --seeds: every --exploit-every updates the worst quarter takes
+    over state and hyperparameters of the best, and changes those a little (0: none)."""
+    evolve: tuple[str, ...] = ()
+    """Hyperparameters that change in a population; default all that the method has and a search would try (tune.py)."""
+    exploit_every: int = 20
+    """Updates between two exploit steps of a population."""
     eval_episodes: int = 64
     """Episodes per seed in the evaluation at the end, greedy and sampled."""
     devices: int = 0

@@ -136,6 +136,18 @@ def _one_process(it: Situation) -> str:
     return "" if it.settings.distributed else "it is for processes that train together (--distributed)"
 
 
+def _members_are_seeds(it: Situation) -> str:
+    return "the members of a population are its seeds" if it.settings.population else ""
+
+
+def _chunks_are_generations(it: Situation) -> str:
+    return "a population's compiled call is what exploit_every says" if it.settings.population else ""
+
+
+def _no_population(it: Situation) -> str:
+    return "" if it.settings.population else "there is no population"
+
+
 def _for_the_command_line(it: Situation) -> str:
     return "it is for the command line of train.py only"
 
@@ -154,6 +166,10 @@ RULES: dict[str, Rule] = {
     "initial_log_std": _discrete_actions,
     "policy": _policy_of_discrete_actions,
     "network": _network_of_vectors,
+    "seeds": _members_are_seeds,
+    "updates_per_chunk": _chunks_are_generations,
+    "evolve": _no_population,
+    "exploit_every": _no_population,
     "coordinator": _one_process,
     "processes": _one_process,
     "process_id": _one_process,

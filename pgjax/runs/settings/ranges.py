@@ -1,0 +1,67 @@
+"""In which range each hyperparameter is worth trying: for searches and populations."""
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from pgjax.methods.hyperparameters import hyperparameters
+from pgjax.population import Evolution
+from pgjax.runs.settings import idle
+from pgjax.runs.settings.build import Setup, recipe_of
+from pgjax.runs.settings.flags import Settings
+from pgjax.types import SettingError
+
+RANGES = {  # on a logarithmic scale; of discount and lambda_, the distance from 1
+    "learning_rate": (1e-4, 3e-2),
+    "discount": (1e-3, 1e-1),
+    "lambda_": (1e-2, 3e-1),
+    "clip": (0.05, 0.5),
+    "entropy_coefficient": (1e-4, 1e-1),
+    "max_grad_norm": (0.1, 10.0),
+    "max_kl": (1e-3, 1e-1),
+    "step_size": (2e-2, 2.0),
+    "damping": (1e-3, 1e-1),
+    "momentum": (0.1, 1.0),
+    "max_rho": (0.5, 4.0),
+    "max_c": (0.5, 4.0),
+}
+FROM_ONE = ("discount", "lambda_")
+
+
+def chosen(field: str, names: tuple[str, ...], settings: Settings, setup: Setup) -> dict[str, float]:
+    """Hyperparameters with their values now: those named, or all that act and have a range.
+
+    Args:
+      field: the setting that names them, for the refusal.
+      names: which; () for all.
+      settings: of the run.
+      setup: what they make.
+
+    Raises:
+      SettingError: for a name that has no range, or does nothing here.
+
+    >>> from pgjax.runs.settings.build import build
+    >>> settings = Settings(algorithm="a2c", discount=0.98)
+    >>> chosen("over", ("discount",), settings, build(settings))
+    {'discount': 0.98}
+    """
+    now = {full.split(".")[-1]: x for full, x in hyperparameters(setup.algorithm).items()}
+    situation = idle.Situation(settings, recipe_of(settings), setup.environment)
+    known = {one.name for one in fields(Settings)}
+    possible = [n for n in RANGES if n in now and n in known and not idle.why_idle(situation, n)]
+    for name in names:
+        if name not in possible:
+            raise SettingError(field, name, f"has no range here; there are {', '.join(possible)}")
+    return {name: float(np.asarray(now[name])) for name in names or possible}
+
+
+def evolution(settings: Settings, setup: Setup) -> Evolution:
+    """What evolves in a population, from the settings of a run."""
+    names = chosen("evolve", settings.evolve, settings, setup)
+    return Evolution(tuple((name, *RANGES[name]) for name in names), from_one=FROM_ONE)
+
+
+def plain(name: str, x: Any) -> Any:
+    """A number of RANGES as the hyperparameter that it means, and back."""
+    return 1 - x if name in FROM_ONE else x
