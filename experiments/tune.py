@@ -1,65 +1,64 @@
-"""Which settings suit an environment? A search by chance, every trial × seed in one compiled call.
+"""Which settings suit an environment? A search with Optuna, every batch of trials × seeds in one compiled call.
 
-Draws numbers for a method's hyperparameters around the settings given, trains all draws side by side, trains the best
-few again on seeds they have not seen, and writes the winner as a TOML file for `train.py --config`. The first draw is
-the settings themselves. Shapes (--num-envs, --epochs, ...) are compiled in: try others by another search. Expect a
-winner that does not depend on the luck of the seeds it was chosen by, and on two CPU cores a minute for sixteen trials
-of four seeds and 50 000 steps of Catch. Takes the flags of train.py that say what is trained (--quick: begin with four
-trials of a few updates); those of the search:
+Trials are asked for in batches around the settings given, the first one being those. At half of the steps the worse
+half of a batch is stopped (--cuts). The best few are trained anew on seeds that no trial has used, and their best one,
+beside the settings given, on yet other seeds: those returns are the score, never the best of the search itself. The
+winner is written as a TOML file for `train.py --config`. --choose num_envs=8,32 hidden=64x64,32 searches what programs
+are compiled for, a compiled call for each choice in a batch. A search that was stopped or killed goes on with the same
+command, and one that is done with a larger --trials. Expect a winner that does not depend on the luck of the seeds it
+was chosen by, and on two CPU cores a minute and a half for sixteen trials of four seeds and 50 000 steps of Catch.
+Takes the flags of train.py that say what is trained (--quick: begin with four trials of a few updates); those of the
+search:
 """
 
 import sys
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import jax
 import numpy as np
 import tyro
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from parts import study as studies
+from parts.search_figure import draw_search
+from parts.study import Space
+from parts.trials import Trial, stops_of, trained
 from rich.console import Console
 from rich.table import Table
 
-from pgjax import SettingError, counters, evaluate_runs, hyperparameters, sweeps
+from pgjax import SettingError, counters
 from pgjax.runs.record import files
 from pgjax.runs.record.attempts import say
-from pgjax.runs.settings import idle
-from pgjax.runs.settings.build import Setup, build, recipe_of
+from pgjax.runs.record.interrupts import Stopped, StopRequest, stop_request
+from pgjax.runs.settings.build import build, resolve
 from pgjax.runs.settings.command_line import from_command_line
-from pgjax.runs.settings.config_file import config_text
+from pgjax.runs.settings.config_file import OF_THE_LAYOUT, config_text, recorded
 from pgjax.runs.settings.flags import Settings
-from pgjax.runs.settings.start import chosen_devices, start
+from pgjax.runs.settings.ranges import chosen
+from pgjax.runs.settings.start import start
 from pgjax.runs.show import figures
 from pgjax.runs.show.comparison import bootstrap_interval, interquartile_mean
-from pgjax.runs.show.progress import progress_bar
 
-EVALUATION_KEY = 1 << 31
-NEW_SEEDS = 1 << 20  # of the second round: none that a trial has used
+if TYPE_CHECKING:
+    from optuna import Study
 
-RANGES = {  # each number is drawn log-uniformly; of discount and lambda_, the distance from 1
-    "learning_rate": (1e-4, 3e-2),
-    "discount": (1e-3, 1e-1),
-    "lambda_": (1e-2, 3e-1),
-    "clip": (0.05, 0.5),
-    "entropy_coefficient": (1e-4, 1e-1),
-    "max_grad_norm": (0.1, 10.0),
-    "max_kl": (1e-3, 1e-1),
-    "step_size": (2e-2, 2.0),
-    "damping": (1e-3, 1e-1),
-    "momentum": (0.1, 1.0),
-    "max_rho": (0.5, 4.0),
-    "max_c": (0.5, 4.0),
-}
-FROM_ONE = ("discount", "lambda_")
+NEW_SEEDS = 1 << 20  # of the second and third round: none that a trial has used
+
+LOCK = ".lock"
+
 WITHOUT = {
     "out": "a search writes to --folder",
     "log": "a search keeps no metrics",
-    "resume": "a search is not taken up again",
+    "resume": "the same command goes on with a search",
+    "population": "a search trains trials",
+    "evolve": "a search trains trials",
+    "exploit_every": "a search trains trials",
     "save_every": "a search writes no checkpoints",
     "keep": "a search writes no checkpoints",
     "diagnostics": "a search keeps no metrics",
-    "mesh": "its two rounds train different numbers of policies",
+    "mesh": "its rounds train different numbers of policies",
     "distributed": "a search is one process",
     "coordinator": "a search is one process",
     "processes": "a search is one process",
@@ -75,136 +74,159 @@ class Search:
 
     trials: int = 32
     """Settings to try."""
+    batch: int = 8
+    """How many of them to train side by side; the sampler learns from a batch before it asks for the next."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """How to draw them: Optuna's tree of Parzen estimators, or by chance."""
+    cuts: int = 1
+    """How often the worse half of a batch is stopped: at a half of the steps, at a quarter and a half, … (0: never)."""
     finalists: int = 4
-    """How many of them to train again, on other seeds."""
+    """How many of the best to train anew, on other seeds."""
     final_seeds: int = 8
-    """How many seeds those get."""
+    """How many seeds those get, and, once more, the winner."""
     over: tuple[str, ...] = ()
-    """Hyperparameters to draw; default all that the method has and RANGES lists."""
+    """Hyperparameters to draw; default all that the method has and for which there is a range."""
+    choose: tuple[str, ...] = ()
+    """Static settings to choose, as in num_envs=8,32 or hidden=64x64,32."""
     draw: int = 0
     """Seed of the draws."""
     folder: Path = Path("tuning")
-    """Where trials.csv, trials.png and best.toml go."""
+    """Where study.db (Optuna's), trials.csv, trials.png and best.toml go."""
 
 
-QUICK = Search(trials=4, finalists=2, final_seeds=2)
+QUICK = Search(trials=4, batch=4, finalists=2, final_seeds=2)
 
 
 def main(search: Search, settings: Settings) -> None:
-    """Draw, train, train the best again, write."""
-    start(settings.devices or None)
-    setup = build(settings)
-    trials = drawn(search, settings, setup)
-    scores = trained(settings, setup, trials, range(settings.seeds))
-    order = np.argsort(-interquartile_mean(scores), kind="stable")
-    chosen = [trials[i] for i in order[: search.finalists]]
-    new = max(NEW_SEEDS, settings.seeds)
-    final = trained(settings, setup, chosen, range(new, new + search.final_seeds))
-    best = int(np.argmax(interquartile_mean(final)))
+    """Search, train the best anew, write."""
+    with stop_request() as stop, ExitStack() as held:
+        start(settings.devices or None)
+        space = space_of(search, settings)
+        search.folder.mkdir(parents=True, exist_ok=True)
+        (search.folder / LOCK).touch()
+        held.enter_context(files.locked(search.folder, LOCK, "folder"))
+        study = studies.open_study(search.folder, asked(search, settings))
+        stops = stops_of(settings.total_steps, search.cuts)
+        run(search, settings, space, study, stops, stop)
+        found = study.get_trials()[: search.trials]
+        trials = [space.trial(trial.number, trial.params) for trial in found]
+        done = sorted((t for t in found if t.state.name == "COMPLETE"), key=lambda t: (-t.value, t.number))
+        finalists = [trial.number for trial in done[: search.finalists]]
+        second = again(search, settings, study, [trials[i] for i in finalists], stop, of=2)
+        winner = finalists[int(np.argmax(interquartile_mean(second)))]
+        last = [winner, 0] if winner else [0]
+        third = again(search, settings, study, [trials[i] for i in last], stop, of=3)
 
-    search.folder.mkdir(parents=True, exist_ok=True)
-    rows = [(1, *trial.values(), *interval(row)) for trial, row in zip(trials, scores, strict=True)]
-    rows += [(2, *trial.values(), *interval(row)) for trial, row in zip(chosen, final, strict=True)]
-    files.write_table(search.folder / "trials.csv", ("round", *trials[0], "iqm", "low", "high"), rows)
-    figures.save(draw(settings, trials, scores), search.folder / "trials.png")
-    (search.folder / "best.toml").write_text(config_text(replace(settings, **chosen[best])))
-    show(settings, chosen, final, best)
+    first = [(1, t.number, trials[t.number], stops[len(t.intermediate_values) - 1], t.user_attrs["returns"]) for t in found]
+    others = [(2, i, trials[i], stops[-1], row) for i, row in zip(finalists, second, strict=True)]
+    others += [(3, i, trials[i], stops[-1], row) for i, row in zip(last, third, strict=True)]
+    names = [*trials[0].numbers, *trials[0].static]
+    rows = [(n, i, steps, *_cells(trial, space), *interval(row)) for n, i, trial, steps, row in [*first, *others]]
+    columns = ("round", "trial", "env_steps", *names, "iqm", "low", "high")
+    files.write_table(search.folder / "trials.csv", columns, rows)
+    title = f"{settings.environment}, {settings.algorithm}, {settings.total_steps:,} steps, {settings.seeds} seeds"
+    values = [[t.intermediate_values[step] for step in sorted(t.intermediate_values)] for t in found]
+    figure = draw_search(title, space, trials, values, studies.importances(study, space, stops[0]))
+    figures.save(figure, search.folder / "trials.png")
+    (search.folder / "best.toml").write_text(config_text(trials[winner].of(settings)))
+    show(settings, space, {i: trials[i] for i in last}, third)
     print(
         f"wrote {search.folder}/best.toml, trials.csv, trials.png; train.py --config {search.folder}/best.toml uses it"
     )
 
 
-def drawn(search: Search, settings: Settings, setup: Setup) -> list[dict[str, float]]:
-    """The settings to try: those given, then draws from RANGES.
+def space_of(search: Search, settings: Settings) -> Space:
+    """Where to search, every combination of static settings checked.
 
     Raises:
-      SettingError: for numbers that make no search, or hyperparameters that cannot be searched.
+      SettingError: for numbers that make no search, or settings that cannot be searched.
     """
-    for name in ("trials", "finalists", "final_seeds"):
+    for name in ("trials", "batch", "finalists", "final_seeds"):
         counters.count(name, getattr(search, name))
+    counters.count("cuts", search.cuts, least=0)
     counters.seed(search.draw, "draw")
     if search.finalists > search.trials:
         raise SettingError("finalists", search.finalists, f"are more than the {search.trials} trials")
-    now = hyperparameters(setup.algorithm)
-    known = {field.name for field in fields(Settings)}
-    used = [name for name in RANGES if name in known and not is_idle(name, settings, setup)]
-    possible = [name for name in used if name in {full.split(".")[-1] for full in now}]
-    for name in search.over:
-        if name not in possible:
-            raise SettingError("over", name, f"cannot be searched here; there are {', '.join(possible)}")
-    names = search.over or possible
-    given = {name: next(x for full, x in now.items() if full.split(".")[-1] == name) for name in names}
-    rng = np.random.default_rng(search.draw)
-    trials = [{name: float(np.asarray(value)) for name, value in given.items()}]
-    for _ in range(search.trials - 1):
-        numbers = {name: float(np.exp(rng.uniform(*np.log(RANGES[name])))) for name in names}
-        trials.append({name: 1 - x if name in FROM_ONE else x for name, x in numbers.items()})
-    return trials
+    static = studies.choices_of(search.choose, resolve(settings))
+    setup = build(settings)
+    numbers = chosen("over", search.over, settings, setup)
+    for values in product(*(choices.values() for choices in static.values())):
+        of = replace(settings, **dict(zip(static, values, strict=True)))
+        chosen("over", tuple(numbers), of, build(of))
+    return Space(numbers, static)
 
 
-def is_idle(name: str, settings: Settings, setup: Setup) -> bool:
-    """Whether nothing depends on a hyperparameter."""
-    return bool(idle.why_idle(idle.Situation(settings, recipe_of(settings), setup.environment), name))
+def asked(search: Search, settings: Settings) -> dict[str, object]:
+    """All that the trials of a search depend on."""
+    of_search = {name: getattr(search, name) for name in ("batch", "sampler", "cuts", "over", "choose", "draw")}
+    return of_search | {name: x for name, x in recorded(settings).items() if name not in OF_THE_LAYOUT}
 
 
-def trained(settings: Settings, setup: Setup, trials: list[dict[str, float]], seeds: range) -> np.ndarray:
-    """Greedy return at the end of every trial and seed, [trials, seeds]; all are trained in one call."""
-    devices = chosen_devices(settings.devices)
-    runs = sweeps.start(setup.trainer, setup.algorithm, seeds=list(seeds), over=trials, devices=devices)
-    total, chunk, max_skipped = settings.total_steps, settings.updates_per_chunk, settings.max_skipped
-    with progress_bar(total, quiet=settings.quiet) as bar:
-        for now, metrics in sweeps.chunks(setup.trainer, runs, total, chunk, max_skipped, donate=True):
-            runs = now
-            bar.update(metrics)
-    key = jax.random.key(EVALUATION_KEY)
-    returns = evaluate_runs(
-        setup.environment, setup.agent, runs, key, episodes=settings.eval_episodes, greedy=True
-    ).mean(axis=1)
-    return np.nan_to_num(returns, nan=-np.inf).reshape(len(trials), len(seeds))
+def run(
+    search: Search, settings: Settings, space: Space, study: "Study", stops: Sequence[int], stop: StopRequest
+) -> None:
+    """Ask, train and tell, batch by batch, from where the study stands."""
+    for first in range(0, search.trials, search.batch):
+        last = min(first + search.batch, search.trials)
+        studies.ask(study, space, search.sampler, search.draw, last)
+        open_ones = [trial for trial in study.get_trials()[first:last] if not trial.state.is_finished()]
+        if not open_ones:
+            continue
+        trials = {str(trial.number): space.trial(trial.number, trial.params) for trial in open_ones}
+
+        def train(trials: dict[str, Trial] = trials) -> dict[str, list[list[float]]]:
+            scores = trained(settings, [*trials.values()], range(settings.seeds), stops, stop)
+            return {name: [x.tolist() for x in of_trial] for name, of_trial in zip(trials, scores, strict=True)}
+
+        scores = studies.remembered(study, f"trials {first} to {last - 1}", train)
+        for trial in open_ones:
+            studies.tell(study, trial, stops, scores[str(trial.number)])
+        if not settings.quiet:
+            best = study.best_trial
+            print(f"trials {first} to {last - 1} of {search.trials}: best so far {best.value:.2f}, trial {best.number}")
 
 
-def interval(scores: np.ndarray) -> tuple[float, float, float]:
+def again(
+    search: Search, settings: Settings, study: "Study", trials: list[Trial], stop: StopRequest, *, of: int
+) -> np.ndarray:
+    """Greedy returns [trials, seeds] of a later round, on seeds that no round before it has used."""
+    begin = max(NEW_SEEDS, settings.seeds) + (of - 2) * search.final_seeds
+    seeds = range(begin, begin + search.final_seeds)
+
+    def train() -> list[list[float]]:
+        scores = trained(settings, trials, seeds, [settings.total_steps], stop)
+        return [of_trial[-1].tolist() for of_trial in scores]
+
+    name = f"round {of}: {search.trials} trials, {search.finalists} finalists, {search.final_seeds} seeds"
+    return np.array(studies.remembered(study, name, train))
+
+
+def interval(scores: Sequence[float]) -> tuple[float, float, float]:
     """Interquartile mean over seeds and its interval."""
     middle, low, high = bootstrap_interval([scores])
     return float(middle), float(low), float(high)
 
 
-def draw(settings: Settings, trials: list[dict[str, float]], scores: np.ndarray) -> Figure:
-    """Every trial's score against each of its numbers: what matters, and whether the range is wide enough."""
-    names = list(trials[0])
-    figure, panels = plt.subplots(
-        1, len(names), figsize=(3.2 * len(names), 3.4), sharey=True, squeeze=False, layout="constrained"
-    )
-    means = interquartile_mean(scores)
-    for axes, name in zip(panels[0], names, strict=True):
-        x = np.array([1 - trial[name] if name in FROM_ONE else trial[name] for trial in trials])
-        low, high = RANGES[name]
-        shown = np.clip(x, low, high)  # a zero has no place on this axis
-        axes.plot(shown[1:], means[1:], "o", alpha=0.6, label="drawn")
-        axes.plot(shown[:1], means[:1], "D", color="C1", label="as given")
-        axes.set(xscale="log", xlim=(low / 1.3, high * 1.3), xlabel=f"1 − {name}" if name in FROM_ONE else name)
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xticks([low, np.sqrt(low * high), high], [f"{tick:.2g}" for tick in (low, np.sqrt(low * high), high)])
-        axes.grid(alpha=0.3)
-    panels[0, 0].set_ylabel(f"greedy return, IQM of {scores.shape[1]} seeds")
-    panels[0, 0].legend(frameon=False)
-    figure.suptitle(f"{settings.environment}, {settings.algorithm}, {settings.total_steps:,} steps")
-    return figure
+def _cells(trial: Trial, space: Space) -> list[float | str]:
+    texts = [next(text for text, x in space.static[name].items() if x == trial.static[name]) for name in space.static]
+    return [*trial.numbers.values(), *texts]
 
 
-def show(settings: Settings, chosen: list[dict[str, float]], final: np.ndarray, best: int) -> None:
-    """The finalists, for people: one column each, the winner's in bold."""
-    table = Table(title=f"{settings.environment}, {settings.algorithm}: greedy return on {final.shape[1]} new seeds")
+def show(settings: Settings, space: Space, trials: dict[int, Trial], scores: np.ndarray) -> None:
+    """The winner beside the settings given, on seeds that chose neither."""
+    table = Table(title=f"{settings.environment}, {settings.algorithm}: greedy return on {scores.shape[1]} new seeds")
     table.add_column("")
-    for i in range(len(chosen)):
-        table.add_column(f"finalist {i + 1}", justify="right", style="bold" if i == best else None)
-    for name in chosen[0]:
-        table.add_row(name, *(f"{trial[name]:.3g}" for trial in chosen))
+    for number in trials:
+        name = f"winner, trial {number}" if number else "as given" if len(trials) > 1 else "winner, as given"
+        table.add_column(name, justify="right", style="bold" if number else None)
+    cells = [_cells(trial, space) for trial in trials.values()]
+    for i, name in enumerate([*space.numbers, *space.static]):
+        table.add_row(name, *(x[i] if isinstance(x[i], str) else f"{x[i]:.3g}" for x in cells))
     table.add_section()
-    intervals = [interval(row) for row in final]
+    intervals = [interval(row) for row in scores]
     table.add_row("interquartile mean", *(f"{middle:.2f}" for middle, _, _ in intervals))
     table.add_row("95 % interval", *(f"{low:.1f} to {high:.1f}" for _, low, high in intervals))
-    table.add_row("worst seed", *(f"{row.min():.2f}" for row in final))
+    table.add_row("worst seed", *(f"{row.min():.2f}" for row in scores))
     Console().print(table)
 
 
@@ -216,3 +238,6 @@ if __name__ == "__main__":
     except SettingError as error:
         say(f"error: {error}")
         sys.exit(2)
+    except Stopped as stopped:
+        say(str(stopped))
+        sys.exit(stopped.code)

@@ -70,21 +70,26 @@ def _numbered(stem: str) -> Path:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, mark: str = "config.toml", field: str = "resume") -> Iterator[None]:
     """Hold a run directory; the system lets go of it when the process ends, however it ends.
+
+    Args:
+      path: the directory.
+      mark: the file in it that is held.
+      field: the setting that named it.
 
     Raises:
       SettingError: if another process holds it, or it holds no run.
     """
     try:
-        file = (path / "config.toml").open("rb")
+        file = (path / mark).open("rb")
     except OSError as error:
-        raise SettingError("resume", str(path), f"holds no run: {error.strerror}") from error
+        raise SettingError(field, str(path), f"holds no run: {error.strerror}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise SettingError("resume", str(path), "is being written by another process; stop that first") from error
+            raise SettingError(field, str(path), "is being written by another process; stop that first") from error
         except OSError as error:
             say(f"warning: {path} cannot be locked ({error.strerror}): see that no other process writes to it")
         yield
