@@ -117,7 +117,9 @@ def main(search: Search, settings: Settings) -> None:
         last = [winner, 0] if winner else [0]
         third = again(search, settings, study, [trials[i] for i in last], stop, of=3)
 
-    first = [(1, t.number, trials[t.number], stops[len(t.intermediate_values) - 1], t.user_attrs["returns"]) for t in found]
+    first = [
+        (1, t.number, trials[t.number], stops[len(t.intermediate_values) - 1], t.user_attrs["returns"]) for t in found
+    ]
     others = [(2, i, trials[i], stops[-1], row) for i, row in zip(finalists, second, strict=True)]
     others += [(3, i, trials[i], stops[-1], row) for i, row in zip(last, third, strict=True)]
     names = [*trials[0].numbers, *trials[0].static]

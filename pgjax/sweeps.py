@@ -179,6 +179,7 @@ def _combinations(over: Over) -> list[dict[str, float]]:
 
 
 def steps_of(trainer: Trainer) -> int:
+    """Environment steps of one update, at most."""
     return steps_per_update(trainer.environment, trainer.config)
 
 

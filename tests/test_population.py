@@ -1,6 +1,5 @@
 """Population-based training: the gather by hand, one member as plain training, resumed to the bit, lineage."""
 
-import csv
 from dataclasses import replace
 
 import jax
@@ -8,9 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pgjax import SettingError, a2c, environments, hyperparameters, make_agent, make_trainer, population, sweeps
+from pgjax import (
+    SettingError,
+    a2c,
+    environments,
+    hyperparameters,
+    make_agent,
+    make_trainer,
+    population,
+    sweeps,
+    with_hyperparameters,
+)
 from pgjax.population import Evolution, evolved, exploit, explore, last_score, sources
-from pgjax.runs.record import checkpoints, files
+from pgjax.runs.record import checkpoints
 from pgjax.runs.settings.build import build
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.ranges import FROM_ONE, RANGES, evolution
@@ -98,9 +107,7 @@ def test_hyperparameters_move_by_a_factor_and_stay_in_their_range(problem):
     """Of the members that moved alone, of several places at once, of the discount its distance from 1."""
     algorithm = jax.tree.map(lambda x: jnp.full(400, x, jnp.float32), problem[1])
     how = replace(HOW, ranges=(("learning_rate", 2.9e-3, 1.0), ("discount", 1e-3, 1e-1), ("lambda_", 1e-3, 0.5)))
-    start = population.with_hyperparameters(
-        algorithm, {"learning_rate": jnp.full(400, 3e-3), "lambda_": jnp.full(400, 0.9)}
-    )
+    start = with_hyperparameters(algorithm, {"learning_rate": jnp.full(400, 3e-3), "lambda_": jnp.full(400, 0.9)})
     moved = jnp.arange(400) % 2 == 0
     found = hyperparameters(explore(replace(how, from_one=("discount", "lambda_")), KEY, start, moved))
     before = hyperparameters(start)
@@ -121,14 +128,11 @@ def test_one_member_that_does_not_explore_is_plain_training_to_the_bit(problem):
     runs = population.start(trainer, algorithm, how, seeds=1)
     over = {name: runs.settings[name] for name in ("learning_rate", "discount")}
     plain = sweeps.start(trainer, algorithm, over=over)
-    for (runs, metrics), (plain, expected) in zip(
-        population.chunks(trainer, runs, 36 * 8, 4, how=how, key=KEY),
-        sweeps.chunks(trainer, plain, 36 * 8, 4),
-        strict=True,
-    ):
+    ours = population.chunks(trainer, runs, 36 * 8, 4, how=how, key=KEY)
+    for (one, metrics), (other, expected) in zip(ours, sweeps.chunks(trainer, plain, 36 * 8, 4), strict=True):
         for name in expected:
             np.testing.assert_array_equal(metrics[name], expected[name], err_msg=name)
-    same((runs.algorithm, runs.state), (plain.algorithm, plain.state))
+        same((one.algorithm, one.state), (other.algorithm, other.state))
 
 
 def test_a_population_that_is_saved_and_restored_goes_on_to_the_bit(problem, trained, tmp_path):
@@ -158,7 +162,7 @@ def test_the_lineage_explains_every_number(trained):
     assert columns == ("update", "seed", "copied_from", "learning_rate", "discount")
     assert [row[:3] for row in rows[:4]] == [(0, i, i) for i in range(4)] and len(rows) > 4
     assert all(update in (4, 8) and seed != copied for update, seed, copied, *_ in rows[4:])
-    for update, seed, copied, rate, _ in rows[4:]:
+    for update, _, copied, rate, _ in rows[4:]:
         ratio = rate / metrics["learning_rate"][copied, update - 1]
         assert any(np.isclose(ratio, factor, rtol=1e-5) for factor in HOW.factors) or rate in (1e-4, 1e-1)
     for seed in range(4):

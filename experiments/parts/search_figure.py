@@ -8,16 +8,20 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
+
 from parts.study import Space
 from parts.trials import Trial
-
 from pgjax.runs.settings.ranges import FROM_ONE, RANGES, plain
 
 COLUMNS = 4
 
 
 def draw_search(
-    title: str, space: Space, trials: Sequence[Trial], values: Sequence[Sequence[float]], importances: Mapping[str, float]
+    title: str,
+    space: Space,
+    trials: Sequence[Trial],
+    values: Sequence[Sequence[float]],
+    importances: Mapping[str, float],
 ) -> Figure:
     """Every trial's score, first in the order of trials, then against each parameter, the most important one first.
 

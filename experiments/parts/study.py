@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
-from parts.trials import Trial
 
+from parts.trials import Trial
 from pgjax.config import Config
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.ranges import FROM_ONE, RANGES, plain

@@ -23,7 +23,7 @@ class Trial(NamedTuple):
     """What is tried over the settings given: hyperparameters, and what is compiled in."""
 
     numbers: dict[str, float]
-    static: dict[str, Any] = {}
+    static: dict[str, Any]
 
     def of(self, settings: Settings) -> Settings:
         """The settings with it."""

@@ -80,7 +80,17 @@ IDLE = [  # what would do nothing, and where it acts (None: nowhere)
 ]
 ACTS_ALWAYS = {
     *("randomise", "imports"),
-    *("environment", "algorithm", "population", "total_steps", "learning_rate", "discount", "epochs", "num_envs", "hidden"),
+    *(
+        "environment",
+        "algorithm",
+        "population",
+        "total_steps",
+        "learning_rate",
+        "discount",
+        "epochs",
+        "num_envs",
+        "hidden",
+    ),
     *(
         "minibatches",
         "normalise_rewards",
