@@ -1,9 +1,7 @@
-"""Tuned settings and what is made with them: the search, the table of scores."""
+"""Tuned settings and what is made with them: the table of scores."""
 
 import csv
 import runpy
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -54,47 +52,6 @@ def test_when_tuned_settings_are_the_base(capsys, tmp_path):
     with pytest.raises(SettingError, match="^tuned: "):
         read_config(tmp_path / "bad.toml")
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_a_search_finds_the_step_size_that_learns(tmp_path):
-    """Catch; of a tiny step and one that learns, the second wins, and its file is a configuration."""
-    flags = "--environment Catch-bsuite --algorithm a2c --learning-rate 1e-7 --total-steps 8000 --seeds 2 --hidden 16"
-    flags += " --eval-episodes 16 --trials 5 --finalists 2 --final-seeds 2 --over learning_rate --folder found --quiet"
-    command = [sys.executable, EXPERIMENTS / "tune.py", *flags.split()]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == "" and "interquartile mean" in done.stdout
-    with (tmp_path / "found" / "trials.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    first, final = [[row for row in rows if row["round"] == r] for r in ("1", "2")]
-    assert len(first) == 5 and len(final) == 2 and float(first[0]["learning_rate"]) == pytest.approx(1e-7)
-    best = read_config(tmp_path / "found" / "best.toml")
-    winner = max(final, key=lambda row: float(row["iqm"]))
-    assert best.learning_rate == pytest.approx(float(winner["learning_rate"]))
-    assert best.learning_rate > 1e-5 and best.seeds == 2
-    assert (tmp_path / "found" / "trials.png").stat().st_size > 5_000
-
-
-@pytest.fixture(scope="module")
-def tune():
-    return runpy.run_path(str(EXPERIMENTS / "tune.py"))
-
-
-def test_draws_keep_to_their_ranges_and_searches_that_cannot_be(tune):
-    settings = from_command_line(["--environment", "Catch-bsuite", "--algorithm", "ppo", "--no-tuned"])
-    trials = tune["drawn"](tune["Search"](trials=50), settings, build(settings))
-    assert len(trials) == 50 and {"learning_rate", "clip", "lambda_"} <= trials[0].keys() and "max_kl" not in trials[0]
-    for name in trials[0]:
-        low, high = tune["RANGES"][name]
-        x = np.array([1 - trial[name] if name in tune["FROM_ONE"] else trial[name] for trial in trials[1:]])
-        assert np.all((low <= x) & (x <= high)) and x.max() / x.min() > np.sqrt(high / low)
-    for field, search in {
-        "trials": tune["Search"](trials=0),
-        "final_seeds": tune["Search"](final_seeds=0),
-        "over": tune["Search"](over=("clip", "hidden")),
-    }.items():
-        with pytest.raises(SettingError, match=f"^{field}: "):
-            tune["drawn"](search, settings, build(settings))
 
 
 @pytest.fixture(scope="module")
