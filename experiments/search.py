@@ -50,7 +50,7 @@ COLUMNS = ("environment", "sampler", "repetition", "trials", "trial", "search_va
 
 def main(options: Options) -> None:
     """Search everywhere with both; one panel per environment."""
-    start()
+    start(1)
     tasks, repetitions, batches = (TASKS[:1], 1, 2) if options.quick else (TASKS, 5, 4)
     figure, panels = plt.subplots(1, len(tasks), figsize=(4.0 * len(tasks), 3.9), squeeze=False, layout="constrained")
     rows = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +37,10 @@ class Group(NamedTuple):
     setup: Setup
     members: list[int]
     runs: sweeps.Runs
+
+
+setup_of = cache(build)
+"""One setup for the same settings, so that a program is traced once, not for every batch."""
 
 
 def stops_of(total_steps: int, cuts: int) -> list[int]:
@@ -93,7 +98,7 @@ def grouped(settings: Settings, trials: Sequence[Trial], seeds: Sequence[int]) -
         groups.setdefault(repr(sorted(trial.static.items())), []).append(i)
     found = []
     for members in groups.values():
-        setup = build(replace(settings, **trials[members[0]].static))
+        setup = setup_of(replace(settings, **trials[members[0]].static))
         over = [trials[i].numbers for i in members]
         devices = chosen_devices(settings.devices)
         runs = sweeps.start(setup.trainer, setup.algorithm, seeds=list(seeds), over=over, devices=devices)

@@ -66,8 +66,8 @@ def chunks(
 
     The score is the mean training return of the updates since the last one. Members that have taken all their steps
     are not replaced any more. Metrics are those of `sweeps.chunks` and, for the lineage, each [R, updates]: the
-    evolving hyperparameters, by name, that the update was made with, and `parent`, the seed of the member whose state it
-    went on from. `Runs.settings` has the numbers of now.
+    evolving hyperparameters, by name, that the update was made with, and `parent`, the seed of the member whose state
+    it went on from. `Runs.settings` has the numbers of now.
 
     Args:
       trainer: what runs.
