@@ -10,8 +10,10 @@ experiments/README.md says.
 from dataclasses import dataclass, replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from parts.command import as_script
 from parts.results import Options
 from parts.trials import Trial, trained
@@ -95,7 +97,7 @@ def members(settings: Settings, setup: Setup, how: Evolution, repetition: int) -
         pieces.append(metrics)
     evaluation, environment, agent = jax.random.key(EVALUATION_KEY), setup.environment, setup.agent
     greedy = evaluate_runs(environment, agent, runs, evaluation, episodes=settings.eval_episodes, greedy=True)
-    score = np.asarray(last_score(pieces[-1], np.zeros(len(seeds), bool)))
+    score = np.asarray(last_score(pieces[-1], jnp.zeros(len(seeds), bool)))
     return Trained(sweeps.join(pieces), score, greedy.mean(axis=1), begun)
 
 
@@ -113,7 +115,7 @@ def best_fixed(settings: Settings, setup: Setup, how: Evolution, searches: list[
     return found
 
 
-def draw(settings: Settings, arms: dict[str, list[Trained]], rows: list[tuple]) -> plt.Figure:
+def draw(settings: Settings, arms: dict[str, list[Trained]], rows: list[tuple]) -> Figure:
     """Returns of every arm, curves of the winners, their learning rates."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     names = list(dict.fromkeys(row[0] for row in rows))

@@ -58,9 +58,9 @@ def main(options: Options) -> None:
         steps = 2_000 if options.quick else task.total_steps
         found = searched(task, steps, repetitions, batches)
         rows += [(task.environment, *row) for row in found]
+        x = BATCH * np.arange(1, batches + 1)
         for colour, sampler in zip(("C0", "C1"), SAMPLERS, strict=True):
             curves = np.array([row[5] for row in found if row[0] == sampler]).reshape(repetitions, batches)
-            x = BATCH * np.arange(1, batches + 1)
             shift = -0.35 if sampler == SAMPLERS[0] else 0.35
             axes.plot(np.tile(x + shift, (repetitions, 1)).T, curves.T, "o", color=colour, alpha=0.35, markersize=4)
             axes.plot(x, curves.mean(axis=0), color=colour, linewidth=2, label=sampler)
@@ -92,7 +92,7 @@ def searched(task: Task, total_steps: int, repetitions: int, batches: int) -> li
         trials = [space.trial(trial.number, trial.params) for trial in asked.values()]
         scores = trained(settings, trials, range(SEEDS), [total_steps], StopRequest())
         for (sampler, repetition, _), trial, of_trial in zip(asked, asked.values(), scores, strict=True):
-            studies.tell(open_ones[sampler, repetition], trial, [total_steps], of_trial)
+            studies.tell(open_ones[sampler, repetition], trial, [total_steps], [x.tolist() for x in of_trial])
         print(f"{task.environment}: {BATCH * batch} trials of each search", flush=True)
         best += [(*one, BATCH * batch, study.best_trial) for one, study in open_ones.items()]
     different = {(one, rep, trial.number): space.trial(trial.number, trial.params) for one, rep, _, trial in best}

@@ -135,8 +135,8 @@ def finish(
     stop.check(saved)
     attempt("learning_curve.png", lambda: draw(settings, path))
     if how is not None:
-        table = population.lineage(read_metrics(path / "metrics.csv"), how)
-        attempt("lineage.csv", lambda: files.write_table(path / "lineage.csv", *table))
+        lineage = population.lineage(read_metrics(path / "metrics.csv"), how)
+        attempt("lineage.csv", lambda: files.write_table(path / "lineage.csv", *lineage))
     stop.check(saved)
     if not attempt.missing:  # it marks the run as finished
         table = path / "evaluation.csv"

@@ -110,8 +110,8 @@ def main(search: Search, settings: Settings) -> None:
         run(search, settings, space, study, stops, stop)
         found = study.get_trials()[: search.trials]
         trials = [space.trial(trial.number, trial.params) for trial in found]
-        done = sorted((t for t in found if t.state.name == "COMPLETE"), key=lambda t: (-t.value, t.number))
-        finalists = [trial.number for trial in done[: search.finalists]]
+        done = sorted((-t.values[0], t.number) for t in found if t.state.name == "COMPLETE")
+        finalists = [number for _, number in done[: search.finalists]]
         second = again(search, settings, study, [trials[i] for i in finalists], stop, of=2)
         winner = finalists[int(np.argmax(interquartile_mean(second)))]
         last = [winner, 0] if winner else [0]
@@ -223,7 +223,7 @@ def show(settings: Settings, space: Space, trials: dict[int, Trial], scores: np.
         table.add_column(name, justify="right", style="bold" if number else None)
     cells = [_cells(trial, space) for trial in trials.values()]
     for i, name in enumerate([*space.numbers, *space.static]):
-        table.add_row(name, *(x[i] if isinstance(x[i], str) else f"{x[i]:.3g}" for x in cells))
+        table.add_row(name, *(x if isinstance(x := row[i], str) else f"{x:.3g}" for row in cells))
     table.add_section()
     intervals = [interval(row) for row in scores]
     table.add_row("interquartile mean", *(f"{middle:.2f}" for middle, _, _ in intervals))
