@@ -3,8 +3,8 @@
 Five times: sixteen members, and, for the same cost, a random search: the same sixteen settings from the same seeds,
 kept as they are. The best of each by its last training returns is evaluated on new episodes. Beside them the best
 setting of all eighty, trained anew from eight other seeds, as it is and with a learning rate that falls to zero: what
-fixed hyperparameters and a schedule by hand can do. About fifteen minutes on two CPU cores. Expect what
-experiments/README.md says.
+fixed hyperparameters and a schedule by hand can do. About ten minutes on two CPU cores. Expect about -139 from
+populations, -208 from random searches, -195 from the best fixed setting and -162 with the falling rate.
 """
 
 from dataclasses import dataclass, replace
