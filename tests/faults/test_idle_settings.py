@@ -218,7 +218,7 @@ def test_flags_that_do_nothing_in_a_search(tune):
         with pytest.raises(SettingError, match=f"^{name}: .* does nothing: {reason}; leave it out$"):
             from_command_line(flags, without=tune["WITHOUT"])
     settings = Settings(baseline="none")
-    assert "baseline_constant" not in tune["drawn"](tune["Search"](trials=1, finalists=1), settings, build(settings))[0]
+    assert "baseline_constant" not in tune["space_of"](tune["Search"](), settings).numbers
 
 
 @pytest.mark.parametrize(
