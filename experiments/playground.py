@@ -8,19 +8,22 @@ one after the other and each for the same wall time from the call on, compilatio
   983,040 steps per update;
 - the same PPO in the sizes of pgjax's settings, which suit two cores better.
 
-Playground's PPO, which is brax's, needs jax 0.10, so Python 3.11 to 3.13 with `pip install "jax<0.11"`.
+brax, whose PPO that is, calls `jax.device_put_replicated`, which jax has removed; a function of that name is given.
 
 Policies are kept at every tenth of the time and evaluated afterwards, outside the clock: greedy, on the same episodes.
 Expect most steps from pgjax, and from Playground's own configuration no second update.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from parts.command import as_script
@@ -81,6 +84,7 @@ class Clock:
     """Keeps a policy at every tenth of the time, and the last."""
 
     def __init__(self, seconds: float):
+        """Starts now."""
         self.begin, self.seconds, self.points = time.monotonic(), seconds, []
 
     def is_over(self, env_steps: int, params: Callable[[], Params]) -> bool:
@@ -102,7 +106,7 @@ def main(race: Race) -> None:
             raise SettingError("tasks", task, "has no tuned settings")
         settings |= {"num_envs": 2, "num_steps": 2, "minibatches": 1, "epochs": 1} if race.quick else {}
         setup = build(Settings(**settings))
-        for train in contenders(race.quick):
+        for train in (own, in_our_sizes) if race.quick else (own, as_configured, in_our_sizes):
             trained = train(setup, task, Clock(60 * minutes), race.seed)
             for point in trained.points:
                 key = jax.random.key(EVALUATION_KEY)
@@ -111,16 +115,6 @@ def main(race: Race) -> None:
                 rows.append((*of, round(point.seconds, 1), point.env_steps, float(np.mean(returns))))
             say(rows[-1])
     race.write("playground", draw(rows), COLUMNS, rows)
-
-
-def contenders(quick: bool) -> list[Callable]:
-    """What trains; Playground's PPO only where it runs, its GPU-sized settings only at full length."""
-    if not hasattr(jax, "device_put_replicated"):
-        print(
-            f"Playground's PPO is left out: brax's training needs jax 0.10, and this is {jax.__version__}", flush=True
-        )
-        return [own]
-    return [own, in_our_sizes] if quick else [own, as_configured, in_our_sizes]
 
 
 def own(setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
@@ -171,6 +165,8 @@ def theirs(label: str, settings: dict[str, Any], setup: Setup, task: str, clock:
     """brax's PPO on Playground's own wrappers; its evaluations are off, for they would take of the time."""
     from brax.training.agents.ppo import train as ppo  # pyright: ignore[reportMissingImports]
 
+    if not hasattr(jax, "device_put_replicated"):
+        jax.device_put_replicated = replicated  # type: ignore[attr-defined]
     playground = load("mujoco_playground", PREFIX + task, EXTRA)
     per_update = settings["batch_size"] * settings["num_minibatches"] * settings["unroll_length"]
     updates = (2**31 - 2**24) // per_update
@@ -181,7 +177,7 @@ def theirs(label: str, settings: dict[str, Any], setup: Setup, task: str, clock:
         if clock.is_over(env_steps, lambda: jax.tree.map(np.asarray, params)):
             raise TimeIsUp
 
-    try:
+    with contextlib.suppress(TimeIsUp):
         ppo.train(
             environment=playground.registry.load(task, config_overrides={"impl": "jax"}),
             wrap_env_fn=playground.wrapper.wrap_for_brax_training,
@@ -190,9 +186,13 @@ def theirs(label: str, settings: dict[str, Any], setup: Setup, task: str, clock:
             seed=seed,
             **settings | {"num_timesteps": updates * per_update, "num_evals": updates + 1, "num_resets_per_eval": 0},
         )
-    except TimeIsUp:
-        pass
     return Trained(label, settings["num_envs"], per_update, agent_of(made[0]), clock.points)
+
+
+def replicated(tree: Any, devices: list) -> Any:
+    """What jax.device_put_replicated gave: a copy for each device, along a new leading axis."""
+    spread = NamedSharding(Mesh(np.array(devices), ("devices",)), PartitionSpec("devices"))
+    return jax.tree.map(lambda x: jax.device_put(jnp.stack([x] * len(devices)), spread), tree)
 
 
 class Decided(NamedTuple):
