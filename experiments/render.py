@@ -18,6 +18,7 @@ from parts.recording import Recording, record
 
 from pgjax import SettingError, counters
 from pgjax.runs.record import files
+from pgjax.runs.record.evaluation_file import last_points, read_evaluation
 from pgjax.runs.settings.start import start
 from pgjax.types import Params
 
@@ -104,10 +105,10 @@ def best_seed(run: Path) -> int:
     Raises:
       SettingError: if the evaluation cannot be read.
     """
-    if not files.is_finished(run):
-        return 0
     try:
-        table = np.atleast_1d(np.genfromtxt(run / "evaluation.csv", delimiter=",", names=True))
+        table = last_points(read_evaluation(run))
+        if not table:
+            return 0
         return int(table["seed"][np.argmax(np.nan_to_num(table["greedy_return"], nan=-np.inf))])
     except (OSError, ValueError) as error:
         raise SettingError("run", str(run), "has an evaluation.csv that cannot be read; name a --seed") from error

@@ -2,9 +2,10 @@
 
 Without arguments: REINFORCE with causality and a baseline on CartPole-v1, 8 seeds in one compiled call. Expect every
 seed to reach a return of 500 within a minute on two CPU cores. It leaves a run directory with the resolved settings
-(config.toml), a row per update and seed (metrics.csv), wall time (timing.csv), checkpoints, the final evaluation
-(evaluation.csv) and the learning curve (learning_curve.png). Stopped by Ctrl-C or SIGTERM it saves; --resume DIR goes
-on, bit for bit. --quick shows in seconds that all this works. --list-environments prints what can be trained on.
+(config.toml), a row per update and seed (metrics.csv), wall time (timing.csv), checkpoints, the evaluation at the end
+and with --eval-every those on the way (evaluation.csv), and the learning curve (learning_curve.png). Stopped by
+Ctrl-C or SIGTERM it saves; --resume DIR goes on, bit for bit. --quick shows in seconds that all this works.
+--list-environments prints what can be trained on.
 """
 
 import sys
@@ -12,15 +13,15 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pgjax import SettingError, evaluate_runs, sweeps
+from pgjax import SettingError, sweeps
 from pgjax.engine import hosts
 from pgjax.runs.record import files
 from pgjax.runs.record.attempts import Attempts, Incomplete, say
+from pgjax.runs.record.evaluation_file import points_by_seed, read_evaluation, rows_of
 from pgjax.runs.record.interrupts import Stopped, StopRequest, stop_request
 from pgjax.runs.record.journal import Journal
 from pgjax.runs.record.loggers import check_installed
@@ -32,8 +33,6 @@ from pgjax.runs.settings.joining import joined
 from pgjax.runs.settings.start import chosen_devices, start
 from pgjax.runs.show import figures
 from pgjax.runs.show.progress import progress_bar
-
-EVALUATION_KEY = 1 << 31  # seeds are below it: evaluation never repeats a training key
 
 
 def main(settings: Settings) -> Path:
@@ -53,8 +52,9 @@ def main(settings: Settings) -> Path:
             return path
         attempt = Attempts(path)
         runs = sweeps.start(setup.trainer, setup.algorithm, seeds=settings.seeds, **where)
-        runs = train(setup, settings, path, stop, attempt, runs)
-        finish(setup, settings, path, stop, attempt, runs)
+        journal = Journal(path, settings, runs, attempt)
+        train(setup, settings, path, stop, journal)
+        finish(setup, settings, path, stop, attempt, journal)
     return path
 
 
@@ -65,48 +65,51 @@ def claim(settings: Settings, held: ExitStack) -> Path:
     return path
 
 
-def train(
-    setup: Setup, settings: Settings, path: Path, stop: StopRequest, attempt: Attempts, runs: sweeps.Runs
-) -> sweeps.Runs:
+def train(setup: Setup, settings: Settings, path: Path, stop: StopRequest, journal: Journal) -> None:
     """All updates that are still to be done; a checkpoint is the last thing left behind, whatever happens."""
-    journal = Journal(path, settings, runs, attempt)
     if settings.resume and not settings.quiet:
         say(f"{path} goes on from update {journal.update}")
     total = settings.total_steps
     done = int(np.minimum(hosts.fetch(journal.runs.state.env_steps), total).mean())
     with progress_bar(total, done=done, quiet=settings.quiet) as bar:
+        evaluate_if_due(setup, settings, journal)  # it had been when the run was stopped
         chunk, max_skipped = settings.updates_per_chunk, settings.max_skipped
         for now, metrics in sweeps.chunks(setup.trainer, journal.runs, total, chunk, max_skipped, donate=True):
             journal.write(now, metrics)
             bar.update(metrics)
-            stop.agree()
-            if journal.due() or stop:
+            stopping = stop.agree()
+            if not stopping:
+                evaluate_if_due(setup, settings, journal)
+                stopping = stop.agree()
+            if stopping or journal.is_best() or journal.due():
                 journal.save()
             stop.check(f"update {journal.saved} of {path} is saved; go on with --resume {path}")
     journal.save()
     journal.close()
-    return journal.runs
+
+
+def evaluate_if_due(setup: Setup, settings: Settings, journal: Journal) -> None:
+    """What --eval-every asks for: where the runs stand between two chunks. Training does not notice."""
+    if journal.evaluation_due():
+        journal.evaluated(sweeps.evaluation_point(setup.trainer, journal.runs, settings.eval_episodes))
 
 
 def finish(
-    setup: Setup, settings: Settings, path: Path, stop: StopRequest, attempt: Attempts, runs: sweeps.Runs
+    setup: Setup, settings: Settings, path: Path, stop: StopRequest, attempt: Attempts, journal: Journal
 ) -> None:
     """Evaluate the trained policies; draw and write what was found."""
-    saved = f"training is done and saved; --resume {path} evaluates it"
-    returns = {}
-    for greedy, name in enumerate(("sampled_return", "greedy_return")):
-        stop.check(saved)
-        key = jax.random.key(EVALUATION_KEY + greedy)
-        returns[name] = evaluate_runs(
-            setup.environment, setup.agent, runs, key, episodes=settings.eval_episodes, greedy=bool(greedy)
-        ).mean(axis=1)
-    rows = list(zip(runs.seeds, hosts.fetch(runs.state.env_steps), *returns.values(), strict=True))
+    runs, saved = journal.runs, f"training is done and saved; --resume {path} evaluates it"
     stop.check(saved)
-    attempt("learning_curve.png", lambda: draw(settings, path))
+    point = sweeps.evaluation_point(setup.trainer, runs, settings.eval_episodes)
+    if settings.eval_every:
+        journal.score(point)
+        journal.save()
+    rows = rows_of(runs.seeds, point, final=True)
+    stop.check(saved)
+    attempt("learning_curve.png", lambda: draw(settings, path, rows))
     stop.check(saved)
     if not attempt.missing:  # it marks the run as finished
-        table = path / "evaluation.csv"
-        attempt(table.name, lambda: files.write_table(table, ("seed", "env_steps", *returns), rows))
+        attempt("evaluation.csv", lambda: journal.end_evaluation(rows))
     if not settings.quiet:
         show(path, settings, rows)
     attempt.settle()
@@ -116,10 +119,12 @@ def finish(
         raise Incomplete(f"seeds {seeds} stopped, not finite: see {path / 'post-mortem'}; try a smaller step")
 
 
-def draw(settings: Settings, path: Path) -> None:
-    """The learning curve, from metrics.csv."""
+def draw(settings: Settings, path: Path, last: list) -> None:
+    """The learning curve, from metrics.csv; where the run was evaluated while it trained, evaluations beside it."""
     metrics = {settings.algorithm: read_metrics(path / "metrics.csv")}
-    figure = figures.learning_curves(metrics, title=f"{settings.environment}, {settings.algorithm}", spread="range")
+    title = f"{settings.environment}, {settings.algorithm}"
+    points = points_by_seed(read_evaluation(path, last)) if settings.eval_every else {}
+    figure = figures.learning_curves(metrics, title=title, spread="range", evaluation=points)
     figures.save(figure, path / "learning_curve.png")
 
 
@@ -128,9 +133,9 @@ def show(path: Path, settings: Settings, rows: list) -> None:
     table = Table(title=f"{settings.environment}, {settings.algorithm}: mean of {settings.eval_episodes} episodes")
     for name in ("seed", "env steps", "sampled return", "greedy return"):
         table.add_column(name, justify="right")
-    for seed, steps, sampled, greedy in rows:
+    for seed, steps, sampled, greedy, _ in rows:
         table.add_row(str(seed), f"{steps:,}", f"{sampled:.2f}", f"{greedy:.2f}")
-    steps, sampled, greedy = np.mean([row[1:] for row in rows], axis=0)
+    steps, sampled, greedy = np.mean([row[1:4] for row in rows], axis=0)
     table.add_section()
     table.add_row("mean", f"{steps:,.0f}", f"{sampled:.2f}", f"{greedy:.2f}", style="bold")
     console = Console()

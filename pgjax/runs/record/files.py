@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from pgjax.runs.record import checkpoints
 from pgjax.runs.record.attempts import say
+from pgjax.runs.record.evaluation_file import is_complete, read_evaluation
 from pgjax.runs.record.metrics_file import csv_text
 from pgjax.runs.settings.build import Setup, build
 from pgjax.runs.settings.config_file import config_text, settings_of_record
@@ -91,8 +93,19 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a run has been carried to its end: the evaluation is written last."""
-    return (path / "evaluation.csv").exists()
+    """Whether a run has been carried to its end: the evaluation after training, of every seed, is written last.
+
+    >>> is_finished(Path("nowhere"))
+    False
+    """
+    try:
+        settings = tomllib.loads((path / "config.toml").read_text())
+    except (OSError, ValueError):
+        settings = {}
+    try:
+        return is_complete(read_evaluation(path), settings.get("seeds", 1))
+    except (OSError, ValueError):
+        return False
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
@@ -109,7 +122,8 @@ def load_run(path: str | Path, *, best: bool = False) -> tuple[Setup, Params]:
 
     Args:
       path: the run directory.
-      best: from the checkpoint with the highest mean return instead of the newest.
+      best: from the best checkpoint instead of the newest: by the mean greedy return where the run was evaluated while
+        it trained, else by the mean training return.
 
     Raises:
       SettingError: if the directory holds no checkpoint that is whole.

@@ -24,7 +24,7 @@ def check_values(settings: Settings) -> None:
     for name in ("seeds", "total_steps", "eval_episodes", "updates_per_chunk", "keep", "max_skipped", "join_timeout"):
         if getattr(settings, name) < 1:
             raise SettingError(name, getattr(settings, name), "must be at least 1")
-    for name in ("devices", "save_every"):
+    for name in ("devices", "save_every", "eval_every"):
         if getattr(settings, name) < 0:
             raise SettingError(name, getattr(settings, name), "must not be negative")
     if settings.mesh and (len(settings.mesh) != 2 or min(settings.mesh) < 1):

@@ -99,7 +99,10 @@ class Settings(_OfMethods):
     """Share of units left out of each dense layer in training; the same units wherever a step's probability is computed
     anew."""
     eval_episodes: int = 64
-    """Episodes per seed in the evaluation at the end, greedy and sampled."""
+    """Episodes per seed in each evaluation, greedy and sampled; the same ones in all of them."""
+    eval_every: Annotated[int, _STEPS] = 0
+    """Evaluate whenever so many more environment steps have been taken, in the mean over seeds, at the end of the chunk
+    in which that happens (0: at the end of training only). Training is the same, to the bit."""
     devices: int = 0
     """Devices of each process to spread the seeds over: GPUs, or CPU cores (0: all)."""
     mesh: tuple[int, ...] = ()
@@ -128,7 +131,8 @@ class Settings(_OfMethods):
     save_every: float = 60.0
     """Seconds between checkpoints (0: after every chunk). One is always made when stopped, and at the end."""
     keep: int = 3
-    """How many of the newest checkpoints to keep, besides the one with the best return."""
+    """How many of the newest checkpoints to keep, besides the best: by greedy return where --eval-every asks for
+    evaluations, else by training return."""
     log: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Log there too, besides metrics.csv: tensorboard, wandb."""
     tuned: bool = True

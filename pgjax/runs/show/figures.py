@@ -44,20 +44,39 @@ def _trailing_mean(x: np.ndarray, window: int) -> np.ndarray:
     return (sums[end] - sums[start]) / (end - start)
 
 
-def draw_curve(axes: Axes, grid: np.ndarray, returns: np.ndarray, label: str, spread: str, colour: str) -> None:
+def draw_curve(
+    axes: Axes, grid: np.ndarray, returns: np.ndarray, label: str, spread: str, colour: str, marker: str = ""
+) -> None:
     """The mean over seeds, and a band: from the lowest to the highest seed ("range"), or "quartiles"."""
     if not grid.size:
         return
     low, high = np.quantile(returns, (0.0, 1.0) if spread == "range" else (0.25, 0.75), axis=0)
     axes.fill_between(grid, low, high, color=colour, alpha=0.14, linewidth=0)
-    axes.plot(grid, returns.mean(axis=0), color=colour, linewidth=1.8, label=label)
+    axes.plot(grid, returns.mean(axis=0), color=colour, linewidth=1.8, label=label, marker=marker, markersize=4)
 
 
-def learning_curves(curves: Mapping[str, Mapping[str, np.ndarray]], *, title: str, spread: str = "quartiles") -> Figure:
-    """One curve per entry of label -> metrics, in one figure."""
+def learning_curves(
+    curves: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    title: str,
+    spread: str = "quartiles",
+    evaluation: Mapping[str, np.ndarray] | None = None,
+) -> Figure:
+    """One curve per entry of label -> metrics, in one figure; the greedy returns of evaluations on the way beside it.
+
+    Args:
+      curves: label -> metrics by name, [R, updates].
+      title: of the figure.
+      spread: of the band over seeds: "range" or "quartiles".
+      evaluation: env_steps and greedy_return, [R, points].
+    """
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     for i, (label, metrics) in enumerate(curves.items()):
         draw_curve(axes, *curve(metrics), label=label, spread=spread, colour=f"C{i % MAX_COLOURS}")
+    if evaluation:
+        # all seeds are evaluated together: a point lies at the mean of their steps
+        steps, colour = evaluation["env_steps"].mean(axis=0), f"C{len(curves) % MAX_COLOURS}"
+        draw_curve(axes, steps, evaluation["greedy_return"], "evaluation, greedy", spread, colour, marker="o")
     finish(axes, title)
     seeds = len(next(iter(curves.values()))["update"])
     band = "lowest to highest seed" if spread == "range" else "middle half of the seeds"

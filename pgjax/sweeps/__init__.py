@@ -1,0 +1,7 @@
+"""Sweeps: seeds × any hyperparameters in one compiled call, spread over devices."""
+
+from pgjax.sweeps.evaluation import EVALUATION_KEY, RETURNS, evaluate_runs, evaluation_point, points_passed
+from pgjax.sweeps.loop import advance, chunks, compiled, join
+from pgjax.sweeps.one_call import SweepResult, sweep
+from pgjax.sweeps.runs import Over, Runs, start
+from pgjax.training.sharing import plan

@@ -1,0 +1,171 @@
+"""Runs: seeds × settings side by side on a mesh of devices, and how they begin."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from pgjax import counters
+from pgjax.engine.devices import SEED_AXIS
+from pgjax.environments.parameters import check_parameters
+from pgjax.estimators.reductions import ENV_AXIS
+from pgjax.methods.hyperparameters import OF_THE_ENVIRONMENT, check_hyperparameters, with_hyperparameters
+from pgjax.training.sharing import plan
+from pgjax.types import Algorithm, SettingError, Trainer, TrainState
+
+Over = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]
+"""What a sweep runs over: names -> values, of which every combination is run, or a list of settings."""
+
+
+class Runs(NamedTuple):
+    """Many training runs as one: settings × seeds, flattened to an axis of R runs, settings first.
+
+    Attributes:
+      seeds: the seed of each run, [R]; it names the run, with the settings.
+      settings: name -> value of each run, [R].
+      algorithm: leaves [R].
+      state: leaves [R, ...].
+      mesh: the devices they are spread over.
+    """
+
+    seeds: np.ndarray
+    settings: dict[str, np.ndarray]
+    algorithm: Algorithm
+    state: TrainState
+    mesh: Mesh
+
+    def find(self, **wanted: float) -> int:
+        """The position of the run with this `seed` and these settings; what is left out may be anything.
+
+        Seeds are compared exactly, settings as the float32 numbers that runs compute with.
+
+        Raises:
+          SettingError: if there is no such run.
+        """
+        columns = self.settings | {"seed": self.seeds}
+        match = np.ones(len(self.seeds), bool)
+        for name, value in wanted.items():
+            if name not in columns:
+                raise SettingError(name, value, f"was not swept; there are {', '.join(columns)}")
+            if name == "seed":
+                match &= self.seeds == counters.seed(value)
+            else:
+                match &= np.float32(columns[name]) == np.float32(value)
+            if not match.any():
+                raise SettingError(name, value, f"is not among the runs; there are {_in_words(columns[name])}")
+        return int(np.argmax(match))
+
+    def pick(self, **wanted: float) -> TrainState:
+        """One run's state, e.g. `runs.pick(seed=3, learning_rate=0.01).params`, taken off the mesh."""
+        one = _pick(self.mesh, self.state, self.find(**wanted))
+        return jax.tree.map(lambda x: x.addressable_data(0), one)
+
+
+def start(
+    trainer: Trainer,
+    algorithm: Algorithm,
+    *,
+    seeds: int | Sequence[int] = 1,
+    over: Over | None = None,
+    devices: Sequence[Any] | None = None,
+    mesh: Sequence[int] | None = None,
+) -> Runs:
+    """Initialise every run of a sweep.
+
+    Args:
+      trainer: what to run.
+      algorithm: the hyperparameters that are not swept: numbers, or arrays such as a discount for each environment.
+      seeds: how many (0, 1, …) or which: different integers from 0 to 2³¹ − 1.
+      over: hyperparameter name -> values, all combinations of which are run; or a list of settings, just these. Each
+        value is a number. A name such as "environment.length" is one of `Environment.parameters`.
+      devices: where; default all, of all processes. Runs are spread over as many as divide their number, which needs
+        no communication; where devices are left over and batches are large, they share the environments of each batch.
+      mesh: so many devices along the runs, and so many that share each batch's environments, instead.
+
+    Raises:
+      SettingError: for no seeds, or what is no seed or is named twice; for unknown names, empty or impossible values;
+        for a mesh that does not divide the runs or environments or needs more devices than there are; for processes
+        that would have nothing to do.
+
+    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
+    >>> env = environments.make("SimpleBandit-bsuite")
+    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
+    >>> runs = start(trainer, reinforce().algorithm, seeds=2, over={"learning_rate": [0.1, 0.01]})
+    >>> runs.seeds.tolist(), runs.find(seed=1, learning_rate=0.01)
+    ([0, 1, 0, 1], 3)
+    """
+    chosen = counters.seeds(seeds)
+    combinations = _combinations({} if over is None else over)
+    settings = {name: np.repeat([c[name] for c in combinations], len(chosen)) for name in combinations[0]}
+    count = len(combinations) * len(chosen)
+    whole = with_hyperparameters(algorithm, settings)
+    check_hyperparameters(whole)
+    varying = {name: settings.get(OF_THE_ENVIRONMENT + name, x) for name, x in (whole.environment or {}).items()}
+    check_parameters(trainer.environment, {name: np.unique(np.asarray(x)).tolist() for name, x in varying.items()})
+    same = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count, *jnp.shape(x))), algorithm)
+    columns = {name: jnp.asarray(values, jnp.float32) for name, values in settings.items()}
+    stacked = with_hyperparameters(same, columns)
+    seed_of = np.tile(chosen, len(combinations))
+    spread = plan(trainer, algorithm, count, devices=devices, mesh=mesh)
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seed_of, jnp.uint32))
+    return Runs(seed_of, settings, stacked, _start(trainer, spread, stacked, keys), spread)
+
+
+def _combinations(over: Over) -> list[dict[str, float]]:
+    if isinstance(over, Mapping):
+        for name, values in over.items():
+            if np.ndim(values) == 0:
+                raise SettingError(name, values, "must be a list of the values to sweep")
+            if len(values) == 0:
+                raise SettingError(name, list(values), "has no values to sweep")
+        listed = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
+    else:
+        listed = [dict(setting) for setting in over]
+        if not listed or any(setting.keys() != listed[0].keys() for setting in listed):
+            raise SettingError("over", listed, "must be one or more settings of the same hyperparameters")
+    for name, value in (pair for setting in listed for pair in setting.items()):
+        if np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "iuf":
+            raise SettingError(name, value, "cannot be swept: each value must be one number")
+    return listed
+
+
+def _in_words(column: np.ndarray) -> str:
+    """The different values of a column, at most ten of them."""
+    values = [str(value) for value in np.unique(column)]
+    return ", ".join(values if len(values) <= 10 else [*values[:8], "…", values[-1]])
+
+
+def placed(state: TrainState) -> Any:
+    """Where each leaf [R, ...] or [R, N, ...] of a state lies."""
+
+    def place(path: tuple, _: Any) -> P:
+        names = [getattr(key, "name", None) for key in path]
+        per_environment = names[0] == "rollout_state" or names[-1] == "running"
+        return P(SEED_AXIS, ENV_AXIS) if per_environment else P(SEED_AXIS)
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def spread_over(f: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:
+    """Run f on each device's share of the runs and environments."""
+    return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _start(trainer: Trainer, mesh: Mesh, algorithm: Algorithm, keys: Array) -> TrainState:
+    every = jax.vmap(trainer.init)
+    out = placed(jax.eval_shape(every, algorithm, keys))
+    return spread_over(every, mesh, (P(SEED_AXIS), P(SEED_AXIS)), out)(algorithm, keys)
+
+
+@partial(jax.jit, static_argnums=0)
+def _pick(mesh: Mesh, state: TrainState, i: int) -> TrainState:
+    """Run i, on every device."""
+    return jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[i], state), NamedSharding(mesh, P()))
