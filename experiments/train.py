@@ -76,7 +76,7 @@ def train(setup: Setup, settings: Settings, path: Path, stop: StopRequest, journ
         chunk, max_skipped = settings.updates_per_chunk, settings.max_skipped
         for now, metrics in sweeps.chunks(setup.trainer, journal.runs, total, chunk, max_skipped, donate=True):
             journal.write(now, metrics)
-            bar.update(metrics)
+            bar.update(metrics, now.seeds)
             stopping = stop.agree()
             if not stopping:
                 evaluate_if_due(setup, settings, journal)

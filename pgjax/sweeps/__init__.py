@@ -2,6 +2,8 @@
 
 from pgjax.sweeps.evaluation import EVALUATION_KEY, RETURNS, evaluate_runs, evaluation_point, points_passed
 from pgjax.sweeps.loop import advance, chunks, compiled, join
-from pgjax.sweeps.one_call import SweepResult, sweep
+from pgjax.sweeps.one_call import sweep
+from pgjax.sweeps.results import SweepResult
 from pgjax.sweeps.runs import Over, Runs, start
+from pgjax.sweeps.saved import load
 from pgjax.training.sharing import plan

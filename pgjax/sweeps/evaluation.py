@@ -86,10 +86,10 @@ def evaluate_runs(
     Raises:
       SettingError: for a key that is none, no number of episodes, or parameters that cannot vary there.
 
-    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
+    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweeps
     >>> env = environments.make("SimpleBandit-bsuite")
     >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
-    >>> runs = start(trainer, reinforce().algorithm, over={"learning_rate": [0.1, 0.01]})
+    >>> runs = sweeps.start(trainer, reinforce().algorithm, over={"learning_rate": [0.1, 0.01]})
     >>> first, second = evaluate_runs(env, make_agent(env, hidden=()), runs, jax.random.key(1), episodes=8)
     >>> first.shape, bool((first == second).all())  # not trained yet: one seed, one policy
     ((8,), True)

@@ -25,7 +25,14 @@ def steps_of(trainer: Trainer) -> int:
 
 
 def advance(
-    trainer: Trainer, runs: Runs, total_steps: float, updates: int, max_skipped: int = NEVER, *, donate: bool = False
+    trainer: Trainer,
+    runs: Runs,
+    total_steps: float,
+    updates: int,
+    max_skipped: int = NEVER,
+    *,
+    donate: bool = False,
+    stopped: np.ndarray | None = None,
 ) -> tuple[Runs, dict[str, np.ndarray]]:
     """Up to `updates` more updates of every run that has not yet taken `total_steps` environment steps.
 
@@ -38,6 +45,7 @@ def advance(
       updates: how many updates, at most.
       max_skipped: how many updates in a row may be not finite.
       donate: reuse the memory of `runs.state`, which is deleted: for a loop that keeps no earlier Runs.
+      stopped: True for runs that stay as they are, [R]; default none.
 
     Returns:
       Runs, and metrics by name, [R, updates]; `active` is False where a run was already done.
@@ -45,16 +53,17 @@ def advance(
     Raises:
       SettingError: for numbers that are no counts, or more steps than a counter of 32 bits holds.
 
-    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
+    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweeps
     >>> env = environments.make("SimpleBandit-bsuite")  # episodes of one step
     >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
-    >>> first = start(trainer, reinforce().algorithm)
+    >>> first = sweeps.start(trainer, reinforce().algorithm)
     >>> second, metrics = advance(trainer, first, total_steps=100, updates=3)
     >>> first.state.env_steps.tolist(), second.state.env_steps.tolist()
     ([0], [6])
     """
+    budget = counters.budget("total_steps", total_steps, steps_of(trainer))
     limits = (
-        jnp.int32(counters.budget("total_steps", total_steps, steps_of(trainer))),
+        jnp.asarray(np.where(np.zeros(len(runs.seeds), bool) if stopped is None else stopped, 0, budget), jnp.int32),
         jnp.int32(counters.count("max_skipped", max_skipped)),
     )
     program = _advance_donated if donate else _advance
@@ -65,7 +74,7 @@ def advance(
 
 def compiled(trainer: Trainer, runs: Runs, updates: int) -> Any:
     """The program that `advance` runs, as jax's `Compiled`: its text shows the communication between devices."""
-    limits = jnp.int32(0), jnp.int32(NEVER)
+    limits = jnp.zeros(len(runs.seeds), jnp.int32), jnp.int32(NEVER)
     return _advance.lower(trainer, updates, runs.mesh, runs.algorithm, runs.state, limits).compile()
 
 
@@ -86,10 +95,10 @@ def chunks(
     Raises:
       SettingError: as `advance`, when called.
 
-    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
+    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweeps
     >>> env = environments.make("SimpleBandit-bsuite")  # episodes of one step
     >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
-    >>> runs = start(trainer, reinforce().algorithm)
+    >>> runs = sweeps.start(trainer, reinforce().algorithm)
     >>> [metrics["env_steps"].tolist() for _, metrics in chunks(trainer, runs, total_steps=8, updates=3)]
     [[[2, 4, 6]], [[8, 8, 8]]]
     """
@@ -124,8 +133,9 @@ def _advanced(
         total_steps, max_skipped = limits
         return run_updates(trainer, algorithm, state, total_steps, updates, max_skipped)
 
-    every, there = jax.vmap(one, in_axes=(0, 0, None)), placed(state)
-    return spread_over(every, mesh, (P(SEED_AXIS), there, P()), (there, P(SEED_AXIS)))(algorithm, state, limits)
+    every, there = jax.vmap(one, in_axes=(0, 0, (0, None))), placed(state)
+    given = P(SEED_AXIS), there, (P(SEED_AXIS), P())
+    return spread_over(every, mesh, given, (there, P(SEED_AXIS)))(algorithm, state, limits)
 
 
 _advance = jax.jit(_advanced, static_argnums=(0, 1, 2))

@@ -1,29 +1,23 @@
 """A sweep in one call: seeds × settings, trained to their end."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 
 from pgjax import counters
+from pgjax.engine import hosts
 from pgjax.sweeps.evaluation import evaluation_point, points_passed
-from pgjax.sweeps.loop import chunks, join, steps_of
+from pgjax.sweeps.interrupts import interrupt_noted
+from pgjax.sweeps.loop import advance, join, steps_of
+from pgjax.sweeps.results import SweepResult
 from pgjax.sweeps.runs import Over, Runs, start
-from pgjax.types import Algorithm, Trainer
+from pgjax.types import Algorithm, SettingError, Trainer
 
-
-class SweepResult(NamedTuple):
-    """What a sweep leaves.
-
-    Attributes:
-      runs: in their final state.
-      metrics: by name, each [R, updates].
-      evaluation: env_steps, sampled_return and greedy_return at every evaluation, each [R, points]; empty without.
-    """
-
-    runs: Runs
-    metrics: dict[str, np.ndarray]
-    evaluation: dict[str, np.ndarray]
+Callback = Callable[[Runs, dict[str, np.ndarray]], Any]
+"""Called between chunks: (runs, the chunk's metrics by name [R, updates]) -> None, bool, bools [R], or Runs."""
 
 
 def sweep(
@@ -39,6 +33,8 @@ def sweep(
     max_updates: int | None = None,
     evaluate_every: float | None = None,
     eval_episodes: int = 64,
+    progress: bool = False,
+    callback: Callback | None = None,
 ) -> SweepResult:
     """Train all seeds × settings, each for `total_steps` environment steps, traced and compiled once.
 
@@ -58,6 +54,15 @@ def sweep(
         at the end of the chunk in which that happens, and once more at the end. Training is the same without, to the
         bit.
       eval_episodes: how many, sampled and greedy each; the same in every evaluation, with keys of their own.
+      progress: show a bar: steps, worst and best seed, steps per second, time left. On standard error, where that is a
+        terminal; or in the notebook.
+      callback: called after every chunk with the runs and the chunk's metrics by name, [R, updates]. None or False goes
+        on, True stops all runs; an array of bools [R] stops those that are True, for good; Runs take the place of the
+        ones it was given, as `runs.with_hyperparameters(learning_rate=1e-4)` makes them. The state of runs is deleted
+        when the next chunk begins: copy what you keep.
+
+    Ctrl-C ends it after the chunk in flight, with a line, and what is done by then is returned; a second one is a
+    KeyboardInterrupt at once.
 
     Raises:
       SettingError: as `start`; for numbers that are no counts, or more steps than a counter of 32 bits holds.
@@ -78,17 +83,60 @@ def sweep(
     every = None if evaluate_every is None else counters.count("evaluate_every", evaluate_every)
     eval_episodes = counters.count("eval_episodes", eval_episodes)
     runs = start(trainer, algorithm, seeds=seeds, over=over, devices=devices, mesh=mesh)
-    pieces, points, passed = [], [], 0
-    for now, metrics in chunks(trainer, runs, total_steps, updates_per_chunk, donate=True):
-        pieces.append(metrics)
-        runs = now
-        if every is not None and passed < points_passed(metrics["env_steps"][:, -1], every):
-            passed = points_passed(metrics["env_steps"][:, -1], every)
-            points.append(evaluation_point(trainer, runs, eval_episodes))
-        if max_updates is not None and len(pieces) * updates_per_chunk >= max_updates:
-            break
-    metrics = join(pieces)
-    if every is not None and not (points and np.array_equal(points[-1]["env_steps"], metrics["env_steps"][:, -1])):
+    pieces, points, passed, stopped = [], [], 0, np.zeros(len(runs.seeds), bool)
+    with interrupt_noted() as interrupt, _bar(total_steps, progress) as bar:
+        while True:
+            runs, metrics = advance(trainer, runs, total_steps, updates_per_chunk, donate=True, stopped=stopped)
+            pieces.append(metrics)
+            steps = metrics["env_steps"][:, -1]
+            if bar is not None:
+                bar.update(metrics, runs.seeds)
+            if every is not None and passed < points_passed(steps, every):
+                passed = points_passed(steps, every)
+                points.append(evaluation_point(trainer, runs, eval_episodes))
+            stopped = stopped | (steps >= total_steps)
+            if callback is not None:
+                runs, stopping = _answer(callback(runs, metrics), runs)
+                stopped = stopped | stopping
+            enough = max_updates is not None and len(pieces) * updates_per_chunk >= max_updates
+            if interrupt or enough or np.all(stopped):
+                break
+        interrupted = bool(interrupt) and not np.all(stopped)
+    if interrupted:
+        print(f"stopped by Ctrl-C after update {_updates(metrics)}: the result holds what is done", file=sys.stderr)
+    if every is not None and not (points and np.array_equal(points[-1]["env_steps"], steps)):
         points.append(evaluation_point(trainer, runs, eval_episodes))
     evaluation = {name: np.stack([point[name] for point in points], axis=1) for name in points[0]} if points else {}
-    return SweepResult(runs, metrics, evaluation)
+    return SweepResult(runs, join(pieces), evaluation, interrupted)
+
+
+def _answer(answer: Any, runs: Runs) -> tuple[Runs, np.ndarray]:
+    """What a callback wants: the runs to go on with, and which of them to stop, [R].
+
+    Raises:
+      SettingError: for an answer that is none.
+    """
+    going_on = np.zeros(len(runs.seeds), bool)
+    if answer is None:
+        return runs, going_on
+    if isinstance(answer, Runs):
+        if len(answer.seeds) != len(runs.seeds):
+            raise SettingError("callback", answer, f"are not the {len(runs.seeds)} runs that it was given")
+        return answer, going_on
+    stopping = np.asarray(answer)
+    if stopping.dtype != bool or stopping.shape not in ((), going_on.shape):
+        reason = f"is no answer of a callback: return None, a bool, {len(going_on)} bools, or Runs"
+        raise SettingError("callback", answer, reason)
+    return runs, going_on | stopping
+
+
+def _updates(metrics: dict[str, np.ndarray]) -> int:
+    return int(metrics["update"][:, -1].max())
+
+
+def _bar(total_steps: int, shown: bool) -> AbstractContextManager[Any]:
+    if not shown or not hosts.is_first():
+        return nullcontext()
+    from pgjax.sweeps.progress import progress_bar
+
+    return progress_bar(total_steps)

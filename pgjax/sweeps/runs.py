@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,17 +12,23 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 
 from pgjax import counters
+from pgjax.engine import hosts
 from pgjax.engine.devices import SEED_AXIS
 from pgjax.environments.parameters import check_parameters
 from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import OF_THE_ENVIRONMENT, check_hyperparameters, with_hyperparameters
 from pgjax.training.sharing import plan
-from pgjax.types import Algorithm, SettingError, Trainer, TrainState
+from pgjax.types import Algorithm, SettingError, Trainer, TrainState, check_algorithm
 
 Over = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]
 """What a sweep runs over: names -> values, of which every combination is run, or a list of settings."""
+
+
+SHOWN = 20
+"""Rows of a table in a notebook."""
 
 
 class Runs(NamedTuple):
@@ -67,6 +74,61 @@ class Runs(NamedTuple):
         one = _pick(self.mesh, self.state, self.find(**wanted))
         return jax.tree.map(lambda x: x.addressable_data(0), one)
 
+    def with_hyperparameters(self, **values: ArrayLike) -> "Runs":
+        """The same runs with other numbers from here on: for each name one number, or one for every run, [R].
+
+        Names are those of `pgjax.hyperparameters`; a name with a dot is given as **{"environment.length": 0.7}.
+
+        Raises:
+          SettingError: for a name that the algorithm does not have, or a number that cannot work.
+
+        >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweeps
+        >>> env = environments.make("SimpleBandit-bsuite")
+        >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
+        >>> runs = sweeps.start(trainer, reinforce().algorithm, over={"learning_rate": [0.1, 0.01]})
+        >>> runs.with_hyperparameters(learning_rate=0.5).settings["learning_rate"].tolist()
+        [0.5, 0.5]
+        """
+        count = len(self.seeds)
+        for name, value in values.items():
+            if np.shape(value) not in ((), (count,)):
+                raise SettingError(
+                    name, f"of shape {np.shape(value)}", f"must be one number, or one for each of {count} runs"
+                )
+        columns = {name: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count,)) for name, x in values.items()}
+        algorithm = with_hyperparameters(self.algorithm, columns)
+        if jax.tree.structure(algorithm) != jax.tree.structure(self.algorithm):
+            raise SettingError("hyperparameters", list(values), "are not all among those that these runs began with")
+        check_hyperparameters(algorithm)
+        settings = {name: np.asarray(columns.get(name, x)) for name, x in self.settings.items()}
+        return self._replace(algorithm=algorithm, settings=settings)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to a file, so that `pgjax.sweeps.load` goes on from here: npz, without pickle.
+
+        Raises:
+          OSError: if it cannot be written.
+        """
+        from pgjax.sweeps.saved import save
+
+        save(self, path)
+
+    def __repr__(self) -> str:
+        """How many, what was swept, and how far they are."""
+        lines = [f"{name}: {_in_words(values)}" for name, values in {"seed": self.seeds, **self.settings}.items()]
+        lines.append(f"env_steps: {_in_words(hosts.fetch(self.state.env_steps), ends=True)}")
+        return f"Runs({len(self.seeds)} of {'; '.join(lines)})"
+
+    def _repr_html_(self) -> str:
+        """A row for each of the first runs."""
+        columns = {"seed": self.seeds, **self.settings, "env_steps": hosts.fetch(self.state.env_steps)}
+        columns |= {"updates": hosts.fetch(self.state.update), "skipped": hosts.fetch(self.state.skipped)}
+        rows = [f"<tr>{''.join(f'<th>{name}</th>' for name in columns)}</tr>"]
+        for row in list(zip(*columns.values(), strict=True))[:SHOWN]:
+            rows.append(f"<tr>{''.join(f'<td>{x:,.6g}</td>' for x in row)}</tr>")
+        more = len(self.seeds) - SHOWN
+        return f"<table>{''.join(rows)}</table>" + (f"<p>and {more} more</p>" if more > 0 else "")
+
 
 def start(
     trainer: Trainer,
@@ -101,6 +163,7 @@ def start(
     >>> runs.seeds.tolist(), runs.find(seed=1, learning_rate=0.01)
     ([0, 1, 0, 1], 3)
     """
+    check_algorithm(algorithm)
     chosen = counters.seeds(seeds)
     combinations = _combinations({} if over is None else over)
     settings = {name: np.repeat([c[name] for c in combinations], len(chosen)) for name in combinations[0]}
@@ -136,9 +199,11 @@ def _combinations(over: Over) -> list[dict[str, float]]:
     return listed
 
 
-def _in_words(column: np.ndarray) -> str:
-    """The different values of a column, at most ten of them."""
+def _in_words(column: np.ndarray, *, ends: bool = False) -> str:
+    """The different values of a column, at most ten of them; or its ends."""
     values = [str(value) for value in np.unique(column)]
+    if ends:
+        return values[0] if len(values) == 1 else f"{values[0]} to {values[-1]}"
     return ", ".join(values if len(values) <= 10 else [*values[:8], "…", values[-1]])
 
 

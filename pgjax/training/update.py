@@ -33,7 +33,7 @@ from pgjax.training.optimizer import optimizer_of, trained
 from pgjax.training.replay import Replay, replayed
 from pgjax.training.sharing import reused
 from pgjax.training.signals import credit_of, policy_on, ratios_of, target_of
-from pgjax.types import Agent, Algorithm, Environment, Params, Trainer, TrainState
+from pgjax.types import Agent, Algorithm, Environment, Params, Trainer, TrainState, check_algorithm
 
 
 def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trainer:
@@ -73,6 +73,7 @@ def _trainer(environment: Environment, agent: Agent, config: Config) -> Trainer:
 
 
 def _init(trainer: Trainer, algorithm: Algorithm, key: Array) -> TrainState:
+    check_algorithm(algorithm)
     trainer = with_its_environment(trainer, algorithm)
     environment, agent, config = trainer.environment, trainer.agent, trainer.config
     check(environment, agent, config, algorithm)

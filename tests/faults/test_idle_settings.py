@@ -96,6 +96,7 @@ ACTS_ALWAYS = {
         "layer_norm",
         "dropout",
         "eval_episodes",
+        "eval_every",
         "devices",
         "mesh",
     ),

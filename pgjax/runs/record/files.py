@@ -115,18 +115,17 @@ def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]
     os.replace(temporary, path)
 
 
-def load_run(path: str | Path, *, best: bool = False) -> tuple[Setup, Params]:
-    """Read a run back, finished or not: what it was made of, and the parameters of all seeds (axis 0).
-
-    `jax.tree.map(lambda x: x[3], params)` is the policy of the fourth seed.
+def load_run(path: str | Path, *, seed: int | None = None, best: bool = False) -> tuple[Setup, Params]:
+    """Read a run back, finished or not: what it was made of, and the parameters of one seed, or of all (axis 0).
 
     Args:
       path: the run directory.
+      seed: whose parameters; default all, in the order of `config.toml`'s seeds.
       best: from the best checkpoint instead of the newest: by the mean greedy return where the run was evaluated while
         it trained, else by the mean training return.
 
     Raises:
-      SettingError: if the directory holds no checkpoint that is whole.
+      SettingError: if the directory holds no checkpoint that is whole, or the run has no such seed.
 
     >>> load_run("nowhere")
     Traceback (most recent call last):
@@ -143,4 +142,19 @@ def load_run(path: str | Path, *, best: bool = False) -> tuple[Setup, Params]:
     shapes = jax.eval_shape(jax.vmap(setup.agent.init), keys)
     like = {"state": {"params": jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)}}
     of_params = {name: leaf for name, leaf in checkpoint.leaves.items() if name.startswith("state/params/")}
-    return setup, checkpoint._replace(leaves=of_params).restore(like)["state"]["params"]
+    params = checkpoint._replace(leaves=of_params).restore(like)["state"]["params"]
+    if seed is None:
+        return setup, params
+    seeds = checkpoint.leaves["seeds"].tolist()
+    if seed not in seeds:
+        raise SettingError("seed", seed, f"is not in {path}, whose seeds are {_in_words(seeds)}")
+    return setup, jax.tree.map(lambda x: x[seeds.index(seed)], params)
+
+
+def _in_words(seeds: list[int]) -> str:
+    """Seeds, those in the middle left out where there are many.
+
+    >>> _in_words([0, 1]), _in_words(list(range(100, 200)))
+    ('0, 1', '100, 101, … 199')
+    """
+    return ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]}, {seeds[1]}, … {seeds[-1]}"
