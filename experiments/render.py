@@ -19,6 +19,7 @@ from parts.recording import Recording, record
 from pgjax import SettingError, counters
 from pgjax.runs.record import files
 from pgjax.runs.record.evaluation_file import last_points, read_evaluation
+from pgjax.runs.settings.config_file import read_run_config
 from pgjax.runs.settings.start import start
 
 RENDER_KEY = (1 << 31) + 2  # seeds of training are below 2³¹; the two before it are evaluation's
@@ -98,7 +99,7 @@ def act(rendering: Rendering) -> Shown:
 
 
 def best_seed(run: Path) -> int:
-    """The seed of the best greedy return, the first of several; 0 before a run has been evaluated.
+    """The seed of the best greedy return, the first of several; the run's first before it has been evaluated.
 
     Raises:
       SettingError: if the evaluation cannot be read.
@@ -106,7 +107,7 @@ def best_seed(run: Path) -> int:
     try:
         table = last_points(read_evaluation(run))
         if not table:
-            return 0
+            return read_run_config(run).chosen_seeds()[0] if (run / "config.toml").exists() else 0
         return int(table["seed"][np.argmax(np.nan_to_num(table["greedy_return"], nan=-np.inf))])
     except (OSError, ValueError) as error:
         raise SettingError("run", str(run), "has an evaluation.csv that cannot be read; name a --seed") from error

@@ -26,8 +26,9 @@ from pgjax.runs.record.interrupts import Stopped, StopRequest, stop_request
 from pgjax.runs.record.journal import Journal
 from pgjax.runs.record.loggers import check_installed
 from pgjax.runs.record.metrics_file import read_metrics
-from pgjax.runs.settings.build import Setup, build
+from pgjax.runs.settings.build import Setup, build, over_the_budget
 from pgjax.runs.settings.command_line import from_command_line
+from pgjax.runs.settings.config_file import read_run_config
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.joining import joined
 from pgjax.runs.settings.start import chosen_devices, start
@@ -44,14 +45,15 @@ def main(settings: Settings) -> Path:
         stop.check("nothing was begun")
         settings = settings if hosts.is_first() else replace(settings, quiet=True)
         where = {"devices": chosen_devices(settings.devices), "mesh": settings.mesh or None}
-        sweeps.plan(setup.trainer, setup.algorithm, settings.seeds, **where)  # refuses what start would, at once
+        seeds = settings.chosen_seeds()
+        sweeps.plan(setup.trainer, setup.algorithm, len(seeds), **where)  # refuses what start would, at once
         path = Path(hosts.from_first(lambda: str(claim(settings, held))))
         if hosts.highest(int(hosts.is_first() and files.is_finished(path))):
             if hosts.is_first():
                 say(f"{path} is finished: there is nothing to resume")
             return path
         attempt = Attempts(path)
-        runs = sweeps.start(setup.trainer, setup.algorithm, seeds=settings.seeds, **where)
+        runs = sweeps.start(setup.trainer, setup.algorithm, seeds=seeds, **where)
         journal = Journal(path, settings, runs, attempt)
         train(setup, settings, path, stop, journal)
         finish(setup, settings, path, stop, attempt, journal)
@@ -62,7 +64,21 @@ def claim(settings: Settings, held: ExitStack) -> Path:
     """The run directory, made if it is new; no other process writes to it until `held` is closed."""
     path = Path(settings.resume) if settings.resume else files.new_run_directory(settings)
     held.enter_context(files.locked(path))
+    before = read_run_config(path).total_steps if settings.resume else settings.total_steps
+    if settings.total_steps > before:
+        say(beyond(path, settings, before))
+        files.extend(path, settings)
+        held.enter_context(files.locked(path))  # its config.toml is another file now
     return path
+
+
+def beyond(path: Path, settings: Settings, before: int) -> str:
+    """What a larger budget means for a run, in one line."""
+    line = f"{path} goes on to {settings.total_steps:,} steps, after {before:,}"
+    things = " and ".join(over_the_budget(settings))
+    if not things:
+        return f"{line}: as one run of {settings.total_steps:,} would have"
+    return f"{line}: {things}, scheduled over {before:,} steps until now, from here on over {settings.total_steps:,}"
 
 
 def train(setup: Setup, settings: Settings, path: Path, stop: StopRequest, journal: Journal) -> None:

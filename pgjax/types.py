@@ -112,6 +112,7 @@ class _AlgorithmFields(NamedTuple):
     reference_reward: Any = None
     max_mismatch: ArrayLike | None = None
     environment: Mapping[str, ArrayLike] | None = None
+    learning_rate_schedule: Any = None
 
 
 class Algorithm(_AlgorithmFields):
@@ -141,6 +142,8 @@ class Algorithm(_AlgorithmFields):
         min(π_learner/π_sampler, C), stopped. None takes the recorded ones for the learner's.
       environment: name -> number, parameters of the environment that training acts in, in place of its own
         (`pgjax.environments.with_parameters`); None leaves it as it is.
+      learning_rate_schedule: environment steps taken before an update -> factor of the optimiser's `learning_rate`
+        (`pgjax.methods.schedules`).
 
     >>> import jax, optax
     >>> from pgjax import reinforce

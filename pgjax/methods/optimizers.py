@@ -43,6 +43,8 @@ def with_optimizer(algorithm: Algorithm, optimizer: Any) -> Algorithm:
         return algorithm._replace(optimizer=optimizer)
     if not callable(optimizer):
         raise SettingError("optimizer", optimizer, "is no optimiser: pass one of optax's, or a function that makes one")
+    if "learning_rate" in getattr(optimizer, "keywords", {}):
+        return algorithm._replace(optimizer=as_partial(optimizer))
     needed = {name: p for name, p in signature(optimizer).parameters.items() if p.default is Parameter.empty}
     needed = {n: p for n, p in needed.items() if p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)}
     if not needed and "learning_rate" not in signature(optimizer).parameters:

@@ -29,7 +29,7 @@ from pgjax.training.keys import as_key
 from pgjax.training.loss import Batch, policy_loss, value_loss
 from pgjax.training.metrics import Metrics
 from pgjax.training.minibatches import over_minibatches
-from pgjax.training.optimizer import optimizer_of, trained
+from pgjax.training.optimizer import at_its_rate, learning_rate, optimizer_of, trained
 from pgjax.training.replay import Replay, replayed
 from pgjax.training.sharing import reused
 from pgjax.training.signals import credit_of, policy_on, ratios_of, target_of
@@ -77,6 +77,7 @@ def _init(trainer: Trainer, algorithm: Algorithm, key: Array) -> TrainState:
     trainer = with_its_environment(trainer, algorithm)
     environment, agent, config = trainer.environment, trainer.agent, trainer.config
     check(environment, agent, config, algorithm)
+    algorithm = at_its_rate(algorithm, jnp.int32(0))
     params_key, stream_key, key = jax.random.split(as_key(key), 3)
     params = agent.init(params_key)
     moved = trained(algorithm, params)
@@ -123,12 +124,14 @@ def learn(
     trainer = with_its_environment(trainer, algorithm)
     agent, config, keys, batch = trainer.agent, trainer.config, collected.keys, collected.batch
     check(trainer.environment, agent, config, algorithm)
+    algorithm = at_its_rate(algorithm, state.env_steps)
     if callable(algorithm.entropy_coefficient):
         algorithm = algorithm._replace(entropy_coefficient=algorithm.entropy_coefficient(state.update))
     if algorithm.kl_coefficient is not None:
         behaviour = policy_on(agent, state.params, batch.transition, batch.memory)
         batch = batch._replace(behaviour=jax.lax.stop_gradient(behaviour))
     moving = Moving(state.params, state.optimizer_state, state.previous, jnp.bool_(False))
+    rate = learning_rate(algorithm, state.optimizer_state)
     metrics: Metrics = {}
     if algorithm.policy_step is not None:
         moving, metrics = _policy_step(trainer, algorithm, moving, batch)
@@ -136,6 +139,8 @@ def learn(
         moving, last = _passes(trainer, algorithm, state, moving, batch, keys.shuffle)
         metrics |= last
     metrics |= _watched(trainer, algorithm, state.params, moving.params, batch, keys.probe)
+    if rate is not None:
+        metrics["learning_rate"] = rate
     params = moving.params
     if collected.observed is not None:
         params = params | {"statistics": collected.observed}

@@ -1,6 +1,7 @@
 """evaluation.csv: a row per point and seed while a run trains, and its last rows when it has ended."""
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def rows_of(seeds: np.ndarray, point: Mapping[str, np.ndarray], *, final: bool) 
     [(7, 90, 0.5, 1.0, 1)]
     """
     values = [point[name] for name in COLUMNS[1:-1]]
-    return [(*row, int(final)) for row in zip(seeds, *values, strict=True)]
+    return [(*row, int(final)) for row in zip(np.asarray(seeds).tolist(), *values, strict=True)]
 
 
 def read_evaluation(run: Path, more: Sequence[Sequence[Any]] = ()) -> dict[str, np.ndarray]:
@@ -74,6 +75,20 @@ def points_by_seed(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     of_seed = [np.flatnonzero(rows["seed"] == seed) for seed in np.unique(rows["seed"])]
     places = np.stack([place[: min(map(len, of_seed))] for place in of_seed])
     return {name: values[places] for name, values in rows.items()} | {"active": np.ones(places.shape, bool)}
+
+
+def unfinish(run: Path) -> None:
+    """Take the rows after training out of a run's evaluation.csv, at once or not at all.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    path = run / NAME
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if not line.endswith(",1\n")] if lines[:1] == [csv_text([COLUMNS])] else []
+    temporary = path.with_name(f".{NAME}")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
 
 
 def is_complete(rows: Mapping[str, np.ndarray], seeds: int = 1) -> bool:

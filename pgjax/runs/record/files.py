@@ -14,7 +14,7 @@ import numpy as np
 
 from pgjax.runs.record import checkpoints
 from pgjax.runs.record.attempts import say
-from pgjax.runs.record.evaluation_file import is_complete, read_evaluation
+from pgjax.runs.record.evaluation_file import is_complete, read_evaluation, unfinish
 from pgjax.runs.record.metrics_file import csv_text
 from pgjax.runs.settings.build import Setup, build
 from pgjax.runs.settings.config_file import config_text, settings_of_record
@@ -90,6 +90,18 @@ def locked(path: Path) -> Iterator[None]:
         except OSError as error:
             say(f"warning: {path} cannot be locked ({error.strerror}): see that no other process writes to it")
         yield
+
+
+def extend(path: Path, settings: Settings) -> None:
+    """Give a run a larger budget: it is no longer finished, and its config.toml says so. Hold its lock, and once more.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    unfinish(path)
+    temporary = path / ".config.toml"
+    temporary.write_text(config_text(settings))
+    os.replace(temporary, path / "config.toml")
 
 
 def is_finished(path: Path) -> bool:

@@ -55,6 +55,8 @@ class Journal:
             record = checkpoint.record
             self._compare(record)
             self.runs = runs._replace(**checkpoint.restore(_tree(runs)))
+            if record["settings"]["total_steps"] != settings.total_steps:
+                self.runs = self.runs._replace(algorithm=runs.algorithm)  # what is scheduled, over the new budget
             self.update = self.saved = checkpoint.number
         self.given_up = self._not_finite()
         self._evaluation: GrowingFile | None = None
@@ -215,6 +217,8 @@ class Journal:
         place = {"imports": self._settings.imports}  # where the module lay then there may be no file any more
         then = json.loads(json.dumps(recorded(settings_of_record(record["settings"] | place))))
         for name in sorted((set(then) | set(self._recorded)) - set(OF_THE_LAYOUT)):
+            if name == "total_steps" and then[name] < self._recorded[name]:
+                continue
             if then.get(name) != self._recorded.get(name):
                 reason = f"is in config.toml, but the checkpoint was written with {then.get(name)!r}; put that back"
                 raise SettingError(name, self._recorded.get(name), reason)

@@ -136,6 +136,10 @@ def _one_process(it: Situation) -> str:
     return "" if it.settings.distributed else "it is for processes that train together (--distributed)"
 
 
+def _seeds_by_name(it: Situation) -> str:
+    return "seed_list names the seeds" if it.settings.seed_list else ""
+
+
 def _for_the_command_line(it: Situation) -> str:
     return "it is for the command line of train.py only"
 
@@ -154,6 +158,7 @@ RULES: dict[str, Rule] = {
     "initial_log_std": _discrete_actions,
     "policy": _policy_of_discrete_actions,
     "network": _network_of_vectors,
+    "first_seed": _seeds_by_name,
     "coordinator": _one_process,
     "processes": _one_process,
     "process_id": _one_process,
