@@ -33,7 +33,7 @@ from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.joining import joined
 from pgjax.runs.settings.start import chosen_devices, start
 from pgjax.runs.show import figures
-from pgjax.runs.show.progress import progress_bar
+from pgjax.runs.show.progress import ProgressBar, doing, progress_bar
 
 
 def main(settings: Settings) -> Path:
@@ -53,7 +53,8 @@ def main(settings: Settings) -> Path:
                 say(f"{path} is finished: there is nothing to resume")
             return path
         attempt = Attempts(path)
-        runs = sweeps.start(setup.trainer, setup.algorithm, seeds=seeds, **where)
+        with doing("starting", quiet=settings.quiet):
+            runs = sweeps.start(setup.trainer, setup.algorithm, seeds=seeds, **where)
         journal = Journal(path, settings, runs, attempt)
         train(setup, settings, path, stop, journal)
         finish(setup, settings, path, stop, attempt, journal)
@@ -88,14 +89,14 @@ def train(setup: Setup, settings: Settings, path: Path, stop: StopRequest, journ
     total = settings.total_steps
     done = int(np.minimum(hosts.fetch(journal.runs.state.env_steps), total).mean())
     with progress_bar(total, done=done, quiet=settings.quiet) as bar:
-        evaluate_if_due(setup, settings, journal)  # it had been when the run was stopped
+        evaluate_if_due(setup, settings, journal, bar)  # it had been when the run was stopped
         chunk, max_skipped = settings.updates_per_chunk, settings.max_skipped
         for now, metrics in sweeps.chunks(setup.trainer, journal.runs, total, chunk, max_skipped, donate=True):
             journal.write(now, metrics)
             bar.update(metrics, now.seeds)
             stopping = stop.agree()
             if not stopping:
-                evaluate_if_due(setup, settings, journal)
+                evaluate_if_due(setup, settings, journal, bar)
                 stopping = stop.agree()
             if stopping or journal.is_best() or journal.due():
                 journal.save()
@@ -104,9 +105,10 @@ def train(setup: Setup, settings: Settings, path: Path, stop: StopRequest, journ
     journal.close()
 
 
-def evaluate_if_due(setup: Setup, settings: Settings, journal: Journal) -> None:
+def evaluate_if_due(setup: Setup, settings: Settings, journal: Journal, bar: ProgressBar) -> None:
     """What --eval-every asks for: where the runs stand between two chunks. Training does not notice."""
     if journal.evaluation_due():
+        bar.say("evaluating")
         journal.evaluated(sweeps.evaluation_point(setup.trainer, journal.runs, settings.eval_episodes))
 
 
@@ -116,13 +118,15 @@ def finish(
     """Evaluate the trained policies; draw and write what was found."""
     runs, saved = journal.runs, f"training is done and saved; --resume {path} evaluates it"
     stop.check(saved)
-    point = sweeps.evaluation_point(setup.trainer, runs, settings.eval_episodes)
+    with doing("evaluating", quiet=settings.quiet):
+        point = sweeps.evaluation_point(setup.trainer, runs, settings.eval_episodes)
     if settings.eval_every:
         journal.score(point)
         journal.save()
     rows = rows_of(runs.seeds, point, final=True)
     stop.check(saved)
-    attempt("learning_curve.png", lambda: draw(settings, path, rows))
+    with doing("drawing", quiet=settings.quiet):
+        attempt("learning_curve.png", lambda: draw(settings, path, rows))
     stop.check(saved)
     if not attempt.missing:  # it marks the run as finished
         attempt("evaluation.csv", lambda: journal.end_evaluation(rows))

@@ -139,6 +139,8 @@ def learn(
         moving, last = _passes(trainer, algorithm, state, moving, batch, keys.shuffle)
         metrics |= last
     metrics |= _watched(trainer, algorithm, state.params, moving.params, batch, keys.probe)
+    if algorithm.value_target is not None:
+        metrics |= _critic_watched(algorithm, batch)
     if rate is not None:
         metrics["learning_rate"] = rate
     params = moving.params
@@ -278,6 +280,15 @@ def _policy_step(trainer: Trainer, algorithm: Algorithm, moving: Moving, batch: 
     policy, of_step = algorithm.policy_step(problem)  # type: ignore[misc]
     found_norm = {"policy_gradient_norm": optax.tree.norm(found)}
     return moving._replace(params=params | {"policy": policy}), metrics | of_step | found_norm
+
+
+def _critic_watched(algorithm: Algorithm, batch: Batch) -> Metrics:
+    """How much of its own target's variance the critic that the batch was drawn with explains."""
+    signals, target = batch.signals, target_of(algorithm, batch.signals)
+    value = signals.value if signals.taken_value is None else signals.taken_value
+    if value is None or target is None:
+        return {}
+    return {"explained_variance": monitors.explained_variance(target, value, signals.mask)}
 
 
 def _watched(

@@ -24,6 +24,8 @@ from pgjax.sweeps import Runs, points_passed
 from pgjax.training.guard import NONFINITE
 from pgjax.types import SettingError
 
+_TIMING = "update,env_steps,seconds,steps_per_second"
+
 
 class Journal:
     """metrics.csv, timing.csv, evaluation.csv, the loggers asked for, and checkpoints of everything, in one directory.
@@ -65,6 +67,8 @@ class Journal:
             lengths = record["metrics_bytes"], record["timing_bytes"]
             self._metrics = MetricsFile(_checked(path / "metrics.csv", lengths[0]), lengths[0])
             self._timing = GrowingFile(_checked(path / "timing.csv", lengths[1]), lengths[1])
+            header = self._timing.path.read_text().partition("\n")[0] if self._timing.length else _TIMING
+            self._timing_columns = len(header.split(","))  # three in tables of earlier versions
             self._evaluation = self._evaluation_file(record.get("evaluation_bytes", 0))
             self._loggers = {name: LOGGERS[name](path, self._recorded, self.saved) for name in settings.log}
         score = record.get("score")
@@ -72,6 +76,7 @@ class Journal:
         self._points = record.get("evaluations", 0)
         self._start = time.monotonic() - record["seconds"]
         self._last_save = time.monotonic()
+        self._last: tuple[int, float] | None = None
 
     def write(self, runs: Runs, metrics: dict[str, np.ndarray]) -> None:
         """Note a chunk: metrics by name [R, updates], and the runs after it."""
@@ -81,7 +86,10 @@ class Journal:
             self._score = float("nan")  # until these parameters are evaluated
         elif not np.isnan(score):
             self._score = score
-        row = [[self.update, int(metrics["env_steps"][:, -1].sum()), time.monotonic() - self._start]]
+        steps, seconds = int(metrics["env_steps"][:, -1].sum()), time.monotonic() - self._start
+        before, self._last = self._last, (steps, seconds)
+        rate = (steps - before[0]) / (seconds - before[1]) if before and seconds > before[1] else float("nan")
+        row = [[self.update, steps, seconds, rate][: self._timing_columns]] if hosts.is_first() else []
         self.attempt("metrics.csv", lambda: self._metrics.write(runs.seeds, metrics))
         self.attempt("timing.csv", lambda: self._timing.append(self._timing_header() + csv_text(row)))
         self._with_loggers(lambda logger: logger.write(runs.seeds, metrics))
@@ -89,7 +97,7 @@ class Journal:
             self._post_mortem(r, metrics)
 
     def _timing_header(self) -> str:
-        return "" if self._timing.length else "update,env_steps,seconds\n"
+        return "" if self._timing.length else f"{_TIMING}\n"
 
     def evaluation_due(self) -> bool:
         """Whether runs have passed a multiple of `eval_every` since they were evaluated; the same after a resume.
