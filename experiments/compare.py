@@ -37,7 +37,7 @@ class Comparison:
     by: str = ""
     """A setting that names the groups; default: each directory by itself."""
     metric: str = "return_mean"
-    """Column of metrics.csv to draw."""
+    """Column of metrics.csv to draw; or of evaluation.csv: greedy_return or sampled_return."""
     out: Path = Path("comparison")
     """Where the figure (.png) and the table (.csv) go."""
     quick: bool = False
@@ -50,8 +50,8 @@ def main(comparison: Comparison) -> None:
     if not runs:
         raise SettingError("runs", (), "are missing; name one or more run directories")
     for run in runs:
-        if comparison.metric not in run.metrics:
-            there = ", ".join(sorted(run.metrics))
+        if comparison.metric not in run.metrics | run.points:
+            there = ", ".join(sorted(run.metrics | run.points))
             raise SettingError("metric", comparison.metric, f"is not in {run.path}; there are {there}")
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -67,7 +67,7 @@ def main(comparison: Comparison) -> None:
 
 
 def scores(run: Run) -> tuple[str, np.ndarray]:
-    """What a run's score is, and every seed's: greedy_return, or, if it is not finished, its last training return.
+    """What a run's score is, and every seed's: greedy_return of its last evaluation; without, its last training return.
 
     Raises:
       SettingError: if it has no score yet.
@@ -106,7 +106,8 @@ def draw(groups: dict[tuple[str, str], list[Run]], metric: str) -> Figure:
         here = {name: runs for (where, name), runs in groups.items() if where == environment}
         for i, (name, runs) in enumerate(here.items()):
             draw_band(axes, runs, metric, label=name, colour=f"C{i % figures.MAX_COLOURS}")
-        ylabel = "episode return (undiscounted)" if metric == "return_mean" else metric
+        words = {"return_mean": "episode return (undiscounted)", "greedy_return": "greedy return in evaluation"}
+        ylabel = words.get(metric, metric)
         figures.finish(axes, environment, ylabel)
         axes.legend(title="interquartile mean, 95 % bootstrap band", fontsize=9, title_fontsize=8, frameon=False)
     return figure

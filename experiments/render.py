@@ -18,8 +18,9 @@ from parts.recording import Recording, record
 
 from pgjax import SettingError, counters
 from pgjax.runs.record import files
+from pgjax.runs.record.evaluation_file import last_points, read_evaluation
+from pgjax.runs.settings.config_file import read_run_config
 from pgjax.runs.settings.start import start
-from pgjax.types import Params
 
 RENDER_KEY = (1 << 31) + 2  # seeds of training are below 2³¹; the two before it are evaluation's
 QUICK = {"max_frames": 20}
@@ -89,40 +90,27 @@ def act(rendering: Rendering) -> Shown:
     Raises:
       SettingError: for a run without a checkpoint, an environment that cannot be drawn, a seed that is not there.
     """
-    setup, params = files.load_run(rendering.run, best=rendering.best)
-    drawing.check_drawable(setup.environment.name)
     seed = best_seed(rendering.run) if rendering.seed is None else rendering.seed
-    policy = of_seed(params, seed, rendering.run)
+    setup, policy = files.load_run(rendering.run, seed=seed, best=rendering.best)
+    drawing.check_drawable(setup.environment.name)
     key = jax.random.fold_in(jax.random.key(RENDER_KEY), rendering.episode_seed)
     recording = record(setup.environment, setup.agent, policy, key, greedy=not rendering.sampled)
     return Shown(setup.environment.name, seed, recording)
 
 
 def best_seed(run: Path) -> int:
-    """The seed of the best greedy return, the first of several; 0 before a run has been evaluated.
+    """The seed of the best greedy return, the first of several; the run's first before it has been evaluated.
 
     Raises:
       SettingError: if the evaluation cannot be read.
     """
-    if not files.is_finished(run):
-        return 0
     try:
-        table = np.atleast_1d(np.genfromtxt(run / "evaluation.csv", delimiter=",", names=True))
+        table = last_points(read_evaluation(run))
+        if not table:
+            return read_run_config(run).chosen_seeds()[0] if (run / "config.toml").exists() else 0
         return int(table["seed"][np.argmax(np.nan_to_num(table["greedy_return"], nan=-np.inf))])
     except (OSError, ValueError) as error:
         raise SettingError("run", str(run), "has an evaluation.csv that cannot be read; name a --seed") from error
-
-
-def of_seed(params: Params, seed: int, run: Path) -> Params:
-    """One seed's parameters of all, which lie in the order 0, 1, 2, …
-
-    Raises:
-      SettingError: if the run has no such seed.
-    """
-    count = len(jax.tree.leaves(params)[0])
-    if not 0 <= seed < count:
-        raise SettingError("seed", seed, f"is not in {run}, whose seeds are below {count}")
-    return jax.tree.map(lambda x: x[seed], params)
 
 
 def animate(name: str, recording: Recording, max_frames: int) -> bytes:

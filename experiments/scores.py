@@ -108,7 +108,7 @@ def read(paths: tuple[Path, ...]) -> dict[str, list[Run]]:
         raise SettingError("runs", (), "are missing; name one or more run directories")
     groups: dict[str, list[Run]] = {}
     for run in map(read_run, paths):
-        if not run.evaluation:
+        if not run.finished:
             raise SettingError("runs", str(run.path), "is not finished; --resume it")
         group = groups.setdefault(run.settings["environment"], [])
         for name in ("algorithm", "total_steps"):

@@ -2,10 +2,11 @@
 
 Without arguments: REINFORCE with causality and a baseline on CartPole-v1, 8 seeds in one compiled call. Expect every
 seed to reach a return of 500 within a minute on two CPU cores. It leaves a run directory with the resolved settings
-(config.toml), a row per update and seed (metrics.csv), wall time (timing.csv), checkpoints, the final evaluation
-(evaluation.csv) and the learning curve (learning_curve.png). Stopped by Ctrl-C or SIGTERM it saves; --resume DIR goes
-on, bit for bit. --population N makes the seeds a population, whose worst members go on from the best (lineage.csv).
---quick shows in seconds that all this works. --list-environments prints what can be trained on.
+(config.toml), a row per update and seed (metrics.csv), wall time (timing.csv), checkpoints, the evaluation at the end
+and with --eval-every those on the way (evaluation.csv), and the learning curve (learning_curve.png). Stopped by
+Ctrl-C or SIGTERM it saves; --resume DIR goes on, bit for bit. --population N makes the seeds a population, whose worst
+members go on from the best (lineage.csv). --quick shows in seconds that all this works. --list-environments prints what
+can be trained on.
 """
 
 import sys
@@ -19,25 +20,26 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pgjax import SettingError, evaluate_runs, population, sweeps
+from pgjax import SettingError, population, sweeps
 from pgjax.engine import hosts
 from pgjax.runs.record import files
 from pgjax.runs.record.attempts import Attempts, Incomplete, say
+from pgjax.runs.record.evaluation_file import points_by_seed, read_evaluation, rows_of
 from pgjax.runs.record.interrupts import Stopped, StopRequest, stop_request
 from pgjax.runs.record.journal import Journal
 from pgjax.runs.record.loggers import check_installed
 from pgjax.runs.record.metrics_file import read_metrics
-from pgjax.runs.settings.build import Setup, build
+from pgjax.runs.settings.build import Setup, build, over_the_budget
 from pgjax.runs.settings.command_line import from_command_line
+from pgjax.runs.settings.config_file import read_run_config
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.joining import joined
 from pgjax.runs.settings.ranges import evolution
 from pgjax.runs.settings.start import chosen_devices, start
 from pgjax.runs.show import figures
-from pgjax.runs.show.progress import progress_bar
+from pgjax.runs.show.progress import ProgressBar, doing, progress_bar
 
-EVALUATION_KEY = 1 << 31  # seeds are below it: evaluation never repeats a training key
-POPULATION_KEY = EVALUATION_KEY + (1 << 16)  # of exploit steps
+POPULATION_KEY = (1 << 31) + (1 << 16)  # of exploit steps; seeds are below it, and evaluation's keys
 
 
 def main(settings: Settings) -> Path:
@@ -49,21 +51,23 @@ def main(settings: Settings) -> Path:
         stop.check("nothing was begun")
         settings = settings if hosts.is_first() else replace(settings, quiet=True)
         where = {"devices": chosen_devices(settings.devices), "mesh": settings.mesh or None}
-        seeds = settings.population or settings.seeds
-        sweeps.plan(setup.trainer, setup.algorithm, seeds, **where)  # refuses what start would, at once
         how = evolution(settings, setup) if settings.population else None
+        seeds = range(settings.population) if how else settings.chosen_seeds()
+        sweeps.plan(setup.trainer, setup.algorithm, len(seeds), **where)  # refuses what start would, at once
         path = Path(hosts.from_first(lambda: str(claim(settings, held))))
         if hosts.highest(int(hosts.is_first() and files.is_finished(path))):
             if hosts.is_first():
                 say(f"{path} is finished: there is nothing to resume")
             return path
         attempt = Attempts(path)
-        if how is None:
-            runs = sweeps.start(setup.trainer, setup.algorithm, seeds=seeds, **where)
-        else:
-            runs = population.start(setup.trainer, setup.algorithm, how, seeds=seeds, **where)
-        runs = train(setup, settings, path, stop, attempt, runs, how)
-        finish(setup, settings, path, stop, attempt, runs, how)
+        with doing("starting", quiet=settings.quiet):
+            if how is None:
+                runs = sweeps.start(setup.trainer, setup.algorithm, seeds=seeds, **where)
+            else:
+                runs = population.start(setup.trainer, setup.algorithm, how, seeds=seeds, **where)
+        journal = Journal(path, settings, runs, attempt)
+        train(setup, settings, path, stop, journal, how)
+        finish(setup, settings, path, stop, attempt, journal, how)
     return path
 
 
@@ -71,7 +75,21 @@ def claim(settings: Settings, held: ExitStack) -> Path:
     """The run directory, made if it is new; no other process writes to it until `held` is closed."""
     path = Path(settings.resume) if settings.resume else files.new_run_directory(settings)
     held.enter_context(files.locked(path))
+    before = read_run_config(path).total_steps if settings.resume else settings.total_steps
+    if settings.total_steps > before:
+        say(beyond(path, settings, before))
+        files.extend(path, settings)
+        held.enter_context(files.locked(path))  # its config.toml is another file now
     return path
+
+
+def beyond(path: Path, settings: Settings, before: int) -> str:
+    """What a larger budget means for a run, in one line."""
+    line = f"{path} goes on to {settings.total_steps:,} steps, after {before:,}"
+    things = " and ".join(over_the_budget(settings))
+    if not things:
+        return f"{line}: as one run of {settings.total_steps:,} would have"
+    return f"{line}: {things}, scheduled over {before:,} steps until now, from here on over {settings.total_steps:,}"
 
 
 def train(
@@ -79,27 +97,35 @@ def train(
     settings: Settings,
     path: Path,
     stop: StopRequest,
-    attempt: Attempts,
-    runs: sweeps.Runs,
+    journal: Journal,
     how: population.Evolution | None,
-) -> sweeps.Runs:
+) -> None:
     """All updates that are still to be done; a checkpoint is the last thing left behind, whatever happens."""
-    journal = Journal(path, settings, runs, attempt)
     if settings.resume and not settings.quiet:
         say(f"{path} goes on from update {journal.update}")
     total = settings.total_steps
     done = int(np.minimum(hosts.fetch(journal.runs.state.env_steps), total).mean())
     with progress_bar(total, done=done, quiet=settings.quiet) as bar:
+        evaluate_if_due(setup, settings, journal, bar)  # it had been when the run was stopped
         for now, metrics in chunks(setup, settings, journal.runs, how):
             journal.write(now, metrics)
-            bar.update(metrics)
-            stop.agree()
-            if journal.due() or stop:
+            bar.update(metrics, now.seeds)
+            stopping = stop.agree()
+            if not stopping:
+                evaluate_if_due(setup, settings, journal, bar)
+                stopping = stop.agree()
+            if stopping or journal.is_best() or journal.due():
                 journal.save()
             stop.check(f"update {journal.saved} of {path} is saved; go on with --resume {path}")
     journal.save()
     journal.close()
-    return journal.runs
+
+
+def evaluate_if_due(setup: Setup, settings: Settings, journal: Journal, bar: ProgressBar) -> None:
+    """What --eval-every asks for: where the runs stand between two chunks. Training does not notice."""
+    if journal.evaluation_due():
+        bar.say("evaluating")
+        journal.evaluated(sweeps.evaluation_point(setup.trainer, journal.runs, settings.eval_episodes))
 
 
 def chunks(
@@ -119,28 +145,27 @@ def finish(
     path: Path,
     stop: StopRequest,
     attempt: Attempts,
-    runs: sweeps.Runs,
+    journal: Journal,
     how: population.Evolution | None,
 ) -> None:
     """Evaluate the trained policies; draw and write what was found."""
-    saved = f"training is done and saved; --resume {path} evaluates it"
-    returns = {}
-    for greedy, name in enumerate(("sampled_return", "greedy_return")):
-        stop.check(saved)
-        key = jax.random.key(EVALUATION_KEY + greedy)
-        returns[name] = evaluate_runs(
-            setup.environment, setup.agent, runs, key, episodes=settings.eval_episodes, greedy=bool(greedy)
-        ).mean(axis=1)
-    rows = list(zip(runs.seeds, hosts.fetch(runs.state.env_steps), *returns.values(), strict=True))
+    runs, saved = journal.runs, f"training is done and saved; --resume {path} evaluates it"
     stop.check(saved)
-    attempt("learning_curve.png", lambda: draw(settings, path))
+    with doing("evaluating", quiet=settings.quiet):
+        point = sweeps.evaluation_point(setup.trainer, runs, settings.eval_episodes)
+    if settings.eval_every:
+        journal.score(point)
+        journal.save()
+    rows = rows_of(runs.seeds, point, final=True)
+    stop.check(saved)
+    with doing("drawing", quiet=settings.quiet):
+        attempt("learning_curve.png", lambda: draw(settings, path, rows))
     if how is not None:
         lineage = population.lineage(read_metrics(path / "metrics.csv"), how)
         attempt("lineage.csv", lambda: files.write_table(path / "lineage.csv", *lineage))
     stop.check(saved)
     if not attempt.missing:  # it marks the run as finished
-        table = path / "evaluation.csv"
-        attempt(table.name, lambda: files.write_table(table, ("seed", "env_steps", *returns), rows))
+        attempt("evaluation.csv", lambda: journal.end_evaluation(rows))
     if not settings.quiet:
         show(path, settings, rows)
     attempt.settle()
@@ -150,10 +175,12 @@ def finish(
         raise Incomplete(f"seeds {seeds} stopped, not finite: see {path / 'post-mortem'}; try a smaller step")
 
 
-def draw(settings: Settings, path: Path) -> None:
-    """The learning curve, from metrics.csv."""
+def draw(settings: Settings, path: Path, last: list) -> None:
+    """The learning curve, from metrics.csv; where the run was evaluated while it trained, evaluations beside it."""
     metrics = {settings.algorithm: read_metrics(path / "metrics.csv")}
-    figure = figures.learning_curves(metrics, title=f"{settings.environment}, {settings.algorithm}", spread="range")
+    title = f"{settings.environment}, {settings.algorithm}"
+    points = points_by_seed(read_evaluation(path, last)) if settings.eval_every else {}
+    figure = figures.learning_curves(metrics, title=title, spread="range", evaluation=points)
     figures.save(figure, path / "learning_curve.png")
 
 
@@ -162,9 +189,9 @@ def show(path: Path, settings: Settings, rows: list) -> None:
     table = Table(title=f"{settings.environment}, {settings.algorithm}: mean of {settings.eval_episodes} episodes")
     for name in ("seed", "env steps", "sampled return", "greedy return"):
         table.add_column(name, justify="right")
-    for seed, steps, sampled, greedy in rows:
+    for seed, steps, sampled, greedy, _ in rows:
         table.add_row(str(seed), f"{steps:,}", f"{sampled:.2f}", f"{greedy:.2f}")
-    steps, sampled, greedy = np.mean([row[1:] for row in rows], axis=0)
+    steps, sampled, greedy = np.mean([row[1:4] for row in rows], axis=0)
     table.add_section()
     table.add_row("mean", f"{steps:,.0f}", f"{sampled:.2f}", f"{greedy:.2f}", style="bold")
     console = Console()

@@ -5,7 +5,6 @@ from pgjax.engine import startup
 
 former_names.install()
 startup.avoid_deadlock()  # before anything makes an array
-startup.avoid_crash()
 
 from pgjax import environments, methods, oracle, population, spaces, sweeps
 from pgjax import methods as algorithms

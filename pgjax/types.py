@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from types import FunctionType, MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
@@ -111,6 +112,7 @@ class _AlgorithmFields(NamedTuple):
     reference_reward: Any = None
     max_mismatch: ArrayLike | None = None
     environment: Mapping[str, ArrayLike] | None = None
+    learning_rate_schedule: Any = None
 
 
 class Algorithm(_AlgorithmFields):
@@ -140,6 +142,8 @@ class Algorithm(_AlgorithmFields):
         min(π_learner/π_sampler, C), stopped. None takes the recorded ones for the learner's.
       environment: name -> number, parameters of the environment that training acts in, in place of its own
         (`pgjax.environments.with_parameters`); None leaves it as it is.
+      learning_rate_schedule: environment steps taken before an update -> factor of the optimiser's `learning_rate`
+        (`pgjax.methods.schedules`).
 
     >>> import jax, optax
     >>> from pgjax import reinforce
@@ -158,6 +162,57 @@ class Algorithm(_AlgorithmFields):
     @classmethod
     def _make(cls, iterable: Iterable[Any]) -> Self:
         return cls(*iterable)
+
+    def __repr__(self) -> str:
+        """Its functions and numbers by name; what is at its default is left out."""
+        defaults = _AlgorithmFields._field_defaults
+        said = {
+            n: x
+            for n, x in self._asdict().items()
+            if n != "estimator" and (n not in defaults or _differs(x, defaults[n]))
+        }
+        credit, contribution = self.estimator if isinstance(self.estimator, Estimator) else (self.estimator, None)
+        parts = {"credit": credit, "contribution": contribution} | said
+        return f"Algorithm({', '.join(f'{name}={_in_words(x)}' for name, x in parts.items() if x is not None)})"
+
+
+def _differs(x: Any, default: Any) -> bool:
+    return x is not default and (np.ndim(x) > 0 or callable(x) or isinstance(x, Mapping) or x != default)
+
+
+def _in_words(x: Any) -> str:
+    """A part of an algorithm in a few words: a function with the numbers bound in it, a number, an array's shape.
+
+    >>> import optax
+    >>> _in_words(Partial(optax.adam, learning_rate=0.5)), _in_words(np.ones(3))
+    ('adam(learning_rate=0.5)', '[3]')
+    """
+    if isinstance(x, Partial):
+        given = [*map(_in_words, x.args), *(f"{name}={_in_words(value)}" for name, value in x.keywords.items())]
+        name = getattr(x.func, "__name__", type(x.func).__name__).lstrip("_")
+        return f"{name}({', '.join(given)})" if given else name
+    if isinstance(x, Mapping):
+        return f"{{{', '.join(f'{name}: {_in_words(value)}' for name, value in x.items())}}}"
+    if hasattr(x, "shape"):
+        return f"{list(x.shape)}" if np.ndim(x) or isinstance(x, Tracer) else f"{float(x):.6g}"
+    return f"{x:.6g}" if isinstance(x, float) else getattr(x, "__name__", None) or repr(x)
+
+
+def check_algorithm(algorithm: Any) -> None:
+    """Refuse what is no Algorithm: above all a recipe, which holds one.
+
+    Raises:
+      SettingError: saying what to pass.
+
+    >>> from pgjax import reinforce
+    >>> check_algorithm(reinforce())
+    Traceback (most recent call last):
+    pgjax.types.SettingError: algorithm: 'a Recipe' is a method with its static settings: pass recipe.algorithm
+    """
+    if hasattr(algorithm, "algorithm") and hasattr(algorithm, "config"):
+        raise SettingError("algorithm", "a Recipe", "is a method with its static settings: pass recipe.algorithm")
+    if not isinstance(algorithm, Algorithm):
+        raise SettingError("algorithm", algorithm, "is no pgjax.Algorithm, as recipe.algorithm is one")
 
 
 def _as_part(x: Any) -> Any:
@@ -300,6 +355,11 @@ class Agent(NamedTuple):
         """Which values it learns, as `Config.critic` calls it."""
         return "action" if self.action_value else "state" if self.value else "none"
 
+    def __repr__(self) -> str:
+        """What it has beside a policy."""
+        has = {"memory": self.memory, "statistics": self.observe, "a key in training": self.takes_key}
+        return f"Agent(critic={self.critic!r}{''.join(f', {name}' for name, x in has.items() if x)})"
+
 
 class TrainState(NamedTuple):
     """Everything training carries from one update to the next."""
@@ -333,3 +393,11 @@ class Trainer(NamedTuple):
     config: Any  # a `pgjax.Config`
     init: Callable[[Algorithm, Array], TrainState]
     update: Callable[[Algorithm, TrainState], tuple[TrainState, dict[str, Array]]]
+
+    def __repr__(self) -> str:
+        """The environment's name, the agent, and the static settings that are not at their defaults."""
+        config = self.config
+        if is_dataclass(config):
+            changed = {f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != f.default}
+            config = f"{type(config).__name__}({', '.join(f'{name}={x!r}' for name, x in changed.items())})"
+        return f"Trainer({self.environment.name}, {self.agent!r}, {config})"

@@ -268,7 +268,7 @@ def test_what_cannot_be_shown_is_refused(script, tmp_path):
         script["act"](rendering)
     write_run(tmp_path, number=2)
     for seed in (-1, 2):
-        with pytest.raises(SettingError, match=f"^seed: {seed} is not in .*below 2"):
+        with pytest.raises(SettingError, match=f"^seed: {seed} is not in .*, whose seeds are 0, 1"):
             script["act"](replace(rendering, seed=seed))
     (tmp_path / "evaluation.csv").write_text("torn")
     with pytest.raises(SettingError, match="^run: .*evaluation.csv"):

@@ -22,6 +22,9 @@ LAYERS = [  # from top to bottom: a room imports only from layers below its own,
     {"spaces"},
 ]
 ENGINE_USERS = {"training", "sweeps", "population", "runs"}
+SHOWS = {PACKAGE / "oracle" / "certificates" / "show.py"} | {
+    PACKAGE / "sweeps" / f"{n}.py" for n in ("progress", "curves")
+}
 ABOVE_ALL = {"__init__", "former_names"}  # what makes the public names
 
 
@@ -58,7 +61,7 @@ def test_flax_is_imported_by_networks_alone_and_what_scripts_need_by_runs_alone(
     for path in MODULES:
         names = {name.split(".")[0] for name in imported(path)}
         assert path.stem == "networks" or "flax" not in names, path
-        shows = room(path) == "runs" or path == PACKAGE / "oracle" / "certificates" / "show.py"
+        shows = room(path) == "runs" or path in SHOWS
         assert shows or not names & {"rich", "matplotlib"}, path
         assert room(path) == "runs" or not names & {"tyro", "orbax"}, path
         assert path == PACKAGE / "oracle" / "certificates" / "frameworks.py" or "torch" not in names, path

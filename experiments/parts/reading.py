@@ -10,9 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from pgjax.runs.record import files
+from pgjax.runs.record.evaluation_file import last_points, points_by_seed, read_evaluation
 from pgjax.runs.record.metrics_file import read_metrics
 from pgjax.runs.show import figures
 from pgjax.runs.show.comparison import bootstrap_interval
+from pgjax.sweeps import RETURNS
 from pgjax.types import SettingError
 
 
@@ -26,7 +28,11 @@ class Run:
     metrics: dict[str, np.ndarray]
     """metrics.csv, by column: [seeds, updates]."""
     evaluation: dict[str, np.ndarray]
-    """evaluation.csv, by column: [seeds]; empty if the run is not finished."""
+    """The last row of each seed in evaluation.csv, by column: [seeds]; empty if there is none yet."""
+    points: dict[str, np.ndarray]
+    """All of evaluation.csv, by column: [seeds, points]; empty if there is none yet."""
+    finished: bool
+    """Whether it was carried to its end: `evaluation` then is that after training."""
 
 
 def read_run(path: Path) -> Run:
@@ -42,18 +48,17 @@ def read_run(path: Path) -> Run:
     ...     columns = ["update", "env_steps", "seed", "return_mean", "episodes"]
     ...     files.write_table(path / "metrics.csv", columns, [[1, 32, 0, 20.0, 2], [1, 32, 1, 24.0, 1]])
     ...     run = read_run(path)
-    >>> run.settings["environment"], run.metrics["return_mean"].tolist(), run.evaluation  # two seeds, not finished
-    ('CartPole-v1', [[20.0], [24.0]], {})
+    >>> run.settings["environment"], run.metrics["return_mean"].tolist(), run.evaluation, run.finished  # two seeds
+    ('CartPole-v1', [[20.0], [24.0]], {}, False)
     """
     try:
         settings = tomllib.loads((path / "config.toml").read_text())
         settings["environment"]  # any run has one
         metrics = read_metrics(path / "metrics.csv")
-        table = np.genfromtxt(path / "evaluation.csv", delimiter=",", names=True) if files.is_finished(path) else None
+        rows = read_evaluation(path)
     except (OSError, ValueError, KeyError) as error:
         raise SettingError("runs", str(path), "is not the directory of a run that has begun") from error
-    names = () if table is None else table.dtype.names or ()
-    return Run(path, settings, metrics, {name: np.atleast_1d(table[name]) for name in names})  # type: ignore[index]
+    return Run(path, settings, metrics, last_points(rows), points_by_seed(rows), files.is_finished(path))
 
 
 def draw_band(
@@ -70,13 +75,14 @@ def draw_band(
     Args:
       axes: where to draw.
       runs: taken together; the curve ends where the shortest ends.
-      metric: column of metrics.csv.
+      metric: column of metrics.csv, or of evaluation.csv.
       label: for a legend; the number of seeds is put behind it.
       colour: of matplotlib's.
       window: updates that a point of the curve is the mean of.
     """
-    end = min(run.metrics["env_steps"].max(axis=1).min() for run in runs)
-    curves = [figures.curve(run.metrics, metric, until=end, window=window) for run in runs]
+    tables = [run.points if metric in RETURNS else run.metrics for run in runs]
+    end = min(table["env_steps"].max(axis=1).min() for table in tables)
+    curves = [figures.curve(table, metric, until=end, window=window) for table in tables]
     grid = np.linspace(max(g[0] for g, _ in curves), end, figures.GRID_POINTS)
     strata = [np.stack([np.interp(grid, g, row) for row in rows]) for g, rows in curves]
     middle, low, high = bootstrap_interval(strata, resamples=500)

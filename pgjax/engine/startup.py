@@ -4,8 +4,7 @@ jaxlib 0.10 can stop for ever at 0 % CPU: its thread pool has one thread per cor
 with a pool shared by several virtual devices) every thread can end up waiting for work that only another could do.
 A pool of at least four threads, and twice the number of devices, has never been seen to. The size is read from the
 environment variable NPROC when the first array is made, so `import pgjax` sets it, unless it is already set.
-jaxlib 0.11 does not need it. What it needs is another partitioner: Shardy, its default, crashes the process while it
-compiles MuJoCo's MJX for several devices (a mapped function that closes over arrays which it does not use).
+jaxlib 0.11 does not need it.
 """
 
 import os
@@ -39,12 +38,6 @@ def avoid_deadlock(devices: int = 1) -> None:
         if given is None and xla_bridge.backends_are_initialized():
             reason = f"jaxlib 0.10 can hang with the {cores()} threads that jax runs with here"
             warnings.warn(f"{reason}: import pgjax before gymnax, or set NPROC={needed}", stacklevel=3)
-
-
-def avoid_crash() -> None:
-    """Have jaxlib 0.11 partition programs without Shardy, unless JAX_USE_SHARDY_PARTITIONER says how it is to be."""
-    if jaxlib.version.__version_info__ >= (0, 11) and "JAX_USE_SHARDY_PARTITIONER" not in os.environ:
-        jax.config.update("jax_use_shardy_partitioner", False)
 
 
 def use_cpu_devices(count: int | None = None) -> None:

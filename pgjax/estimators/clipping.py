@@ -5,11 +5,22 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
-from pgjax.estimators.contracts import per_step
+from pgjax.estimators.contracts import per_step, reporting
 from pgjax.estimators.importance import weight
-from pgjax.estimators.surrogates import clipped_ratio, score
+from pgjax.estimators.surrogates import clipped_ratio, outside, score
 
 
+def outside_between(log_ratio: Array, clip_low: ArrayLike = 0.2, clip_high: ArrayLike = 0.28) -> Array:
+    """1 where the ratio lies outside 1 − ε_low … 1 + ε_high, 0 elsewhere.
+
+    >>> outside_between(jnp.log(jnp.array([0.7, 1.25, 1.5]))).tolist()
+    [1.0, 0.0, 1.0]
+    """
+    rho = weight(log_ratio)
+    return jnp.asarray((rho < 1.0 - clip_low) | (rho > 1.0 + clip_high), log_ratio.dtype)
+
+
+@reporting(clip_fraction=outside_between)
 @per_step
 def clipped_between(
     log_ratio: Array, credit: Array, continues: Array, clip_low: ArrayLike = 0.2, clip_high: ArrayLike = 0.28
@@ -27,6 +38,7 @@ def clipped_between(
     return jnp.minimum(rho * credit, jnp.clip(rho, 1.0 - clip_low, 1.0 + clip_high) * credit)
 
 
+@reporting(clip_fraction=lambda log_ratio, clip=0.2, dual_clip=3.0: outside(log_ratio, clip))
 @per_step
 def dual_clipped_ratio(
     log_ratio: Array, credit: Array, continues: Array, clip: ArrayLike = 0.2, dual_clip: ArrayLike = 3.0
@@ -44,6 +56,9 @@ def dual_clipped_ratio(
     return jnp.where(credit < 0, jnp.maximum(clipped, bound), clipped)
 
 
+@reporting(
+    clip_fraction=lambda log_ratio, clip_low=1.0, clip_high=0.28: outside_between(log_ratio, clip_low, clip_high)
+)
 @per_step
 def clipped_weight(
     log_ratio: Array, credit: Array, continues: Array, clip_low: ArrayLike = 1.0, clip_high: ArrayLike = 0.28

@@ -15,7 +15,7 @@ import jax
 F = TypeVar("F", bound=Callable)
 
 PER_STEP, PER_TRAJECTORY, RATIO_FREE = "per_step", "per_trajectory", "ratio_free"
-_PROMISES, _OF_PARTS = "pgjax_promises", "pgjax_of_parts"
+_PROMISES, _OF_PARTS, _REPORTS = "pgjax_promises", "pgjax_of_parts", "pgjax_reports"
 
 
 def per_step(function: F) -> F:
@@ -90,6 +90,36 @@ def promises(function: Any, what: str) -> bool:
     if declared is not None and declared[0] is function:  # `functools.wraps` copies attributes; promises are not copied
         return what in declared[1]
     return isinstance(function, jax.stages.Wrapped) and promises(function.__wrapped__, what)  # type: ignore[attr-defined]  (jitted)
+
+
+def reporting(**metrics: Callable) -> Callable[[F], F]:
+    """Declare what training reports of a surrogate: name -> function of its log_ratio and its numbers, [T, N].
+
+    >>> import jax.numpy as jnp
+    >>> @reporting(far_share=lambda log_ratio, cap=1.5: jnp.exp(log_ratio) > cap)
+    ... def capped_ratio(log_ratio, credit, continues, cap=1.5):
+    ...     return jnp.minimum(jnp.exp(log_ratio), cap) * credit
+    >>> {name: f(jnp.log(jnp.array([1.0, 2.0]))).tolist() for name, f in reports_of(capped_ratio).items()}
+    {'far_share': [False, True]}
+    """
+
+    def declare(function: F) -> F:
+        setattr(function, _REPORTS, (function, metrics))
+        return function
+
+    return declare
+
+
+def reports_of(function: Any) -> dict[str, Callable]:
+    """What is reported of a function, or of what a combinator binds: name -> function of log_ratio."""
+    if isinstance(function, functools.partial):
+        if getattr(function.func, _OF_PARTS, None) is function.func:
+            parts = [x for x in (*function.args, *function.keywords.values()) if callable(x)]
+            return {name: metric for part in parts for name, metric in reports_of(part).items()}
+        own = reports_of(function.func)
+        return {name: functools.partial(metric, **function.keywords) for name, metric in own.items()}
+    declared = getattr(function, _REPORTS, None)
+    return dict(declared[1]) if declared is not None and declared[0] is function else {}
 
 
 def name_of(function: Any) -> str:

@@ -9,7 +9,7 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
-from pgjax.estimators.contracts import per_step, per_trajectory
+from pgjax.estimators.contracts import per_step, per_trajectory, reporting
 from pgjax.estimators.importance import log_prefix, log_whole, weight
 from pgjax.estimators.reductions import as_float, size_of
 from pgjax.types import SettingError
@@ -90,6 +90,16 @@ def trajectory_weight(log_ratio: Array, credit: Array, continues: Array, max_wei
     return stop_gradient(w) * score(log_ratio, credit, continues)
 
 
+def outside(log_ratio: Array, clip: ArrayLike = 0.2) -> Array:
+    """1 where the ratio lies outside 1 ± ε, 0 elsewhere; its mean over steps is the clip fraction.
+
+    >>> outside(jnp.log(jnp.array([0.5, 1.0, 1.5]))).tolist()
+    [1.0, 0.0, 1.0]
+    """
+    return jnp.asarray(jnp.abs(weight(log_ratio) - 1.0) > clip, log_ratio.dtype)
+
+
+@reporting(clip_fraction=outside)
 @per_step
 def clipped_ratio(log_ratio: Array, credit: Array, continues: Array, clip: ArrayLike = 0.2) -> Array:
     """PPO's pessimistic ratio: min(ρ_t Ψ_t, clip(ρ_t, 1 − ε, 1 + ε) Ψ_t).

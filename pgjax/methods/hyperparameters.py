@@ -15,6 +15,8 @@ OF_THE_ENVIRONMENT = "environment."
 
 _RANGES: dict[str, tuple[float, float]] = {  # names not listed: any finite number
     "learning_rate": (0.0, math.inf),
+    "schedule_steps": (0.0, math.inf),
+    "warmup_steps": (0.0, math.inf),
     "discount": (0.0, 1.0),
     "entropy_coefficient": (0.0, math.inf),
     "value_coefficient": (0.0, math.inf),

@@ -1,13 +1,14 @@
 """Optimisers by name, and a method with another one than its own."""
 
 from collections.abc import Callable
+from inspect import Parameter, signature
 from typing import Any
 
 import optax
 from jax.tree_util import Partial
 
 from pgjax.methods.hyperparameters import hyperparameters
-from pgjax.types import Algorithm
+from pgjax.types import Algorithm, SettingError, as_partial
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adam": optax.adam,
@@ -18,13 +19,41 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 """Every optimiser by name; each takes a `learning_rate`."""
 
 
-def with_optimizer(algorithm: Algorithm, optimizer: Callable[..., Any]) -> Algorithm:
-    """The method with this optimiser, at the learning rate it has.
+def with_optimizer(algorithm: Algorithm, optimizer: Any) -> Algorithm:
+    """The method with another optimiser.
 
+    Args:
+      algorithm: the method.
+      optimizer: a function such as `optax.adam`, which gets the learning rate that the method has, so that it can still
+        be swept; or, with all its numbers fixed, a function without arguments, or what optax has made, such as
+        `optax.adamw(1e-3, weight_decay=0.1)`.
+
+    Raises:
+      SettingError: for anything else, and for a function whose learning rate is unknown: the method has none.
+
+    >>> import optax
     >>> from pgjax import hyperparameters, reinforce
     >>> algorithm = with_optimizer(reinforce(learning_rate=0.5).algorithm, OPTIMIZERS["sgd"])
     >>> algorithm.optimizer.func is optax.sgd, hyperparameters(algorithm)["learning_rate"]
     (True, 0.5)
+    >>> "learning_rate" in hyperparameters(with_optimizer(algorithm, optax.chain(optax.clip(1.0), optax.sgd(0.1))))
+    False
     """
-    rate = hyperparameters(algorithm)["learning_rate"]
-    return algorithm._replace(optimizer=Partial(optimizer, learning_rate=rate))
+    if hasattr(optimizer, "init") and hasattr(optimizer, "update"):
+        return algorithm._replace(optimizer=optimizer)
+    if not callable(optimizer):
+        raise SettingError("optimizer", optimizer, "is no optimiser: pass one of optax's, or a function that makes one")
+    if "learning_rate" in getattr(optimizer, "keywords", {}):
+        return algorithm._replace(optimizer=as_partial(optimizer))
+    needed = {name: p for name, p in signature(optimizer).parameters.items() if p.default is Parameter.empty}
+    needed = {n: p for n, p in needed.items() if p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)}
+    if not needed and "learning_rate" not in signature(optimizer).parameters:
+        return algorithm._replace(optimizer=as_partial(optimizer))
+    rate = hyperparameters(algorithm).get("learning_rate")
+    if rate is None or set(needed) - {"learning_rate"}:
+        missing = sorted(set(needed) - {"learning_rate"}) or ["learning_rate"]
+        reason = f"needs {', '.join(missing)}, which nobody gives it here: bind it with functools.partial"
+        raise SettingError("optimizer", getattr(optimizer, "__name__", "a function"), reason)
+    bound = as_partial(optimizer)
+    made = Partial(bound.func, *bound.args, **bound.keywords | {"learning_rate": rate})
+    return algorithm._replace(optimizer=made)

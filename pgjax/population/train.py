@@ -93,7 +93,7 @@ def chunks(
     """
     total_steps = counters.budget("total_steps", total_steps, sweeps.steps_of(trainer))
     updates, max_skipped = counters.count("updates", updates), counters.count("max_skipped", max_skipped)
-    limits, key = (jnp.int32(total_steps), jnp.int32(max_skipped)), as_key(key)
+    limits, key = (jnp.full(len(runs.seeds), total_steps, jnp.int32), jnp.int32(max_skipped)), as_key(key)
     program = _generation_donated if donate else _generation
 
     def advancing(runs: sweeps.Runs) -> Iterator[tuple[sweeps.Runs, dict[str, np.ndarray]]]:
@@ -128,7 +128,7 @@ def _trained_and_evolved(
     """`updates` updates of every member, then one exploit step."""
     total_steps, max_skipped = limits
     used = {name: jnp.repeat(numbers_of(algorithm)[name][:, None], updates, axis=1) for name, *_ in how.ranges}
-    where = jax.tree.map(lambda spec: NamedSharding(mesh, spec), sweeps.placed_as(state))
+    where = jax.tree.map(lambda spec: NamedSharding(mesh, spec), sweeps.placed(state))
     state, metrics = sweeps.advanced(trainer, updates, mesh, algorithm, state, limits)
     score = last_score(metrics, state.skipped_in_a_row >= max_skipped)
     algorithm, state, source = evolved(how, key, algorithm, state, score, may=state.env_steps < total_steps)

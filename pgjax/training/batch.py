@@ -13,11 +13,12 @@ from pgjax.estimators.importance import weight
 from pgjax.estimators.reductions import own_share
 from pgjax.policies.normalisation import RewardScale, scale_rewards
 from pgjax.training import rollout
+from pgjax.training.checks import check_state
 from pgjax.training.keys import Keys, keys_of
 from pgjax.training.loss import Batch
 from pgjax.training.replay import Replay, replayed
 from pgjax.training.signals import first_memory, group_numbers, log_prob_of, own_discount, values_of
-from pgjax.types import Algorithm, Params, Trainer, TrainState, Transition
+from pgjax.types import Algorithm, Params, Trainer, TrainState, Transition, check_algorithm
 
 
 class Collection(NamedTuple):
@@ -52,6 +53,8 @@ def collect(trainer: Trainer, algorithm: Algorithm, state: TrainState) -> Collec
     >>> found.batch.transition.reward.shape, float(found.statistics.episodes)
     ((9, 4), 4.0)
     """
+    check_algorithm(algorithm)
+    check_state(state)
     trainer = with_its_environment(trainer, algorithm)
     environment, agent, config = trainer.environment, trainer.agent, trainer.config
     keys = keys_of(state.key)

@@ -1,6 +1,7 @@
 """Which settings go together; asked before anything compiles."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from pgjax.environments.base import check_environment
 from pgjax.estimators.contracts import PER_STEP, PER_TRAJECTORY, name_of, promises
 from pgjax.estimators.returns import make_signals
 from pgjax.training.signals import credit_of, target_of
-from pgjax.types import Agent, Algorithm, Environment, SettingError, Signals
+from pgjax.types import Agent, Algorithm, Environment, SettingError, Signals, TrainState, check_algorithm
 
 
 def check(environment: Environment, agent: Agent, config: Config, algorithm: Algorithm | None = None) -> None:
@@ -19,8 +20,12 @@ def check(environment: Environment, agent: Agent, config: Config, algorithm: Alg
     Raises:
       SettingError: naming the setting, its value and what it contradicts.
     """
+    if not isinstance(config, Config):
+        raise SettingError("config", type(config).__name__, "is no pgjax.Config, as recipe.config is one")
     if algorithm is None:
         check_environment(environment)
+    else:
+        check_algorithm(algorithm)
     if config.critic != agent.critic:
         raise SettingError("critic", config.critic, f"does not match the agent, whose critic is {agent.critic!r}")
     if config.batch_steps and config.accumulate > 1:
@@ -54,6 +59,34 @@ def check(environment: Environment, agent: Agent, config: Config, algorithm: Alg
     _check_reference(agent, config, algorithm)
     if algorithm.momentum is not None and (config.epochs > 1 or config.minibatches > 1):
         raise SettingError("momentum", algorithm.momentum, "needs one pass and one minibatch per batch")
+
+
+def check_state(state: Any) -> None:
+    """Refuse many runs, or the state of many, where the state of one is expected.
+
+    Raises:
+      SettingError: saying how to get one.
+    """
+    if hasattr(state, "seeds") or jnp.ndim(state.update):
+        reason = "where one is expected: pick one, runs.pick(seed=3), or map over them, jax.vmap(trainer.update)"
+        raise SettingError("state", f"of {len(state.seeds if hasattr(state, 'seeds') else state.update)} runs", reason)
+
+
+def check_params(agent: Agent, params: Any) -> None:
+    """Refuse the parameters of many runs where those of one are expected.
+
+    Raises:
+      SettingError: saying how to get one's.
+    """
+    if isinstance(params, TrainState) or hasattr(params, "seeds"):
+        reason = "holds parameters: pass those of one run, runs.pick(seed=3).params"
+        raise SettingError("params", type(params).__name__, reason)
+    if agent.init is None:
+        return
+    own, given = jax.tree.leaves(jax.eval_shape(agent.init, jax.random.key(0))), jax.tree.leaves(params)
+    if len(own) == len(given) and own and all(jnp.ndim(x) == y.ndim + 1 for x, y in zip(given, own, strict=True)):
+        reason = "where those of one are expected: take one's, runs.pick(seed=3).params"
+        raise SettingError("params", f"of {len(given[0])} runs", reason)
 
 
 def has_reference(algorithm: Algorithm) -> bool:

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from pgjax.engine import asked, engine
 from pgjax.environments.parameters import with_parameters
 from pgjax.training import rollout
+from pgjax.training.checks import check_params
 from pgjax.training.keys import as_key
 from pgjax.types import Agent, Environment, Params
 
@@ -46,6 +47,7 @@ def evaluate(
     >>> evaluate(env, agent, agent.init(jax.random.key(0)), jax.random.key(1), episodes=8).shape
     (8,)
     """
+    check_params(agent, params)
     bound = with_parameters(environment, environment_parameters)  # refuses them by value, before they are traced
     values = {name: bound.parameters[name] for name in environment_parameters or ()}  # in their own types
     return _evaluate(environment, agent, params, as_key(key), episodes, greedy, asked(), values)

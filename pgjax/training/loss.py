@@ -7,7 +7,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from pgjax.config import Config
-from pgjax.estimators.contracts import name_of
+from pgjax.estimators.contracts import name_of, reports_of
 from pgjax.estimators.distributions import Distribution
 from pgjax.estimators.reductions import BatchSize
 from pgjax.estimators.reference_kl import k3, log_to_reference
@@ -62,6 +62,7 @@ def contributions(agent: Agent, estimator: Estimator, params: Params, batch: Bat
     x = log_ratio(distribution, batch.transition)
     out = estimator.contribution(batch.credit, batch.signals, distribution, x)
     out, reported = out if isinstance(out, tuple) else (out, {})
+    reported = {name: metric(x) for name, metric in reports_of(estimator.contribution).items()} | reported
     if batch.weight is not None:
         out = batch.weight * out
     for name, given in {"surrogate": out, **reported}.items():

@@ -14,7 +14,7 @@ from pgjax.environments import base
 from pgjax.estimators.importance import clamped_fraction, effective_sample_size, log_prefix, relative_weight
 from pgjax.estimators.products import product
 from pgjax.estimators.reductions import difference, quotient, spread, step_spread
-from pgjax.estimators.returns import make_signals, off_policy_reward_to_go, reward_to_go, total_return
+from pgjax.estimators.returns import make_signals, off_policy_reward_to_go, total_return
 from pgjax.estimators.surrogates import stopped_prefix
 from pgjax.training.loss import Batch, contributions
 from pgjax.training.metrics import nothing
@@ -285,7 +285,6 @@ def monitor(
 
         bias_probe           estimator − per-decision importance sampling, along a random direction, in standard
                              errors, at the parameters the updates have led to: what dropped ratios cost
-        explained_variance   of the critic that the batch was drawn with; only with one
 
     Args:
       agent: policy and critic.
@@ -317,10 +316,7 @@ def monitor(
 
         return _along(surrogates, params["policy"], key)
 
-    metrics = {"bias_probe": _in_errors(*bias_probe(along(algorithm), along(exact)))}
-    if agent.value is not None:
-        metrics["explained_variance"] = explained_variance(reward_to_go(signals), signals.value, signals.mask)
-    return metrics
+    return {"bias_probe": _in_errors(*bias_probe(along(algorithm), along(exact)))}
 
 
 def _in_errors(mean: Array, error: Array) -> Array:

@@ -1,13 +1,16 @@
 """The algorithm's optimiser, on the tree of parameters that it trains."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax import Array
+from jax.tree_util import Partial
 
 from pgjax.engine import Engine
-from pgjax.types import Algorithm, Params
+from pgjax.types import Algorithm, Params, SettingError
 
 F = TypeVar("F", bound=Callable)
 
@@ -34,6 +37,43 @@ def trained(algorithm: Algorithm, params: Params) -> Params:
     if algorithm.policy_step is not None:
         return {"value": params["value"]}
     return {name: group for name, group in params.items() if name != "statistics"}
+
+
+def at_its_rate(algorithm: Algorithm, env_steps: Array) -> Algorithm:
+    """The algorithm with the learning rate that its schedule gives after so many environment steps.
+
+    Raises:
+      SettingError: for a schedule of an optimiser without a number `learning_rate`.
+    """
+    if algorithm.learning_rate_schedule is None:
+        return algorithm
+    optimizer = algorithm.optimizer
+    rate = getattr(optimizer, "keywords", {}).get("learning_rate")
+    if rate is None or callable(rate):
+        reason = "scales a number learning_rate of the optimiser, which has none: a schedule of its own, or all fixed"
+        raise SettingError("learning_rate_schedule", str(algorithm.learning_rate_schedule.func.__name__), reason)
+    now = rate * algorithm.learning_rate_schedule(env_steps)
+    made = Partial(optimizer.func, *optimizer.args, **optimizer.keywords | {"learning_rate": now})
+    return algorithm._replace(optimizer=made, learning_rate_schedule=None)
+
+
+def learning_rate(algorithm: Algorithm, state: Any) -> Array | None:
+    """The rate of the optimiser's next step; None where nobody can say, as of an optimiser that is already made.
+
+    >>> from pgjax import reinforce
+    >>> float(learning_rate(reinforce(learning_rate=0.5).algorithm, None))
+    0.5
+    """
+    rate = getattr(algorithm.optimizer, "keywords", {}).get("learning_rate")
+    if not callable(rate):
+        return None if rate is None else jnp.asarray(rate, float)
+    counted = jax.tree.leaves(state, is_leaf=_counts)
+    counts = [x.count for x in counted if _counts(x)]
+    return jnp.asarray(rate(counts[0]), float) if counts else None
+
+
+def _counts(x: Any) -> bool:
+    return isinstance(x, optax.ScaleByScheduleState)
 
 
 def optimizer_of(algorithm: Algorithm, how: Engine, params: Params) -> optax.GradientTransformation:

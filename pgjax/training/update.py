@@ -29,11 +29,11 @@ from pgjax.training.keys import as_key
 from pgjax.training.loss import Batch, policy_loss, value_loss
 from pgjax.training.metrics import Metrics
 from pgjax.training.minibatches import over_minibatches
-from pgjax.training.optimizer import optimizer_of, trained
+from pgjax.training.optimizer import at_its_rate, learning_rate, optimizer_of, trained
 from pgjax.training.replay import Replay, replayed
 from pgjax.training.sharing import reused
 from pgjax.training.signals import credit_of, policy_on, ratios_of, target_of
-from pgjax.types import Agent, Algorithm, Environment, Params, Trainer, TrainState
+from pgjax.types import Agent, Algorithm, Environment, Params, Trainer, TrainState, check_algorithm
 
 
 def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trainer:
@@ -73,9 +73,11 @@ def _trainer(environment: Environment, agent: Agent, config: Config) -> Trainer:
 
 
 def _init(trainer: Trainer, algorithm: Algorithm, key: Array) -> TrainState:
+    check_algorithm(algorithm)
     trainer = with_its_environment(trainer, algorithm)
     environment, agent, config = trainer.environment, trainer.agent, trainer.config
     check(environment, agent, config, algorithm)
+    algorithm = at_its_rate(algorithm, jnp.int32(0))
     params_key, stream_key, key = jax.random.split(as_key(key), 3)
     params = agent.init(params_key)
     moved = trained(algorithm, params)
@@ -122,12 +124,14 @@ def learn(
     trainer = with_its_environment(trainer, algorithm)
     agent, config, keys, batch = trainer.agent, trainer.config, collected.keys, collected.batch
     check(trainer.environment, agent, config, algorithm)
+    algorithm = at_its_rate(algorithm, state.env_steps)
     if callable(algorithm.entropy_coefficient):
         algorithm = algorithm._replace(entropy_coefficient=algorithm.entropy_coefficient(state.update))
     if algorithm.kl_coefficient is not None:
         behaviour = policy_on(agent, state.params, batch.transition, batch.memory)
         batch = batch._replace(behaviour=jax.lax.stop_gradient(behaviour))
     moving = Moving(state.params, state.optimizer_state, state.previous, jnp.bool_(False))
+    rate = learning_rate(algorithm, state.optimizer_state)
     metrics: Metrics = {}
     if algorithm.policy_step is not None:
         moving, metrics = _policy_step(trainer, algorithm, moving, batch)
@@ -135,6 +139,10 @@ def learn(
         moving, last = _passes(trainer, algorithm, state, moving, batch, keys.shuffle)
         metrics |= last
     metrics |= _watched(trainer, algorithm, state.params, moving.params, batch, keys.probe)
+    if algorithm.value_target is not None:
+        metrics |= _critic_watched(algorithm, batch)
+    if rate is not None:
+        metrics["learning_rate"] = rate
     params = moving.params
     if collected.observed is not None:
         params = params | {"statistics": collected.observed}
@@ -272,6 +280,15 @@ def _policy_step(trainer: Trainer, algorithm: Algorithm, moving: Moving, batch: 
     policy, of_step = algorithm.policy_step(problem)  # type: ignore[misc]
     found_norm = {"policy_gradient_norm": optax.tree.norm(found)}
     return moving._replace(params=params | {"policy": policy}), metrics | of_step | found_norm
+
+
+def _critic_watched(algorithm: Algorithm, batch: Batch) -> Metrics:
+    """How much of its own target's variance the critic that the batch was drawn with explains."""
+    signals, target = batch.signals, target_of(algorithm, batch.signals)
+    value = signals.value if signals.taken_value is None else signals.taken_value
+    if value is None or target is None:
+        return {}
+    return {"explained_variance": monitors.explained_variance(target, value, signals.mask)}
 
 
 def _watched(

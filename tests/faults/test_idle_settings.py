@@ -21,6 +21,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 IDLE = [  # what would do nothing, and where it acts (None: nowhere)
     ({"num_steps": 64}, {"algorithm": "a2c"}),
+    ({"first_seed": 7, "seed_list": (3, 5)}, {"seed_list": ()}),
     ({"num_steps": 64, "algorithm": "doubly_robust"}, {"algorithm": "ppo"}),
     ({"batch_steps": 100, "algorithm": "a2c"}, {"algorithm": "reinforce"}),
     ({"group_size": 2, "algorithm": "a2c"}, {"algorithm": "rloo"}),
@@ -105,11 +106,15 @@ ACTS_ALWAYS = {
         "max_grad_norm",
         "entropy_coefficient",
         "decay_updates",
+        "learning_rate_schedule",
+        "warmup_steps",
+        "seed_list",
         "memory",
         "separate_memory",
         "layer_norm",
         "dropout",
         "eval_episodes",
+        "eval_every",
         "devices",
         "mesh",
     ),

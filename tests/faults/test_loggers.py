@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from runs import TINY, fingerprint
 
+from pgjax.runs.record.loggers import WeightsAndBiases
 from pgjax.runs.record.metrics_file import read_metrics
 from pgjax.types import SettingError
 
@@ -56,9 +57,19 @@ def test_wandb_gets_an_update_at_a_time(here, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **given: calls.append(given) or run))
     path = here(*TINY, *STEPS, "--log", "wandb", "--out", tmp_path / "run")
     metrics = read_metrics(path / "metrics.csv")
-    assert calls[0]["id"] == "run" and calls[0]["resume"] == "allow" and calls[0]["config"]["seeds"] == 2
+    assert calls[0]["id"] == (path / "wandb-id").read_text() and calls[0]["resume"] == "allow"
+    assert calls[0]["name"] == "run" and calls[0]["config"]["seeds"] == 2
     assert calls[1:] == ["end"] and list(logged) == list(range(1, 8))
     np.testing.assert_allclose(logged[3]["seed_1/return_mean"], metrics["return_mean"][1, 2], rtol=1e-6)
+
+
+def test_every_directory_is_a_wandb_run_of_its_own_and_stays_it(tmp_path, monkeypatch):
+    ids = []
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **given: ids.append(given["id"])))
+    for folder in ("a/run", "b/run", "a/run"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        WeightsAndBiases(tmp_path / folder, {}, 0)
+    assert ids[0] == ids[2] != ids[1] and len(ids[0]) == 32
 
 
 def test_a_logger_that_fails_is_given_up_with_a_line(here, tmp_path, tensorboard, monkeypatch, capfd):

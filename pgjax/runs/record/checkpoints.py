@@ -188,6 +188,11 @@ def prune(folder: Path, keep: int) -> None:
             shutil.rmtree(path)
 
 
+def highest_score(folder: Path) -> float:
+    """The highest score of a folder's checkpoints; −∞ where none has one."""
+    return max(map(_score, paths(folder)), default=float("-inf"))
+
+
 def _first_whole(folder: Path, there: list[Path], say: Callable[[str], None]) -> Checkpoint | None:
     for path in there:
         try:

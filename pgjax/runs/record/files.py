@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from pgjax.runs.record import checkpoints
 from pgjax.runs.record.attempts import say
+from pgjax.runs.record.evaluation_file import is_complete, read_evaluation, unfinish
 from pgjax.runs.record.metrics_file import csv_text
 from pgjax.runs.settings.build import Setup, build
 from pgjax.runs.settings.config_file import config_text, settings_of_record
@@ -95,9 +97,32 @@ def locked(path: Path, mark: str = "config.toml", field: str = "resume") -> Iter
         yield
 
 
+def extend(path: Path, settings: Settings) -> None:
+    """Give a run a larger budget: it is no longer finished, and its config.toml says so. Hold its lock, and once more.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    unfinish(path)
+    temporary = path / ".config.toml"
+    temporary.write_text(config_text(settings))
+    os.replace(temporary, path / "config.toml")
+
+
 def is_finished(path: Path) -> bool:
-    """Whether a run has been carried to its end: the evaluation is written last."""
-    return (path / "evaluation.csv").exists()
+    """Whether a run has been carried to its end: the evaluation after training, of every seed, is written last.
+
+    >>> is_finished(Path("nowhere"))
+    False
+    """
+    try:
+        settings = tomllib.loads((path / "config.toml").read_text())
+    except (OSError, ValueError):
+        settings = {}
+    try:
+        return is_complete(read_evaluation(path), settings.get("seeds", 1))
+    except (OSError, ValueError):
+        return False
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
@@ -107,17 +132,17 @@ def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]
     os.replace(temporary, path)
 
 
-def load_run(path: str | Path, *, best: bool = False) -> tuple[Setup, Params]:
-    """Read a run back, finished or not: what it was made of, and the parameters of all seeds (axis 0).
-
-    `jax.tree.map(lambda x: x[3], params)` is the policy of the fourth seed.
+def load_run(path: str | Path, *, seed: int | None = None, best: bool = False) -> tuple[Setup, Params]:
+    """Read a run back, finished or not: what it was made of, and the parameters of one seed, or of all (axis 0).
 
     Args:
       path: the run directory.
-      best: from the checkpoint with the highest mean return instead of the newest.
+      seed: whose parameters; default all, in the order of `config.toml`'s seeds.
+      best: from the best checkpoint instead of the newest: by the mean greedy return where the run was evaluated while
+        it trained, else by the mean training return.
 
     Raises:
-      SettingError: if the directory holds no checkpoint that is whole.
+      SettingError: if the directory holds no checkpoint that is whole, or the run has no such seed.
 
     >>> load_run("nowhere")
     Traceback (most recent call last):
@@ -134,4 +159,19 @@ def load_run(path: str | Path, *, best: bool = False) -> tuple[Setup, Params]:
     shapes = jax.eval_shape(jax.vmap(setup.agent.init), keys)
     like = {"state": {"params": jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)}}
     of_params = {name: leaf for name, leaf in checkpoint.leaves.items() if name.startswith("state/params/")}
-    return setup, checkpoint._replace(leaves=of_params).restore(like)["state"]["params"]
+    params = checkpoint._replace(leaves=of_params).restore(like)["state"]["params"]
+    if seed is None:
+        return setup, params
+    seeds = checkpoint.leaves["seeds"].tolist()
+    if seed not in seeds:
+        raise SettingError("seed", seed, f"is not in {path}, whose seeds are {_in_words(seeds)}")
+    return setup, jax.tree.map(lambda x: x[seeds.index(seed)], params)
+
+
+def _in_words(seeds: list[int]) -> str:
+    """Seeds, those in the middle left out where there are many.
+
+    >>> _in_words([0, 1]), _in_words(list(range(100, 200)))
+    ('0, 1', '100, 101, … 199')
+    """
+    return ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]}, {seeds[1]}, … {seeds[-1]}"

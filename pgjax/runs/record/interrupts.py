@@ -36,9 +36,11 @@ class StopRequest:
         """Remember the first signal."""
         self.number = number if self.number is None else self.number
 
-    def agree(self) -> None:
-        """Stop all processes if one of them has been asked to; together, if there are several."""
-        self.number = hosts.highest(self.number or 0) or None
+    def agree(self) -> bool:
+        """Whether one of the processes has been asked to stop, so that all do; together, if there are several."""
+        agreed = hosts.highest(self.number or 0)
+        self.number = agreed or None
+        return agreed > 0
 
     def check(self, message: str) -> None:
         """Stop here if asked to; together, if there are several processes.

@@ -1,8 +1,9 @@
 """What a run writes while it goes on, and how it is taken up again."""
 
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,23 @@ import numpy as np
 from pgjax.engine import hosts
 from pgjax.runs.record import checkpoints
 from pgjax.runs.record.attempts import Attempts, say
+from pgjax.runs.record.evaluation_file import COLUMNS, rows_of
+from pgjax.runs.record.evaluation_file import NAME as EVALUATION
 from pgjax.runs.record.loggers import LOGGERS, Logger
 from pgjax.runs.record.metrics_file import GrowingFile, MetricsFile, csv_text
 from pgjax.runs.record.provenance import differences, provenance
 from pgjax.runs.settings.config_file import OF_THE_LAYOUT, recorded, settings_of_record
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.show.progress import last_return
-from pgjax.sweeps import Runs
+from pgjax.sweeps import Runs, points_passed
 from pgjax.training.guard import NONFINITE
 from pgjax.types import SettingError
 
+_TIMING = "update,env_steps,seconds,steps_per_second"
+
 
 class Journal:
-    """metrics.csv, timing.csv, the loggers asked for, and checkpoints of everything, under one directory.
+    """metrics.csv, timing.csv, evaluation.csv, the loggers asked for, and checkpoints of everything, in one directory.
 
     A checkpoint knows how long the tables were: on resume they are cut there, so every update appears in them once.
     Where several processes train together all of them keep a journal, and the first one's is written.
@@ -47,28 +52,44 @@ class Journal:
         hosts.require_same("resume", newest, f"is not the newest checkpoint everywhere: {path} must be shared")
         checkpoint = checkpoints.newest(self._folder, self._say)
         record: dict[str, Any] = {"metrics_bytes": 0, "timing_bytes": 0, "seconds": 0.0}
+        self._highest = checkpoints.highest_score(self._folder)
         if checkpoint is not None:
             record = checkpoint.record
             self._compare(record)
             self.runs = runs._replace(**checkpoint.restore(_tree(runs)))
+            if record["settings"]["total_steps"] != settings.total_steps:
+                self.runs = self.runs._replace(algorithm=runs.algorithm)  # what is scheduled, over the new budget
             self.update = self.saved = checkpoint.number
         self.given_up = self._not_finite()
+        self._evaluation: GrowingFile | None = None
         self._loggers: dict[str, Logger] = {}
         if hosts.is_first():
             lengths = record["metrics_bytes"], record["timing_bytes"]
             self._metrics = MetricsFile(_checked(path / "metrics.csv", lengths[0]), lengths[0])
             self._timing = GrowingFile(_checked(path / "timing.csv", lengths[1]), lengths[1])
+            header = self._timing.path.read_text().partition("\n")[0] if self._timing.length else _TIMING
+            self._timing_columns = len(header.split(","))  # three in tables of earlier versions
+            self._evaluation = self._evaluation_file(record.get("evaluation_bytes", 0))
             self._loggers = {name: LOGGERS[name](path, self._recorded, self.saved) for name in settings.log}
-        self._score = float("nan")
+        score = record.get("score")
+        self._score = self._saved_score = float("nan") if score is None else score
+        self._points = record.get("evaluations", 0)
         self._start = time.monotonic() - record["seconds"]
         self._last_save = time.monotonic()
+        self._last: tuple[int, float] | None = None
 
     def write(self, runs: Runs, metrics: dict[str, np.ndarray]) -> None:
         """Note a chunk: metrics by name [R, updates], and the runs after it."""
         self.runs, self.update = runs, int(metrics["update"][:, -1].max())
         score = last_return(metrics)
-        self._score = self._score if np.isnan(score) else score
-        row = [[self.update, int(metrics["env_steps"][:, -1].sum()), time.monotonic() - self._start]]
+        if self._settings.eval_every:
+            self._score = float("nan")  # until these parameters are evaluated
+        elif not np.isnan(score):
+            self._score = score
+        steps, seconds = int(metrics["env_steps"][:, -1].sum()), time.monotonic() - self._start
+        before, self._last = self._last, (steps, seconds)
+        rate = (steps - before[0]) / (seconds - before[1]) if before and seconds > before[1] else float("nan")
+        row = [[self.update, steps, seconds, rate][: self._timing_columns]] if hosts.is_first() else []
         self.attempt("metrics.csv", lambda: self._metrics.write(runs.seeds, metrics))
         self.attempt("timing.csv", lambda: self._timing.append(self._timing_header() + csv_text(row)))
         self._with_loggers(lambda logger: logger.write(runs.seeds, metrics))
@@ -76,15 +97,52 @@ class Journal:
             self._post_mortem(r, metrics)
 
     def _timing_header(self) -> str:
-        return "" if self._timing.length else "update,env_steps,seconds\n"
+        return "" if self._timing.length else f"{_TIMING}\n"
+
+    def evaluation_due(self) -> bool:
+        """Whether runs have passed a multiple of `eval_every` since they were evaluated; the same after a resume.
+
+        Where training is over it is not: that evaluation is made anyway.
+        """
+        every, steps = self._settings.eval_every, hosts.fetch(self.runs.state.env_steps)
+        ended = np.isin(np.arange(len(steps)), list(self._not_finite())) | (steps >= self._settings.total_steps)
+        return bool(every) and not np.all(ended) and points_passed(steps, every) > self._points
+
+    def evaluated(self, point: dict[str, np.ndarray]) -> None:
+        """Note an evaluation of the runs as they are now: its rows, and the score of the next checkpoint."""
+        self.score(point)
+        self._points = points_passed(point["env_steps"], self._settings.eval_every)
+        rows = rows_of(self.runs.seeds, point, final=False)
+        self.attempt(EVALUATION, lambda: self._append_evaluation(rows))
+
+    def score(self, point: dict[str, np.ndarray]) -> None:
+        """Take the mean greedy return over the seeds for the score of these parameters."""
+        found = point["greedy_return"][np.isfinite(point["greedy_return"])]
+        self._score = float(np.mean(found)) if found.size else float("nan")
+
+    def end_evaluation(self, rows: Sequence[Sequence[Any]]) -> None:
+        """The whole table at once, with the rows after training, which mark the run as finished.
+
+        A checkpoint remembers the table without them: training that goes on, on a larger budget, writes over them.
+        """
+        path = self._path / EVALUATION
+        before = path.read_bytes()[: self._evaluation_bytes()].decode() if self._evaluation else ""
+        temporary = path.with_name(f".{path.name}")
+        temporary.write_text((before or csv_text([COLUMNS])) + csv_text(rows))
+        os.replace(temporary, path)
+
+    def is_best(self) -> bool:
+        """Whether an evaluation has just found the policies better than at any checkpoint."""
+        return bool(self._settings.eval_every) and self._score > self._highest
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint, by the clock of one of the processes."""
         return bool(hosts.highest(int(time.monotonic() - self._last_save >= self._settings.save_every)))
 
     def save(self) -> bool:
-        """Write a checkpoint, unless this update has one; False if that failed. Old ones go."""
-        return self.saved == self.update or self.attempt.together("checkpoints", self._save)
+        """Write a checkpoint, unless this update has one that knows its score; False if that failed. Old ones go."""
+        known = np.array_equal(self._score, self._saved_score, equal_nan=True)
+        return (self.saved == self.update and known) or self.attempt.together("checkpoints", self._save)
 
     def close(self) -> None:
         """End the loggers."""
@@ -117,16 +175,34 @@ class Journal:
         record = self._record()
         self.attempt.together(folder.name, lambda: checkpoints.save(folder, update, _tree(self.runs), record))
 
+    def _evaluation_file(self, length: int) -> GrowingFile | None:
+        """The table of evaluations up to a checkpoint; none where nothing is evaluated before the end."""
+        path = self._path / EVALUATION
+        if self._settings.eval_every:
+            return GrowingFile(_checked(path, length), length)
+        path.unlink(missing_ok=True)
+        return None
+
+    def _append_evaluation(self, rows: Sequence[Sequence[Any]]) -> None:
+        assert self._evaluation is not None  # there are evaluations before the end
+        self._evaluation.append(csv_text([*([] if self._evaluation.length else [COLUMNS]), *rows]))
+
+    def _evaluation_bytes(self) -> int:
+        return self._evaluation.length if self._evaluation else 0
+
     def _save(self) -> None:
         self._last_save = time.monotonic()
         hosts.first_only(self._sync)
         checkpoints.save(self._folder, self.update, _tree(self.runs), self._record())
-        self.saved = self.update
+        self.saved, self._saved_score = self.update, self._score
+        self._highest = max(self._highest, self._score) if np.isfinite(self._score) else self._highest
         hosts.first_only(lambda: checkpoints.prune(self._folder, self._settings.keep))
 
     def _sync(self) -> None:
         self._metrics.file.sync()
         self._timing.sync()
+        if self._evaluation is not None:
+            self._evaluation.sync()
 
     def _record(self) -> dict[str, Any]:
         """What a checkpoint remembers beside the arrays; the first process's is written."""
@@ -137,6 +213,8 @@ class Journal:
             "score": None if np.isnan(self._score) else self._score,
             "metrics_bytes": self._metrics.file.length if first else 0,
             "timing_bytes": self._timing.length if first else 0,
+            "evaluation_bytes": self._evaluation_bytes(),
+            "evaluations": self._points,
             "seconds": time.monotonic() - self._start,
             "settings": self._recorded,
             "provenance": self._provenance,
@@ -147,6 +225,8 @@ class Journal:
         place = {"imports": self._settings.imports}  # where the module lay then there may be no file any more
         then = json.loads(json.dumps(recorded(settings_of_record(record["settings"] | place))))
         for name in sorted((set(then) | set(self._recorded)) - set(OF_THE_LAYOUT)):
+            if name == "total_steps" and then[name] < self._recorded[name]:
+                continue
             if then.get(name) != self._recorded.get(name):
                 reason = f"is in config.toml, but the checkpoint was written with {then.get(name)!r}; put that back"
                 raise SettingError(name, self._recorded.get(name), reason)

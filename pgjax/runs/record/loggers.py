@@ -1,5 +1,6 @@
 """Where metrics go besides metrics.csv: TensorBoard and Weights & Biases, packages of the extra `log`."""
 
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -50,13 +51,21 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """One run of project pgjax at wandb, which finds it again on resume: metrics as seed_3/return_mean and so on."""
+    """One run of project pgjax at wandb: metrics as seed_3/return_mean and so on.
+
+    Its id is unique and stays in the run directory (`wandb-id`), so that a resumed run goes on there, and runs of the
+    same name in other directories are other ones.
+    """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], update: int):
         """Begin the run, or take up the one of this directory; wandb itself ignores updates it already has."""
         wandb = import_module(PACKAGES["wandb"])
         name = path.absolute().name
-        self._run = wandb.init(project="pgjax", name=name, id=name, config=dict(settings), dir=path, resume="allow")
+        known = path / "wandb-id"
+        if not known.exists():
+            known.write_text(uuid.uuid4().hex)
+        given = {"id": known.read_text(), "resume": "allow"}
+        self._run = wandb.init(project="pgjax", name=name, config=dict(settings), dir=path, **given)
 
     def write(self, seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> None:
         """Log every metric of every seed, an update at a time."""

@@ -14,7 +14,7 @@ from pgjax.methods import ALGORITHMS
 from pgjax.methods.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
 from pgjax.methods.optimizers import OPTIMIZERS, with_optimizer
 from pgjax.methods.reference import with_reference
-from pgjax.methods.schedules import decaying, entropy_decay
+from pgjax.methods.schedules import decaying, entropy_decay, scheduled
 from pgjax.policies.networks import make_agent
 from pgjax.policies.normalisation import normalise_observations
 from pgjax.runs.settings import idle
@@ -118,6 +118,12 @@ def recipe_of(settings: Settings) -> Recipe:
     algorithm = with_hyperparameters(algorithm, {name: given[name] for name in given if name in numbers})
     known("optimizer", settings.optimizer, OPTIMIZERS)
     algorithm = with_optimizer(algorithm, OPTIMIZERS[settings.optimizer])
+    if settings.decay_updates and (settings.learning_rate_schedule != "constant" or settings.warmup_steps):
+        reason = "and a learning_rate_schedule or warmup_steps are two schedules of one number; leave one out"
+        raise SettingError("decay_updates", settings.decay_updates, reason)
+    if settings.learning_rate_schedule != "constant" or settings.warmup_steps:
+        budget = {"total_steps": settings.total_steps, "warmup_steps": settings.warmup_steps}
+        algorithm = scheduled(algorithm, settings.learning_rate_schedule, **budget)
     if settings.decay_updates:
         algorithm = decaying(Recipe(algorithm, config), _updates(settings, "decay_updates", config)).algorithm
     if settings.decay_entropy:
@@ -152,6 +158,16 @@ def _updates(settings: Settings, field: str, config: Config) -> int:
     if config.rollout != "stream":
         raise SettingError(field, given, f"cannot be: {settings.algorithm} does not know how many updates it will do")
     return max(1, settings.total_steps // (config.num_envs * config.num_steps))
+
+
+def over_the_budget(settings: Settings) -> list[str]:
+    """What is scheduled over `total_steps`, in words.
+
+    >>> over_the_budget(Settings(learning_rate_schedule="cosine", decay_entropy=-1))
+    ['the learning rate', 'the entropy bonus']
+    """
+    rate = settings.learning_rate_schedule != "constant" or settings.decay_updates == -1
+    return ["the learning rate"] * rate + ["the entropy bonus"] * (settings.decay_entropy == -1)
 
 
 def _check_baseline(settings: Settings, arguments: Mapping[str, Any], config: Config) -> None:

@@ -10,6 +10,7 @@ from pgjax.methods import ALGORITHMS, BASELINES, CREDITS
 from pgjax.methods.hyperparameters import check_number
 from pgjax.methods.optimizers import OPTIMIZERS
 from pgjax.methods.reference import REFERENCE_KLS
+from pgjax.methods.schedules import SCHEDULES
 from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
 
@@ -25,12 +26,14 @@ def check_values(settings: Settings) -> None:
     for name in (*counts, "exploit_every"):
         if getattr(settings, name) < 1:
             raise SettingError(name, getattr(settings, name), "must be at least 1")
-    for name in ("devices", "save_every", "population"):
+    for name in ("devices", "save_every", "eval_every", "warmup_steps", "population"):
         if getattr(settings, name) < 0:
             raise SettingError(name, getattr(settings, name), "must not be negative")
+    settings.chosen_seeds()
     if settings.mesh and (len(settings.mesh) != 2 or min(settings.mesh) < 1):
         raise SettingError("mesh", settings.mesh, "must be two numbers from 1: along seeds, along environments")
     tables = {"algorithm": ALGORITHMS, "credit": CREDITS, "baseline": BASELINES, "optimizer": OPTIMIZERS}
+    tables["learning_rate_schedule"] = SCHEDULES
     tables["reference_kl"] = dict.fromkeys(REFERENCE_KLS)
     for name, table in tables.items():
         if getattr(settings, name) is not None:

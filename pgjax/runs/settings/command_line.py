@@ -77,6 +77,8 @@ def from_command_line(
             raise SettingError("tuned", settings.tuned, "does nothing: --config is the base; leave it out")
     else:
         settings = _on_tuned(arguments, given, named, description)
+    if "seeds" in named and "seed_list" in named:
+        raise SettingError("seeds", settings.seeds, "does nothing: seed_list names the seeds; leave it out")
     for name in named:
         if name in (without or {}):
             raise SettingError(name, getattr(settings, name), f"does nothing: {(without or {})[name]}; leave it out")
@@ -111,6 +113,8 @@ def _without_idle(settings: Settings, names: Collection[str]) -> Settings:
 def _resumed(arguments: Sequence[str], base: Settings, description: str) -> Settings:
     settings = _flags(arguments, base, description)
     for name, value in vars(settings).items():
+        if name == "total_steps" and value > base.total_steps:
+            continue
         if name not in (*OF_THE_START, *OF_THE_LAYOUT) and value != getattr(base, name):
             raise SettingError(name, value, f"cannot change: the resumed run has {getattr(base, name)!r}; leave it out")
     return settings

@@ -107,7 +107,7 @@ def recorded(settings: Settings) -> dict[str, Any]:
 def config_text(settings: Settings) -> str:
     """The resolved settings as TOML that `read_config` takes, with the versions of what computes.
 
-    >>> print(config_text(Settings(algorithm="ppo", learning_rate=1e-5, hidden=(32,))).splitlines()[5])
+    >>> print(config_text(Settings(algorithm="ppo", learning_rate=1e-5, hidden=(32,))).splitlines()[7])
     learning_rate = 1e-05
     """
     lines = ["# train.py --config THIS_FILE runs it again"]

@@ -7,7 +7,9 @@ import numpy as np
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from pgjax import counters
 from pgjax.methods.optimizers import OPTIMIZERS
+from pgjax.methods.schedules import SCHEDULES
 from pgjax.methods.table import ALGORITHMS
 from pgjax.runs.settings import parameters
 
@@ -40,10 +42,15 @@ class _Asked:
     algorithm: Annotated[str, tyro.conf.arg(help=f"Method: {', '.join(ALGORITHMS)}.")] = "reinforce"
     seeds: int = 8
     """How many policies to train side by side, from seeds 0, 1, 2, …"""
+    first_seed: int = 0
+    """The first of these seeds: with 100, they are 100, 101, 102, …"""
+    seed_list: tuple[int, ...] = ()
+    """These seeds, such as 3 5 9, in place of --seeds and --first-seed."""
     total_steps: Annotated[int, _STEPS] = 400_000
     """Environment steps per seed; training ends with the first update that reaches them."""
 
 
+_SCHEDULES = f"How the learning rate goes to zero over the run's environment steps: {', '.join(SCHEDULES)}."
 _OWN = "(default: the method's own)"
 _STATIC = parameters.of_config(ALGORITHMS)
 _NUMBERS = [flag for flag in parameters.of_methods(ALGORITHMS) if flag[0] not in {name for name, *_ in _STATIC}]
@@ -74,9 +81,13 @@ class Settings(_OfMethods):
     decay_entropy: int = 0
     """Let the entropy bonus fall linearly to zero over this many updates (0: constant; -1: over the whole run)."""
     optimizer: Annotated[str, tyro.conf.arg(help=f"Optimiser: {', '.join(OPTIMIZERS)}.")] = "adam"
+    learning_rate_schedule: Annotated[str, tyro.conf.arg(help=_SCHEDULES)] = "constant"
+    warmup_steps: Annotated[int, _STEPS] = 0
+    """Let the learning rate rise from 0 over so many environment steps first."""
     decay_updates: int = 0
-    """Let the learning rate fall linearly to zero over this many updates (0: constant; -1: over the whole run, for
-    methods that work on streams of steps)."""
+    """Let the learning rate fall linearly to zero over this many updates, at every step of the optimiser (0: constant;
+    -1: over the whole run, for methods that work on streams of steps). --learning-rate-schedule goes by environment
+    steps, for all methods."""
     normalise_observations: bool = False
     """Bring observations to mean 0 and standard deviation 1 by running statistics."""
     policy: str = "auto"
@@ -106,7 +117,10 @@ class Settings(_OfMethods):
     exploit_every: int = 20
     """Updates between two exploit steps of a population."""
     eval_episodes: int = 64
-    """Episodes per seed in the evaluation at the end, greedy and sampled."""
+    """Episodes per seed in each evaluation, greedy and sampled; the same ones in all of them."""
+    eval_every: Annotated[int, _STEPS] = 0
+    """Evaluate whenever so many more environment steps have been taken, in the mean over seeds, at the end of the chunk
+    in which that happens (0: at the end of training only). Training is the same, to the bit."""
     devices: int = 0
     """Devices of each process to spread the seeds over: GPUs, or CPU cores (0: all)."""
     mesh: tuple[int, ...] = ()
@@ -129,13 +143,15 @@ class Settings(_OfMethods):
     out: str = ""
     """Run directory; default runs/<environment>-<algorithm>-<number>."""
     resume: str = ""
-    """Go on with the run of this directory, bit for bit, with its own settings."""
+    """Go on with the run of this directory, bit for bit, with its own settings; with a larger --total-steps, beyond its
+    end."""
     config: str = ""
     """TOML file of settings, such as a run's config.toml; flags go on top."""
     save_every: float = 60.0
     """Seconds between checkpoints (0: after every chunk). One is always made when stopped, and at the end."""
     keep: int = 3
-    """How many of the newest checkpoints to keep, besides the one with the best return."""
+    """How many of the newest checkpoints to keep, besides the best: by greedy return where --eval-every asks for
+    evaluations, else by training return."""
     log: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Log there too, besides metrics.csv: tensorboard, wandb."""
     tuned: bool = True
@@ -151,6 +167,23 @@ class Settings(_OfMethods):
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         if isinstance(self.total_steps, float) and self.total_steps.is_integer():
             object.__setattr__(self, "total_steps", int(self.total_steps))
+        if isinstance(self.seed_list, tuple) and self.seed_list:
+            object.__setattr__(self, "seeds", len(self.seed_list))
+
+    def chosen_seeds(self) -> list[int]:
+        """The seeds that --seeds, --first-seed or --seed-list mean.
+
+        Raises:
+          SettingError: for what is no seed, or is named twice.
+
+        >>> Settings(seeds=3, first_seed=100).chosen_seeds(), Settings(seed_list=(7, 5)).chosen_seeds()
+        ([100, 101, 102], [7, 5])
+        """
+        if not self.seed_list:
+            last = self.first_seed + counters.count("seeds", self.seeds) - 1
+            counters.seed(self.first_seed, "first_seed")
+            return list(range(self.first_seed, counters.seed(last, "first_seed") + 1))
+        return counters.seeds(self.seed_list)
 
 
 def _plain(value: Any) -> Any:

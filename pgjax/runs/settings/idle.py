@@ -148,6 +148,10 @@ def _no_population(it: Situation) -> str:
     return "" if it.settings.population else "there is no population"
 
 
+def _seeds_by_name_or_members(it: Situation) -> str:
+    return "seed_list names the seeds" if it.settings.seed_list else _members_are_seeds(it)
+
+
 def _for_the_command_line(it: Situation) -> str:
     return "it is for the command line of train.py only"
 
@@ -170,6 +174,8 @@ RULES: dict[str, Rule] = {
     "updates_per_chunk": _chunks_are_generations,
     "evolve": _no_population,
     "exploit_every": _no_population,
+    "first_seed": _seeds_by_name_or_members,
+    "seed_list": _members_are_seeds,
     "coordinator": _one_process,
     "processes": _one_process,
     "process_id": _one_process,

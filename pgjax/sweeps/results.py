@@ -1,0 +1,119 @@
+"""What a sweep leaves, and ways to look at it: curves on one axis, a table, a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pgjax.sweeps.alignment import curve
+from pgjax.sweeps.evaluation import RETURNS
+from pgjax.sweeps.runs import Runs
+from pgjax.types import SettingError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from pgjax.sweeps.curves import Figure
+
+
+class SweepResult(NamedTuple):
+    """What a sweep leaves.
+
+    Attributes:
+      runs: in their final state.
+      metrics: by name, each [R, updates].
+      evaluation: env_steps, sampled_return and greedy_return at every evaluation, each [R, points]; empty without.
+      interrupted: whether Ctrl-C has ended it early.
+    """
+
+    runs: Runs
+    metrics: dict[str, np.ndarray]
+    evaluation: dict[str, np.ndarray]
+    interrupted: bool = False
+
+    def aligned(self, name: str = "return_mean") -> tuple[np.ndarray, np.ndarray]:
+        """A metric of all runs over one axis of environment steps: [G] and [R, G], linearly interpolated.
+
+        The axis goes as far as the shortest run. Updates without a number are passed over; a run that has none at all
+        is NaN. "greedy_return" and "sampled_return" are those of the evaluations.
+
+        Raises:
+          SettingError: for a name that is not there, with those that are.
+
+        >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweep
+        >>> env = environments.make("SimpleBandit-bsuite")
+        >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
+        >>> steps, returns = sweep(trainer, reinforce().algorithm, total_steps=20, seeds=3).aligned()
+        >>> float(steps[0]), float(steps[-1]), returns.shape
+        (2.0, 20.0, (3, 200))
+        """
+        table = self._table(name)
+        known = np.flatnonzero(np.any(table["active"] & np.isfinite(table[name]), axis=1))
+        steps, values = curve(table, name)
+        whole = np.full((len(self.runs.seeds), len(steps)), np.nan)
+        whole[known] = values.reshape(len(known), len(steps))
+        return steps, whole
+
+    def to_pandas(self, *, evaluation: bool = False) -> DataFrame:
+        """A row per run and update: its seed, its settings, and every metric; or per run and evaluation.
+
+        Rows in which a run was already done are left out. Needs pandas, which pgjax does not install.
+
+        Raises:
+          SettingError: without pandas.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise SettingError("to_pandas", "pandas", "is not installed: pip install pandas") from error
+        metrics = self.evaluation if evaluation else self.metrics
+        if not metrics:
+            raise SettingError("evaluation", evaluation, "cannot be: the sweep had no evaluate_every")
+        shape = metrics["env_steps"].shape
+        active = metrics.get("active", np.ones(shape, bool))
+        of_runs = {"seed": self.runs.seeds, **self.runs.settings}
+        columns = {name: np.broadcast_to(np.asarray(x)[:, None], shape)[active] for name, x in of_runs.items()}
+        return DataFrame(columns | {name: x[active] for name, x in metrics.items() if name != "active"})
+
+    def plot(self, name: str = "return_mean", *, title: str = "", spread: str = "quartiles") -> Figure:
+        """A metric against environment steps: for each setting the mean over seeds and a band, "range" or "quartiles".
+
+        Where there is one setting, the greedy returns of evaluations stand beside its return.
+
+        Raises:
+          SettingError: for a name that is not there.
+        """
+        from pgjax.sweeps.curves import learning_curves, plt
+
+        table, groups = self._table(name), self._by_setting()
+        curves = {label: {key: values[places] for key, values in table.items()} for label, places in groups.items()}
+        beside = self.evaluation if len(groups) == 1 and name == "return_mean" else None
+        figure = learning_curves(curves, title=title, spread=spread, name=name, evaluation=beside)
+        plt.close(figure)  # a notebook shows what the cell gives, once
+        return figure
+
+    def _table(self, name: str) -> Mapping[str, np.ndarray]:
+        if name in RETURNS and self.evaluation:
+            return self.evaluation | {"active": np.ones(self.evaluation[name].shape, bool)}
+        if name not in self.metrics:
+            there = ", ".join([*self.metrics, *(RETURNS if self.evaluation else ())])
+            raise SettingError("metric", name, f"is not there; there are {there}")
+        return self.metrics
+
+    def _by_setting(self) -> dict[str, np.ndarray]:
+        """The settings in words, each with the places of its runs."""
+        columns = [[f"{name} {value:.4g}" for value in values.tolist()] for name, values in self.runs.settings.items()]
+        labels = [", ".join(words) for words in zip(*columns, strict=True)] or ["training"] * len(self.runs.seeds)
+        return {label: np.flatnonzero(np.array(labels) == label) for label in dict.fromkeys(labels)}
+
+    def __repr__(self) -> str:
+        """The runs, and how much is known of them."""
+        updates = next(iter(self.metrics.values())).shape[1]
+        points = self.evaluation["env_steps"].shape[1] if self.evaluation else 0
+        ended = ", interrupted" if self.interrupted else ""
+        return f"SweepResult({self.runs!r}, {updates:,} updates, {points} evaluations{ended})"
+
+    def _repr_html_(self) -> str:
+        return self.runs._repr_html_()
