@@ -5,6 +5,7 @@ float64 to see agreement to rounding: `jax.config.update("jax_enable_x64", True)
 around all of it (a function compiled in one mode must not be called in the other).
 """
 
+from pgjax.oracle import flows
 from pgjax.oracle.bounds import (
     Bounded,
     GradientGaps,
