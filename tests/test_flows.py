@@ -5,9 +5,21 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from pgjax import SettingError, environments, make_agent, oracle
+from pgjax import (
+    Config,
+    SettingError,
+    environments,
+    make_agent,
+    make_trainer,
+    oracle,
+    product,
+    reinforce,
+    score,
+    total_return,
+)
 from pgjax.oracle import flows
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -326,3 +338,52 @@ def test_each_state_of_the_delaying_chain_waits_longer_than_the_one_before():
         for n in (3, 4, 5)
     ]
     assert times[2] / times[1] > 1.5 and times[1] / times[0] > 1.5
+
+
+# --- what a step gains, over every batch ------------------------------------------------------------------------------
+
+TWO_STEPS = oracle.make_mdp([0.6, 0.4], np.full((2, 2, 2), 0.4), [[1.0, 0.0], [-0.5, 2.0]], horizon=2)
+THETA = jnp.array([[0.3, -0.2], [0.1, 0.4]])
+
+
+def test_a_small_step_gains_alpha_times_the_inner_product_of_mean_and_gradient():
+    names = ("reward_to_go", "leave_one_out_2", "grpo_2", "first_order", "doubly_robust")
+    estimators = oracle.table_estimators(TWO_STEPS, THETA, THETA[::-1])
+    gradient = jnp.ravel(oracle.exact_gradient(TWO_STEPS, jax.nn.log_softmax, THETA))
+    for name in names:
+        estimator, sampling = estimators[name]
+        mean = oracle.moments(TWO_STEPS, estimator, jax.nn.log_softmax, THETA, sampling).mean
+        gain = oracle.expected_improvement(TWO_STEPS, estimator, jax.nn.log_softmax, THETA, [1e-6], sampling)
+        assert float(gain.mean[0]) / 1e-6 == pytest.approx(float(mean @ gradient), rel=1e-4), name
+
+
+def test_enumerated_improvement_agrees_with_training():
+    """J after one update of batches that are simulated, by another path: rollout, loss, optimiser."""
+    alpha, size, runs = 1.5, 2, 4000
+    estimator = product(total_return, score)
+    algorithm = reinforce(baseline="none").algorithm._replace(optimizer=optax.sgd(alpha), estimator=estimator)
+    trainer = make_trainer(oracle.environment(TWO_STEPS), oracle.tabular_agent(TWO_STEPS), Config(num_envs=size))
+    state = trainer.init(algorithm, jax.random.key(0))
+    state = state._replace(params=state.params | {"policy": THETA})
+
+    @jax.jit
+    @jax.vmap
+    def after(key):
+        new = trainer.update(algorithm, state._replace(key=key))[0].params["policy"]
+        return oracle.exact_values(TWO_STEPS, jax.nn.log_softmax(new)).objective
+
+    drawn = np.asarray(after(jax.random.split(jax.random.key(1), runs)))
+    drawn = drawn - float(oracle.exact_values(TWO_STEPS, jax.nn.log_softmax(THETA)).objective)
+    sampling = oracle.Sampling(batch_size=size)
+    exact = oracle.expected_improvement(TWO_STEPS, estimator, jax.nn.log_softmax, THETA, [alpha], sampling)
+    error = float(exact.deviation[0]) / np.sqrt(runs)
+    assert abs(drawn.mean() - float(exact.mean[0])) < 4 * error < 0.5 * abs(float(exact.mean[0]))
+    assert drawn.std() == pytest.approx(float(exact.deviation[0]), rel=0.1)
+    assert np.mean(drawn < -1e-12) == pytest.approx(float(exact.falls[0]), abs=4 * 0.5 / np.sqrt(runs))
+
+
+def test_too_many_batches_are_refused():
+    with pytest.raises(SettingError, match="^batch_size: 40 means .* batches of .* trajectories"):
+        oracle.expected_improvement(
+            TWO_STEPS, product(total_return, score), jax.nn.log_softmax, THETA, [1.0], oracle.Sampling(batch_size=40)
+        )

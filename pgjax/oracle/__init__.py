@@ -44,6 +44,7 @@ from pgjax.oracle.enumeration import (
     trajectory_estimates,
     trajectory_probability,
 )
+from pgjax.oracle.improvement import Improvement, expected_improvement
 from pgjax.oracle.mdp import (
     MDP,
     LogPolicy,
@@ -57,7 +58,7 @@ from pgjax.oracle.mdp import (
     make_mdp,
 )
 from pgjax.oracle.simulated import environment, tabular_agent
-from pgjax.oracle.table import exact_table
+from pgjax.oracle.table import exact_table, table_estimators
 from pgjax.oracle.tabular import Tabular, from_gymnax
 from pgjax.oracle.updates import (
     Batches,

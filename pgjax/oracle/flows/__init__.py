@@ -23,6 +23,7 @@ from pgjax.oracle.flows.directions import (
 from pgjax.oracle.flows.generators import bandit, delaying_chain, garnet, gridworld, vanishing_chain
 from pgjax.oracle.flows.loop import (
     Curve,
+    StepRule,
     decaying,
     fixed,
     growing,
@@ -33,7 +34,7 @@ from pgjax.oracle.flows.loop import (
 )
 from pgjax.oracle.flows.mirror_maps import EUCLIDEAN, KL, MirrorMap, simplex_projection
 from pgjax.oracle.flows.problems import Discounted, from_mdp, make_discounted, stack, with_horizon
-from pgjax.oracle.flows.rates import Rate, fitted, over_problems
+from pgjax.oracle.flows.rates import Kind, Rate, fitted, over_problems
 from pgjax.oracle.flows.regularised_theorems import soft_optimum
 from pgjax.oracle.flows.theorems import THEOREMS, Theorem, verify
 from pgjax.oracle.flows.values import (
