@@ -343,12 +343,12 @@ def test_each_state_of_the_delaying_chain_waits_longer_than_the_one_before():
 # --- what a step gains, over every batch ------------------------------------------------------------------------------
 
 TWO_STEPS = oracle.make_mdp([0.6, 0.4], np.full((2, 2, 2), 0.4), [[1.0, 0.0], [-0.5, 2.0]], horizon=2)
-THETA = jnp.array([[0.3, -0.2], [0.1, 0.4]])
+THETA = np.array([[0.3, -0.2], [0.1, 0.4]])
 
 
 def test_a_small_step_gains_alpha_times_the_inner_product_of_mean_and_gradient():
     names = ("reward_to_go", "leave_one_out_2", "grpo_2", "first_order", "doubly_robust")
-    estimators = oracle.table_estimators(TWO_STEPS, THETA, THETA[::-1])
+    estimators = oracle.table_estimators(TWO_STEPS, jnp.asarray(THETA), jnp.asarray(THETA[::-1].copy()))
     gradient = jnp.ravel(oracle.exact_gradient(TWO_STEPS, jax.nn.log_softmax, THETA))
     for name in names:
         estimator, sampling = estimators[name]
@@ -364,7 +364,7 @@ def test_enumerated_improvement_agrees_with_training():
     algorithm = reinforce(baseline="none").algorithm._replace(optimizer=optax.sgd(alpha), estimator=estimator)
     trainer = make_trainer(oracle.environment(TWO_STEPS), oracle.tabular_agent(TWO_STEPS), Config(num_envs=size))
     state = trainer.init(algorithm, jax.random.key(0))
-    state = state._replace(params=state.params | {"policy": THETA})
+    state = state._replace(params=state.params | {"policy": jnp.asarray(THETA)})
 
     @jax.jit
     @jax.vmap

@@ -57,6 +57,7 @@ from pgjax.oracle.mdp import (
     exact_values,
     make_mdp,
 )
+from pgjax.oracle.off_policy_variance import marginal_variance, per_decision_variance, state_ratios
 from pgjax.oracle.simulated import environment, tabular_agent
 from pgjax.oracle.table import exact_table, table_estimators
 from pgjax.oracle.tabular import Tabular, from_gymnax
