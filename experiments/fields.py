@@ -1,7 +1,7 @@
-"""Where do biased gradients lead? Four fields on a problem with two parameters, beside ∇J.
+"""Where do biased gradients lead? Five fields on a problem with two parameters, beside ∇J.
 
-A corridor of two places, one parameter in each: the logit of going on. Going on from the first costs a little, going on
-from the second pays once; staying earns less but at once. Every field is an exact mean:
+Two places that share one policy of three actions, with logits (θ₁, θ₂, 0); three steps, γ = 0.5. The objective is J
+less 0.01 ‖θ‖², so that its maximum is inside; the same is taken off every field. Every field is an exact mean:
 
     exact         ∇J
     no γ^t        the sum of scores × discounted reward-to-go without γ^t in front, as nearly every library has it
@@ -9,8 +9,9 @@ from the second pays once; staying earns less but at once. Every field is an exa
     first order   the mean of ρ_t ∇log π Q̂_t on data of a policy at the star, which does not move
     prefix        the mean of ρ_{1:t} ∇log π Q̂_t on the same data
 
-Printed: where each leads from the star, what J is there, and the size of ∇J there. Expect the exact field to climb to
-a stationary point of J, and the others to end where ∇J is not zero, or to leave by another way. Half a minute.
+Printed: where each leads from the star, the objective there, and the size of the true gradient there. Expect the exact
+field to end where ∇ is zero, and each of the others at a point of its own where ∇ is not: no stationary point of
+J, at an objective that is lower by a percent or two. Half a minute.
 """
 
 from collections.abc import Callable
@@ -28,7 +29,6 @@ from parts.results import Options
 from pgjax import oracle, product, score
 from pgjax.estimators.groups import group_standardised
 
-# Shared place, two parameters: π(a|s) of three actions from logits (x, y, 0); episodes of two steps, γ = 0.5.
 MDP = oracle.make_mdp(
     np.array([1.0, 0.0]),
     np.array([[[0.1, 0.9], [0.8, 0.2], [0.5, 0.5]], [[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]]]),
@@ -37,7 +37,7 @@ MDP = oracle.make_mdp(
     discount=0.5,
 )
 STAR = np.array([-0.5, 0.8])
-BOUND = 6.0  # parameters are shown, and followed, up to here
+LOW, HIGH = np.array([-3.2, -0.4]), np.array([1.2, 4.4])  # the part that is shown
 DECAY = 0.02  # of ‖θ‖²/2 in every field's objective, so that maxima are inside
 STEP, STEPS = 0.5, 4000
 
@@ -96,9 +96,7 @@ def main(options: Options) -> None:
             end = jnp.asarray(path[-1])
             own, true = (float(jnp.linalg.norm(f(end))) for f in (FIELDS[name], exact))
             rows.append((name, *path[-1].tolist(), float(objective(end)), own, true))
-            print(
-                f"{name:<26} ends at {path[-1].round(3)}, objective {rows[-1][3]:.4f}, |field| {own:.1e}, |∇| {true:.3f}"
-            )
+            print(f"{name:<26} ends at {path[-1].round(3)}, objective {rows[-1][3]:.4f}, field {own:.1e}, ∇ {true:.3f}")
         figure = draw(paths, 5 if options.quick else 15)
     options.write("fields", figure, ("field", "x", "y", "objective", "field_size", "gradient_size"), rows)
 
@@ -120,24 +118,24 @@ def follow(name: str, steps: int) -> np.ndarray:
 
 def draw(paths: dict[str, np.ndarray], side: int) -> Figure:
     """Contours of the objective; a field's directions and its path."""
-    line = np.linspace(-BOUND, BOUND, 60)
-    grid = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    across, up = (np.linspace(LOW[i], HIGH[i], 60) for i in (0, 1))
+    grid = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2)
     height = np.asarray(jax.vmap(objective)(jnp.asarray(grid))).reshape(60, 60)
     best = paths["exact ∇J"][-1]
-    coarse = np.linspace(-BOUND, BOUND, side)
-    points = np.stack(np.meshgrid(coarse, coarse), axis=-1).reshape(-1, 2)
-    figure, panels = plt.subplots(1, len(paths), figsize=(3.2 * len(paths), 3.6), layout="constrained", sharey=True)
-    for axes, (name, path) in zip(panels, paths.items(), strict=True):
+    coarse = np.meshgrid(*(np.linspace(LOW[i], HIGH[i], side) for i in (0, 1)))
+    points = np.stack(coarse, axis=-1).reshape(-1, 2)
+    figure, panels = plt.subplots(2, 3, figsize=(9.5, 7.4), layout="constrained", sharex=True, sharey=True)
+    panels.flat[-1].set_visible(False)
+    for axes, (name, path) in zip(panels.flat, paths.items(), strict=False):
         arrows = np.asarray(jax.lax.map(FIELDS[name], jnp.asarray(points)))
         arrows = arrows / np.maximum(np.linalg.norm(arrows, axis=1, keepdims=True), 1e-12)
-        axes.contour(line, line, height, levels=18, cmap="Greys", linewidths=0.8, alpha=0.7)
+        axes.contour(across, up, height, levels=24, cmap="Greys", linewidths=0.8, alpha=0.7)
         axes.quiver(*points.T, *arrows.T, color="C0", alpha=0.5, width=0.006, scale=22)
         axes.plot(*path.T, color="C3", linewidth=2)
         axes.plot(*path[0], "*", color="black", markersize=11)
         axes.plot(*path[-1], "o", color="C3", markersize=8, markeredgecolor="white")
         axes.plot(*best, "x", color="black", markersize=8, markeredgewidth=2)
-        axes.set(title=name, xlabel="θ₁", xlim=(-BOUND, BOUND), ylim=(-BOUND, BOUND), aspect="equal")
-    panels[0].set_ylabel("θ₂")
+        axes.set(title=name, xlabel="θ₁", ylabel="θ₂", xlim=(LOW[0], HIGH[0]), ylim=(LOW[1], HIGH[1]))
     figure.suptitle("★ start, × where ∇J leads, ● where the field leads; contours of the objective")
     return figure
 

@@ -6,8 +6,9 @@ of 100 simulated trajectories hold J, over 400 repetitions, with exact ratios of
 same trajectories, and with a critic (double reinforcement learning; the critic is 30 % too low).
 
 Expect the variance to grow exponentially per decision and at most like T² with marginal weights; per-decision intervals
-to fail on long horizons, where 100 trajectories never see the heavy ones, and marginal ones to hold what they promise.
-Ratios that are counted on the same trajectories make intervals that leave out their error. About a minute.
+to fail on long horizons, where 100 trajectories never see the heavy ones, and marginal ones to hold what they promise
+where the ratios are given. Ratios that are counted on the same trajectories leave the error small, but their intervals
+leave out what they add: they hold too seldom, much less so with a critic (double reinforcement learning). Two minutes.
 """
 
 from functools import partial

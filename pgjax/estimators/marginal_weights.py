@@ -108,7 +108,9 @@ def double(signals: Signals, state_ratio: Array, level: float = 0.95) -> ValueEs
 def counted_state_ratios(signals: Signals, state: Array, num_states: int) -> Array:
     """State ratios from the trajectories themselves, [T, N]: consistent, biased by O(1/N).
 
-        d̂_{t+1}^π(s) = (1/N) Σ_n ŵ_t(s_{n,t}) ρ_{n,t} 1[s_{n,t+1} = s],   ŵ_t = d̂_t^π/d̂_t^μ,   d̂^μ by counting
+        d̂_{t+1}^π(s) = (1/N) Σ_n ŵ_t(s_{n,t}) ρ̃_{n,t} 1[s_{n,t+1} = s],   ŵ_t = d̂_t^π/d̂_t^μ,   d̂^μ by counting
+
+    with ρ̃ = ρ over its mean among the trajectories in the same state at t, so that no mass is lost or made.
 
     Args:
       signals: whole episodes, [T, N].
@@ -119,8 +121,8 @@ def counted_state_ratios(signals: Signals, state: Array, num_states: int) -> Arr
     >>> from pgjax import make_signals
     >>> log_ratio = jnp.log(jnp.array([[2.0, 1.0], [1.0, 1.0]]))
     >>> signals = make_signals(jnp.ones((2, 2)), log_ratio=log_ratio)
-    >>> counted_state_ratios(signals, jnp.array([[0, 0], [1, 1]]), 2).tolist()  # (2 + 1)/2 at t = 1
-    [[1.0, 1.0], [1.5, 1.5]]
+    >>> [round(x, 3) for x in counted_state_ratios(signals, jnp.array([[0, 0], [1, 0]]), 2)[1].tolist()]
+    [1.333, 0.667]
     """
     rho = jnp.exp(signals.log_ratio)
 
@@ -128,8 +130,10 @@ def counted_state_ratios(signals: Signals, state: Array, num_states: int) -> Arr
         places, alive, rho_t = now
         count = jnp.zeros(num_states).at[places].add(alive)
         mass = jnp.zeros(num_states).at[places].add(alive * weight)
+        total = jnp.zeros(num_states).at[places].add(alive * rho_t)
         ratio = (mass / jnp.where(count > 0, count, 1.0))[places]
-        return ratio * rho_t, ratio
+        mean = (total / jnp.where(count > 0, count, 1.0))[places]
+        return ratio * rho_t / jnp.where(mean > 0, mean, 1.0), ratio
 
     start = jnp.ones(signals.reward.shape[1], rho.dtype)
     return jax.lax.scan(step, start, (state, signals.mask, rho))[1]
