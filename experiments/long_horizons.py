@@ -64,8 +64,8 @@ def problem(horizon: int) -> tuple[oracle.MDP, np.ndarray, np.ndarray]:
     transition = 0.8 * step + 0.2 / PLACES
     reward = np.where(place == 0, 1.0, 0.0)[:, None] * np.ones(2)
     target = np.where(place < 3, 0.85, 0.3)
-    both = (np.log(np.stack([p, 1.0 - p], axis=1)) for p in (target, np.full(PLACES, 0.5)))
-    return oracle.make_mdp(np.full(PLACES, 1.0 / PLACES), transition, reward, horizon), *both
+    mdp = oracle.make_mdp(np.full(PLACES, 1.0 / PLACES), transition, reward, horizon)
+    return mdp, np.log(np.stack([target, 1.0 - target], axis=1)), np.full((PLACES, 2), np.log(0.5))
 
 
 def judge(horizon: int, repetitions: int) -> list[Row]:

@@ -76,3 +76,37 @@ def test_ratios_of_another_shape_and_missing_critics_are_refused():
         marginal_weights.marginal(signals, jnp.ones((3, 1)))
     with pytest.raises(SettingError, match="^taken_value: None is missing"):
         marginal_weights.double(signals, jnp.ones((3, 4)))
+
+
+# --- lower bounds ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9])
+def test_the_lower_bound_is_above_the_value_no_more_often_than_it_says(mdp, confidence):
+    target, behaviour = policies(mdp, 1.0)
+    signals, chance = enumerated(mdp, target, behaviour)
+    weight = np.exp(np.sum(np.asarray(signals.log_ratio), axis=0))
+    np.testing.assert_allclose(chance @ weight**2, oracle.weight_second_moment(mdp, target, behaviour), rtol=1e-10)
+    exact = float(oracle.exact_values(mdp, target).objective)
+    estimate = np.asarray(value_estimates.trajectory_values(signals))
+    penalty = float(oracle.pois_penalty(mdp, target, behaviour, 1, confidence))
+    assert chance @ (estimate - penalty > exact) <= 1 - confidence
+    assert chance @ (estimate - exact) ** 2 <= oracle.largest_return(mdp) ** 2 * (chance @ weight**2)
+
+
+def test_searching_the_bound_improves_the_value_and_goes_farther_with_more_data(mdp):
+    start = jnp.asarray(policies(mdp, 1.0)[1])
+
+    def found(trajectories):
+        theta = oracle.pois_search(mdp, jax.nn.log_softmax, start, trajectories, steps=200)
+        return float(oracle.exact_values(mdp, jax.nn.log_softmax(theta)).objective)
+
+    before, few, many = float(oracle.exact_values(mdp, start).objective), found(100), found(100_000)
+    assert before < few < many
+
+
+def test_a_confidence_that_is_none_is_refused():
+    mdp = MDPS["one_state"]
+    target, behaviour = policies(mdp, 1.0)
+    with pytest.raises(SettingError, match="^confidence: 95 must lie between 0 and 1"):
+        oracle.pois_penalty(mdp, target, behaviour, 10, 95)

@@ -8,7 +8,7 @@ from pgjax.oracle.flows.problems import Discounted, make_discounted
 from pgjax.types import SettingError
 
 
-def bandit(reward: Sequence[float]) -> Discounted:
+def bandit(reward: Sequence[float] | np.ndarray) -> Discounted:
     """One state, one step: J = Σ_a π(a) r(a).
 
     >>> bandit([1.0, 0.5]).transition.tolist()  # every action ends it
