@@ -5,6 +5,7 @@ float64 to see agreement to rounding: `jax.config.update("jax_enable_x64", True)
 around all of it (a function compiled in one mode must not be called in the other).
 """
 
+from pgjax.oracle import flows
 from pgjax.oracle.bounds import (
     Bounded,
     GradientGaps,
@@ -43,6 +44,8 @@ from pgjax.oracle.enumeration import (
     trajectory_estimates,
     trajectory_probability,
 )
+from pgjax.oracle.improvement import Improvement, expected_improvement
+from pgjax.oracle.lower_bounds import largest_return, pois_penalty, pois_search, weight_second_moment
 from pgjax.oracle.mdp import (
     MDP,
     LogPolicy,
@@ -55,8 +58,9 @@ from pgjax.oracle.mdp import (
     exact_values,
     make_mdp,
 )
+from pgjax.oracle.off_policy_variance import marginal_variance, per_decision_variance, state_ratios
 from pgjax.oracle.simulated import environment, tabular_agent
-from pgjax.oracle.table import exact_table
+from pgjax.oracle.table import exact_table, table_estimators
 from pgjax.oracle.tabular import Tabular, from_gymnax
 from pgjax.oracle.updates import (
     Batches,

@@ -50,10 +50,6 @@ def exact_table(mdp: MDP, target_logits: ArrayLike, behaviour_logits: ArrayLike)
       behaviour_logits: θ̄, [S, A].
     """
     theta, log_policy = jnp.asarray(target_logits, float), jax.nn.log_softmax
-    behaviour = log_policy(jnp.asarray(behaviour_logits, float))
-    values, past_values = exact_values(mdp, log_policy(theta)), exact_values(mdp, behaviour)
-    on_policy = Sampling(None, values.value, values.action_value)
-    off_policy = Sampling(behaviour, past_values.value, past_values.action_value)
     gradient = jnp.ravel(exact_gradient(mdp, log_policy, theta))
     found = len(enumerate_trajectories(mdp).probability)
 
@@ -61,29 +57,43 @@ def exact_table(mdp: MDP, target_logits: ArrayLike, behaviour_logits: ArrayLike)
         bias = relative_bias(mean, gradient, mdp)
         return {"mean": np.asarray(mean).tolist(), "relative_bias": bias, "variance": float(variance)}
 
-    def rows(estimators: dict[str, Estimator], sampling: Sampling) -> dict[str, Any]:
-        results = {}
-        for name, estimator in estimators.items():
-            if found**sampling.batch_size > MAX_BATCHES:
-                results[name] = {"mean": None, "relative_bias": None, "variance": None}
-                continue
-            exact = moments(mdp, estimator, log_policy, theta, sampling)
-            results[name] = row(exact.mean, exact.variance * sampling.batch_size)
-        return results
-
-    optimum, optimum_row = _optimal_per_parameter(mdp, theta)
+    results: dict[str, Any] = {}
+    for name, (estimator, sampling) in table_estimators(mdp, theta, jnp.asarray(behaviour_logits, float)).items():
+        if found**sampling.batch_size > MAX_BATCHES:
+            results[name] = {"mean": None, "relative_bias": None, "variance": None}
+            continue
+        exact = moments(mdp, estimator, log_policy, theta, sampling)
+        results[name] = row(exact.mean, exact.variance * sampling.batch_size)
+        if name == "total_return_optimal_baseline":
+            results[f"{name}_per_parameter"] = row(*_optimal_per_parameter(mdp, theta)[1])
     return {
         "trajectories": found,
-        "objective": float(values.objective),
+        "objective": float(exact_values(mdp, log_policy(theta)).objective),
         "gradient": np.asarray(gradient).tolist(),
-        "estimators": {
-            **rows(_total_return(float(values.objective), optimum), on_policy),
-            "total_return_optimal_baseline_per_parameter": row(*optimum_row),
-            **rows(_causal(mdp, theta), on_policy),
-            **rows(_pairs(), replace(on_policy, batch_size=2)),
-            **rows(_off_policy(), off_policy),
-        },
+        "estimators": results,
     }
+
+
+def table_estimators(mdp: MDP, theta: Array, behaviour_logits: Array) -> dict[str, tuple[Estimator, Sampling]]:
+    """Every estimator of the exact table by name, with what it is given: who samples, exact critics of who samples, N.
+
+    >>> from pgjax.oracle import make_mdp
+    >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
+    >>> estimators = table_estimators(bandit, jnp.zeros((1, 2)), jnp.ones((1, 2)))
+    >>> estimators["leave_one_out_2"][1].batch_size, estimators["reward_to_go"][1].behaviour
+    (2, None)
+    """
+    behaviour = jax.nn.log_softmax(behaviour_logits)
+    values, past_values = exact_values(mdp, jax.nn.log_softmax(theta)), exact_values(mdp, behaviour)
+    on_policy = Sampling(None, values.value, values.action_value)
+    off_policy = Sampling(behaviour, past_values.value, past_values.action_value)
+    groups = (
+        (_total_return(float(values.objective), _optimal_per_parameter(mdp, theta)[0]), on_policy),
+        (_causal(mdp, theta), on_policy),
+        (_pairs(), replace(on_policy, batch_size=2)),
+        (_off_policy(), off_policy),
+    )
+    return {name: (estimator, sampling) for group, sampling in groups for name, estimator in group.items()}
 
 
 def _total_return(expected_return: float, optimum: float) -> dict[str, Estimator]:

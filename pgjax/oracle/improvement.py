@@ -1,0 +1,109 @@
+"""What one step along an estimated gradient gains: E[J(θ + α ĝ)] over every batch, exactly."""
+
+import math
+from collections import Counter
+from functools import partial
+from itertools import combinations_with_replacement
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
+
+from pgjax.oracle.enumeration import ON_POLICY, Sampling, Trajectories, _estimates, enumerate_trajectories
+from pgjax.oracle.mdp import MDP, LogPolicy, exact_values
+from pgjax.types import Estimator, Params, SettingError
+
+MAX_BATCHES = 500_000
+CHUNK = 1024  # batches in memory at a time
+
+
+class Improvement(NamedTuple):
+    """What a step of each size does to J, over all batches; arrays [K] over step sizes."""
+
+    mean: Array  # E[J(θ + α ĝ)] − J(θ)
+    deviation: Array  # its standard deviation over batches
+    falls: Array  # the probability that J(θ + α ĝ) < J(θ), beyond rounding
+
+
+def expected_improvement(
+    mdp: MDP,
+    estimator: Estimator,
+    log_policy: LogPolicy,
+    params: Params,
+    sizes: ArrayLike,
+    sampling: Sampling = ON_POLICY,
+) -> Improvement:
+    """Expected gain of θ ← θ + α ĝ, with ĝ of a batch of N independent trajectories, over every batch.
+
+    Batches that differ in their order alone count as one, with their number as weight: for estimators to which the
+    order of trajectories means nothing, as to all of the library.
+
+    Args:
+      mdp: the problem.
+      estimator: of ∇J; any of the library.
+      log_policy: params -> log π_θ.
+      params: θ.
+      sizes: α, [K].
+      sampling: behaviour policy, critics, N, as in `moments`.
+
+    Returns:
+      Improvement, [K].
+
+    Raises:
+      SettingError: for more than `MAX_BATCHES` batches; says how many there are.
+
+    >>> from pgjax import product, score, total_return
+    >>> from pgjax.oracle import make_mdp
+    >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)  # arm 0 earns 1: half of the batches
+    >>> gain = expected_improvement(bandit, product(total_return, score), jax.nn.log_softmax, jnp.zeros((1, 2)), [2.0])
+    >>> round(float(gain.mean[0]), 4), round(float(gain.deviation[0]), 4)  # (σ(2) − ½)/2, twice
+    (0.1904, 0.1904)
+    """
+    trajectories = enumerate_trajectories(mdp)
+    many, size = len(trajectories.probability), sampling.batch_size
+    count = math.comb(many + size - 1, size)
+    if count > MAX_BATCHES:
+        raise SettingError(
+            "batch_size", size, f"means {count:.1e} batches of {many} trajectories; at most {MAX_BATCHES}"
+        )
+    members = np.array(list(combinations_with_replacement(range(many), size)))
+    ways = [math.factorial(size) / math.prod(map(math.factorial, Counter(row).values())) for row in members.tolist()]
+    padding = -count % min(CHUNK, count)
+    members, ways = np.pad(members, ((0, padding), (0, 0))), np.pad(np.array(ways), (0, padding))
+    return _improvement(mdp, trajectories, estimator, log_policy, params, jnp.asarray(sizes), sampling, members, ways)
+
+
+@partial(jax.jit, static_argnames="log_policy")
+def _improvement(
+    mdp: MDP,
+    trajectories: Trajectories,
+    estimator: Estimator,
+    log_policy: LogPolicy,
+    params: Params,
+    sizes: Array,
+    sampling: Sampling,
+    members: Array,
+    ways: Array,
+) -> Improvement:
+    chance, estimate = _estimates(mdp, trajectories, estimator, log_policy, params, sampling)
+    flat, unravel = ravel_pytree(params)
+
+    def objective(x: Array) -> Array:
+        return exact_values(mdp, log_policy(unravel(x))).objective
+
+    here = objective(flat)
+
+    def gains(batch: Array) -> Array:
+        step = estimate(batch)
+        return jax.vmap(lambda alpha: objective(flat + alpha * step) - here)(sizes)
+
+    gain = jax.lax.map(gains, members, batch_size=min(CHUNK, len(members)))  # [B, K]
+    weight = ways * jnp.prod(chance[members], axis=1)
+    weight = weight / jnp.sum(weight)
+    mean = weight @ gain
+    rounding = 64 * jnp.finfo(gain.dtype).eps * (1.0 + jnp.abs(here))
+    return Improvement(mean, jnp.sqrt(weight @ (gain - mean) ** 2), weight @ (gain < -rounding))
