@@ -142,8 +142,7 @@ def from_playground(env: Any, *, name: str, episode_length: int, action_repeat: 
 def _avoid_crash() -> None:
     """Have jaxlib 0.11 partition programs without Shardy, unless JAX_USE_SHARDY_PARTITIONER says how it is to be.
 
-    Shardy, its default, ends the process by a segmentation fault while it compiles MJX's states for several devices: a
-    mapped function that closes over arrays which it does not use.
+    Shardy, its default, ends the process by a segmentation fault while it compiles MJX's steps for several devices.
     """
     if jaxlib.version.__version_info__ >= (0, 11) and "JAX_USE_SHARDY_PARTITIONER" not in os.environ:
         jax.config.update("jax_use_shardy_partitioner", False)

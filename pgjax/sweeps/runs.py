@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
@@ -250,7 +251,24 @@ def placed(state: TrainState) -> Any:
 
 def spread_over(f: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:
     """Run f on each device's share of the runs and environments."""
+    f = f if mesh.size == 1 else _without_empty_constants(f)
     return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def _without_empty_constants(f: Any) -> Any:
+    """The same function; arrays without elements that it closes over are made in it instead.
+
+    Shardy, the partitioner of jaxlib 0.11, ends the process by a segmentation fault while it compiles such a constant
+    into a function mapped over devices; navix and XLand-MiniGrid hold some.
+    """
+
+    def same(*args: Any) -> Any:
+        traced, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
+        constants = [jnp.zeros(x.shape, x.dtype) if np.size(x) == 0 else x for x in traced.consts]
+        flat = jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, constants))(*jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shapes), flat)
+
+    return same
 
 
 @partial(jax.jit, static_argnums=(0, 1))
