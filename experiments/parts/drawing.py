@@ -1,6 +1,7 @@
 """Pictures of environments: each state as a few shapes, or as the cells of a grid with a legend.
 
-gymnax has drawings of its own; those of classic control need pygame, and the others name nothing that they show.
+gymnax has drawings of its own; those of classic control need pygame, and the others name nothing that they show. What
+other families show is in `family_pictures`.
 """
 
 import io
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Patch, Rectangle
 from PIL import Image
 
+from parts.family_pictures import FAMILIES, painter
 from pgjax import environments
 from pgjax.environments.randomisation import Drawn
 from pgjax.training.rollout import Visited
@@ -53,8 +55,11 @@ def check_drawable(name: str) -> None:
       SettingError: with those that have one; for a name with settings that no drawing knows.
     """
     plain, *settings = name.split(":")
+    if painter(name) is not None:
+        return
     if plain not in DRAWINGS:
-        raise SettingError("environment", name, f"cannot be drawn; those that can: {', '.join(DRAWINGS)}")
+        those = f"{', '.join(DRAWINGS)}; and of {', '.join(FAMILIES)}"
+        raise SettingError("environment", name, f"cannot be drawn; those that can: {those}")
     known = "max_steps_in_episode", *environments.make(name).parameters
     if other := [setting for setting in settings if setting.partition("=")[0] not in known]:
         raise SettingError("environment", name, f"cannot be drawn with {other[0]}")
@@ -65,7 +70,8 @@ def pictures(name: str, places: Iterable[Visited], captions: Iterable[str]) -> I
 
     Parameters that were drawn for the episode (`pgjax.environments.randomisation`) stand beside the name.
     """
-    game = _game(name)
+    paint = painter(name)
+    game: Any = None if "/" in name else _game(name)
     figure = Figure(FIGURE_INCHES, DPI, facecolor=PAPER)
     canvas = FigureCanvasAgg(figure)
     for place, caption in zip(places, captions, strict=True):
@@ -79,21 +85,34 @@ def pictures(name: str, places: Iterable[Visited], captions: Iterable[str]) -> I
         figure.text(0.04, 0.86, caption, size=10, color=INK)
         axes = figure.add_axes((0.04, 0.03, 0.92, 0.78), aspect="equal")
         axes.set_axis_off()
-        DRAWINGS[name.split(":")[0]](axes, own, place)
+        if paint:
+            paint(axes, place.state)
+        else:
+            DRAWINGS[name.split(":")[0]](axes, own, place)
         canvas.draw()
         yield np.array(canvas.buffer_rgba())[..., :3]
 
 
 def gif(frames: Sequence[np.ndarray]) -> bytes:
     """Pictures as an animated GIF that takes about ten seconds, less for few frames, and stays at its end for two."""
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(_palette().ravel().tolist())
+    palette = palette_of(frames)
     images = [Image.fromarray(x).quantize(palette=palette, dither=Image.Dither.NONE) for x in frames]
     each = int(np.clip(1000 * SECONDS / len(frames), FASTEST_MS, SLOWEST_MS))
     times = [each] * (len(frames) - 1) + [LAST_MS]
     file = io.BytesIO()
     images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0)
     return file.getvalue()
+
+
+def palette_of(frames: Sequence[np.ndarray]) -> Image.Image:
+    """The colours of the drawings here; where a family's renderer used others, the most frequent of some frames."""
+    own = Image.new("P", (1, 1))
+    own.putpalette(_palette().ravel().tolist())
+    some = np.concatenate(frames[:: max(1, len(frames) // 8)])
+    drawn = np.asarray(Image.fromarray(some).quantize(palette=own, dither=Image.Dither.NONE).convert("RGB"))
+    if np.abs(drawn.astype(int) - some).max(axis=-1).mean() < 3:
+        return own
+    return Image.fromarray(some).quantize(colors=256)
 
 
 def _palette() -> np.ndarray:
@@ -256,5 +275,9 @@ DRAWINGS = {
     "SpaceInvaders-MinAtar": partial(
         channels, kinds={"cannon": (0, BLUE), "its bullet": (4, INK), "alien bullet": (5, RED), "alien": (1, GREEN)}
     ),
+}
+DRAWINGS |= {
+    f"pgx/minatar-{game}": DRAWINGS[f"{kind}-MinAtar"]
+    for game, kind in {"asterix": "Asterix", "breakout": "Breakout", "space_invaders": "SpaceInvaders"}.items()
 }
 """How each environment is drawn; of what lies in one cell of a grid, the kind that is named first is seen."""

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -35,15 +36,24 @@ def record(environment: Environment, agent: Agent, params: Params, key: Array, *
         policy = _looking_past_states(rollout.actor(agent, params))
         return rollout.episodes(_showing_states(environment), policy, keys, greedy=greedy)
 
-    rows = jax.tree.map(lambda x: np.asarray(x)[:, 0], run(params, key[None]))
+    rows = jax.tree.map(lambda x: _numbers(x)[:, 0], run(params, key[None]))
     length = int(rows.mask.sum())
     places = jax.tree.map(
-        lambda before, after: np.concatenate([before[:length], after[length - 1 : length]]),
+        lambda before, after: _joined(before[:length], after[length - 1 : length]),
         rows.observation,
         rows.next_observation,
     )
     returns = np.concatenate([[0.0], np.cumsum(rows.reward[:length])])
     return Recording(places, returns, bool(rows.terminated[length - 1]))
+
+
+def _numbers(x: Array) -> Any:
+    """In numpy, which has no typed keys: those stay jax's."""
+    return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)
+
+
+def _joined(*parts: Any) -> Any:
+    return (np if isinstance(parts[0], np.ndarray) else jnp).concatenate(parts)
 
 
 def _showing_states(environment: Environment) -> Environment:
