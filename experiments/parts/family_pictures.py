@@ -106,13 +106,14 @@ def _from_the_side(model: Any, positions: Callable[[Any], Any]) -> Paint:
         for x in range(int(np.floor(middle - reach)), int(np.ceil(middle + reach)) + 1):
             axes.plot([x, x], [-0.06, 0], color="#999999", linewidth=1, zorder=0)
         for i in range(model.ngeom):
+            kind = kinds(int(model.geom_type[i]))
             place, turn, size = data.geom_xpos[i], data.geom_xmat[i].reshape(3, 3), model.geom_size[i]
-            colour = "#0072b2" if model.geom_type[i] == kinds.mjGEOM_BOX else "#e69f00"
-            if model.geom_type[i] in (kinds.mjGEOM_CAPSULE, kinds.mjGEOM_CYLINDER):
+            colour = "#0072b2" if kind == kinds.mjGEOM_BOX else "#e69f00"
+            if kind in (kinds.mjGEOM_CAPSULE, kinds.mjGEOM_CYLINDER):
                 _rod(axes, place, turn[:, 2] * size[1], size[0], colour)
-            elif model.geom_type[i] == kinds.mjGEOM_SPHERE:
+            elif kind == kinds.mjGEOM_SPHERE:
                 axes.add_patch(Circle((place[0], place[2]), size[0], color=colour))
-            elif model.geom_type[i] == kinds.mjGEOM_BOX:
+            elif kind == kinds.mjGEOM_BOX:
                 along, up = turn[:, 0] * size[0], turn[:, 2] * size[2]
                 corners = [place + a * along + b * up for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
                 axes.add_patch(Polygon([(c[0], c[2]) for c in corners], color=colour))
