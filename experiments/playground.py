@@ -116,14 +116,14 @@ def main(race: Race) -> None:
                 returns = evaluate(setup.environment, trained.agent, point.params, key, episodes=episodes, greedy=True)
                 of = (task, trained.label, trained.num_envs, trained.steps_per_update)
                 rows.append((*of, round(point.seconds, 1), point.env_steps, float(np.mean(returns))))
-            say(rows[-1])
+                say(rows[-1])
     race.write("playground", draw(rows), COLUMNS, rows)
 
 
 def own(setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
-    """pgjax's PPO; the environments of a batch are spread over the cores."""
+    """pgjax's PPO."""
     config = setup.trainer.config
-    runs = sweeps.start(setup.trainer, setup.algorithm, seeds=[seed], mesh=spread(config.num_envs))
+    runs = sweeps.start(setup.trainer, setup.algorithm, seeds=[seed])
     for now, _ in sweeps.chunks(setup.trainer, runs, total_steps=2**31 - 2**24, updates=1, donate=True):
         params = now.state.params
         if clock.is_over(
@@ -132,12 +132,6 @@ def own(setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
             break
     per_update = config.num_envs * config.num_steps
     return Trained("pgjax", config.num_envs, per_update, setup.agent, clock.points)
-
-
-def spread(num_envs: int) -> tuple[int, int]:
-    """All devices on the environments, if they divide their number."""
-    devices = len(jax.devices())
-    return (1, devices if num_envs % devices == 0 else 1)
 
 
 def as_configured(setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
@@ -207,6 +201,10 @@ class Decided(NamedTuple):
         """The action."""
         return self.action
 
+    def to_environment(self, action: Any) -> Any:
+        """As it is: brax's policy has squashed it."""
+        return action
+
 
 def agent_of(make_policy: Any) -> Agent:
     """The greedy policy of brax's networks."""
@@ -218,7 +216,7 @@ def agent_of(make_policy: Any) -> Agent:
 
 
 def say(row: tuple) -> None:
-    """The end of one training, in a line."""
+    """A policy on the way, in a line."""
     task, label, _, _, seconds, env_steps, value = row
     rate = env_steps / seconds
     print(f"{task}, {label}: {env_steps:,} steps in {seconds:.0f} s ({rate:,.0f}/s), greedy {value:.0f}", flush=True)

@@ -1,9 +1,11 @@
-"""Environments that close over arrays without elements, on two devices: jaxlib 0.11 would end the process."""
+"""What jaxlib 0.11 cannot compile for several devices: empty constants, and MuJoCo Playground."""
 
 import jax
 import jax.numpy as jnp
+import jaxlib
+import pytest
 
-from pgjax import Config, evaluate_runs, make_agent, make_trainer, reinforce, sweep
+from pgjax import Config, SettingError, evaluate_runs, make_agent, make_trainer, reinforce, sweep, sweeps
 from pgjax.spaces import Discrete
 from pgjax.types import Environment
 
@@ -29,3 +31,15 @@ def test_two_runs_on_two_devices():
     result = sweep(trainer, reinforce().algorithm, seeds=2, total_steps=12, devices=jax.devices()[:2])
     assert result.metrics["return_mean"].tolist() == [[3.0, 3.0]] * 2
     assert evaluate_runs(env, agent, result.runs, jax.random.key(9), episodes=3).tolist() == [[3.0] * 3] * 2
+
+
+def test_playground_is_trained_on_one_device_where_the_compiler_crashes(monkeypatch):
+    env = closing_over_nothing()._replace(name="playground/Task")
+    trainer = make_trainer(env, make_agent(env, hidden=(4,)), Config(num_envs=2))
+    for version, devices in (((0, 10, 2), 2), ((0, 11, 2), 1)):
+        monkeypatch.setattr(jaxlib.version, "__version_info__", version)
+        assert sweeps.plan(trainer, reinforce().algorithm, 2).size == devices
+    with pytest.raises(SettingError, match="mesh: '2 1' must be one device: jaxlib 0.11 crashes"):
+        sweeps.plan(trainer, reinforce().algorithm, 2, mesh=(2, 1))
+    other = make_trainer(env._replace(name="other"), make_agent(env, hidden=(4,)), Config(num_envs=2))
+    assert sweeps.plan(other, reinforce().algorithm, 2).size == 2

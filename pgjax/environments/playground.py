@@ -10,14 +10,12 @@ is downloaded here: these tasks are known once the models are there.
 
 import contextlib
 import io
-import os
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 from jax import Array
 
 from pgjax.environments.dtypes import strong
@@ -105,7 +103,6 @@ def from_playground(env: Any, *, name: str, episode_length: int, action_repeat: 
     """
     length, repeat = whole_steps("episode_length", episode_length), whole_steps("action_repeat", action_repeat)
     limit = -(-length // repeat)
-    _avoid_crash()
 
     def seen(state: Any) -> Any:
         return {k: v for k, v in state.obs.items() if k != _PRIVILEGED} if isinstance(state.obs, dict) else state.obs
@@ -137,15 +134,6 @@ def from_playground(env: Any, *, name: str, episode_length: int, action_repeat: 
         action_space=action_space(Box(-1.0, 1.0, (size,), jnp.float32), name),
         horizon=limit,
     )
-
-
-def _avoid_crash() -> None:
-    """Have jaxlib 0.11 partition programs without Shardy, unless JAX_USE_SHARDY_PARTITIONER says how it is to be.
-
-    Shardy, its default, ends the process by a segmentation fault while it compiles MJX's steps for several devices.
-    """
-    if jaxlib.version.__version_info__ >= (0, 11) and "JAX_USE_SHARDY_PARTITIONER" not in os.environ:
-        jax.config.update("jax_use_shardy_partitioner", False)
 
 
 def _models_are_there(name: str) -> bool:
