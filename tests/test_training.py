@@ -69,6 +69,7 @@ def test_contract(credit, baseline):
     runs = sweeps.start(trainer, algorithm, seeds=2, over=over)
     for _ in range(2):
         runs, metrics = sweeps.advance(trainer, runs, 1 << 30, 75)
+        metrics.pop("explained_variance", None)  # not a number where a trained policy's returns no longer vary
         assert all(np.isfinite(x).all() for x in jax.tree.leaves((runs.state.params, metrics)))
     assert (runs.state.env_steps == 150 * 32 * 2).all()
     assert (evaluate_runs(environment, agent, runs, jax.random.key(1), episodes=16, greedy=True) == 1.0).all()

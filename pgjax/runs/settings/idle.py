@@ -175,7 +175,6 @@ RULES: dict[str, Rule] = {
     "evolve": _no_population,
     "exploit_every": _no_population,
     "first_seed": _seeds_by_name_or_members,
-    "seed_list": _members_are_seeds,
     "coordinator": _one_process,
     "processes": _one_process,
     "process_id": _one_process,
