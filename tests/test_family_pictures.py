@@ -22,7 +22,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("brax")) for name in CASES]
+)
 def test_a_state_is_drawn_and_another_state_differently(name):
     if importlib.util.find_spec(CASES[name]) is None or (name.startswith("navix") and _old_navix()):
         pytest.skip(f"{CASES[name]} is not installed")

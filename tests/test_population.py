@@ -207,6 +207,7 @@ def test_settings_and_seeds_are_paired_one_to_one(problem):
         sweeps.start(trainer, algorithm, seeds=3, over=over, paired=True)
 
 
+@pytest.mark.slow
 def test_runs_that_are_taken_go_on_as_they_would_have(problem):
     """The same numbers, if not the same bits, however many devices they are spread over now."""
     trainer, algorithm = problem

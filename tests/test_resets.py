@@ -60,7 +60,9 @@ def test_a_dear_reset_is_run_only_where_an_episode_ended():
     assert len(runs) == 4 + ended  # the four that start the stream, and one for each end
 
 
-@pytest.mark.parametrize("name", ["dear", "Freeway-MinAtar:max_steps_in_episode=7", "CartPole-v1"])
+@pytest.mark.parametrize(
+    "name", ["dear", "CartPole-v1", pytest.param("Freeway-MinAtar:max_steps_in_episode=7", marks=pytest.mark.slow)]
+)
 def test_the_stream_is_that_of_resets_at_every_step(name):
     env = dear() if name == "dear" else environments.make(name)
     plain, fast = streamed(env, PLAIN), streamed(env, CPU)
@@ -99,6 +101,7 @@ def test_whatever_it_is_mapped_over(levels, of_runs):
     np.testing.assert_array_equal(got, jnp.where(ended, fresh, places))
 
 
+@pytest.mark.slow
 def test_a_sweep_of_seeds_is_one_by_one():
     env = environments.make("Freeway-MinAtar", max_steps_in_episode=9)
     assert resets.numbers_computed(env.reset, jax.random.key(0)) >= resets.DEAR

@@ -83,7 +83,7 @@ def test_what_is_no_schedule_is_refused(bandit):
         "warmup_steps": {"warmup_steps": 10**9},
         "learning_rate_schedule": {"learning_rate_schedule": "step"},
         "first_seed": {"first_seed": -1},
-        "seeds": {"seed_list": (1, 1)},
+        "seed_list": {"seed_list": (1, 1)},
     }.items():
         with pytest.raises(SettingError, match=f"^{field}: "):
             build(Settings(**settings))

@@ -33,7 +33,8 @@ def bad_values(name):
     if "bool" in hint:
         return "yes", 1, None
     if "tuple" in hint:
-        return (0,), (64, -1), (2.5,), "64", 64, (2**40,)
+        zero = () if name == "seed_list" else ((0,),)
+        return *zero, (64, -1), (2.5,), "64", 64, (2**40,)
     if "float" in hint:
         signs = () if name in NUMBERS_OF_ANY_SIGN else (-1.0, -INF)
         above = (1.5,) if name in UP_TO_ONE else ()

@@ -12,6 +12,7 @@ from pgjax.methods.optimizers import OPTIMIZERS
 from pgjax.methods.schedules import SCHEDULES
 from pgjax.methods.table import ALGORITHMS
 from pgjax.runs.settings import parameters
+from pgjax.types import SettingError
 
 
 def _whole(text: str) -> int:
@@ -183,7 +184,10 @@ class Settings(_OfMethods):
             last = self.first_seed + counters.count("seeds", self.seeds) - 1
             counters.seed(self.first_seed, "first_seed")
             return list(range(self.first_seed, counters.seed(last, "first_seed") + 1))
-        return counters.seeds(self.seed_list)
+        try:
+            return counters.seeds(self.seed_list)
+        except SettingError as error:
+            raise SettingError("seed_list", self.seed_list, f"cannot be trained with: {error}") from error
 
 
 def _plain(value: Any) -> Any:
