@@ -53,7 +53,7 @@ def _craftax(name: str, plain: str) -> Paint:
 
 def _jumanji(name: str, plain: str) -> Paint:
     env = load("jumanji", name, jumanji.EXTRA).make(plain)
-    viewer = getattr(env, "_viewer", None)
+    viewer: Any = getattr(env, "_viewer", None)
     if not hasattr(viewer, "_display_rgb_array"):
         raise SettingError("environment", name, "cannot be drawn: jumanji has no picture of it")
     viewer._display = viewer._display_rgb_array
@@ -90,8 +90,7 @@ def _image(axes: Axes, pixels: Any) -> None:
 
 def _from_the_side(model: Any, positions: Callable[[Any], Any]) -> Paint:
     """Capsules, spheres and boxes of a MuJoCo model, x against z; the floor is a line."""
-    import mujoco
-
+    mujoco = load("mujoco", "brax/ and playground/", "brax")
     data, kinds = mujoco.MjData(model), mujoco.mjtGeom
 
     def paint(axes: Axes, state: Any) -> None:
