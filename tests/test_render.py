@@ -292,4 +292,6 @@ def test_a_refusal_is_all_that_a_person_sees(tmp_path):
 
 
 def test_every_drawing_is_of_an_environment_that_is_there():
-    assert set(drawing.DRAWINGS) <= set(environments.available())
+    from pgjax.environments import pgx
+
+    assert set(drawing.DRAWINGS) <= {*environments.available(), *pgx.available()}
