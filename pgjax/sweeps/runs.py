@@ -250,17 +250,46 @@ def placed(state: TrainState) -> Any:
 
 
 def spread_over(f: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:
-    """Run f on each device's share of the runs and environments."""
-    f = f if mesh.size == 1 else _without_empty_constants(f)
-    return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    """Run f on each device's share of the runs and environments.
 
-
-def _without_empty_constants(f: Any) -> Any:
-    """The same function; arrays without elements that it closes over are made in it instead.
-
-    Shardy, the partitioner of jaxlib 0.11, ends the process by a segmentation fault while it compiles such a constant
-    into a function mapped over devices; navix and XLand-MiniGrid hold some.
+    Arrays without elements, of the arguments or closed over, are made on each device instead of given to it. Shardy,
+    the partitioner of jaxlib 0.11, ends the process by a segmentation fault while it compiles a function mapped over
+    devices that is given some; states of MJX, navix and XLand-MiniGrid hold them.
     """
+    if mesh.size == 1:
+        return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+    def spread(*args: Any) -> Any:
+        leaves, structure = jax.tree.flatten(args)
+        specs = jax.tree.leaves(jax.tree.broadcast(in_specs, args, is_leaf=_is_spec), is_leaf=_is_spec)
+        given = [np.size(x) > 0 for x in leaves]
+
+        def share(*filled: Any) -> Any:
+            rest = iter(filled)
+            local = [
+                next(rest) if there else jnp.zeros(_share_of(x.shape, spec, mesh), x.dtype)
+                for there, x, spec in zip(given, leaves, specs, strict=True)
+            ]
+            return _made_within(f)(*jax.tree.unflatten(structure, local))
+
+        filled, of_filled = (tuple(x for x, there in zip(xs, given, strict=True) if there) for xs in (leaves, specs))
+        return jax.shard_map(share, mesh=mesh, in_specs=of_filled, out_specs=out_specs, check_vma=False)(*filled)
+
+    return spread
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, P)
+
+
+def _share_of(shape: tuple[int, ...], spec: P, mesh: Mesh) -> tuple[int, ...]:
+    """The shape of one device's share."""
+    axes = [*spec, *[None] * (len(shape) - len(spec))]
+    return tuple(size // (1 if axis is None else mesh.shape[axis]) for size, axis in zip(shape, axes, strict=True))
+
+
+def _made_within(f: Any) -> Any:
+    """The same function; arrays without elements that it closes over are made in it."""
 
     def same(*args: Any) -> Any:
         traced, shapes = jax.make_jaxpr(f, return_shape=True)(*args)

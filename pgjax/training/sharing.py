@@ -8,16 +8,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jaxlib
 from jax.sharding import Mesh
 
 from pgjax.config import Config
 from pgjax.engine.devices import asked_mesh, make_mesh
-from pgjax.environments.playground import PREFIX as PLAYGROUND
 from pgjax.estimators.contracts import PER_TRAJECTORY, promises
 from pgjax.training.checks import steps_per_update
-from pgjax.types import Algorithm, SettingError, Trainer
+from pgjax.types import Algorithm, Trainer
 
 WORTH_SHARING = 1 << 12
 """Steps per gradient step from which on devices that share them gain more than their communication costs."""
@@ -41,8 +38,7 @@ def plan(
       mesh: (along runs, along environments), in place of a choice by size.
 
     Raises:
-      SettingError: for a mesh that does not divide the runs or environments or needs more devices than there are; for
-        one of several devices where the compiler cannot (`only_one_device`).
+      SettingError: for a mesh that does not divide the runs or environments or needs more devices than there are.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env = environments.make("SimpleBandit-bsuite")
@@ -50,25 +46,11 @@ def plan(
     >>> plan(trainer, reinforce().algorithm, runs=1).shape["env"]  # two steps are not worth the communication
     1
     """
-    if reason := only_one_device(trainer):
-        if mesh is not None and math.prod(mesh) > 1:
-            raise SettingError("mesh", " ".join(map(str, mesh)), reason)
-        devices = (jax.devices() if devices is None else list(devices))[:1]
     most = shares(trainer, algorithm)
     if mesh is None:
         return make_mesh(runs, most if worth_sharing(trainer) else 1, devices)
     along_runs, along_environments = mesh
     return asked_mesh(along_runs, along_environments, runs, most, devices)
-
-
-def only_one_device(trainer: Trainer) -> str:
-    """Why training cannot be spread over devices, if it cannot.
-
-    jaxlib 0.11 ends the process by a segmentation fault while it compiles MuJoCo Playground's steps for several.
-    """
-    if jaxlib.version.__version_info__ >= (0, 11) and trainer.environment.name.startswith(PLAYGROUND):
-        return "must be one device: jaxlib 0.11 crashes where it compiles MuJoCo Playground for several; use jax 0.10"
-    return ""
 
 
 def shares(trainer: Trainer, algorithm: Algorithm) -> int:
