@@ -39,6 +39,11 @@ def streamed(env: Environment, how, keys=4, steps=17):
     return jax.tree.map(_numbers, (state, rows, statistics))
 
 
+def only_where_ended(reset):
+    traced, shapes = jax.make_jaxpr(reset, return_shape=True)(jnp.int32(0))
+    return resets.only_where_ended(traced, jax.tree.structure(shapes))
+
+
 def _numbers(x):
     return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 
@@ -71,7 +76,7 @@ def test_the_stream_is_that_of_resets_at_every_step(name):
 
 
 def test_one_environment_is_not_mapped_over():
-    choose = resets.only_where_ended(lambda key: {"x": 10 * key}, jnp.int32(0))
+    choose = only_where_ended(lambda key: {"x": 10 * key})
     for ended, expected in ((True, 30.0), (False, 1.0)):
         assert float(choose(jnp.int32(3), jnp.bool_(ended), {"x": jnp.float32(1)})["x"]) == expected
 
@@ -87,7 +92,7 @@ def test_whatever_it_is_mapped_over(levels, of_runs):
 
     def chosen(offset, key, ended, place):
         def f(key, ended, place):
-            return resets.only_where_ended(lambda key: key + offset, jnp.int32(0))(key, ended, place)
+            return only_where_ended(lambda key: key + offset)(key, ended, place)
 
         for _ in shape[1:]:
             f = jax.vmap(f)
@@ -104,7 +109,7 @@ def test_whatever_it_is_mapped_over(levels, of_runs):
 @pytest.mark.slow
 def test_a_sweep_of_seeds_is_one_by_one():
     env = environments.make("Freeway-MinAtar", max_steps_in_episode=9)
-    assert resets.numbers_computed(env.reset, jax.random.key(0)) >= resets.DEAR
+    assert resets.numbers_computed(jax.make_jaxpr(env.reset)(jax.random.key(0)).jaxpr) >= resets.DEAR
     trainer = make_trainer(env, make_agent(env, hidden=(8,)), Config(num_envs=2))
     both = sweep(trainer, reinforce().algorithm, seeds=2, total_steps=36).metrics["return_mean"]
     alone = [sweep(trainer, reinforce().algorithm, seeds=[i], total_steps=36).metrics["return_mean"][0] for i in (0, 1)]

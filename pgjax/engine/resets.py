@@ -33,34 +33,31 @@ def in_the_loop(reset: Callable[[Any], Any], keys: Any, columns: int) -> tuple[A
     """
 
     def choose(key: Any, ended: Array, place: Any) -> Any:
-        return _where(ended, reset(key), place)
+        return where(ended, reset(key), place)
 
     return keys, choose
 
 
 def as_it_pays(reset: Callable[[Any], Any], keys: Any, columns: int) -> tuple[Any, Choose]:
     """The same: a dear reset where an episode ended, a cheap one in the loop, or before it if batches are small."""
-    if numbers_computed(reset, jax.tree.map(lambda x: x[0], keys)) >= DEAR:
-        return keys, only_where_ended(reset, jax.tree.map(lambda x: x[0], keys))
+    traced, shapes = jax.make_jaxpr(reset, return_shape=True)(jax.tree.map(lambda x: x[0], keys))
+    if numbers_computed(traced.jaxpr) >= DEAR:
+        return keys, only_where_ended(traced, jax.tree.structure(shapes))
     if jax.tree.leaves(keys)[0].shape[0] * columns > MADE_AT_ONCE:
         return in_the_loop(reset, keys, columns)
-    return jax.vmap(reset)(keys), lambda fresh, ended, place: _where(ended, fresh, place)
+    return jax.vmap(reset)(keys), lambda fresh, ended, place: where(ended, fresh, place)
 
 
-def numbers_computed(function: Callable, *args: Any) -> int:
-    """How many numbers the operations of a function put out; those of a loop as often as it runs, at least once.
+def numbers_computed(jaxpr: Any) -> int:
+    """How many numbers the operations of a program put out; those of a loop as often as it runs, at least once.
 
-    >>> numbers_computed(lambda x: jnp.sum(2 * x), jnp.zeros(10))
+    >>> numbers_computed(jax.make_jaxpr(lambda x: jnp.sum(2 * x))(jnp.zeros(10)).jaxpr)
     11
     """
-    return _numbers(jax.make_jaxpr(function)(*args).jaxpr)
-
-
-def _numbers(jaxpr: Any) -> int:
     total = 0
     for equation in jaxpr.eqns:
         inner = [
-            _numbers(getattr(x, "jaxpr", x))
+            numbers_computed(getattr(x, "jaxpr", x))
             for x in jax.tree.leaves(equation.params, is_leaf=_is_program)
             if _is_program(x)
         ]
@@ -73,19 +70,18 @@ def _is_program(x: Any) -> bool:
     return hasattr(getattr(x, "jaxpr", x), "eqns")
 
 
-def only_where_ended(reset: Callable[[Any], Any], key: Any) -> Choose:
+def only_where_ended(traced: ClosedJaxpr, structure: Any) -> Choose:
     """Resets of the environments whose episodes ended, one after the other, whatever they are mapped over.
 
     Args:
-      reset: key -> a fresh place; may close over traced values.
-      key: an example.
+      traced: key -> a fresh place, by `jax.make_jaxpr`; its constants may be traced values.
+      structure: of a place, as a pytree.
 
-    >>> choose = only_where_ended(lambda key: 10 * key, jnp.int32(0))
+    >>> reset = jax.make_jaxpr(lambda key: 10 * key)(jnp.int32(0))
+    >>> choose = only_where_ended(reset, jax.tree.structure(0))
     >>> jax.vmap(choose)(jnp.arange(3), jnp.array([True, False, True]), jnp.array([7, 8, 9])).tolist()
     [0, 8, 20]
     """
-    traced, shapes = jax.make_jaxpr(reset, return_shape=True)(key)
-    structure = jax.tree.structure(shapes)
 
     def fresh(constants: list, key: Any) -> Any:
         return jax.tree.unflatten(structure, jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, constants))(*jax.tree.leaves(key)))
@@ -100,7 +96,7 @@ def only_where_ended(reset: Callable[[Any], Any], key: Any) -> Choose:
             i = jnp.argmax(waiting)
             of_group = [x[i // columns] for x in constants]
             new = fresh(of_group, jax.tree.map(lambda x: x[i], flat_keys))
-            put = jax.tree.map(lambda x, y: x.at[i].set(jnp.asarray(y).astype(x.dtype)), places, new)
+            put = jax.tree.map(lambda x, y: x.at[i].set(y), places, _as(places, new))
             return waiting.at[i].set(False), put
 
         flat_keys, flat_places = _merged((keys, places))
@@ -151,5 +147,6 @@ def _as(like: Any, tree: Any) -> Any:
     return jax.tree.map(lambda x, y: jnp.asarray(y).astype(x.dtype), like, tree)
 
 
-def _where(condition: Array, yes: Any, no: Any) -> Any:
+def where(condition: Array, yes: Any, no: Any) -> Any:
+    """jnp.where of every leaf."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

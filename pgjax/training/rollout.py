@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pgjax.engine import Engine, engine
+from pgjax.engine.resets import where
 from pgjax.environments import base
 from pgjax.estimators.distributions import Distribution
 from pgjax.estimators.recurrence import linear_recurrence
@@ -141,16 +142,16 @@ def episodes(
             (observation, state, memory, alive), (t, draw) = carry, now
             row, new_state, memory = _act(environment, acting, draw, observation, state, memory)
             row = row._replace(
-                action=_where(alive, row.action, jax.tree.map(jnp.zeros_like, row.action)),
+                action=where(alive, row.action, jax.tree.map(jnp.zeros_like, row.action)),
                 log_prob=jnp.where(alive, row.log_prob, 0.0),
                 reward=jnp.where(alive, row.reward, 0.0),
                 terminated=alive & row.terminated,
                 truncated=alive & (row.truncated | (~row.terminated & (t == horizon - 1))),
-                next_observation=_where(alive, row.next_observation, observation),
+                next_observation=where(alive, row.next_observation, observation),
                 mask=alive.astype(row.mask.dtype),
             )
             alive = alive & ~(row.terminated | row.truncated)
-            return (row.next_observation, _where(alive, new_state, state), memory, alive), row
+            return (row.next_observation, where(alive, new_state, state), memory, alive), row
 
         def idle(carry: tuple, rows: Transition) -> Transition:
             still = jax.tree.map(lambda x, like: jnp.broadcast_to(x, like.shape), carry[0], rows.next_observation)
@@ -183,7 +184,7 @@ def visit(environment: Environment, policy: Policy, key: Array, steps: Array) ->
         (now, memory, alive), (t, draw) = carry, following
         row, state, memory = _act(environment, acting, draw, now.observation, now.state, memory)
         alive = alive & (t < steps)
-        now = _where(alive, Visited(state, row.next_observation), now)
+        now = where(alive, Visited(state, row.next_observation), now)
         return (now, memory, alive & ~(row.terminated | row.truncated)), None
 
     reset_key, steps_key = jax.random.split(key)
@@ -335,7 +336,3 @@ def _with_next_keys(actor: Actor, rows: Transition) -> Transition:
         return rows
     key = jax.tree.map(lambda x: jnp.concatenate([x[1:], x[-1:]]), rows.observation.key)
     return rows._replace(next_observation=Keyed(rows.next_observation, key))
-
-
-def _where(condition: Array, yes: Any, no: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
