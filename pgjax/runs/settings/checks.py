@@ -30,8 +30,6 @@ def check_values(settings: Settings) -> None:
         if getattr(settings, name) < 0:
             raise SettingError(name, getattr(settings, name), "must not be negative")
     settings.chosen_seeds()
-    if settings.population and settings.seed_list:
-        raise SettingError("seed_list", settings.seed_list, "does nothing: the members of a population are its seeds")
     if settings.mesh and (len(settings.mesh) != 2 or min(settings.mesh) < 1):
         raise SettingError("mesh", settings.mesh, "must be two numbers from 1: along seeds, along environments")
     tables = {"algorithm": ALGORITHMS, "credit": CREDITS, "baseline": BASELINES, "optimizer": OPTIMIZERS}

@@ -140,6 +140,10 @@ def _members_are_seeds(it: Situation) -> str:
     return "the members of a population are its seeds" if it.settings.population else ""
 
 
+def _members_are_seeds_unlisted(it: Situation) -> str:
+    return "" if it.settings.seed_list else _members_are_seeds(it)  # a list, which makes the number, is named itself
+
+
 def _chunks_are_generations(it: Situation) -> str:
     return "a population's compiled call is what exploit_every says" if it.settings.population else ""
 
@@ -170,11 +174,12 @@ RULES: dict[str, Rule] = {
     "initial_log_std": _discrete_actions,
     "policy": _policy_of_discrete_actions,
     "network": _network_of_vectors,
-    "seeds": _members_are_seeds,
+    "seeds": _members_are_seeds_unlisted,
     "updates_per_chunk": _chunks_are_generations,
     "evolve": _no_population,
     "exploit_every": _no_population,
     "first_seed": _seeds_by_name_or_members,
+    "seed_list": _members_are_seeds,
     "coordinator": _one_process,
     "processes": _one_process,
     "process_id": _one_process,
