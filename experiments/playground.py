@@ -11,7 +11,6 @@ each for the same wall time from the call on, compilation included:
 brax, whose PPO that is, calls `jax.device_put_replicated`, which jax has removed; a function of that name is given.
 
 Policies are kept at every tenth of the time and evaluated afterwards, outside the clock: greedy, on the same episodes.
-Expect pgjax to be first on both.
 """
 
 import contextlib

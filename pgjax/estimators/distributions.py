@@ -190,7 +190,7 @@ class Transformed(NamedTuple):
         return self.mean
 
     def kl(self, other: Self) -> Array:
-        """The KL of the normals: it does not depend on what becomes of u."""
+        """The KL of the normals: mapping u by one invertible function changes no KL."""
         return self.base.kl(Gaussian(*other))
 
 
