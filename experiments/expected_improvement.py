@@ -152,7 +152,7 @@ def draw(curves: dict[tuple[str, float, int], oracle.Improvement], rows: list[Ro
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     middle.legend(frameon=False, fontsize=8)
-    right.legend(frameon=False, fontsize=8, loc="center right")
+    right.legend(frameon=False, fontsize=8, loc="center right", bbox_to_anchor=(1.0, 0.28))
     return figure
 
 
