@@ -37,7 +37,8 @@ from pgjax.runs.settings.joining import joined
 from pgjax.runs.settings.ranges import evolution
 from pgjax.runs.settings.start import chosen_devices, start
 from pgjax.runs.show import figures
-from pgjax.runs.show.progress import ProgressBar, doing, progress_bar
+from pgjax.runs.show.progress import doing
+from pgjax.sweeps.progress import ProgressBar, progress_bar
 
 POPULATION_KEY = (1 << 31) + (1 << 16)  # of exploit steps; seeds are below it, and evaluation's keys
 

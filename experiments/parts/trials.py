@@ -14,7 +14,7 @@ from pgjax.runs.settings.build import Setup, build
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.start import chosen_devices
 from pgjax.runs.show.comparison import interquartile_mean
-from pgjax.runs.show.progress import progress_bar
+from pgjax.sweeps.progress import progress_bar
 
 EVALUATION_KEY = 1 << 31
 """Seeds are below it: evaluation never repeats a training key."""

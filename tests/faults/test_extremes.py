@@ -13,7 +13,7 @@ from faulty import all_finite, learner, walk
 from pgjax import ALGORITHMS
 from pgjax.runs.record.metrics_file import MetricsFile
 from pgjax.runs.show import figures
-from pgjax.runs.show.progress import last_return
+from pgjax.sweeps.progress import last_return
 
 UPDATES = 4
 NEVER, EVERY_STEP, LIMIT = range(3)

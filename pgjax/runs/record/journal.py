@@ -19,8 +19,8 @@ from pgjax.runs.record.metrics_file import GrowingFile, MetricsFile, csv_text
 from pgjax.runs.record.provenance import differences, provenance
 from pgjax.runs.settings.config_file import OF_THE_LAYOUT, recorded, settings_of_record
 from pgjax.runs.settings.flags import Settings
-from pgjax.runs.show.progress import last_return
 from pgjax.sweeps import Runs, points_passed
+from pgjax.sweeps.progress import last_return
 from pgjax.training.guard import NONFINITE
 from pgjax.types import SettingError
 

@@ -1,13 +1,9 @@
-"""A progress bar: that of sweeps, which the main job shows too; and a word on what is done before and after it."""
+"""A word on what is done before the progress bar of `pgjax.sweeps.progress`, and after it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-
-from pgjax.sweeps.progress import ProgressBar as ProgressBar
-from pgjax.sweeps.progress import last_return as last_return
-from pgjax.sweeps.progress import progress_bar as progress_bar
 
 
 @contextmanager
