@@ -11,6 +11,8 @@ each for the same wall time from the call on, compilation included:
 brax, whose PPO that is, calls `jax.device_put_replicated`, which jax has removed; a function of that name is given.
 
 Policies are kept at every tenth of the time and evaluated afterwards, outside the clock: greedy, on the same episodes.
+Expect pgjax's return on CartpoleBalance to pass 900 of 1000 within three minutes; its step size is constant, and a
+later policy may be worse.
 """
 
 import contextlib
