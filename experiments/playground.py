@@ -3,7 +3,7 @@
 Two tasks of its control suite, CartpoleBalance and WalkerWalk, forty minutes in all. Trainings run one after the other,
 each for the same wall time from the call on, compilation included:
 
-- pgjax's PPO with the settings of its table of scores;
+- pgjax's PPO with the settings of its table of scores, its step size falling to a hundredth over the time;
 - the PPO that Playground trains with (brax's), as Playground configures the task, for a GPU: 2048 environments and
   983,040 steps per update;
 - with --sizes, the same PPO with pgjax's numbers of environments, steps, passes and minibatches.
@@ -11,8 +11,9 @@ each for the same wall time from the call on, compilation included:
 brax, whose PPO that is, calls `jax.device_put_replicated`, which jax has removed; a function of that name is given.
 
 Policies are kept at every tenth of the time and evaluated afterwards, outside the clock: greedy, on the same episodes.
-Expect pgjax's return on CartpoleBalance to pass 900 of 1000 within three minutes; its step size is constant, and a
-later policy may be worse.
+Expect pgjax's return on CartpoleBalance to pass 900 of 1000 within three minutes and to stay there. With a constant
+step size it does not stay: once the pole hardly moves, gradients are minute, Adam's steps are not, and a burst moves the
+policy by a KL above 1 in one update.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ from matplotlib.figure import Figure
 from parts.command import as_script
 from parts.results import Options
 
-from pgjax import SettingError, evaluate, sweeps
+from pgjax import SettingError, evaluate, hyperparameters, sweeps
 from pgjax.environments.packages import load
 from pgjax.environments.playground import EXTRA, PREFIX
 from pgjax.runs.settings.build import Setup, build
@@ -90,6 +91,10 @@ class Clock:
         """Starts now."""
         self.begin, self.seconds, self.points = time.monotonic(), seconds, []
 
+    def left(self) -> float:
+        """The share of the time that is left, from 1 to 0.01."""
+        return max(0.01, 1.0 - (time.monotonic() - self.begin) / self.seconds)
+
     def is_over(self, env_steps: int, params: Callable[[], Params]) -> bool:
         """Whether the time is up; asked after every update."""
         now = time.monotonic() - self.begin
@@ -107,6 +112,7 @@ def main(race: Race) -> None:
     for task in race.tasks[:1] if race.quick else race.tasks:
         if not (settings := tuned(PREFIX + task)):
             raise SettingError("tasks", task, "has no tuned settings")
+        settings |= {"decay_updates": 0}  # the decay is over the time
         settings |= {"num_envs": 2, "num_steps": 2, "minibatches": 1, "epochs": 1} if race.quick else {}
         setup = build(Settings(**settings))
         theirs = (in_our_sizes,) if race.quick else (as_configured, in_our_sizes) if race.sizes else (as_configured,)
@@ -124,13 +130,14 @@ def main(race: Race) -> None:
 def own(setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
     """pgjax's PPO."""
     config = setup.trainer.config
-    runs = sweeps.start(setup.trainer, setup.algorithm, seeds=[seed])
-    for now, _ in sweeps.chunks(setup.trainer, runs, total_steps=2**31 - 2**24, updates=1, donate=True):
-        params = now.state.params
-        if clock.is_over(
-            int(now.state.env_steps[0]), lambda params=params: jax.tree.map(lambda x: np.asarray(x[0]), params)
-        ):
-            break
+    first_rate = hyperparameters(setup.algorithm)["learning_rate"]
+    runs = sweeps.start(setup.trainer, setup.algorithm, seeds=[seed], over={"learning_rate": [first_rate]})
+    over = False
+    while not over:
+        runs = runs.with_hyperparameters(learning_rate=first_rate * clock.left())
+        runs, _ = sweeps.advance(setup.trainer, runs, total_steps=2**31 - 2**24, updates=1, donate=True)
+        params = runs.state.params
+        over = clock.is_over(int(runs.state.env_steps[0]), lambda: jax.tree.map(lambda x: np.asarray(x[0]), params))
     per_update = config.num_envs * config.num_steps
     return Trained("pgjax", config.num_envs, per_update, setup.agent, clock.points)
 
@@ -181,6 +188,7 @@ def brax_ppo(label: str, settings: dict[str, Any], setup: Setup, task: str, cloc
             wrap_env_fn=playground.wrapper.wrap_for_brax_training,
             policy_params_fn=after_update,
             run_evals=False,
+            max_devices_per_host=1,  # as many as jax shows on a CPU; with two, jaxlib 0.11.2 ends the process
             seed=seed,
             **settings | {"num_timesteps": updates * per_update, "num_evals": updates + 1, "num_resets_per_eval": 0},
         )
@@ -201,6 +209,10 @@ class Decided(NamedTuple):
     def mode(self) -> Any:
         """The action."""
         return self.action
+
+    def log_prob(self, action: Any) -> Any:
+        """Zero: a rollout asks for it, and an evaluation does not use it."""
+        return jnp.zeros(())
 
     def to_environment(self, action: Any) -> Any:
         """As it is: brax's policy has squashed it."""
