@@ -12,14 +12,15 @@ brax, whose PPO that is, calls `jax.device_put_replicated`, which jax has remove
 
 Policies are kept at every tenth of the time and evaluated afterwards, outside the clock: greedy, on the same episodes.
 Expect pgjax's return on CartpoleBalance to pass 900 of 1000 within three minutes and to stay there. With a constant
-step size it does not stay: once the pole hardly moves, gradients are minute, Adam's steps are not, and a burst moves the
-policy by a KL above 1 in one update.
+step size it does not stay: once the pole hardly moves, gradients are minute and Adam's steps are not, and a burst moves
+the policy by a KL above 1 in one update.
 """
 
 import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -136,10 +137,14 @@ def own(setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
     while not over:
         runs = runs.with_hyperparameters(learning_rate=first_rate * clock.left())
         runs, _ = sweeps.advance(setup.trainer, runs, total_steps=2**31 - 2**24, updates=1, donate=True)
-        params = runs.state.params
-        over = clock.is_over(int(runs.state.env_steps[0]), lambda: jax.tree.map(lambda x: np.asarray(x[0]), params))
+        over = clock.is_over(int(runs.state.env_steps[0]), partial(first_of, runs.state.params))
     per_update = config.num_envs * config.num_steps
     return Trained("pgjax", config.num_envs, per_update, setup.agent, clock.points)
+
+
+def first_of(params: Params) -> Params:
+    """The first run's parameters, copied: the next update reuses their memory."""
+    return jax.tree.map(lambda x: np.array(x[0]), params)
 
 
 def as_configured(setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
