@@ -1,8 +1,8 @@
-"""What does a trained policy do? One episode of a run of train.py as an animated GIF.
+"""What does a trained policy do? One episode as an animated GIF, of a run of train.py or of a policy that is shipped.
 
-By default the greedy policy of the seed that was best in the run's evaluation. The episode has a key of its own, which
-neither training nor evaluation has used. Long episodes are shown with steps left out; the return counts them all.
-Expect the return to be near the greedy one of the run's table. Seconds.
+Of a run, by default the greedy policy of the seed that was best in its evaluation. The episode has a key of its own,
+which neither training nor evaluation has used. Long episodes are shown with steps left out; the return counts them all.
+Expect the return to be near the greedy one of the run's table, or of the policy's card. Seconds.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,12 @@ import jax
 import numpy as np
 import tyro
 from parts import drawing
-from parts.command import as_script
+from parts.command import as_script, refuse
+from parts.reading import best_seed
 from parts.recording import Recording, record
 
-from pgjax import SettingError, counters
+from pgjax import SettingError, counters, load_policy, pretrained
 from pgjax.runs.record import files
-from pgjax.runs.record.evaluation_file import last_points, read_evaluation
-from pgjax.runs.settings.config_file import read_run_config
 from pgjax.runs.settings.start import start
 
 RENDER_KEY = (1 << 31) + 2  # seeds of training are below 2³¹; the two before it are evaluation's
@@ -31,11 +30,11 @@ class Rendering:
     """What to show, and where to write it."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run directory."""
+    """Run directory; or the name of a shipped policy, such as Acrobot-v1 (pgjax.pretrained.list() has all)."""
     seed: int | None = None
     """Seed whose policy to show; default the one of the best greedy return in evaluation.csv, 0 where there is none."""
     out: Path | None = None
-    """GIF to write; default episode.gif in the run directory."""
+    """GIF to write; default episode.gif in the run directory, and NAME.gif here for a shipped policy."""
     sampled: bool = False
     """Sample actions instead of taking the most likely ones."""
     best: bool = False
@@ -62,7 +61,8 @@ def main(rendering: Rendering) -> None:
     start(1)
     shown = act(rendering)
     animation = animate(shown.environment, shown.recording, rendering.max_frames)
-    out = rendering.out or rendering.run / "episode.gif"
+    shipped = Path(f"{files.file_name(shown.environment)}.gif")
+    out = rendering.out or (rendering.run / "episode.gif" if rendering.run.is_dir() else shipped)
     write(out, animation)
     kind = "sampled" if rendering.sampled else "greedy"
     end = captions(shown.recording)[-1]
@@ -76,7 +76,11 @@ def check(rendering: Rendering) -> None:
       SettingError: naming the first setting that cannot work.
     """
     if not rendering.run.is_dir():
-        raise SettingError("run", str(rendering.run), "is no directory")
+        try:
+            pretrained.card(str(rendering.run))
+        except SettingError as error:
+            raise SettingError("run", str(rendering.run), f"is no directory, and {error.reason}") from error
+        refuse(rendering, ("seed", "best"), "one policy is shipped")
     if rendering.out is not None and rendering.out.suffix != ".gif":
         raise SettingError("out", str(rendering.out), "must end in .gif")
     if rendering.max_frames < 2:
@@ -90,27 +94,17 @@ def act(rendering: Rendering) -> Shown:
     Raises:
       SettingError: for a run without a checkpoint, an environment that cannot be drawn, a seed that is not there.
     """
-    seed = best_seed(rendering.run) if rendering.seed is None else rendering.seed
-    setup, policy = files.load_run(rendering.run, seed=seed, best=rendering.best)
-    drawing.check_drawable(setup.environment.name)
+    if rendering.run.is_dir():
+        seed = best_seed(rendering.run) if rendering.seed is None else rendering.seed
+        setup, params = files.load_run(rendering.run, seed=seed, best=rendering.best)
+        environment, agent = setup.environment, setup.agent
+    else:
+        environment, agent, params, card = load_policy(str(rendering.run))
+        seed = card.seed
+    drawing.check_drawable(environment.name)
     key = jax.random.fold_in(jax.random.key(RENDER_KEY), rendering.episode_seed)
-    recording = record(setup.environment, setup.agent, policy, key, greedy=not rendering.sampled)
-    return Shown(setup.environment.name, seed, recording)
-
-
-def best_seed(run: Path) -> int:
-    """The seed of the best greedy return, the first of several; the run's first before it has been evaluated.
-
-    Raises:
-      SettingError: if the evaluation cannot be read.
-    """
-    try:
-        table = last_points(read_evaluation(run))
-        if not table:
-            return read_run_config(run).chosen_seeds()[0] if (run / "config.toml").exists() else 0
-        return int(table["seed"][np.argmax(np.nan_to_num(table["greedy_return"], nan=-np.inf))])
-    except (OSError, ValueError) as error:
-        raise SettingError("run", str(run), "has an evaluation.csv that cannot be read; name a --seed") from error
+    recording = record(environment, agent, params, key, greedy=not rendering.sampled)
+    return Shown(environment.name, seed, recording)
 
 
 def animate(name: str, recording: Recording, max_frames: int) -> bytes:

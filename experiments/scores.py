@@ -20,9 +20,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 from parts.command import as_script
-from parts.reading import Run, draw_band, read_run
+from parts.reading import Run, by_environment, draw_band
 
-from pgjax import SettingError, environments, rollout
+from pgjax import environments, rollout
 from pgjax.policies.uniform import uniform_policy
 from pgjax.runs.record import files
 from pgjax.runs.settings.start import start
@@ -76,7 +76,7 @@ class Row(NamedTuple):
 def main(scores: Scores) -> None:
     """Read, measure, write, print."""
     start()
-    groups = read(scores.runs)
+    groups = by_environment(scores.runs)
     published = tomllib.loads(PUBLISHED.read_text())
     scores.out.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -96,27 +96,6 @@ def main(scores: Scores) -> None:
         figures.save(figure, scores.out / f"{files.file_name(row.environment)}.png")
     overview(scores.out / "curves.png", rows, groups)
     print(text + f"wrote {scores.out}: scores.md, scores.csv, curves.png and a figure for each environment")
-
-
-def read(paths: tuple[Path, ...]) -> dict[str, list[Run]]:
-    """Finished runs by environment, in the order of the tuned settings, others behind.
-
-    Raises:
-      SettingError: for a directory that is no finished run, or runs of one environment by different settings.
-    """
-    if not paths:
-        raise SettingError("runs", (), "are missing; name one or more run directories")
-    groups: dict[str, list[Run]] = {}
-    for run in map(read_run, paths):
-        if not run.finished:
-            raise SettingError("runs", str(run.path), "is not finished; --resume it")
-        group = groups.setdefault(run.settings["environment"], [])
-        for name in ("algorithm", "total_steps"):
-            if group and group[0].settings[name] != run.settings[name]:
-                raise SettingError("runs", str(run.path), f"has another {name} than {group[0].path}")
-        group.append(run)
-    order = {name: i for i, name in enumerate(tuned_environments())}
-    return dict(sorted(groups.items(), key=lambda item: order.get(item[0], len(order))))
 
 
 def row_of(name: str, runs: list[Run], random: float, published: dict[str, Any]) -> Row:

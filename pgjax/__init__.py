@@ -6,7 +6,7 @@ from pgjax.engine import startup
 former_names.install()
 startup.avoid_deadlock()  # before anything makes an array
 
-from pgjax import environments, methods, oracle, population, spaces, sweeps
+from pgjax import environments, methods, oracle, population, pretrained, spaces, sweeps
 from pgjax import methods as algorithms
 from pgjax.config import Config, Recipe
 from pgjax.engine.startup import use_cpu_devices
@@ -52,6 +52,7 @@ from pgjax.oracle.certificates import certify
 from pgjax.policies.build import from_networks
 from pgjax.policies.networks import make_agent
 from pgjax.policies.normalisation import normalise_observations
+from pgjax.pretrained import load_policy
 from pgjax.sweeps import evaluate_runs, sweep
 from pgjax.training import collect, gradients, learn, make_trainer, rollout, run_updates, train
 from pgjax.training import monitors as diagnostics

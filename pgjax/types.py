@@ -38,6 +38,7 @@ class SettingError(ValueError):
     def __init__(self, field: str, value: object, reason: str):
         """Join field, value and reason into the one line a person reads."""
         super().__init__(f"{field}: {' '.join(repr(value).split())} {reason}")
+        self.reason = reason
 
 
 class Transition(NamedTuple):

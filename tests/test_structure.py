@@ -7,6 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "pgjax"
 LAYERS = [  # from top to bottom: a room imports only from layers below its own, and from itself
+    {"pretrained"},
     {"runs"},
     {"testing"},
     {"oracle"},

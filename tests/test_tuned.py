@@ -103,7 +103,7 @@ def test_runs_that_make_no_table(scores, tmp_path):
     begun = write_run(tmp_path / "c", "Catch-bsuite", 0.1, [1.0], finished=False)
     for runs, message in [((), "are missing"), ((finished, other), "another algorithm"), ((begun,), "not finished")]:
         with pytest.raises(SettingError, match=f"^runs: .*{message}"):
-            scores["read"](runs)
+            scores["by_environment"](runs)
 
 
 @pytest.mark.parametrize(

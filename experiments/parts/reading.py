@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from pgjax.runs.record import files
 from pgjax.runs.record.evaluation_file import last_points, points_by_seed, read_evaluation
 from pgjax.runs.record.metrics_file import read_metrics
+from pgjax.runs.settings.config_file import read_run_config
+from pgjax.runs.settings.tuned import tuned_environments
 from pgjax.runs.show import figures
 from pgjax.runs.show.comparison import bootstrap_interval
 from pgjax.sweeps import RETURNS
@@ -61,6 +63,42 @@ def read_run(path: Path) -> Run:
     return Run(path, settings, metrics, last_points(rows), points_by_seed(rows), files.is_finished(path))
 
 
+def by_environment(paths: tuple[Path, ...]) -> dict[str, list[Run]]:
+    """Finished runs by environment, in the order of the tuned settings, others behind.
+
+    Raises:
+      SettingError: for a directory that is no finished run, or runs of one environment by different settings.
+    """
+    if not paths:
+        raise SettingError("runs", (), "are missing; name one or more run directories")
+    groups: dict[str, list[Run]] = {}
+    for run in map(read_run, paths):
+        if not run.finished:
+            raise SettingError("runs", str(run.path), "is not finished; --resume it")
+        group = groups.setdefault(run.settings["environment"], [])
+        for name in ("algorithm", "total_steps"):
+            if group and group[0].settings[name] != run.settings[name]:
+                raise SettingError("runs", str(run.path), f"has another {name} than {group[0].path}")
+        group.append(run)
+    order = {name: i for i, name in enumerate(tuned_environments())}
+    return dict(sorted(groups.items(), key=lambda item: order.get(item[0], len(order))))
+
+
+def best_seed(run: Path) -> int:
+    """The seed of the best greedy return, the first of several; the run's first before it has been evaluated.
+
+    Raises:
+      SettingError: if the evaluation cannot be read.
+    """
+    try:
+        table = last_points(read_evaluation(run))
+        if not table:
+            return read_run_config(run).chosen_seeds()[0] if (run / "config.toml").exists() else 0
+        return int(table["seed"][np.argmax(np.nan_to_num(table["greedy_return"], nan=-np.inf))])
+    except (OSError, ValueError) as error:
+        raise SettingError("run", str(run), "has an evaluation.csv that cannot be read; name a --seed") from error
+
+
 def draw_band(
     axes: Axes,
     runs: Sequence[Run],
@@ -80,11 +118,16 @@ def draw_band(
       colour: of matplotlib's.
       window: updates that a point of the curve is the mean of.
     """
+    grid, middle, low, high, seeds = band(runs, metric, window)
+    axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(grid, middle, color=colour, linewidth=1.8, label=f"{label} ({seeds} seeds)".lstrip())
+
+
+def band(runs: Sequence[Run], metric: str, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+    """What `draw_band` draws: environment steps, interquartile mean, low, high, each [G]; and the number of seeds."""
     tables = [run.points if metric in RETURNS else run.metrics for run in runs]
     end = min(table["env_steps"].max(axis=1).min() for table in tables)
     curves = [figures.curve(table, metric, until=end, window=window) for table in tables]
     grid = np.linspace(max(g[0] for g, _ in curves), end, figures.GRID_POINTS)
     strata = [np.stack([np.interp(grid, g, row) for row in rows]) for g, rows in curves]
-    middle, low, high = bootstrap_interval(strata, resamples=500)
-    axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
-    axes.plot(grid, middle, color=colour, linewidth=1.8, label=f"{label} ({sum(map(len, strata))} seeds)".lstrip())
+    return grid, *bootstrap_interval(strata, resamples=500), sum(map(len, strata))

@@ -57,25 +57,33 @@ def build(settings: Settings) -> Setup:
     check_hyperparameters(recipe.algorithm)
     environment = environment_of(settings)
     idle.refuse(idle.Situation(settings, recipe, environment), idle.given(settings))
+    agent = agent_of(settings, environment, recipe.config.critic)
+    check(environment, agent, recipe.config, recipe.algorithm)
+    counters.budget("total_steps", settings.total_steps, steps_per_update(environment, recipe.config))
+    return Setup(environment, agent, recipe.algorithm, make_trainer(environment, agent, recipe.config))
+
+
+def agent_of(settings: Settings, environment: Environment, critic: str) -> Agent:
+    """The agent that settings ask for, with this critic; its statistics of observations where they ask for them.
+
+    >>> agent_of(Settings(memory="gru"), environment_of(Settings()), critic="none")
+    Agent(critic='none', memory)
+    """
     own_std = {} if settings.initial_log_std is None else {"initial_log_std": settings.initial_log_std}
     agent = make_agent(
         environment,
         policy=settings.policy,  # type: ignore[arg-type]  (checked there)
         network=settings.network,  # type: ignore[arg-type]
         hidden=settings.hidden,
-        critic=recipe.config.critic,
-        shared=settings.shared,
+        critic=critic,  # type: ignore[arg-type]
+        shared=settings.shared and critic != "none",
         memory=settings.memory,
-        separate_memory=settings.separate_memory,
+        separate_memory=settings.separate_memory and critic != "none",
         layer_norm=settings.layer_norm,
         dropout=settings.dropout,
         **own_std,  # type: ignore[arg-type]  (a float)
     )
-    if settings.normalise_observations:
-        agent = normalise_observations(agent, environment)
-    check(environment, agent, recipe.config, recipe.algorithm)
-    counters.budget("total_steps", settings.total_steps, steps_per_update(environment, recipe.config))
-    return Setup(environment, agent, recipe.algorithm, make_trainer(environment, agent, recipe.config))
+    return normalise_observations(agent, environment) if settings.normalise_observations else agent
 
 
 def resolve(settings: Settings) -> Settings:

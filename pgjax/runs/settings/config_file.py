@@ -111,15 +111,20 @@ def config_text(settings: Settings) -> str:
     learning_rate = 1e-05
     """
     lines = ["# train.py --config THIS_FILE runs it again"]
-    lines += [f"{name} = {_toml(value)}" for name, value in recorded(settings).items()]
+    lines += [f"{name} = {as_toml(value)}" for name, value in recorded(settings).items()]
     lines += ["", "[versions]"]
-    lines += [f"{name} = {_toml(value)}" for name, value in versions().items()]
+    lines += [f"{name} = {as_toml(value)}" for name, value in versions().items()]
     return "\n".join(lines) + "\n"
 
 
-def _toml(value: Any) -> str:
+def as_toml(value: Any) -> str:
+    """A number, a bool, text, or a list of these.
+
+    >>> as_toml((1, 2.0, True, "a"))
+    '[1, 2.0, true, "a"]'
+    """
     if isinstance(value, (tuple, list)):
-        return f"[{', '.join(_toml(x) for x in value)}]"
+        return f"[{', '.join(as_toml(x) for x in value)}]"
     if isinstance(value, float):
         return repr(value)
     return json.dumps(value, ensure_ascii=False)  # booleans, whole numbers and text are the same in both

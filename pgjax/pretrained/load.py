@@ -1,0 +1,95 @@
+"""A trained policy by the name of its environment."""
+
+import difflib
+from pathlib import Path
+from typing import NamedTuple
+
+from pgjax.pretrained import weights
+from pgjax.pretrained.cards import Card, read_card
+from pgjax.types import Agent, Environment, Params, SettingError
+
+FOLDER = Path(__file__).with_name("policies")
+
+
+class Policy(NamedTuple):
+    """A trained policy, ready to act: `environment, agent, params, card = load_policy(name)`."""
+
+    environment: Environment
+    agent: Agent
+    params: Params
+    card: Card
+
+    def __repr__(self) -> str:
+        """What its card says."""
+        return f"Policy{repr(self.card).removeprefix('Card')}"
+
+
+def load_policy(name: str, *, folder: str | Path = FOLDER) -> Policy:
+    """Read a trained policy: its environment, its agent, the parameters, and a card of how good it is and why.
+
+    Args:
+      name: of its environment; `pgjax.pretrained.list()` has all.
+      folder: where the files are; default those of the package.
+
+    Raises:
+      SettingError: for a name without a policy, with the closest ones; for a family that is not installed; for files
+        that are damaged, or do not fit.
+
+    >>> import jax
+    >>> from pgjax import evaluate, load_policy
+    >>> environment, agent, params, card = load_policy("CartPole-v1")
+    >>> float(evaluate(environment, agent, params, jax.random.key(0), episodes=8, greedy=True).mean())
+    500.0
+    >>> card.settings["learning_rate"], card.seed in range(10)
+    (0.0003, True)
+    """
+    # Here and not above: they import tyro, and `import pgjax` is to stay quick.
+    from pgjax.runs.settings.build import agent_of
+    from pgjax.runs.settings.config_file import settings_of_record
+    from pgjax.runs.settings.environment import environment_of
+
+    path = _path(name, Path(folder))
+    card = read_card(path)
+    table = dict(card.settings)
+    environment = environment_of(settings_of_record(table))
+    settings = settings_of_record(table, environment)
+    agent = agent_of(settings, environment, card.critic)
+    params = weights.read(path.with_suffix(".npz"), agent, card.sha256)
+    return Policy(environment, agent, params, card)
+
+
+def names(folder: str | Path = FOLDER) -> list[str]:
+    """The names that `load_policy` knows, those of families that are not installed included.
+
+    >>> "CartPole-v1" in names()
+    True
+    """
+    return sorted(_paths(Path(folder)))
+
+
+def card(name: str, *, folder: str | Path = FOLDER) -> Card:
+    """The card alone, without its environment.
+
+    Raises:
+      SettingError: for a name without a policy, with the closest ones.
+
+    >>> card("Acrobat-v1")
+    Traceback (most recent call last):
+    pgjax.types.SettingError: policy: 'Acrobat-v1' is not shipped; the closest are Acrobot-v1, ...
+    """
+    return read_card(_path(name, Path(folder)))
+
+
+def _path(name: str, folder: Path) -> Path:
+    known = _paths(folder)
+    if name not in known:
+        by_lower = {other.lower(): other for other in known}
+        close = [by_lower[x] for x in difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.0)]
+        nearest = f"the closest are {', '.join(close)}" if close else f"there is none in {folder}"
+        raise SettingError("policy", name, f"is not shipped; {nearest}")
+    return known[name]
+
+
+def _paths(folder: Path) -> dict[str, Path]:
+    """The cards of a folder by environment: names of files leave out what some systems do not take."""
+    return {read_card(path).environment: path for path in folder.glob("*.toml")}
