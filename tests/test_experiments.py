@@ -19,6 +19,7 @@ MAIN_JOB = {  # what each is given besides --quick, and leaves: they train, or r
     "compare": ("run", "comparison.csv"),
     "render": ("run", "run/episode.gif"),
     "scores": ("run --out scores", "scores/scores.md"),
+    "pretrained": ("--add run --commit abc --folder policies", "policies/CartPole-v1.npz"),
     "tune": ("--hidden 8 --folder tuning", "tuning/best.toml"),
     "exact_table": ("--json out.json", "out.json"),
     "ratio_family": ("--json facts.json", "facts.json"),
