@@ -76,6 +76,18 @@ def plain(script, tmp_path_factory):
     return write_run(path / "run", SMALL["plain"]), ship(script, path / "policies", path / "run")
 
 
+def acts_as(policy, setup, params):
+    """The same distribution over actions; with a memory, the same returns."""
+    both = (policy.agent, policy.params), (setup.agent, params)
+    if policy.agent.memory:
+        key = jax.random.key(3)
+        distributions = [evaluate(policy.environment, *which, key, episodes=4) for which in both]
+    else:
+        seen, _ = policy.environment.reset(jax.random.key(3))
+        distributions = [agent.policy(numbers, seen) for agent, numbers in both]
+    jax.tree.map(np.testing.assert_array_equal, *distributions)
+
+
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k == "image" else k for k in SMALL])
 def test_a_policy_is_that_of_the_best_seed_of_its_run(script, tmp_path, kind):
     """Parameters to the bit, statistics and memory included; so returns are the same."""
@@ -85,9 +97,7 @@ def test_a_policy_is_that_of_the_best_seed_of_its_run(script, tmp_path, kind):
     jax.tree.map(np.testing.assert_array_equal, policy.params, params)
     assert jax.tree.structure(policy.params) == jax.tree.structure(params)
     assert (policy.environment.name, repr(policy.agent)) == (SMALL[kind].environment, repr(setup.agent))
-    key = jax.random.key(3)
-    returns = [evaluate(*which, key, episodes=4) for which in (policy[:3], (*setup[:2], params))]
-    np.testing.assert_array_equal(*returns)
+    acts_as(policy, setup, params)
     name = files.file_name(SMALL[kind].environment)
     assert {path.name for path in (tmp_path / "policies").iterdir()} == {f"{name}.{x}" for x in ("npz", "toml", "csv")}
 
@@ -143,8 +153,7 @@ def test_a_large_agent_keeps_its_policy_alone(script, tmp_path):
     setup, params = files.load_run(run, seed=1)
     assert policy.agent.value is None and policy.card.critic == "none"
     assert {name.partition("/")[0] for name in weights.named(policy.params)} == {"policy"}
-    key = jax.random.key(3)
-    np.testing.assert_array_equal(evaluate(*policy[:3], key), evaluate(*setup[:2], params, key))
+    acts_as(policy, setup, params)
 
 
 # What does not fit
