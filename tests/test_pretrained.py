@@ -97,6 +97,7 @@ def test_a_policy_is_that_of_the_best_seed_of_its_run(script, tmp_path, kind):
     jax.tree.map(np.testing.assert_array_equal, policy.params, params)
     assert jax.tree.structure(policy.params) == jax.tree.structure(params)
     assert (policy.environment.name, repr(policy.agent)) == (SMALL[kind].environment, repr(setup.agent))
+    assert ("statistics" in policy.params) == SMALL[kind].normalise_observations
     acts_as(policy, setup, params)
     name = files.file_name(SMALL[kind].environment)
     assert {path.name for path in (tmp_path / "policies").iterdir()} == {f"{name}.{x}" for x in ("npz", "toml", "csv")}
