@@ -64,7 +64,7 @@ def write_run(path, settings, number=5):
 
 
 def ship(script, folder, *runs, **options):
-    script["add"](script["Shipping"](add=runs, folder=folder, episodes=8, commit="abc", **options))
+    script["add"](script["Shipping"](add=runs, folder=folder, episodes=64, commit="abc", **options))
     return folder
 
 
@@ -111,10 +111,10 @@ def test_what_a_card_says(plain):
     resolved = tomllib.loads((run / "config.toml").read_text())
     assert card.versions == resolved.pop("versions") and card.settings == resolved
     policy = load_policy("Catch-bsuite", folder=folder)
-    returns = evaluate(*policy[:3], jax.random.key(card.evaluation.key), episodes=8, greedy=True)
+    returns = evaluate(*policy[:3], jax.random.key(card.evaluation.key), episodes=64, greedy=True)
     mean, deviation, episodes, key = card.evaluation
     np.testing.assert_allclose([mean, deviation], [np.mean(returns), np.std(returns, ddof=1)], rtol=1e-6)
-    assert (episodes, key) == (8, (1 << 31) + 4)
+    assert (episodes, key) == (64, (1 << 31) + 4)
     assert len(repr(policy)) < 120 and repr(policy).startswith("Policy(Catch-bsuite, ppo, seed 1, greedy return ")
     assert repr(card).startswith("Card(Catch-bsuite")
 
@@ -200,7 +200,7 @@ def of_catch(hidden=(8,)):
         (exchanged(of_catch(hidden=(9,))), r"policy: .* policy/\S+ is float32\[.*9\], its network has float32\[.*8\]"),
         (exchanged(jax.tree.map(lambda x: x * np.nan, of_catch())), "policy: .* not finite"),
         (rewritten("[score]", "[sco"), "card: .*toml' is no card of a policy: "),
-        (rewritten("episodes = 8\n", ""), "card: .*toml' is no card of a policy: "),
+        (rewritten("episodes = 64\n", ""), "card: .*toml' is no card of a policy: "),
         (rewritten('critic = "state"', 'critics = "state"'), "card: .*toml' is no card of a policy: "),
         (
             rewritten('environment = "Catch-bsuite"', 'environment = "CartPole-v1"'),
