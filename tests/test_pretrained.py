@@ -72,7 +72,7 @@ def ship(script, folder, *runs, **options):
 def plain(script, tmp_path_factory):
     """A run and the folder of its policy."""
     path = tmp_path_factory.mktemp("plain")
-    return write_run(path / "run", SMALL["plain"]), ship(script, path / "policies", path / "run")
+    return write_run(path / "run", SMALL["plain"], number=2), ship(script, path / "policies", path / "run")
 
 
 def acts_as(policy, setup, params):
