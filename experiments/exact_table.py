@@ -26,7 +26,7 @@ if "--updates" in sys.argv:  # five hundred programs that run for milliseconds: 
 
 import jax
 import numpy as np
-import tyro
+from parts.command import as_script
 from rich.console import Console
 from rich.table import Table
 
@@ -171,8 +171,4 @@ def show(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Options, prog="exact_table.py", description=__doc__)))
-    except SettingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    as_script(main, Options, __doc__)

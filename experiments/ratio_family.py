@@ -19,7 +19,6 @@ columns of the first to agree to rounding. About two minutes; --quick leaves out
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -32,9 +31,9 @@ if __name__ == "__main__":  # a hundred programs that run for milliseconds: do w
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax import Array
 from jax.tree_util import Partial
+from parts.command import as_script
 
 from pgjax import (
     ALGORITHMS,
@@ -495,4 +494,4 @@ PARTS = (
 )
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, prog="ratio_family.py", description=__doc__)))
+    as_script(main, Options, __doc__)

@@ -89,7 +89,7 @@ def test_files_that_are_none(tmp_path):
 def test_bad_flags_are_one_line(capsys, flags, line):
     with pytest.raises(SystemExit) as end:
         from_command_line(flags)
-    assert end.value.code == 2 and capsys.readouterr().err == f"error: {line} (--help lists all flags)\n"
+    assert end.value.code == 2 and capsys.readouterr().err == f"error: {line} (--help-all lists all flags)\n"
 
 
 def test_a_run_writes_what_it_resolved(here, tmp_path):
@@ -142,7 +142,7 @@ methods.BASELINES["mine_too"] = None
 from pgjax.runs.settings.build import build
 from pgjax.runs.settings.command_line import from_command_line
 build(from_command_line("--algorithm mine --strength 2 --cautious --learning-rate 3".split()))
-from_command_line(["--help"])
+from_command_line(["--help-all"])
 '''
 
 
