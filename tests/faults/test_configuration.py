@@ -83,7 +83,10 @@ def test_files_that_are_none(tmp_path):
         (["--learnin-rate", "3"], "Unrecognized options: --learnin-rate, 3; did you mean --learning-rate?"),
         (["--seeds", "abc"], "Error parsing --seeds: invalid literal for int() with base 10: 'abc'"),
         (["--baseline"], "Missing value for argument '--baseline'. Expected 1 values"),
-        (["--log", "x"], "invalid choice 'x' for argument '--log'. Expected one of ('tensorboard', 'wandb')"),
+        (
+            ["--log", "x"],
+            "invalid choice 'x' for argument '--log'. Expected one of ('tensorboard', 'wandb', 'trackio')",
+        ),
     ],
 )
 def test_bad_flags_are_one_line(capsys, flags, line):

@@ -212,8 +212,8 @@ class _Devices(_OfDevices):
 class _Logs(_OfLogs):
     """What is written and shown."""
 
-    log: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Log there too, besides metrics.csv: tensorboard, wandb."""
+    log: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Log there too, besides metrics.csv: tensorboard, wandb, trackio."""
     quiet: bool = False
     """Print nothing but errors."""
 
