@@ -135,10 +135,10 @@ def main(search: Search, settings: Settings) -> None:
     figure = draw_search(title, space, trials, values, studies.importances(study, space, stops[0]))
     figures.save(figure, search.folder / "trials.png")
     (search.folder / "best.toml").write_text(config_text(trials[winner].of(settings)))
-    show(settings, space, {i: trials[i] for i in last}, third)
-    print(
-        f"wrote {search.folder}/best.toml, trials.csv, trials.png; train.py --config {search.folder}/best.toml uses it"
-    )
+    if not settings.quiet:
+        show(settings, space, {i: trials[i] for i in last}, third)
+        print(f"wrote {search.folder}/best.toml, trials.csv, trials.png")
+        print(f"train.py --config {search.folder}/best.toml uses it")
 
 
 def space_of(search: Search, settings: Settings) -> Space:
