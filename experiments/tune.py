@@ -83,7 +83,8 @@ class Search:
     sampler: Literal["tpe", "random"] = "tpe"
     """How to draw them: Optuna's tree of Parzen estimators, or by chance."""
     cuts: int = 1
-    """How often the worse half of a batch is stopped: at a half of the steps, at a quarter and a half, … (0: never)."""
+    """How often the worse half of a batch is stopped, which is pruning at its median: at a half of the steps, at a
+    quarter and a half, … (0: never)."""
     finalists: int = 4
     """How many of the best to train anew, on other seeds."""
     final_seeds: int = 8
