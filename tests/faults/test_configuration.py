@@ -50,7 +50,7 @@ def test_flags_go_on_top_of_the_file(tmp_path):
         ("quiet = 1", "quiet: 1 must be true or false"),
         ("environment = 3", "environment: 3 must be text"),
         ('mean = "weeks"', "mean: 'weeks' is none of trajectories, steps"),
-        ('log = ["paper"]', "log: ('paper',) must be a list of one or several of tensorboard, wandb"),
+        ('log = ["paper"]', "log: ('paper',) must be a list of one or several of tensorboard, wandb, trackio"),
         ("hidden = [8, 0.5]", "hidden: (8, 0.5) must be a list of whole numbers"),
         ("hidden = 8", "hidden: 8 must be a list of whole numbers"),
         ('resume = "x"', "resume: 'x' is for the command line only"),
