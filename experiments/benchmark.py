@@ -23,9 +23,9 @@ from jax.sharding import PartitionSpec as P
 from matplotlib import pyplot as plt
 from parts import peers, results
 from parts.command import as_script, refuse
+from parts.overhead import overhead
 from parts.shapes import QUICK, SHAPES, Shape, built, flops_per_step, ppo_shape
-from rich.console import Console
-from rich.table import Table
+from parts.tables import fitted, wrapped
 
 from pgjax import (
     counters,
@@ -40,6 +40,7 @@ from pgjax.runs.record.provenance import processor
 from pgjax.types import Agent, Environment, Trainer
 
 FEW = {"repeats": 2}  # of --quick
+SEEDS_SHAPE = next(shape for shape in SHAPES if shape.seeds == 16)  # of --overhead
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Options(results.Options):
     """Draw throughput against the number of environments and of seeds."""
     devices: int = 0
     """CPU cores as devices (0: all). Other libraries use the first, and are a little faster with 1."""
+    overhead: bool = False
+    """Measure instead what the progress bar and a callback cost, in --repeats pairs of trainings of 16 seeds."""
     only: str = ""
     """Only shapes whose name contains this."""
 
@@ -76,6 +79,14 @@ class Entry(NamedTuple):
 
 def main(options: Options) -> None:
     """Measure everything, print the table, write what was asked for."""
+    if options.overhead:
+        refuse(options, ["json", "peers", "scaling", "only", "out"], "--overhead is one measurement")
+        use_cpu_devices(options.devices or None)
+        shape = QUICK[0] if options.quick else SEEDS_SHAPE
+        found = overhead(shape, counters.count("repeats", options.repeats))
+        print(f"{shape.name} on {devices_in_words()}, {found.calls} chunks")
+        print(found.in_words())
+        return
     if not options.scaling:
         refuse(options, ["out"], "without --scaling there is no figure; --json writes the numbers")
     use_cpu_devices(options.devices or None)  # no programs kept from earlier runs: compiling is timed
@@ -213,10 +224,7 @@ def of_peers(options: Options, repeats: int) -> list[Entry]:
 
 def show(entries: Sequence[Entry], peak: float) -> None:
     """The table, and the ratios to the peers."""
-    table = Table(
-        title=f"training on {devices_in_words()}, jax {jax.__version__}; matrix product {peak / 1e9:,.0f} GFLOP/s"
-    )
-    columns = (
+    head = (
         "shape",
         "steps/s",
         "range",
@@ -227,17 +235,17 @@ def show(entries: Sequence[Entry], peak: float) -> None:
         "of peak",
         "vs rejax",
     )
-    for name in columns:
-        table.add_column(name, justify="left" if name == "shape" else "right")
     known = {e.name: e.steps_per_second for e in entries}
+    rows: list[Sequence[str]] = [head]
     for e in entries:
         shares = ["" if np.isnan(x) else f"{x:.0%}" for x in e[6:]]
         other = known.get(e.name.replace("pgjax/", "rejax/")) if e.name.startswith("pgjax/") else None
         ratio = f"{e.steps_per_second / other:.2f} ×" if other else ""
         spread = f"{e.slowest / 1e3:,.0f}–{e.fastest / 1e3:,.0f}k"
         numbers = f"{e.steps_per_second:,.0f}", spread, f"{e.compile_seconds:.1f}", f"{e.final_return:.1f}"
-        table.add_row(e.name, *numbers, *shares, ratio)
-    Console(width=140).print(table)
+        rows.append((e.name, *numbers, *shares, ratio))
+    about = f"training on {devices_in_words()}, jax {jax.__version__}; matrix product {peak / 1e9:,.0f} GFLOP/s"
+    print(f"\n{wrapped(about)}\n\n{fitted(rows)}\n")
 
 
 def scaling(quick: bool) -> tuple[dict[int, float], dict[int, float]]:

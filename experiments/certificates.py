@@ -26,6 +26,7 @@ from matplotlib.colors import LogNorm, Normalize
 from parts import results
 from parts.command import as_script
 from parts.field_losses import LOSSES, FieldLoss
+from parts.tables import fitted, wrapped
 
 from pgjax import certify
 from pgjax.oracle.certificates import OBJECTIVES, Certificate, default_problems
@@ -74,20 +75,21 @@ def main(options: Options) -> None:
         problems = [p for p in default_problems() if not options.quick or p.name in QUICK_PROBLEMS]
         certificate = certify(function, problems=loss.problems(problems), **loss.how)
         found.append((loss, certificate))
-        print(f"{loss.library}, {loss.name}: {entries(certificate)[0].verdict}", flush=True)
+        print(wrapped(f"{loss.library}, {loss.name}: {entries(certificate)[0].verdict}"), flush=True)
         if (loss.library, loss.name) in LARGER:
             larger.append((loss, in_larger_batches(loss, function, SIZES[:2] if options.quick else SIZES)))
         if options.report:
             print(f"\n{certificate}\n", flush=True)
     for library, names in missing.items():
-        print(f"{library} is not installed, so {len(names)} of its losses are left out: {'; '.join(names)}")
+        left_out = f"{len(names)} of its losses are left out: {'; '.join(names)}"
+        print(wrapped(f"{library} is not installed, so {left_out}"))
     if not found:
         print("nothing to certify")
         return
-    print("\n" + aligned([HEAD, *(summary(*each) for each in found)]) + "\n")
+    print("\n" + fitted([HEAD, *(summary(*each) for each in found)]) + "\n")
     for loss, each in larger:
         turned = ", ".join(f"{angle(x.row.cosine):.3g}° with N = {x.size}" for x in each)
-        print(f"angle of ḡ and ∇J, {STEADY}: {LARGER[loss.library, loss.name]}: {turned}")
+        print(wrapped(f"angle of ḡ and ∇J, {STEADY}: {LARGER[loss.library, loss.name]}: {turned}"))
     rows = [row for loss, c in found for row in table(loss, c)]
     rows += [(*about(loss), STEADY, x.size, 1, x.batches, *numbers(x.row)) for loss, each in larger for x in each]
     filled = [(*row, *[None] * (len(COLUMNS) - len(row))) for row in rows]
@@ -190,12 +192,6 @@ def equal(c: Certificate) -> str:
     for name, factor in on_policy.on_batches.items():
         return name if abs(factor - 1) < ROUNDING else f"{number(factor)} · {name}"
     return f"{on_policy.in_mean[0]} (in the mean)" if on_policy.in_mean else "–"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as text in columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def table(loss: FieldLoss, c: Certificate) -> Iterator[tuple[Any, ...]]:

@@ -26,7 +26,8 @@ if "--updates" in sys.argv:  # five hundred programs that run for milliseconds: 
 
 import jax
 import numpy as np
-import tyro
+from parts.command import as_script
+from parts.tables import wrapped
 from rich.console import Console
 from rich.table import Table
 
@@ -98,12 +99,14 @@ def updates(options: Options) -> int:
     with jax.enable_x64(True), elsewhere:
         for case, path in chosen(update_table, options):
             rows.append(update_table.row(case, path))
+            if len(rows) == 1 or rows[-2].case != rows[-1].case:
+                print(rows[-1].case)
             print(line(rows[-1]), flush=True)
     kept = [r for r in rows if r.refused is None]
     red = sum(r.red for r in rows)
     print(
         f"{len(kept)} updates of {sum(r.batches * r.deals for r in kept)} batches: {red} differ; "
-        f"{len(rows) - len(kept)} refused; largest difference of the others "
+        f"{len(rows) - len(kept)} refused\nlargest difference of the others "
         f"{max((max(r.expected, r.each) for r in kept if not r.red), default=0.0):.1e}; "
         f"{(time.perf_counter() - started) / 60:.1f} minutes"
     )
@@ -127,9 +130,9 @@ def chosen(table: Any, options: Options) -> list[tuple[Any, Any]]:
 
 def line(row: Any) -> str:
     """One row, for a person."""
-    start = f"{row.case:<47}{row.path:<43}"
+    start = f"  {row.path}\n      "
     if row.refused is not None:
-        return f"{start}refused: {row.refused}"
+        return wrapped(f"  {row.path}: refused: {row.refused}")
     if row.failed is not None:
         return f"{start}DIFFERS: {row.failed}"
     deals = f" × {row.deals} deals" if row.deals > 1 else ""
@@ -171,8 +174,4 @@ def show(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Options, prog="exact_table.py", description=__doc__)))
-    except SettingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    as_script(main, Options, __doc__)

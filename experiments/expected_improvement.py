@@ -122,10 +122,10 @@ def row(name: str, distance: float, count: int, found: oracle.Improvement) -> Ro
 
 def show(rows: list[Row]) -> None:
     """The table, for a person."""
-    print(f"{'':<32}{'distance':>9}{'N':>3}{'α*':>8}{'gain/N':>9}{'at α*/2':>9}{'at 2α*':>9}{'spread':>9}{'falls':>7}")
+    print(f"{'':<28}{'distance':>9}{'N':>2}{'α*':>7}{'gain/N':>8}{'α*/2':>6}{'2α*':>6}{'spread':>7}{'falls':>6}")
     for r in rows:
-        start = f"{r.estimator:<32}{r.distance:>9.1f}{r.trajectories:>3}{r.step:>8.2f}{r.gain_per_trajectory:>9.4f}"
-        print(f"{start}{r.half_step:>9.2f}{r.twice_step:>9.2f}{r.deviation:>9.3f}{r.falls:>7.2f}")
+        start = f"{r.estimator:<28}{r.distance:>9.1f}{r.trajectories:>2}{r.step:>7.2f}{r.gain_per_trajectory:>8.4f}"
+        print(f"{start}{r.half_step:>6.2f}{r.twice_step:>6.2f}{r.deviation:>7.3f}{r.falls:>6.2f}")
 
 
 def draw(curves: dict[tuple[str, float, int], oracle.Improvement], rows: list[Row], few: int) -> Figure:

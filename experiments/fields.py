@@ -96,7 +96,8 @@ def main(options: Options) -> None:
             end = jnp.asarray(path[-1])
             own, true = (float(jnp.linalg.norm(f(end))) for f in (FIELDS[name], exact))
             rows.append((name, *path[-1].tolist(), float(objective(end)), own, true))
-            print(f"{name:<26} ends at {path[-1].round(3)}, objective {rows[-1][3]:.4f}, field {own:.1e}, ∇ {true:.3f}")
+            print(f"{name:<26} ends at {path[-1].round(3)}, objective {rows[-1][3]:.4f}")
+            print(f"{'':<26} field {own:.1e}, ∇ {true:.3f}")
         figure = draw(paths, 5 if options.quick else 15)
     options.write("fields", figure, ("field", "x", "y", "objective", "field_size", "gradient_size"), rows)
 

@@ -122,10 +122,13 @@ def rates(row: Row) -> tuple[float, flows.Rate]:
 def show(row: Row, first: bool) -> None:
     """A line for a person."""
     if first:
-        print(f"{'theorem':<22}{'bound':<34}{'worst ratio':>12}{'kind':>8}{'its rate':>10}{'fitted rate':>30}")
+        print(
+            f"{'theorem':<22}{'bound':<34}{'worst ratio':>12}\n{'':<22}{'kind':<14}{'its rate':>10}{'fitted rate':>30}"
+        )
     bound, own = rates(row)
     interval = f"{own.mean:.3g} [{own.low:.3g}, {own.high:.3g}]" if own.problems > 1 else "in rounding at once"
-    print(f"{row.name:<22}{row.claim:<34}{row.worst:>12.3g}{row.kind:>8}{bound:>10.2g}{interval:>30}", flush=True)
+    print(f"{row.name:<22}{row.claim:<34}{row.worst:>12.3g}")
+    print(f"{'':<22}{row.kind:<14}{bound:>10.2g}{interval:>30}", flush=True)
 
 
 def line(row: Row) -> tuple:

@@ -92,7 +92,7 @@ def main(options: Options) -> None:
     seconds = time.monotonic() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(
-        f"{number - resumed} blocks of {options.block} runs, {steps:,} steps in {seconds:.0f} s "
+        f"{number - resumed} blocks of {options.block} runs, {steps:,} steps in {seconds:.0f} s\n"
         f"({steps / seconds:,.0f} steps/s, compiling included), peak {peak:.2f} GB"
     )
     draw(options)

@@ -83,7 +83,7 @@ def judge(horizon: int, repetitions: int) -> list[Row]:
         inside = np.mean((estimate.low <= exact) & (exact <= estimate.high))
         rmse = np.sqrt(np.mean((estimate.mean - exact) ** 2)) / exact
         rows.append(Row(horizon, name, known.get(name, np.nan), float(rmse), float(inside)))
-        print(f"T = {horizon:<4} {name:<26} variance {rows[-1].variance:<10.3g} rmse/J {rmse:<8.3f} holds {inside:.3f}")
+        print(f"T = {horizon:<4} {name:<25}variance {rows[-1].variance:<9.2g}rmse/J {rmse:<7.3f}holds {inside:.3f}")
     return rows
 
 

@@ -31,6 +31,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from parts.command import as_script
 from parts.results import Options
+from parts.tables import wrapped
 
 from pgjax import SettingError, evaluate, hyperparameters, sweeps
 from pgjax.environments.packages import load
@@ -237,7 +238,8 @@ def say(row: tuple) -> None:
     """A policy on the way, in a line."""
     task, label, _, _, seconds, env_steps, value = row
     rate = env_steps / seconds
-    print(f"{task}, {label}: {env_steps:,} steps in {seconds:.0f} s ({rate:,.0f}/s), greedy {value:.0f}", flush=True)
+    took = f"{env_steps:,} steps in {seconds:.0f} s ({rate:,.0f}/s)"
+    print(wrapped(f"{task}, {label}: {took}, greedy {value:.0f}"), flush=True)
 
 
 def draw(rows: list[tuple]) -> Figure:

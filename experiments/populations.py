@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from parts.command import as_script
 from parts.results import Options
+from parts.tables import wrapped
 from parts.trials import Trial, trained
 
 from pgjax import evaluate_runs, population, sweeps
@@ -72,7 +73,8 @@ def main(options: Options) -> None:
         for arm, these in (("population", how), ("random search", replace(how, share=0.0))):
             arms[arm].append(members(settings, setup, these, repetition))
             best = arms[arm][-1]
-            print(f"{arm} {repetition}: {best.greedy[best.best]:.0f} of {np.sort(best.greedy).round()}", flush=True)
+            found = f"{best.greedy[best.best]:.0f} of {np.sort(best.greedy).round()}"
+            print(wrapped(f"{arm} {repetition}: {found}"), flush=True)
     rows = [
         (arm, i, settings.population, one.greedy[one.best])
         for arm, all_of in arms.items()
@@ -81,7 +83,7 @@ def main(options: Options) -> None:
     fixed = best_fixed(settings, setup, how, arms["random search"])
     for arm, returns in fixed.items():
         rows += [(arm, i, 1, x) for i, x in enumerate(returns)]
-        print(f"{arm}: {interquartile_mean(returns):.0f} of {np.sort(returns).round()}", flush=True)
+        print(wrapped(f"{arm}: {interquartile_mean(returns):.0f} of {np.sort(returns).round()}"), flush=True)
     options.write("populations", draw(settings, arms, rows), COLUMNS, rows)
 
 
@@ -105,7 +107,7 @@ def best_fixed(settings: Settings, setup: Setup, how: Evolution, searches: list[
     """Greedy returns, from fresh seeds, of the best fixed setting of all searches, and of it with a falling rate."""
     search = max(searches, key=lambda one: one.score[one.best])
     numbers = {name: float(search.settings[name][search.best]) for name, *_ in how.ranges}
-    print(f"best fixed setting: {numbers}", flush=True)
+    print(wrapped(f"best fixed setting: {numbers}"), flush=True)
     plain = replace(settings, population=0, evolve=(), exploit_every=Settings().exploit_every)
     found = {}
     for arm, decay in (("best fixed setting", 0), ("with a falling rate", -1)):

@@ -19,7 +19,6 @@ columns of the first to agree to rounding. About two minutes; --quick leaves out
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -32,9 +31,9 @@ if __name__ == "__main__":  # a hundred programs that run for milliseconds: do w
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax import Array
 from jax.tree_util import Partial
+from parts.command import as_script
 
 from pgjax import (
     ALGORITHMS,
@@ -99,11 +98,11 @@ def main(options: Options) -> int:
     with jax.enable_x64(True):
         found = facts()
         rows = [] if options.quick else estimator_rows()
-    print(f"{'':<84}{'by enumeration':>16}{'closed form':>16}")
     for i, fact in enumerate(found):
-        part = fact.part if i == 0 or found[i - 1].part != fact.part else ""
-        closed = "" if fact.closed_form is None else f"{fact.closed_form:16.10f}"
-        print(f"{part:<18}{fact.what:<66}{fact.found:16.10f}{closed}")
+        if i == 0 or found[i - 1].part != fact.part:
+            print(f"\n{fact.part:<40}{'by enumeration':>20}{'closed form':>20}")
+        closed = "" if fact.closed_form is None else f"{fact.closed_form:20.10f}"
+        print(f"  {fact.what}\n{'':<40}{fact.found:20.10f}{closed}")
     gap = max(abs(f.found - f.closed_form) for f in found if f.closed_form is not None)
     print(f"largest difference from a closed form: {gap:.1e}")
     if rows:
@@ -495,4 +494,4 @@ PARTS = (
 )
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, prog="ratio_family.py", description=__doc__)))
+    as_script(main, Options, __doc__)

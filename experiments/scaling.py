@@ -24,8 +24,7 @@ from parts import results, scaling_model
 from parts.collectives import Traffic, traffic
 from parts.command import as_script, refuse
 from parts.shapes import Shape, built, ppo_shape, reinforce_shape
-from rich.console import Console
-from rich.table import Table
+from parts.tables import fitted
 
 from pgjax import sweeps, use_cpu_devices
 from pgjax.engine import hosts
@@ -173,28 +172,23 @@ def measure(
 
 def show(rates: dict[str, dict[str, float]], counted: dict[str, Any]) -> None:
     """Tables: rates, what is said, what follows."""
-    console = Console(width=120)
-    table = Table(title=f"{SEEDS} seeds on {os.cpu_count()} cores, jax {jax.__version__}: steps/s (× one core)")
-    table.add_column("")
-    for name in next(iter(rates.values())):
-        table.add_column(name, justify="right")
+    print(f"\n{SEEDS} seeds on {os.cpu_count()} cores, jax {jax.__version__}: steps/s (× one core)\n")
+    rows = [["", *next(iter(rates.values()))]]
     for method, found in rates.items():
         base = next(iter(found.values()))
-        table.add_row(method, *(f"{x / 1e3:,.0f}k ({x / base:.2f})" for x in found.values()))
-    console.print(table)
-    table = Table(title="per update, from the compiled program: collectives, kB that each device hands in")
-    for name in ("", "along seeds", "along environments"):
-        table.add_column(name)
+        rows.append([method, *(f"{x / 1e3:,.0f}k ({x / base:.2f})" for x in found.values())])
+    print(fitted(rows))
+    print("\nper update, from the compiled program: collectives, kB that each device hands in\n")
+    rows = [["", "along seeds", "along environments"]]
     for method, found in counted.items():
-        table.add_row(method, *(f"{found[axis][0]:g}, {found[axis][1] / 1e3:,.1f}" for axis in ("seed", "env")))
-    console.print(table)
-    table = Table(title="model: share of n times one GPU's speed")
+        rows.append([method, *(f"{found[axis][0]:g}, {found[axis][1] / 1e3:,.1f}" for axis in ("seed", "env"))])
+    print(fitted(rows))
+    print("\nmodel: share of n times one GPU's speed\n")
     cases = [(m, axis, ms) for m in counted for axis, ms in (("seed", 100), ("env", 10), ("env", 100))]
-    for name in ("method", "axis", "ms on one GPU", *map(str, GPUS)):
-        table.add_column(name, justify="right")
+    rows = [["method", "axis", "ms on one GPU", *map(str, GPUS)]]
     for method, axis, ms in cases:
-        table.add_row(method, axis, str(ms), *(f"{predicted(counted[method], axis, ms, n):.2f}" for n in GPUS))
-    console.print(table)
+        rows.append([method, axis, str(ms), *(f"{predicted(counted[method], axis, ms, n):.2f}" for n in GPUS)])
+    print(fitted(rows))
 
 
 GPUS = (8, 16, 64, 256, 1024)

@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 from parts.command import as_script
 from parts.reading import Run, by_environment, draw_band
+from parts.tables import fitted, wrapped
 
 from pgjax import environments, rollout
 from pgjax.policies.uniform import uniform_policy
@@ -95,7 +96,10 @@ def main(scores: Scores) -> None:
         axes.legend(frameon=False, fontsize=9)
         figures.save(figure, scores.out / f"{files.file_name(row.environment)}.png")
     overview(scores.out / "curves.png", rows, groups)
-    print(text + f"wrote {scores.out}: scores.md, scores.csv, curves.png and a figure for each environment")
+    print(fitted([*cells(rows, published)[0]]) + "\n\n" + wrapped(versions(groups)))
+    if missing:
+        print(wrapped(f"Not run: {', '.join(missing)}"))
+    print(f"wrote {scores.out}: scores.md, scores.csv, curves.png and a figure for each environment")
 
 
 def row_of(name: str, runs: list[Run], random: float, published: dict[str, Any]) -> Row:
@@ -130,13 +134,12 @@ def random_returns(environment: Environment, episodes: int) -> np.ndarray:
     return np.asarray(play(jax.random.key(RANDOM_KEY)))
 
 
-def as_markdown(rows: list[Row], published: dict[str, dict[str, Any]]) -> str:
-    """The table, and below it the reason for each number that stays below its aim."""
-    lines = [
-        "| environment | method | steps | seeds | greedy | sampled | worst seed | random | aim | published |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    reasons = []
+HEAD = ["environment", "method", "steps", "seeds", "greedy", "sampled", "worst seed", "random", "aim", "published"]
+
+
+def cells(rows: list[Row], published: dict[str, dict[str, Any]]) -> tuple[list[list[str]], list[str]]:
+    """The table's cells, its head first, and the reason for each number that stays below its aim."""
+    table, reasons = [HEAD], []
     for row in rows:
         mark = ""
         if round(row.greedy, 2) < row.target:
@@ -145,18 +148,19 @@ def as_markdown(rows: list[Row], published: dict[str, dict[str, Any]]) -> str:
         greedy = f"{number(row.greedy)} [{number(row.greedy_low)}, {number(row.greedy_high)}]{mark}"
         sampled = f"{number(row.sampled)} [{number(row.sampled_low)}, {number(row.sampled_high)}]"
         aim = "" if np.isnan(row.target) else number(row.target)
-        cells = [
-            row.environment,
-            row.algorithm,
-            EngFormatter(places=0, sep="")(row.steps),
-            str(row.seeds),
-            greedy,
-            sampled,
-        ]
-        cells += [number(row.greedy_worst), number(row.random), aim, row.published]
-        lines.append(f"| {' | '.join(cells)} |")
+        steps = EngFormatter(places=0, sep="")(row.steps)
+        start = [row.environment, row.algorithm, steps, str(row.seeds), greedy, sampled]
+        table.append([*start, number(row.greedy_worst), number(row.random), aim, row.published])
+    return table, reasons
+
+
+def as_markdown(rows: list[Row], published: dict[str, dict[str, Any]]) -> str:
+    """The table, and below it the reasons."""
+    (head, *below), reasons = cells(rows, published)
+    lines = [head, ["---"] * len(head), *below]
     notes = [f"({i}) {reason}" for i, reason in enumerate(reasons, 1)]
-    return "\n".join(lines) + "\n\n" + "".join(f"{note}\n" for note in notes)
+    texts = [f"| {' | '.join(line)} |" if line[0] != "---" else f"|{'|'.join(line)}|" for line in lines]
+    return "\n".join(texts) + "\n\n" + "".join(f"{note}\n" for note in notes)
 
 
 def number(x: float) -> str:

@@ -16,6 +16,7 @@ from parts import study as studies
 from parts.command import as_script
 from parts.results import Options
 from parts.study import SAMPLERS, Space
+from parts.tables import wrapped
 from parts.trials import trained
 
 from pgjax.runs.record.interrupts import StopRequest
@@ -65,7 +66,7 @@ def main(options: Options) -> None:
             shift = -0.35 if sampler == SAMPLERS[0] else 0.35
             axes.plot(np.tile(x + shift, (repetitions, 1)).T, curves.T, "o", color=colour, alpha=0.35, markersize=4)
             axes.plot(x, curves.mean(axis=0), color=colour, linewidth=2, label=sampler)
-            print(f"{task.environment}, {sampler}: mean {curves.mean(axis=0).round(2).tolist()}", flush=True)
+            print(wrapped(f"{task.environment}, {sampler}: mean {curves.mean(axis=0).round(2).tolist()}"), flush=True)
         figures.finish(axes, f"{task.environment}, {task.algorithm}, {steps // 1000}k steps", "")
         axes.set_xlabel("trials")
         axes.xaxis.set_major_formatter("{x:.0f}")

@@ -62,9 +62,9 @@ def main(options: Options) -> None:
             rows += [Row("corner", name, 1.0 / chance, corner(name, chance)) for chance in corners]
             rows += [Row("vanish", name, n, vanish(name, n)) for n in lengths]
             rows += [Row("delay", name, n, delay(name, n)) for n in states]
-            print(
-                f"{NAMES[name][0]:<24}" + "   ".join(growth(rows, trap, name) for trap in ("corner", "vanish", "delay"))
-            )
+            print(NAMES[name][0])
+            for trap in ("corner", "vanish", "delay"):
+                print(f"    {growth(rows, trap, name)}")
     options.write("traps", draw(rows), Row._fields, rows)
 
 

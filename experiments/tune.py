@@ -7,8 +7,8 @@ winner is written as a TOML file for `train.py --config`. --choose num_envs=8,32
 are compiled for, a compiled call for each choice in a batch. A search that was stopped or killed goes on with the same
 command, and one that is done with a larger --trials. Expect a winner that does not depend on the luck of the seeds it
 was chosen by, and on two CPU cores a minute and a half for sixteen trials of four seeds and 50 000 steps of Catch.
-Takes the flags of train.py that say what is trained (--quick: begin with four trials of a few updates); those of the
-search:
+Takes the flags of train.py that say what is trained (--quick: begin with four trials of a few updates), beside those of
+the search.
 """
 
 import sys
@@ -33,13 +33,14 @@ from pgjax.runs.record import files
 from pgjax.runs.record.attempts import say
 from pgjax.runs.record.interrupts import Stopped, StopRequest, stop_request
 from pgjax.runs.settings.build import build, resolve
-from pgjax.runs.settings.command_line import from_command_line
+from pgjax.runs.settings.command_line import HELP_ALL, from_command_line, show_flags
 from pgjax.runs.settings.config_file import OF_THE_LAYOUT, config_text, recorded
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.ranges import chosen
 from pgjax.runs.settings.start import start
 from pgjax.runs.show import figures
 from pgjax.runs.show.comparison import bootstrap_interval, interquartile_mean
+from pgjax.runs.show.help import HELP
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -82,7 +83,8 @@ class Search:
     sampler: Literal["tpe", "random"] = "tpe"
     """How to draw them: Optuna's tree of Parzen estimators, or by chance."""
     cuts: int = 1
-    """How often the worse half of a batch is stopped: at a half of the steps, at a quarter and a half, … (0: never)."""
+    """How often the worse half of a batch is stopped, which is pruning at its median: at a half of the steps, at a
+    quarter and a half, … (0: never)."""
     finalists: int = 4
     """How many of the best to train anew, on other seeds."""
     final_seeds: int = 8
@@ -134,10 +136,10 @@ def main(search: Search, settings: Settings) -> None:
     figure = draw_search(title, space, trials, values, studies.importances(study, space, stops[0]))
     figures.save(figure, search.folder / "trials.png")
     (search.folder / "best.toml").write_text(config_text(trials[winner].of(settings)))
-    show(settings, space, {i: trials[i] for i in last}, third)
-    print(
-        f"wrote {search.folder}/best.toml, trials.csv, trials.png; train.py --config {search.folder}/best.toml uses it"
-    )
+    if not settings.quiet:
+        show(settings, space, {i: trials[i] for i in last}, third)
+        print(f"wrote {search.folder}/best.toml, trials.csv, trials.png")
+        print(f"train.py --config {search.folder}/best.toml uses it")
 
 
 def space_of(search: Search, settings: Settings) -> Space:
@@ -238,8 +240,20 @@ def show(settings: Settings, space: Space, trials: dict[int, Trial], scores: np.
 if __name__ == "__main__":
     try:
         base = QUICK if "--quick" in sys.argv else Search()
-        search, rest = tyro.cli(Search, default=base, description=__doc__, return_unknown_args=True)
-        main(search, from_command_line(rest, description=__doc__ or "", without=WITHOUT))
+        asked_for = {HELP_ALL, *HELP} & set(sys.argv)
+        if asked_for:
+            search_flags = {"search": base}
+            show_flags(
+                Settings(),
+                __doc__ or "",
+                prog="tune.py",
+                whole=HELP_ALL in asked_for,
+                first=search_flags,
+                without=WITHOUT,
+            )
+            sys.exit()
+        search, rest = tyro.cli(Search, default=base, return_unknown_args=True)
+        main(search, from_command_line(rest, without=WITHOUT))
     except SettingError as error:
         say(f"error: {error}")
         sys.exit(2)

@@ -1,5 +1,7 @@
 """pgjax: policy gradients in JAX, every estimator a product of small pure functions."""
 
+from typing import TYPE_CHECKING, Any
+
 from pgjax import former_names
 from pgjax.engine import startup
 
@@ -59,3 +61,15 @@ from pgjax.training import monitors as diagnostics
 from pgjax.training.evaluation import evaluate
 from pgjax.training.optimizer import elementwise
 from pgjax.types import Agent, Algorithm, Environment, SettingError, Signals, Trainer, TrainState, Transition
+
+if TYPE_CHECKING:
+    from pgjax.runs.record.files import load_run
+
+
+def __getattr__(name: str) -> Any:
+    """`load_run`, with which come checkpoints and all settings: imported when it is first asked for."""
+    if name == "load_run":
+        from pgjax.runs.record.files import load_run
+
+        return load_run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from pgjax import SettingError
 
+TERMINAL = os.environ | {"COLUMNS": "80"}
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 MAIN_JOB = {  # what each is given besides --quick, and leaves: they train, or read what was trained
     "train": ("--out run", "run/evaluation.csv"),
@@ -30,21 +32,28 @@ SCRIPTS = sorted(p.stem for p in EXPERIMENTS.glob("*.py") if p.stem not in MAIN_
 ON_EVERY_RUN = ("baselines", "benchmark", "certificates", "large_sweep", "value_estimate")  # the rest is slow
 
 
+def fits(text):
+    """No line is longer than a terminal's 80 columns, but for those that end with where a file is; none is cut."""
+    long = [line for line in text.splitlines() if len(line) > 80 and not re.match("wrote |everything is in ", line)]
+    return not long and not re.search("… *[│┃]", text)
+
+
 @pytest.mark.parametrize("name", [n if n in ON_EVERY_RUN else pytest.param(n, marks=pytest.mark.slow) for n in SCRIPTS])
 def test_quick_mode(name, tmp_path):
     command = [sys.executable, EXPERIMENTS / f"{name}.py", "--quick", "--out", tmp_path / "results"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, cwd=tmp_path, env=TERMINAL, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert {p.name for p in (tmp_path / "results").iterdir()} == {f"{name}-quick.png", f"{name}-quick.csv"}
-    assert done.stderr == ""
+    assert done.stderr == "" and fits(done.stdout), done.stdout
 
 
 def test_quick_modes_of_the_main_job(tmp_path):
     for name, (arguments, left) in MAIN_JOB.items():
         command = [sys.executable, EXPERIMENTS / f"{name}.py", "--quick", *arguments.split()]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(command, cwd=tmp_path, env=TERMINAL, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0 and done.stderr == "", (name, done.stderr)
         assert (tmp_path / left).stat().st_size > 0
+        assert fits(done.stdout), done.stdout
     steps = np.genfromtxt(tmp_path / "run" / "evaluation.csv", delimiter=",", names=True)["env_steps"]
     assert len(steps) == 2 and all(steps >= 4000) and all(steps < 10_000)
     assert json.loads((tmp_path / "out.json").read_text())["trajectories"] == 20  # a horizon of 2

@@ -1,5 +1,6 @@
 """Metrics that everyone expects: there by default, right, and every one explained."""
 
+import inspect
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from pgjax import ALGORITHMS, environments, make_agent, make_trainer, ppo, reinforce, with_reference
-from pgjax.estimators.contracts import reports_of
+from pgjax.estimators.contracts import reported, reports_of
 from pgjax.runs.record.metrics_file import FIRST_COLUMNS
 
 EXPLAINED = Path(__file__).parents[1] / "experiments" / "README.md"
@@ -48,3 +49,22 @@ def test_the_clip_fraction_is_the_share_outside_the_range(name):
     np.testing.assert_array_equal(found(jnp.log(jnp.array(ratios))), (ratios < low) | (ratios > high))
     wide = reports_of(ppo(clip=10.0).algorithm.estimator.contribution)["clip_fraction"]
     assert not wide(jnp.log(jnp.array([5.0]))).any()
+
+
+@pytest.mark.parametrize("name", ["gspo", "gspo_token"])
+def test_the_clip_fraction_of_whole_episodes_is_the_share_of_steps_in_those_outside(name):
+    contribution = ALGORITHMS[name](clip_low=0.2, clip_high=0.5).algorithm.estimator.contribution
+    ratios = np.array([[4.0, 4.0, 0.5, 1.0], [0.25, 1.0, 1.0, 1.4], [1.0, 1.0, 1.0, 1.2]])
+    continues = np.ones((3, 4)) * [[1.0], [1.0], [0.0]]
+    s = np.prod(ratios, axis=0) ** (1 / 3)  # 1, 1.59, 0.79, 1.19
+    found = reported(contribution, jnp.log(jnp.array(ratios)), jnp.array(continues))["clip_fraction"]
+    np.testing.assert_array_equal(found, np.tile((s < 0.8) | (s > 1.5), (3, 1)))
+    assert found[0].tolist() == [0.0, 1.0, 1.0, 0.0]
+
+
+def test_every_method_that_clips_a_ratio_says_how_many():
+    clips = {
+        name for name, make in ALGORITHMS.items() if {"clip", "clip_low"} & set(inspect.signature(make).parameters)
+    }
+    assert {"ppo", "gspo", "gspo_token", "cispo", "grpo"} < clips
+    assert clips == {name for name, make in ALGORITHMS.items() if "clip_fraction" in columns(make())}

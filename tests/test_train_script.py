@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+import pgjax
 from pgjax import evaluate
 from pgjax.runs.record import files
 from pgjax.runs.settings.build import build
@@ -74,7 +76,10 @@ def test_the_same_command_gives_the_same_metrics_in_a_new_directory(finished):
 def test_the_trained_policy_is_read_back(finished):
     folder, _, _ = finished
     path = folder / "runs" / "Catch-bsuite-reinforce-1"
-    setup, second = files.load_run(path, seed=1)
+    loaded = pgjax.load_run(path, seed=1)
+    assert re.fullmatch(r"TrainedRun\(Setup\(Catch-bsuite, Algorithm\(.*\)\), [0-9,]+ parameters\)", repr(loaded))
+    assert len(repr(loaded)) < 250
+    setup, second = loaded
     key = jax.random.key((1 << 31) + 1)
     returns = evaluate(setup.environment, setup.agent, second, key, episodes=64, greedy=True)
     with (path / "evaluation.csv").open() as file:

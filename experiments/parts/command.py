@@ -3,23 +3,28 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
 from pgjax.runs.record.attempts import say
 from pgjax.runs.settings.command_line import flags_in
+from pgjax.runs.show.help import HELP, print_help
 from pgjax.types import SettingError
 
 Options = TypeVar("Options")
 
 
 def as_script(
-    main: Callable[[Any], None], kind: type, description: str | None, quick: Mapping[str, Any] | None = None
+    main: Callable[[Any], int | None], kind: type, description: str | None, quick: Mapping[str, Any] | None = None
 ) -> None:
-    """Call `main` with the options of this process's command line; a setting that cannot work ends it with one line."""
+    """Call `main` with the options of this process's command line, and exit with what it returns, if anything.
+
+    A setting that cannot work ends it with one line.
+    """
     try:
-        main(options_of(kind, description, quick))
+        sys.exit(main(options_of(kind, description, quick)))
     except SettingError as error:
         say(f"error: {error}")
         sys.exit(2)
@@ -48,10 +53,14 @@ def options_of(
     >>> options_of(Sizes, quick={"seeds": 2, "steps": 10}, arguments=["--quick", "--seeds", "7"])
     Sizes(seeds=7, steps=10, quick=True)
     """
+    given = sys.argv[1:] if arguments is None else arguments
+    if set(given) & set(HELP):
+        print_help(kind, description or "", prog=Path(sys.argv[0]).name)
+        raise SystemExit
     options: Any = tyro.cli(kind, args=arguments, description=description)
     if not getattr(options, "quick", False):
         return options
-    named = flags_in(sys.argv[1:] if arguments is None else arguments)
+    named = flags_in(given)
     return replace(options, **{name: value for name, value in (quick or {}).items() if name not in named})
 
 

@@ -7,6 +7,7 @@ Jacobians.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -95,6 +96,8 @@ def promises(function: Any, what: str) -> bool:
 def reporting(**metrics: Callable) -> Callable[[F], F]:
     """Declare what training reports of a surrogate: name -> function of its log_ratio and its numbers, [T, N].
 
+    A function with a parameter `continues` is given that too, by name.
+
     >>> import jax.numpy as jnp
     >>> @reporting(far_share=lambda log_ratio, cap=1.5: jnp.exp(log_ratio) > cap)
     ... def capped_ratio(log_ratio, credit, continues, cap=1.5):
@@ -111,7 +114,10 @@ def reporting(**metrics: Callable) -> Callable[[F], F]:
 
 
 def reports_of(function: Any) -> dict[str, Callable]:
-    """What is reported of a function, or of what a combinator binds: name -> function of log_ratio."""
+    """What is reported of a function, or of what a combinator binds: name -> function of log_ratio.
+
+    Some have a parameter `continues` as well: `reported` gives it to those.
+    """
     if isinstance(function, functools.partial):
         if getattr(function.func, _OF_PARTS, None) is function.func:
             parts = [x for x in (*function.args, *function.keywords.values()) if callable(x)]
@@ -120,6 +126,26 @@ def reports_of(function: Any) -> dict[str, Callable]:
         return {name: functools.partial(metric, **function.keywords) for name, metric in own.items()}
     declared = getattr(function, _REPORTS, None)
     return dict(declared[1]) if declared is not None and declared[0] is function else {}
+
+
+def reported(function: Any, log_ratio: Any, continues: Any) -> dict[str, Any]:
+    """The values of what is reported of a function, name -> [T, N].
+
+    Args:
+      function: a surrogate, a contribution, or one with numbers bound.
+      log_ratio: log ρ of the taken actions, [T, N].
+      continues: 1 where the next step belongs to the same episode, [T, N].
+
+    >>> from pgjax import clipped_ratio
+    >>> import jax.numpy as jnp
+    >>> reported(clipped_ratio, jnp.log(jnp.array([1.0, 2.0])), jnp.array([1.0, 0.0]))["clip_fraction"].tolist()
+    [0.0, 1.0]
+    """
+    found = {}
+    for name, metric in reports_of(function).items():
+        along = {"continues": continues} if "continues" in inspect.signature(metric).parameters else {}
+        found[name] = metric(log_ratio, **along)
+    return found
 
 
 def name_of(function: Any) -> str:

@@ -12,7 +12,8 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
-from pgjax.estimators.contracts import per_trajectory
+from pgjax.estimators.clipping import outside_between
+from pgjax.estimators.contracts import per_trajectory, reporting
 from pgjax.estimators.importance import log_whole, weight
 
 
@@ -25,6 +26,19 @@ def log_mean_ratio(log_ratio: Array, continues: Array) -> Array:
     return log_whole(log_ratio, continues) / log_whole(jnp.ones_like(log_ratio), continues)
 
 
+def sequence_outside(
+    log_ratio: Array, continues: Array, clip_low: ArrayLike = 3e-4, clip_high: ArrayLike = 4e-4
+) -> Array:
+    """1 at every step of an episode whose s lies outside 1 − ε_low … 1 + ε_high, 0 at all steps of the others.
+
+    >>> x, continues = jnp.log(jnp.array([[2.0, 2.0], [8.0, 0.5]])), jnp.array([[1.0, 1.0], [0.0, 0.0]])
+    >>> sequence_outside(x, continues).tolist()  # s is 4 in the first episode and 1 in the second
+    [[1.0, 0.0], [1.0, 0.0]]
+    """
+    return outside_between(log_mean_ratio(log_ratio, continues), clip_low, clip_high)
+
+
+@reporting(clip_fraction=sequence_outside)
 @per_trajectory
 def clipped_sequence_ratio(
     log_ratio: Array, credit: Array, continues: Array, clip_low: ArrayLike = 3e-4, clip_high: ArrayLike = 4e-4
@@ -42,6 +56,7 @@ def clipped_sequence_ratio(
     return _clipped(weight(log_mean_ratio(log_ratio, continues)), credit, clip_low, clip_high)
 
 
+@reporting(clip_fraction=sequence_outside)
 @per_trajectory
 def clipped_sequence_ratio_per_step(
     log_ratio: Array, credit: Array, continues: Array, clip_low: ArrayLike = 3e-4, clip_high: ArrayLike = 4e-4

@@ -55,6 +55,7 @@ def progress_bar(total_steps: int, *, done: int = 0, quiet: bool = False) -> Ite
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(compact=True),
         console=console,
+        refresh_per_second=4,  # a refresh costs about a millisecond, and chunks are rarely shorter
         disable=quiet or not console.is_terminal,
     )
     task = progress.add_task("", total=total_steps, completed=done, note="")

@@ -7,7 +7,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from pgjax.config import Config
-from pgjax.estimators.contracts import name_of, reports_of
+from pgjax.estimators.contracts import name_of, reported
 from pgjax.estimators.distributions import Distribution
 from pgjax.estimators.reductions import BatchSize
 from pgjax.estimators.reference_kl import k3, log_to_reference
@@ -61,17 +61,17 @@ def contributions(agent: Agent, estimator: Estimator, params: Params, batch: Bat
     distribution = policy_on(agent, params, batch.transition, batch.memory)
     x = log_ratio(distribution, batch.transition)
     out = estimator.contribution(batch.credit, batch.signals, distribution, x)
-    out, reported = out if isinstance(out, tuple) else (out, {})
-    reported = {name: metric(x) for name, metric in reports_of(estimator.contribution).items()} | reported
+    out, own = out if isinstance(out, tuple) else (out, {})
+    metrics = reported(estimator.contribution, x, batch.signals.continues) | own
     if batch.weight is not None:
         out = batch.weight * out
-    for name, given in {"surrogate": out, **reported}.items():
+    for name, given in {"surrogate": out, **metrics}.items():
         if jnp.shape(given) != mask.shape:
             reason = (
                 f"gives an array of shape {jnp.shape(given)} as {name}; needed is one number per step, {mask.shape}"
             )
             raise SettingError("estimator", name_of(estimator.contribution), reason)
-    return Contributions(jnp.where(mask > 0, out, 0.0), distribution, x, reported)
+    return Contributions(jnp.where(mask > 0, out, 0.0), distribution, x, metrics)
 
 
 def loss(

@@ -50,7 +50,7 @@ def test_flags_go_on_top_of_the_file(tmp_path):
         ("quiet = 1", "quiet: 1 must be true or false"),
         ("environment = 3", "environment: 3 must be text"),
         ('mean = "weeks"', "mean: 'weeks' is none of trajectories, steps"),
-        ('log = ["paper"]', "log: ('paper',) must be a list of one or several of tensorboard, wandb"),
+        ('log = ["paper"]', "log: ('paper',) must be a list of one or several of tensorboard, wandb, trackio"),
         ("hidden = [8, 0.5]", "hidden: (8, 0.5) must be a list of whole numbers"),
         ("hidden = 8", "hidden: 8 must be a list of whole numbers"),
         ('resume = "x"', "resume: 'x' is for the command line only"),
@@ -83,13 +83,16 @@ def test_files_that_are_none(tmp_path):
         (["--learnin-rate", "3"], "Unrecognized options: --learnin-rate, 3; did you mean --learning-rate?"),
         (["--seeds", "abc"], "Error parsing --seeds: invalid literal for int() with base 10: 'abc'"),
         (["--baseline"], "Missing value for argument '--baseline'. Expected 1 values"),
-        (["--log", "x"], "invalid choice 'x' for argument '--log'. Expected one of ('tensorboard', 'wandb')"),
+        (
+            ["--log", "x"],
+            "invalid choice 'x' for argument '--log'. Expected one of ('tensorboard', 'wandb', 'trackio')",
+        ),
     ],
 )
 def test_bad_flags_are_one_line(capsys, flags, line):
     with pytest.raises(SystemExit) as end:
         from_command_line(flags)
-    assert end.value.code == 2 and capsys.readouterr().err == f"error: {line} (--help lists all flags)\n"
+    assert end.value.code == 2 and capsys.readouterr().err == f"error: {line} (--help-all lists all flags)\n"
 
 
 def test_a_run_writes_what_it_resolved(here, tmp_path):
@@ -142,7 +145,7 @@ methods.BASELINES["mine_too"] = None
 from pgjax.runs.settings.build import build
 from pgjax.runs.settings.command_line import from_command_line
 build(from_command_line("--algorithm mine --strength 2 --cautious --learning-rate 3".split()))
-from_command_line(["--help"])
+from_command_line(["--help-all"])
 '''
 
 

@@ -88,3 +88,30 @@ def test_a_terminated_run_ends_by_itself_and_loses_no_chunk(train, tmp_path, tim
     print(f"\n{times} of {times} ended by themselves, {len(lines)} of them before they were finished:")
     print(", ".join(line.split(": ")[1].partition(" of ")[0].partition(";")[0] for line in lines))
     assert lines or times == 1
+
+
+POPULATION = [
+    *("--no-tuned", "--environment", "Catch-bsuite", "--population", "4", "--exploit-every", "2", "--num-envs", "4"),
+    *("--hidden", "4", "--devices=2", "--eval-episodes", "4", "--eval-every", "360", "--save-every", "0"),
+    *("--total-steps", str(36 * 30)),
+]
+"""Fifteen exploit steps, a checkpoint after each, two evaluations on the way."""
+TABLES = "metrics.csv", "evaluation.csv", "lineage.csv"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_population_that_is_ended_goes_on_to_the_same_bits(train, tmp_path, number):
+    whole, path = tmp_path / "whole", tmp_path / "run"
+    undisturbed = train(*POPULATION, "--out", whole)
+    assert undisturbed.end() == 0, undisturbed.stderr
+    assert len({row.split(",")[-1] for row in (whole / "lineage.csv").read_text().splitlines()[1:]}) > 1
+    run = train(*POPULATION, "--out", path)
+    run.wait_for(lambda: size(path) >= 0.4 * size(whole))
+    run.send(number)
+    assert run.end() == (143 if number == signal.SIGTERM else -number), run.stderr
+    assert 0 < size(path) < size(whole) and not (path / "lineage.csv").exists()
+    again = train("--resume", path)
+    assert again.end() == 0, again.stderr
+    assert fingerprint(path) == fingerprint(whole)
+    for table in TABLES:
+        assert (path / table).read_bytes() == (whole / table).read_bytes(), table

@@ -84,7 +84,9 @@ def test_a_logger_that_fails_is_given_up_with_a_line(here, tmp_path, tensorboard
     assert fingerprint(path)[1:] == fingerprint(quiet)[1:]
 
 
-@pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
+@pytest.mark.parametrize(
+    ("name", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb"), ("trackio", "trackio")]
+)
 def test_a_missing_package_is_named_before_anything_is_made(here, tmp_path, monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SettingError, match=f"^log: '{name}' needs the package {package}: pip install"):

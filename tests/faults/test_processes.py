@@ -11,8 +11,8 @@ from pgjax.runs.settings.joining import place_of
 from pgjax.runs.settings.start import chosen_devices
 from pgjax.types import SettingError
 
-RUN = [*TINY[:-6], *TINY[-4:], "--save-every", "0", "--total-steps", str(36 * 60)]
-"""12 chunks, a checkpoint after each; without the number of devices."""
+RUN = [*TINY[:-6], *TINY[-4:], "--save-every", "0", "--eval-every", "720", "--total-steps", str(36 * 60)]
+"""12 chunks, a checkpoint after each, evaluations on the way; without the number of devices."""
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,9 @@ def test_two_processes_do_what_one_does(pair, whole, tmp_path):
     assert [p.end() for p in processes] == [0, 0], [p.stderr for p in processes]
     assert fingerprint(tmp_path / "run") == fingerprint(whole)
     assert (tmp_path / "run" / "evaluation.csv").read_bytes() == (whole / "evaluation.csv").read_bytes()
+    assert (whole / "evaluation.csv").read_text().count(
+        "\n"
+    ) == 1 + 2 * 3  # of two seeds: twice on the way, and the end
     first, second = (p.stderr for p in processes)
     assert "everything is in" in first and "everything is in" not in second
 

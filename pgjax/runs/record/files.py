@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -132,8 +132,25 @@ def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]
     os.replace(temporary, path)
 
 
-def load_run(path: str | Path, *, seed: int | None = None, best: bool = False) -> tuple[Setup, Params]:
+class TrainedRun(NamedTuple):
+    """What a run was made of, and parameters that it has trained."""
+
+    setup: Setup
+    params: Params
+
+    def __repr__(self) -> str:
+        """The environment, the method, and how many numbers there are."""
+        numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
+        return f"TrainedRun({self.setup!r}, {numbers:,} parameters)"
+
+
+def load_run(path: str | Path, *, seed: int | None = None, best: bool = False) -> TrainedRun:
     """Read a run back, finished or not: what it was made of, and the parameters of one seed, or of all (axis 0).
+
+    It is `pgjax.load_run`, and so one acts as seed 3 does:
+
+        setup, params = pgjax.load_run("runs/CartPole-v1-reinforce-1", seed=3)
+        returns = pgjax.evaluate(setup.environment, setup.agent, params, jax.random.key(0), episodes=64, greedy=True)
 
     Args:
       path: the run directory.
@@ -161,11 +178,11 @@ def load_run(path: str | Path, *, seed: int | None = None, best: bool = False) -
     of_params = {name: leaf for name, leaf in checkpoint.leaves.items() if name.startswith("state/params/")}
     params = checkpoint._replace(leaves=of_params).restore(like)["state"]["params"]
     if seed is None:
-        return setup, params
+        return TrainedRun(setup, params)
     seeds = checkpoint.leaves["seeds"].tolist()
     if seed not in seeds:
         raise SettingError("seed", seed, f"is not in {path}, whose seeds are {_in_words(seeds)}")
-    return setup, jax.tree.map(lambda x: x[seeds.index(seed)], params)
+    return TrainedRun(setup, jax.tree.map(lambda x: x[seeds.index(seed)], params))
 
 
 def _in_words(seeds: list[int]) -> str:

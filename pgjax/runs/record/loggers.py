@@ -1,5 +1,7 @@
-"""Where metrics go besides metrics.csv: TensorBoard and Weights & Biases, packages of the extra `log`."""
+"""Where metrics go besides metrics.csv: TensorBoard, Weights & Biases, trackio, packages of the extra `log`."""
 
+import contextlib
+import io
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
@@ -61,31 +63,51 @@ class WeightsAndBiases:
         """Begin the run, or take up the one of this directory; wandb itself ignores updates it already has."""
         wandb = import_module(PACKAGES["wandb"])
         name = path.absolute().name
-        known = path / "wandb-id"
-        if not known.exists():
-            known.write_text(uuid.uuid4().hex)
-        given = {"id": known.read_text(), "resume": "allow"}
+        given = {"id": own_id(path / "wandb-id"), "resume": "allow"}
         self._run = wandb.init(project="pgjax", name=name, config=dict(settings), dir=path, **given)
 
     def write(self, seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> None:
         """Log every metric of every seed, an update at a time."""
-        together: dict[int, dict[str, float]] = {}
-        for seed, row in zip(seeds.tolist(), _rows(metrics), strict=True):
-            for update, values in row:
-                together.setdefault(update, {}).update({f"seed_{seed}/{name}": x for name, x in values.items()})
-        for update in sorted(together):
-            self._run.log(together[update], step=update)
+        for update, values in by_update(seeds, metrics).items():
+            self._run.log(values, step=update)
 
     def close(self) -> None:
         """Finish the run."""
         self._run.finish()
 
 
+class Trackio:
+    """One run of project pgjax in trackio's folder: metrics as seed_3/return_mean and so on; `trackio show` draws them.
+
+    trackio knows a run by its name: that of the directory, and the beginning of the id kept there (`trackio-id`). What
+    was logged beyond the checkpoint that a killed run goes on from is logged again, with the same values.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], update: int):
+        """Begin the run, or take up the one of this directory."""
+        self._package = import_module(PACKAGES["trackio"])
+        name = f"{path.absolute().name}-{own_id(path / 'trackio-id')[:8]}"
+        words = {name: list(x) if isinstance(x, tuple) else x for name, x in settings.items()}
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints where to look
+            self._run = self._package.init(project="pgjax", name=name, config=words, resume="allow", auto_log_gpu=False)
+
+    def write(self, seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> None:
+        """Log every metric of every seed, an update at a time."""
+        for update, values in by_update(seeds, metrics).items():
+            self._run.log(values, step=update)
+
+    def close(self) -> None:
+        """Finish the run."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._package.finish()
+
+
 LOGGERS: dict[str, Callable[[Path, Mapping[str, Any], int], Logger]] = {
     "tensorboard": TensorBoard,
     "wandb": WeightsAndBiases,
+    "trackio": Trackio,
 }
-PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
 
 
 def check_installed(names: Iterable[str]) -> None:
@@ -100,6 +122,27 @@ def check_installed(names: Iterable[str]) -> None:
         except ImportError as error:
             reason = f'needs the package {PACKAGES[name]}: pip install -e ".[log]", or leave it out'
             raise SettingError("log", name, reason) from error
+
+
+def own_id(file: Path) -> str:
+    """The unique id that stands in a file, which is written if there is none."""
+    if not file.exists():
+        file.write_text(uuid.uuid4().hex)
+    return file.read_text()
+
+
+def by_update(seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> dict[int, dict[str, float]]:
+    """The numbers of all runs by update, in order.
+
+    >>> grid = {"update": np.array([[1], [1]]), "active": np.full((2, 1), True), "kl": np.array([[0.5], [np.nan]])}
+    >>> by_update(np.array([3, 4]), grid)
+    {1: {'seed_3/kl': 0.5}}
+    """
+    together: dict[int, dict[str, float]] = {}
+    for seed, row in zip(seeds.tolist(), _rows(metrics), strict=True):
+        for update, values in row:
+            together.setdefault(update, {}).update({f"seed_{seed}/{name}": x for name, x in values.items()})
+    return dict(sorted(together.items()))
 
 
 def _rows(metrics: Mapping[str, np.ndarray]) -> list[list[tuple[int, dict[str, float]]]]:

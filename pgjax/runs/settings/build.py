@@ -38,6 +38,10 @@ class Setup(NamedTuple):
     algorithm: Algorithm
     trainer: Trainer
 
+    def __repr__(self) -> str:
+        """The environment and the method."""
+        return f"Setup({self.environment.name}, {self.algorithm!r})"
+
 
 def build(settings: Settings) -> Setup:
     """Make everything a run needs; nothing compiles before all settings are checked.

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -17,7 +18,9 @@ from pgjax.runs.settings.checks import check_values
 from pgjax.runs.settings.config_file import OF_THE_LAYOUT, OF_THE_START, read_config, read_run_config, settings_from
 from pgjax.runs.settings.environment import import_module, located
 from pgjax.runs.settings.flags import Settings
+from pgjax.runs.settings.groups import COMMON, GROUPS
 from pgjax.runs.settings.tuned import tuned
+from pgjax.runs.show.help import HELP, print_groups
 from pgjax.runs.show.listing import environments_by_family
 from pgjax.types import SettingError
 
@@ -26,6 +29,9 @@ QUICK = {"seeds": 2, "total_steps": 4000, "eval_episodes": 8}
 
 LIST = "--list-environments"
 """The flag that prints what `--environment` can be, and nothing more."""
+
+HELP_ALL = "--help-all"
+"""The flag that prints all flags; --help prints the common ones."""
 
 _OF_THE_BASE = {"config": "", "tuned": True, "quick": False}
 """Flags that choose the base, with the values that stand in the settings afterwards."""
@@ -46,7 +52,8 @@ def from_command_line(
 
     Raises:
       SettingError: for a bad file, flags that contradict the resumed run, flags that would do nothing.
-      SystemExit: for flags that are none, after one line that says so; for `--list-environments`, after the list.
+      SystemExit: for flags that are none, after one line that says so; for `--list-environments` and
+        `--help`, after those.
 
     >>> from_command_line(["--algorithm", "ppo", "--no-tuned"]).algorithm
     'ppo'
@@ -127,8 +134,12 @@ def _refuse_idle(settings: Settings, named: Sequence[str]) -> None:
         idle.refuse(idle.Situation(settings, recipe_of(settings)), named)
 
 
-def _flags(arguments: Sequence[str] | None, base: Settings, description: str) -> Settings:
-    """Flags over the base. What tyro draws as a box becomes one line."""
+def _flags(arguments: Sequence[str], base: Settings, description: str) -> Settings:
+    """Flags over the base; help, where it is asked for. What tyro draws as a box becomes one line."""
+    asked = [word for word in arguments if word in (*HELP, HELP_ALL)]
+    if asked:
+        show_flags(base, description, whole=HELP_ALL in asked)
+        raise SystemExit
     drawn = io.StringIO()
     try:
         with contextlib.redirect_stderr(drawn):
@@ -137,8 +148,36 @@ def _flags(arguments: Sequence[str] | None, base: Settings, description: str) ->
             return replace(found, randomise=ranges)
     except SystemExit as end:
         if end.code:
-            print(f"error: {_one_line(drawn.getvalue())} (--help lists all flags)", file=sys.stderr)
+            print(f"error: {_one_line(drawn.getvalue())} (--help-all lists all flags)", file=sys.stderr)
         raise
+
+
+def show_flags(
+    base: Settings,
+    description: str,
+    *,
+    prog: str = "train.py",
+    whole: bool = False,
+    first: Mapping[str, Any] | None = None,
+    without: Collection[str] = (),
+) -> None:
+    """Print the flags in groups, with the base's values as defaults: the common ones, or all.
+
+    Args:
+      base: settings.
+      description: of the script.
+      prog: its name.
+      whole: show all flags.
+      first: groups of the script's own flags: what each is called, and an instance of a dataclass.
+      without: flags that do nothing in the script.
+    """
+    names = {field.name for field in fields(Settings)}
+    working = names - set(without)
+    shown = working if whole else working & COMMON
+    groups = {name: kind(**{f.name: getattr(base, f.name) for f in fields(kind)}) for name, kind in GROUPS.items()}
+    print_groups({**(first or {}), **groups}, names - shown, description, prog)
+    if not whole:
+        print(f"The {len(shown)} common flags of {len(working)}; {HELP_ALL} shows all.")
 
 
 def _on_top(base: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:

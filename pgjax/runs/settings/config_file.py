@@ -107,8 +107,13 @@ def recorded(settings: Settings) -> dict[str, Any]:
 def config_text(settings: Settings) -> str:
     """The resolved settings as TOML that `read_config` takes, with the versions of what computes.
 
-    >>> print(config_text(Settings(algorithm="ppo", learning_rate=1e-5, hidden=(32,))).splitlines()[7])
-    learning_rate = 1e-05
+    >>> print("\\n".join(config_text(Settings(algorithm="ppo", learning_rate=1e-5)).splitlines()[:4]))
+    # train.py --config THIS_FILE runs it again
+    environment = "CartPole-v1"
+    algorithm = "ppo"
+    seeds = 8
+    >>> "learning_rate = 1e-05" in config_text(Settings(algorithm="ppo", learning_rate=1e-5)).splitlines()
+    True
     """
     lines = ["# train.py --config THIS_FILE runs it again"]
     lines += [f"{name} = {as_toml(value)}" for name, value in recorded(settings).items()]
