@@ -287,7 +287,8 @@ class Environment(NamedTuple):
       action_space: Discrete, MultiDiscrete, MultiBinary, Box (`pgjax.spaces`), or a pytree of these.
       horizon: after how many steps every episode has ended.
       parameters: name -> its value here, of the real numbers that may vary between runs or episodes. `reset` and `step`
-        of an environment that has some take other values of them as `values={name: number}`.
+        of an environment that has some are given those that differ as `values={name: number}`; without any they are
+        called without it.
 
     `pgjax.environments.base.check_environment` says in one line where an environment is none of this.
     """
