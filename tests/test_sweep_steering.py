@@ -189,9 +189,7 @@ def test_a_mask_bound_in_an_optimiser_is_no_number_and_the_numbers_beside_it_can
     def matrices(params):
         return jax.tree.map(lambda x: x.ndim > 1, params)
 
-    masked, again = (
-        with_optimizer(algorithm, partial(optax.adamw, weight_decay=0.0, mask=matrices)) for _ in range(2)
-    )
+    masked, again = (with_optimizer(algorithm, partial(optax.adamw, weight_decay=0.0, mask=matrices)) for _ in range(2))
     assert {"learning_rate", "weight_decay"} < set(hyperparameters(masked)) and "mask" not in hyperparameters(masked)
     assert jax.tree.structure(masked) == jax.tree.structure(again)  # programs are found again
     runs = sweep(trainer, masked, over={"weight_decay": [0.0, 0.5]}, total_steps=72).runs
