@@ -49,7 +49,9 @@ from pgjax.estimators.value_estimates import VALUE_ESTIMATES, ValueEstimate
 from pgjax.methods import ALGORITHMS, BASELINES, CREDITS, FORMS, importance_sampling, reinforce
 from pgjax.methods.actor_critic import a2c, natural, ppo, trpo, vtrace_actor_critic
 from pgjax.methods.hyperparameters import check_hyperparameters, hyperparameters, with_hyperparameters
+from pgjax.methods.optimizers import with_optimizer
 from pgjax.methods.reference import with_reference
+from pgjax.methods.schedules import scheduled
 from pgjax.oracle.certificates import certify
 from pgjax.policies.build import from_networks
 from pgjax.policies.networks import make_agent

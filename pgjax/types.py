@@ -241,12 +241,37 @@ class _Made:
 
 
 def as_partial(function: Callable) -> Partial:
-    """A function as a pytree. (Wrapping a Partial once more would hide the numbers bound in it.)"""
-    if isinstance(function, Partial):
-        return function
-    if isinstance(function, functools.partial):  # its numbers become leaves too
-        return Partial(function.func, *function.args, **function.keywords)
-    return Partial(function)
+    """A function as a pytree: numbers bound in it are leaves, functions bound in it by name are not.
+
+    >>> import optax
+    >>> made = as_partial(functools.partial(optax.adamw, weight_decay=0.1, mask=lambda params: True))
+    >>> jax.tree.leaves(made)
+    [0.1]
+    """
+    if not isinstance(function, functools.partial):
+        return Partial(function)
+    functions = {name: x for name, x in function.keywords.items() if isinstance(x, FunctionType)}
+    if isinstance(function, Partial) and not functions:
+        return function  # wrapping it once more would hide the numbers bound in it
+    numbers = {name: x for name, x in function.keywords.items() if name not in functions}
+    return Partial(_Bound(function.func, functions) if functions else function.func, *function.args, **numbers)
+
+
+class _Bound:
+    """A function with others bound in it by name; equal for the same ones, so that programs are found again."""
+
+    def __init__(self, function: Callable, functions: dict[str, Callable]):
+        self.function, self.functions = function, functions
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **{**self.functions, **kwargs})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Bound) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.function, *self.functions.items()))
 
 
 class Environment(NamedTuple):
@@ -263,7 +288,8 @@ class Environment(NamedTuple):
       action_space: Discrete, MultiDiscrete, MultiBinary, Box (`pgjax.spaces`), or a pytree of these.
       horizon: after how many steps every episode has ended.
       parameters: name -> its value here, of the real numbers that may vary between runs or episodes. `reset` and `step`
-        of an environment that has some take other values of them as `values={name: number}`.
+        of an environment that has some are given those that differ as `values={name: number}`; without any they are
+        called without it.
 
     `pgjax.environments.base.check_environment` says in one line where an environment is none of this.
     """

@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+from functools import partial
 
 import jax
 import numpy as np
@@ -180,6 +181,24 @@ def test_what_is_passed_in_place_of_another_is_named_in_a_line(problem, plain):
             with pytest.raises(SettingError, match=f"^{field}: ") as error:
                 call()
             assert "\n" not in str(error.value)
+
+
+def test_a_mask_bound_in_an_optimiser_is_no_number_and_the_numbers_beside_it_can_be_swept(problem):
+    trainer, algorithm = problem
+
+    def matrices(params):
+        return jax.tree.map(lambda x: x.ndim > 1, params)
+
+    masked, again = (with_optimizer(algorithm, partial(optax.adamw, weight_decay=0.0, mask=matrices)) for _ in range(2))
+    assert {"learning_rate", "weight_decay"} < set(hyperparameters(masked)) and "mask" not in hyperparameters(masked)
+    assert jax.tree.structure(masked) == jax.tree.structure(again)  # programs are found again
+    runs = sweep(trainer, masked, over={"weight_decay": [0.0, 0.5]}, total_steps=72).runs
+    for decay in (0.0, 0.5):
+        made = optax.adamw(0.01, weight_decay=decay, mask=matrices)
+        alone = sweep(trainer, with_optimizer(algorithm, made), total_steps=72).runs.pick()
+        found = runs.pick(weight_decay=decay)
+        for a, b in zip(jax.tree.leaves(alone.params), jax.tree.leaves(found.params), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_optax_objects_and_functions_are_optimisers(problem):
