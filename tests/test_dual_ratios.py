@@ -136,7 +136,7 @@ def test_interest_at_the_start_alone_is_per_decision():
     )
     features = jnp.concatenate([jnp.ones((*start.shape, 1)), RNG.normal(size=(*start.shape, 1))], axis=-1)
     for stationary in (False, True):
-        found = emphatic_weights.emphatic(signals, features, start, stationary=stationary).mean
+        found = emphatic_weights.emphatic(signals, features, interest=start, stationary=stationary).mean
         np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 

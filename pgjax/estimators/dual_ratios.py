@@ -13,7 +13,8 @@ sums over steps and trajectories. The two matrices are each other's transpose, s
 which is double reinforcement learning with both parts fitted. So the interval includes the error of the ratios.
 
 Features of states: ψ = ψ̄ = φ(s_t) and κ = ρ_t. Features of states and actions: ψ = ψ(s_t, a_t),
-ψ̄ = Σ_a π(a|s_t) ψ(s_t, a) and κ = 1: then the behaviour policy need not be known. One-hot features are tables.
+ψ̄ = Σ_a π(a|s_t) ψ(s_t, a) and κ = 1: then the behaviour policy need not be known, and over long horizons it is much
+better, for ρ_t multiplies all that is still to come. One-hot features are tables.
 """
 
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.linalg import cho_solve
 
 from pgjax.estimators.returns import discount_factor
 from pgjax.estimators.value_estimates import ValueEstimate, _check, _mean_of
@@ -93,23 +95,30 @@ def _stationary(psi: Array, mean: Array, follows: Array, earned: Array, e: Array
 
 
 def _per_step(psi: Array, mean: Array, follows: Array, earned: Array, e: Array) -> tuple[Array, Array, Array, Array]:
-    inverse = jnp.linalg.pinv(jnp.einsum("tn,tnk,tnl->tkl", e, psi, psi), hermitian=True)
+    factor = _cholesky(jnp.einsum("tn,tnk,tnl->tkl", e, psi, psi))
 
     def backward(beta: Array, now: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
-        psi_t, follows_t, earned_t, e_t, inverse_t = now
+        psi_t, follows_t, earned_t, e_t, factor_t = now
         ahead = follows_t @ beta
-        new = inverse_t @ (psi_t.T @ (e_t * (earned_t + ahead)))
+        new = cho_solve((factor_t, True), psi_t.T @ (e_t * (earned_t + ahead)))
         return new, (new, ahead)
 
     def forward(mass: Array, now: tuple[Array, ...]) -> tuple[Array, Array]:
-        psi_t, follows_t, e_t, inverse_t = now
-        ratio = psi_t @ (inverse_t @ mass)
+        psi_t, follows_t, e_t, factor_t = now
+        ratio = psi_t @ cho_solve((factor_t, True), mass)
         return follows_t.T @ (e_t * ratio), ratio
 
     start = jnp.zeros(psi.shape[-1], psi.dtype)
-    _, (beta, ahead) = jax.lax.scan(backward, start, (psi, follows, earned, e, inverse), reverse=True)
-    _, ratio = jax.lax.scan(forward, jnp.sum(mean[0], axis=0), (psi, follows, e, inverse))
+    _, (beta, ahead) = jax.lax.scan(backward, start, (psi, follows, earned, e, factor), reverse=True)
+    _, ratio = jax.lax.scan(forward, jnp.sum(mean[0], axis=0), (psi, follows, e, factor))
     return ratio, jnp.einsum("tnk,tk->tn", psi, beta), ahead, jnp.einsum("tnk,tk->tn", mean, beta)
+
+
+def _cholesky(squares: Array) -> Array:
+    """Of Σ e ψψᵀ, [..., K, K]; K rounding errors of each square on top, so that features that are never seen get 0."""
+    diagonal = jnp.diagonal(squares, axis1=-2, axis2=-1)
+    more = jnp.where(diagonal > 0, squares.shape[-1] * jnp.finfo(squares.dtype).eps * diagonal, 1.0)
+    return jnp.linalg.cholesky(squares + more[..., None] * jnp.eye(squares.shape[-1], dtype=squares.dtype))
 
 
 def dual_values(signals: Signals, fitted: Dual, emphasis: Array | None = None) -> Array:

@@ -79,6 +79,7 @@ def emphatic_values(signals: Signals, interest: Array | float = 1.0) -> Array:
 def emphatic(
     signals: Signals,
     features: Array,
+    expected: Array | None = None,
     interest: Array | float = 1.0,
     trace_decay: float = 0.0,
     stationary: bool = False,
@@ -94,7 +95,8 @@ def emphatic(
 
     Args:
       signals: whole episodes, [T, N].
-      features: φ(s_t), [T, N, K].
+      features: φ(s_t), [T, N, K]; or ψ(s_t, a_t), with `expected`, as for `fit_dual`.
+      expected: Σ_a π(a|s_t) ψ(s_t, a), [T, N, K].
       interest: i_t, a number or [T, N].
       trace_decay: λ.
       stationary: one β for all times; default one for every t.
@@ -110,4 +112,4 @@ def emphatic(
     1.5
     """
     weights = emphasis(signals, interest, trace_decay)
-    return dual(signals, features, emphasis=weights, stationary=stationary, level=level)
+    return dual(signals, features, expected, weights, stationary, level)

@@ -46,7 +46,15 @@ from pgjax.oracle.enumeration import (
     trajectory_probability,
 )
 from pgjax.oracle.improvement import Improvement, expected_improvement
-from pgjax.oracle.lower_bounds import largest_return, pois_penalty, pois_search, weight_second_moment
+from pgjax.oracle.lower_bounds import (
+    ascend,
+    clipped_surrogate,
+    largest_return,
+    pois_penalty,
+    pois_search,
+    ratio_surrogate,
+    weight_second_moment,
+)
 from pgjax.oracle.mdp import (
     MDP,
     LogPolicy,
