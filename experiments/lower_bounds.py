@@ -191,7 +191,9 @@ def show(rows: list[Row], held: list[Held]) -> None:
     print(f"{'':<22}{'N':>5}{'mean J':>9}{'worst tenth':>13}{'worst':>8}{'steps that fall':>17}")
     for r in rows:
         if r.batches == last:
-            print(f"{r.search:<22}{r.trajectories:>5}{r.mean:>9.3f}{r.worst_tenth:>13.3f}{r.worst:>8.3f}{r.falls:>17.2f}")
+            print(
+                f"{r.search:<22}{r.trajectories:>5}{r.mean:>9.3f}{r.worst_tenth:>13.3f}{r.worst:>8.3f}{r.falls:>17.2f}"
+            )
     print(f"\n{'promised':>9}{'N':>5}{'held, chosen before':>21}{'held, searched':>16}")
     for h in held:
         print(f"{h.confidence:>9.2f}{h.trajectories:>5}{h.beforehand:>21.4f}{h.searched:>16.4f}")

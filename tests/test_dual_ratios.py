@@ -16,7 +16,7 @@ RNG = np.random.default_rng(4)
 TIMED = oracle.make_mdp(  # cut by its horizon, some episodes end before; probabilities are quarters
     [0.5, 0.5], [[[0.25, 0.5], [0.5, 0.5]], [[0.75, 0.0], [0.25, 0.25]]], RNG.normal(size=(2, 2)), 3, 0.9
 )
-ENDING = oracle.make_mdp(  # layers 01, 23, 4, of which one may be skipped: every episode ends by itself within three steps
+ENDING = oracle.make_mdp(  # layers 01, 23, 4, the second may be skipped: episodes end by themselves in three steps
     [0.25, 0.75, 0, 0, 0],
     np.array(
         [[[0, 0, 0.25, 0.5, 0], [0, 0, 0.75, 0.25, 0]], [[0, 0, 0.5, 0.5, 0], [0, 0, 0, 0.25, 0.5]]]
@@ -65,10 +65,8 @@ def test_tables_give_exact_ratios_values_and_variances(kind, stationary, emphati
     mdp = ENDING if stationary else TIMED
     signals, state, action, target, behaviour = population(mdp)
     features, expected = tables(mdp, state, action, target)[kind]
-    if kind == "actions":  # the behaviour policy is not asked for
-        blind = signals._replace(log_ratio=jnp.zeros_like(signals.log_ratio))
-    else:
-        blind = signals
+    unknown = signals._replace(log_ratio=jnp.zeros_like(signals.log_ratio))
+    blind = unknown if kind == "actions" else signals  # tables of actions do not ask for the behaviour policy
     weights = emphatic_weights.followon_trace(signals) if emphatic else None
     exact = oracle.exact_values(mdp, target)
     fitted = dual_ratios.fit_dual(blind, features, expected, weights, stationary)

@@ -109,7 +109,8 @@ def trajectory_probability(mdp: MDP, trajectories: Trajectories, log_probs: Arra
     >>> [round(p, 4) for p in chance.tolist()]
     [0.25, 0.5, 0.125, 0.125]
     """
-    return jnp.asarray(trajectories.probability) * jnp.exp(jnp.sum(taken_log_probs(mdp, trajectories, log_probs), axis=0))
+    taken = taken_log_probs(mdp, trajectories, log_probs)
+    return jnp.asarray(trajectories.probability) * jnp.exp(jnp.sum(taken, axis=0))
 
 
 @partial(

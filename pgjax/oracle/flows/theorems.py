@@ -51,9 +51,7 @@ def verify(theorem: Theorem, problems: list[Discounted], steps: np.ndarray) -> C
 
 _ALL = (
     Theorem("softmax", "16 S M²/(c² (1−γ)⁵ k)", "Mei 2020, theorem 4", "power", gradient_theorems.softmax),
-    Theorem(
-        "softmax_bandit", "5/(c² k)", "Mei 2020, lemma 4", "power", gradient_theorems.softmax_bandit, bandit=True
-    ),
+    Theorem("softmax_bandit", "5/(c² k)", "Mei 2020, lemma 4", "power", gradient_theorems.softmax_bandit, bandit=True),
     Theorem(
         "softmax_bandit_lower",
         "≥ 1/(1/δ₀ + 12k/7)",
