@@ -10,9 +10,9 @@ variance as N → ∞.
 Expect the variance to grow exponentially per decision and at most like T² with marginal weights; per-decision intervals
 to fail on long horizons, where 100 trajectories never see the heavy ones, and marginal ones to hold what they promise
 where the ratios are given. Ratios that are counted on the same trajectories leave the error small, but their intervals
-leave out what they add: they hold too seldom, much less so with a critic (double reinforcement learning). The dual's
-are tables of states and actions that do without the behaviour policy: they err least, and their interval holds.
-Emphatic weights, products themselves, bring part of the explosion back. Three minutes.
+leave out what they add: they hold too seldom, less so with a critic (double reinforcement learning). The dual's are
+tables of states and actions, and do without the behaviour policy: they err as little as with a critic, and their
+interval nearly holds. Emphatic weights, products themselves, lose part of that again. Three minutes.
 """
 
 from functools import partial
