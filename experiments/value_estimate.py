@@ -16,6 +16,7 @@ estimate, of a critic fitted to other data, `action_value` Q(s_t, a_t) and `valu
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -156,11 +157,12 @@ def study(options: Options) -> None:
     exact = float(oracle.exact_values(tables.mdp, jax.nn.log_softmax(logits)).objective)
     chunks, chunk = (1, 50) if options.quick else (10, 100)
     sizes = TRAJECTORIES[:2] if options.quick else TRAJECTORIES
-    simulate = jax.jit(partial(repetitions, lake, tables, logits, chunk, sizes, options.level))
+    simulate = jax.jit(partial(repetitions, lake, tables, logits, chunk, sizes[-1]))
+    judge = jax.jit(jax.vmap(partial(estimates, options.level, jax.nn.log_softmax(logits)), in_axes=1))
     rows: list[Row] = []
     for i, distance in enumerate(DISTANCES):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(0), i), chunks)
-        parts = [jax.device_get(simulate(distance, key)) for key in keys]
+        parts = [by_size(judge, simulate(distance, key), sizes) for key in keys]
         found = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         rows += [
             judged(distance, size, name, estimate, exact)
@@ -185,16 +187,15 @@ def repetitions(
     tables: oracle.Tabular,
     logits: Array,
     count: int,
-    sizes: tuple[int, ...],
-    level: float,
+    most: int,
     distance: float,
     key: Array,
-) -> list[dict[str, ValueEstimate]]:
-    """Every estimate from the first N of each repetition's trajectories, for every N: arrays [count]."""
+) -> tuple[Signals, Signals, Array, Array, Array]:
+    """Trajectories of all repetitions, [T, count, N]: with a critic, a wrong one, states, actions, exact ratios."""
     log_behaviour, log_target = jax.nn.log_softmax((1.0 - distance) * logits), jax.nn.log_softmax(logits)
     states = jnp.arange(len(tables.observations))
     state_of = jnp.zeros(lake.num_categories or 0, int).at[tables.observations].set(states)
-    keys = jax.random.split(key, count * sizes[-1])
+    keys = jax.random.split(key, count * most)
     acting = rollout.episodes(lake, lambda tile: Categorical(log_behaviour[state_of[tile]]), keys)
     state = state_of[acting.observation]
     critic = oracle.exact_values(tables.mdp, log_behaviour).action_value
@@ -213,13 +214,16 @@ def repetitions(
             action_value=action_value,
             action=acting.action,
         )
-        return jax.tree.map(lambda x: x.reshape(HORIZON, count, sizes[-1], *x.shape[2:]), flat)
+        return jax.tree.map(lambda x: x.reshape(HORIZON, count, most, *x.shape[2:]), flat)
 
     exact = oracle.state_ratios(tables.mdp, log_target, log_behaviour)[jnp.arange(HORIZON)[:, None], state]
-    right, wrong = signals(critic), signals(critic + noise)
-    batches = right, wrong, *(x.reshape(HORIZON, count, sizes[-1]) for x in (state, acting.action, exact))
-    judge = jax.vmap(partial(estimates, level, log_target), in_axes=1)
-    return [judge(*jax.tree.map(lambda x, size=size: x[:, :, :size], batches)) for size in sizes]
+    more = (x.reshape(HORIZON, count, most) for x in (state, acting.action, exact))
+    return signals(critic), signals(critic + noise), *more
+
+
+def by_size(judge: Callable, batches: tuple, sizes: tuple[int, ...]) -> list[dict[str, ValueEstimate]]:
+    """Every estimate from the first N of each repetition's trajectories, for every N: arrays [count]."""
+    return [jax.device_get(judge(*jax.tree.map(lambda x, n=n: x[:, :, :n], batches))) for n in sizes]
 
 
 def estimates(

@@ -55,10 +55,10 @@ def tables(mdp, state, action, target):
     ("kind", "stationary", "emphatic"),
     [
         ("states", False, False),
-        ("states", True, False),
-        ("actions", False, False),
         ("actions", True, False),
-        ("states", True, True),
+        pytest.param("states", True, False, marks=pytest.mark.slow),
+        pytest.param("actions", False, False, marks=pytest.mark.slow),
+        pytest.param("states", True, True, marks=pytest.mark.slow),
     ],
 )
 def test_tables_give_exact_ratios_values_and_variances(kind, stationary, emphatic):
@@ -90,7 +90,8 @@ def test_tables_give_exact_ratios_values_and_variances(kind, stationary, emphati
 
 
 @pytest.mark.parametrize(("stationary", "emphatic"), [(False, True), (True, False)])
-def test_weights_and_values_give_one_estimate_whatever_the_features(mdp, stationary, emphatic):
+def test_weights_and_values_give_one_estimate_whatever_the_features(stationary, emphatic):
+    mdp = MDPS["fixed_length"]
     target, behaviour = policies(mdp, 1.0)
     signals = jax.tree.map(jnp.asarray, draw(*enumerated(mdp, target, behaviour), 40))
     features = np.random.default_rng(8).normal(size=(*signals.reward.shape, 3))
@@ -103,7 +104,7 @@ def test_weights_and_values_give_one_estimate_whatever_the_features(mdp, station
     )
 
 
-@pytest.mark.parametrize("stationary", [False, True])
+@pytest.mark.parametrize("stationary", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_interval_knows_what_each_trajectory_moves(stationary):
     """One more copy of a trajectory moves the estimate by (its value − the estimate)/N, to first order."""
     signals, state, *_ = population(TIMED)

@@ -103,10 +103,10 @@ def dual_variance(mdp: MDP, target: Array, behaviour: Array, of_actions: bool = 
 
         Var V_0(s_0) + Σ_t E_μ[(γ^t w_t(s_t))² Var_μ(ρ_t (r_t + γ V_{t+1}(s_{t+1})) | s_t)]
 
-    With tables of states *and actions* the variance given s_t is that of the next state alone, E_μ[ρ_t² Var(γ
-    V_{t+1}(s_{t+1})|s_t, a_t)]: the smallest of any regular estimator that is not given the laws, and that of double reinforcement learning. With
-    bounded w it grows at most like T², as the variance of the return does; with tables of states at most like T³, for
-    the noise of ρ_t multiplies all that is still to come.
+    With tables of states *and actions* the variance given s_t is that of the next state alone,
+    E_μ[ρ_t² Var(γ V_{t+1}(s_{t+1})|s_t, a_t)]: the smallest of any regular estimator that is not given the laws, and
+    that of double reinforcement learning. With bounded w it grows at most like T², as the variance of the return does;
+    with tables of states at most like T³, for the noise of ρ_t multiplies all that is still to come.
 
     Args:
       mdp: the problem.
