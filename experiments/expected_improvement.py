@@ -37,22 +37,25 @@ class Problem(NamedTuple):
 
 PROBLEMS = {
     "bandit": Problem(
-        oracle.make_mdp([1.0], np.zeros((1, 3, 1)), [[1.0, 0.7, 0.0]], horizon=1),
+        oracle.make_mdp(np.ones(1), np.zeros((1, 3, 1)), np.array([[1.0, 0.7, 0.0]]), horizon=1),
         np.array([[0.0, 0.5, -0.2]]),
         (1, 2, 4, 8),
     ),
     "two steps": Problem(
         oracle.make_mdp(
-            [1.0, 0.0], [[[0.8, 0.2], [0.3, 0.7]], [[0.5, 0.5], [0.1, 0.9]]], [[0.6, 0.0], [-0.5, 1.5]], horizon=2
+            np.array([1.0, 0.0]),
+            np.array([[[0.8, 0.2], [0.3, 0.7]], [[0.5, 0.5], [0.1, 0.9]]]),
+            np.array([[0.6, 0.0], [-0.5, 1.5]]),
+            horizon=2,
         ),
         np.array([[0.4, -0.2], [0.3, -0.3]]),
         (1, 2, 4, 8),
     ),
     "may end": Problem(
         oracle.make_mdp(
-            [0.6, 0.4],
-            [[[0.6, 0.3], [0.2, 0.5]], [[0.3, 0.3], [0.1, 0.8]]],
-            [[1.0, 0.0], [-0.5, 2.0]],
+            np.array([0.6, 0.4]),
+            np.array([[[0.6, 0.3], [0.2, 0.5]], [[0.3, 0.3], [0.1, 0.8]]]),
+            np.array([[1.0, 0.0], [-0.5, 2.0]]),
             horizon=2,
             discount=0.9,
         ),
@@ -157,13 +160,11 @@ def row(problem: str, name: str, distance: float, count: int, found: oracle.Impr
         curve = np.poly1d(np.polyfit(x[best - 1 : best + 2] - x[best], found.mean[best - 1 : best + 2], 2))
         top = -curve[1] / (2 * curve[2])
         gain, step = float(curve(top)), float(step * np.exp(top))
-    prices = (
-        (np.nan, np.nan)
-        if gain <= 0 or endless
-        else (float(np.interp(np.log(step * f), x, found.mean)) / gain for f in (0.5, 2.0))
-    )
-    numbers = gain, gain / count, *prices, float(found.deviation[best]), float(found.falls[best])
-    return Row(problem, name, distance, count, step, *numbers)
+    half = twice = np.nan
+    if 0 < step < np.inf:
+        half, twice = (float(np.interp(np.log(step * f), x, found.mean)) / gain for f in (0.5, 2.0))
+    spread, falls = float(found.deviation[best]), float(found.falls[best])
+    return Row(problem, name, distance, count, step, gain, gain / count, half, twice, spread, falls)
 
 
 def show(rows: list[Row]) -> None:

@@ -217,8 +217,8 @@ def repetitions(
         return jax.tree.map(lambda x: x.reshape(HORIZON, count, most, *x.shape[2:]), flat)
 
     exact = oracle.state_ratios(tables.mdp, log_target, log_behaviour)[jnp.arange(HORIZON)[:, None], state]
-    more = (x.reshape(HORIZON, count, most) for x in (state, acting.action, exact))
-    return signals(critic), signals(critic + noise), *more
+    place, action, ratio = (x.reshape(HORIZON, count, most) for x in (state, acting.action, exact))
+    return signals(critic), signals(critic + noise), place, action, ratio
 
 
 def by_size(judge: Callable, batches: tuple, sizes: tuple[int, ...]) -> list[dict[str, ValueEstimate]]:
