@@ -1,15 +1,17 @@
 """Which estimator gains most per trajectory, where does a biased one win, and what does clipping buy?
 
-E[J(θ + α ĝ)] − J(θ) of one step, summed over every batch of a small problem in float64: for every estimator of the
-exact table, step size α and number of trajectories N. Printed for each: the best α and the gain there per trajectory,
-what half and twice that α leave of the gain, the spread over batches, and how often J falls. Off-policy estimators
-are given trajectories of a behaviour policy at several distances.
+E[J(θ + α ĝ)] − J(θ) of one step, summed over every batch of three small problems in float64: for every estimator of
+the exact table, step size α and number of trajectories N (up to eight where the problem has few trajectories). Printed
+for each: the best α and the gain there per trajectory, what half and twice that α leave of the gain, the spread over
+batches, and how often J falls. On a table an endless step is one to a deterministic policy; where that gains most, the
+best step is ∞: then no step is too long. Where none gains it is 0. Off-policy estimators are given trajectories of a
+behaviour policy at several distances.
 
-Expect baselines and critics to gain most per trajectory; larger N to gain less per trajectory; most best steps to be
-large (on a table one may jump to a nearly deterministic policy; 40 is the largest tried), so that the price of half or
-twice the best step is a few percent, except for whole-episode credit and weights; per-decision weights to lose to forms
-that drop ratios, or that have a critic inside, once the policies are far apart; and clipping to change nothing at equal
-policies and to leave no gain away from the data: it stops the policy. About a minute on two cores.
+Expect baselines and critics to gain most per trajectory; larger N to gain less per trajectory; the best step to grow
+with N, and to be endless where no batch can mislead; the price of half or twice the best step to be a few percent,
+except for whole-episode credit and weights; per-decision weights to lose to forms that drop ratios, or that have a
+critic inside, once the policies are far apart; and clipping to change nothing at equal policies and to leave no gain
+away from the data: it stops the policy. About four minutes on two cores.
 """
 
 from typing import NamedTuple
@@ -24,17 +26,47 @@ from parts.results import Options
 
 from pgjax import oracle
 
-MDP = oracle.make_mdp(
-    np.array([0.6, 0.4]),
-    np.array([[[0.6, 0.3], [0.2, 0.5]], [[0.3, 0.3], [0.1, 0.8]]]),
-    np.array([[1.0, 0.0], [-0.5, 2.0]]),
-    horizon=2,
-    discount=0.9,
-)
-THETA = np.array([[0.6, -0.3], [-0.4, 0.5]])
+
+class Problem(NamedTuple):
+    """Tables, θ, and the numbers of trajectories of which every batch can be listed."""
+
+    mdp: oracle.MDP
+    theta: np.ndarray
+    counts: tuple[int, ...]
+
+
+PROBLEMS = {
+    "bandit": Problem(
+        oracle.make_mdp(np.ones(1), np.zeros((1, 3, 1)), np.array([[1.0, 0.7, 0.0]]), horizon=1),
+        np.array([[0.0, 0.5, -0.2]]),
+        (1, 2, 4, 8),
+    ),
+    "two steps": Problem(
+        oracle.make_mdp(
+            np.array([1.0, 0.0]),
+            np.array([[[0.8, 0.2], [0.3, 0.7]], [[0.5, 0.5], [0.1, 0.9]]]),
+            np.array([[0.6, 0.0], [-0.5, 1.5]]),
+            horizon=2,
+        ),
+        np.array([[0.4, -0.2], [0.3, -0.3]]),
+        (1, 2, 4, 8),
+    ),
+    "may end": Problem(
+        oracle.make_mdp(
+            np.array([0.6, 0.4]),
+            np.array([[[0.6, 0.3], [0.2, 0.5]], [[0.3, 0.3], [0.1, 0.8]]]),
+            np.array([[1.0, 0.0], [-0.5, 2.0]]),
+            horizon=2,
+            discount=0.9,
+        ),
+        np.array([[0.6, -0.3], [-0.4, 0.5]]),
+        (1, 2, 4),
+    ),
+}
+SHOWN_PROBLEM, OFF_POLICY = "two steps", "may end"
 AWAY = np.array([[-1.0, 0.4], [0.7, -0.6]])  # the direction in which the behaviour policy lies
 DISTANCES = (0.0, 0.5, 1.0, 1.5, 2.0)
-SIZES = np.geomspace(0.02, 40.0, 34)
+SIZES = np.geomspace(0.02, 2e4, 49)  # the last is as good as endless
 COUPLED = ("batch_mean_2", "leave_one_out_2", "grpo_2")  # need more than one trajectory
 SHOWN = {
     "total_return": "C7-",
@@ -57,10 +89,11 @@ FORMS = {
 class Row(NamedTuple):
     """One estimator with N trajectories of a behaviour policy at a distance, at its best step size."""
 
+    problem: str
     estimator: str
     distance: float
     trajectories: int
-    step: float
+    step: float  # infinite where the longest gains most, 0 where none gains
     gain: float  # E[J(θ + α ĝ)] − J(θ)
     gain_per_trajectory: float
     half_step: float  # share of the gain that is left
@@ -71,20 +104,21 @@ class Row(NamedTuple):
 
 def main(options: Options) -> None:
     """Enumerate, print, draw."""
-    counts, distances = ((1, 2), (0.0, 1.0)) if options.quick else ((1, 2, 4), DISTANCES)
-    curves: dict[tuple[str, float, int], oracle.Improvement] = {}
+    distances = (0.0, 1.0) if options.quick else DISTANCES
+    curves: dict[tuple[str, str, float, int], oracle.Improvement] = {}
     with jax.enable_x64(True):
         on_policy, off_policy = names()
         if options.quick:
             on_policy, off_policy = [n for n in on_policy if n in SHOWN], ["ppo_clip_0.2", "first_order_state_value"]
-        for count in counts:
-            for name in on_policy:
-                if count > 1 or name not in COUPLED:
-                    curves[name, 0.0, count] = improvement(name, 0.0, count)
-        few = counts[-1]
+        for problem, (_, _, counts) in PROBLEMS.items():
+            for count in counts[:2] if options.quick else counts:
+                for name in on_policy:
+                    if count > 1 or name not in COUPLED:
+                        curves[problem, name, 0.0, count] = improvement(problem, name, 0.0, count)
+        few = 2 if options.quick else PROBLEMS[OFF_POLICY].counts[-1]
         for distance in distances:
             for name in off_policy:
-                curves[name, distance, few] = improvement(name, distance, few)
+                curves[OFF_POLICY, name, distance, few] = improvement(OFF_POLICY, name, distance, few)
     rows = [row(*key, found) for key, found in curves.items()]
     show(rows)
     options.write("expected_improvement", draw(curves, rows, few), Row._fields, rows)
@@ -92,56 +126,72 @@ def main(options: Options) -> None:
 
 def names() -> tuple[list[str], list[str]]:
     """Estimators that sample from the policy itself, and from another."""
-    table = oracle.table_estimators(MDP, jnp.asarray(THETA), jnp.asarray(THETA))
+    mdp, theta, _ = PROBLEMS[OFF_POLICY]
+    table = oracle.table_estimators(mdp, jnp.asarray(theta), jnp.asarray(theta))
     on_policy = [name for name, (_, sampling) in table.items() if sampling.behaviour is None]
     return on_policy, [name for name in table if name not in on_policy]
 
 
-def improvement(name: str, distance: float, count: int) -> oracle.Improvement:
+def improvement(problem: str, name: str, distance: float, count: int) -> oracle.Improvement:
     """Of one estimator, for every step size."""
-    theta = jnp.asarray(THETA)
-    estimator, sampling = oracle.table_estimators(MDP, theta, theta + distance * AWAY)[name]
+    mdp, logits, _ = PROBLEMS[problem]
+    theta = jnp.asarray(logits)
+    behaviour = theta + distance * AWAY if distance else theta
+    estimator, sampling = oracle.table_estimators(mdp, theta, behaviour)[name]
     sampling = oracle.Sampling(sampling.behaviour, sampling.value, sampling.action_value, count)
     return jax.device_get(
-        oracle.expected_improvement(MDP, estimator, jax.nn.log_softmax, theta, jnp.asarray(SIZES), sampling)
+        oracle.expected_improvement(mdp, estimator, jax.nn.log_softmax, theta, jnp.asarray(SIZES), sampling)
     )
 
 
-def row(name: str, distance: float, count: int, found: oracle.Improvement) -> Row:
-    """At the best step of the grid; half and twice it by interpolation in log α."""
-    best = int(np.argmax(found.mean))
+def row(problem: str, name: str, distance: float, count: int, found: oracle.Improvement) -> Row:
+    """At the best step: endless, or by a parabola in log α through the best of the grid and its neighbours.
+
+    Half and twice it by interpolation in log α.
+    """
+    x, best = np.log(SIZES), int(np.argmax(found.mean))
     gain, step = float(found.mean[best]), float(SIZES[best])
-    half, twice = (
-        (np.nan, np.nan)
-        if gain <= 0
-        else (float(np.interp(np.log(step * f), np.log(SIZES), found.mean)) / gain for f in (0.5, 2.0))
-    )
-    numbers = gain, gain / count, half, twice, float(found.deviation[best]), float(found.falls[best])
-    return Row(name, distance, count, step, *numbers)
+    endless = found.mean[-1] >= gain - 1e-9
+    if gain <= 0:
+        best, gain, step, endless = 0, 0.0, 0.0, False
+    elif endless:
+        best, step = len(SIZES) - 1, np.inf
+    elif best > 0:
+        curve = np.poly1d(np.polyfit(x[best - 1 : best + 2] - x[best], found.mean[best - 1 : best + 2], 2))
+        top = -curve[1] / (2 * curve[2])
+        gain, step = float(curve(top)), float(step * np.exp(top))
+    half = twice = np.nan
+    if 0 < step < np.inf:
+        half, twice = (float(np.interp(np.log(step * f), x, found.mean)) / gain for f in (0.5, 2.0))
+    spread, falls = float(found.deviation[best]), float(found.falls[best])
+    return Row(problem, name, distance, count, step, gain, gain / count, half, twice, spread, falls)
 
 
 def show(rows: list[Row]) -> None:
     """The table, for a person."""
-    print(f"{'':<28}{'distance':>9}{'N':>2}{'α*':>7}{'gain/N':>8}{'α*/2':>6}{'2α*':>6}{'spread':>7}{'falls':>6}")
-    for r in rows:
-        start = f"{r.estimator:<28}{r.distance:>9.1f}{r.trajectories:>2}{r.step:>7.2f}{r.gain_per_trajectory:>8.4f}"
-        print(f"{start}{r.half_step:>6.2f}{r.twice_step:>6.2f}{r.deviation:>7.3f}{r.falls:>6.2f}")
+    heads = f"{'distance':>9}{'N':>2}{'α*':>7}{'gain/N':>8}{'α*/2':>6}{'2α*':>6}{'spread':>7}{'falls':>6}"
+    for problem in dict.fromkeys(r.problem for r in rows):
+        print(f"
+{problem:<28}{heads}")
+        for r in (r for r in rows if r.problem == problem):
+            start = f"{r.estimator:<28}{r.distance:>9.1f}{r.trajectories:>2}{r.step:>7.2f}{r.gain_per_trajectory:>8.4f}"
+            print(f"{start}{r.half_step:>6.2f}{r.twice_step:>6.2f}{r.deviation:>7.3f}{r.falls:>6.2f}")
 
 
-def draw(curves: dict[tuple[str, float, int], oracle.Improvement], rows: list[Row], few: int) -> Figure:
+def draw(curves: dict[tuple[str, str, float, int], oracle.Improvement], rows: list[Row], few: int) -> Figure:
     """Gain against the step's size; best gain per trajectory against N; best gain against the distance."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
+    most = max(r.trajectories for r in rows if r.problem == SHOWN_PROBLEM)
     for name, style in SHOWN.items():
-        if (name, 0.0, few) in curves:
-            left.plot(SIZES, curves[name, 0.0, few].mean, style, label=name.removesuffix("_2"))
-        own = [r for r in rows if r.estimator == name]
+        left.plot(SIZES, curves[SHOWN_PROBLEM, name, 0.0, most].mean, style, label=name.removesuffix("_2"))
+        own = [r for r in rows if r.estimator == name and r.problem == SHOWN_PROBLEM]
         label = name.removesuffix("_2").replace("_", " ")
         middle.plot([r.trajectories for r in own], [r.gain_per_trajectory for r in own], style, marker="o", label=label)
     for name, style in FORMS.items():
-        own = [r for r in rows if r.estimator == name]
+        own = [r for r in rows if r.estimator == name and r.problem == OFF_POLICY]
         right.plot([r.distance for r in own], [r.gain for r in own], style, label=name.replace("_", " "), markersize=5)
     left.set(
-        title=f"one step with {few} trajectories", xscale="log", xlabel="step size α", ylabel="E[J(θ + αĝ)] − J(θ)"
+        title=f"one step with {most} trajectories", xscale="log", xlabel="step size α", ylabel="E[J(θ + αĝ)] − J(θ)"
     )
     low, high = left.get_ylim()
     left.set_ylim(max(low, -0.5 * high), high)

@@ -132,7 +132,7 @@ def main(race: Race) -> None:
 def own(setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
     """pgjax's PPO."""
     config = setup.trainer.config
-    first_rate = hyperparameters(setup.algorithm)["learning_rate"]
+    first_rate = float(np.asarray(hyperparameters(setup.algorithm)["learning_rate"]))
     runs = sweeps.start(setup.trainer, setup.algorithm, seeds=[seed], over={"learning_rate": [first_rate]})
     over = False
     while not over:

@@ -105,6 +105,56 @@ def test_searching_the_bound_improves_the_value_and_goes_farther_with_more_data(
     assert before < few < many
 
 
+def test_surrogates_of_a_batch_against_loops():
+    """Shares for a batch; the ratio's mean over the probabilities is J; the clipped one is PPO's, step by step."""
+    mdp = MDPS["variable_length"]
+    target, behaviour = policies(mdp, 1.0)
+    listed = oracle.enumerate_trajectories(mdp)
+    chance = np.asarray(oracle.trajectory_probability(mdp, listed, behaviour))
+    exact = oracle.exact_values(mdp, target).objective
+    np.testing.assert_allclose(oracle.ratio_surrogate(mdp, listed, target, behaviour, chance), exact, atol=1e-12)
+    batch = [0, 3, 3, len(chance) - 1, len(chance) // 2]
+    share = np.bincount(batch, minlength=len(chance)) / len(batch)
+    rows = [[(listed.state[t, n], listed.action[t, n]) for t in range(mdp.horizon) if listed.mask[t, n]] for n in batch]
+
+    def to_go(row, t):
+        return sum(mdp.discount**u * mdp.reward[row[u]] for u in range(t, len(row)))
+
+    ratio = clipped = 0.0
+    for row in rows:
+        rho = [np.exp(target[x] - behaviour[x]) for x in row]
+        ratio += np.prod(rho) * to_go(row, 0) / len(batch)
+        for t in range(len(row)):
+            others = [to_go(other, t) for other in rows if t < len(other)]
+            credit = to_go(row, t) - np.mean(others)
+            clipped += min(rho[t] * credit, np.clip(rho[t], 0.8, 1.2) * credit) / len(batch)
+    np.testing.assert_allclose(oracle.ratio_surrogate(mdp, listed, target, behaviour, share), ratio, atol=1e-12)
+    np.testing.assert_allclose(oracle.clipped_surrogate(mdp, listed, target, behaviour, share), clipped, atol=1e-12)
+
+
+def test_the_bound_of_a_searched_policy_holds_over_every_batch_less_often_than_that_of_a_chosen_one():
+    """The theorem is about policies that the batch has not chosen; exactly, over all batches of two pulls."""
+    bandit = oracle.make_mdp([1.0], np.zeros((1, 4, 1)), [[1.0, 0.5, -0.5, -1.0]], horizon=1)
+    listed, start, confidence = oracle.enumerate_trajectories(bandit), jnp.zeros((1, 4)), 0.3
+    behaviour = jax.nn.log_softmax(start)
+
+    def bound(theta, share):
+        target = jax.nn.log_softmax(theta)
+        estimate = oracle.ratio_surrogate(bandit, listed, target, behaviour, share)
+        return estimate - oracle.pois_penalty(bandit, target, behaviour, 2, confidence)
+
+    @jax.jit
+    def held(share):
+        searched = oracle.ascend(lambda x: bound(x, share), start, 100, 0.2)
+        chosen = oracle.pois_search(bandit, jax.nn.log_softmax, start, 2, confidence, 100, 0.2)
+        worth = [oracle.exact_values(bandit, jax.nn.log_softmax(x)).objective for x in (chosen, searched)]
+        return [j >= bound(x, share) for j, x in zip(worth, (chosen, searched), strict=True)]
+
+    shares = [np.bincount(pair, minlength=4) / 2 for pair in np.ndindex(4, 4)]
+    chosen, searched = np.mean([held(share) for share in shares], axis=0)
+    assert searched < chosen and chosen >= confidence
+
+
 def test_a_confidence_that_is_none_is_refused():
     mdp = MDPS["one_state"]
     target, behaviour = policies(mdp, 1.0)

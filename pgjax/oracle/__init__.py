@@ -31,6 +31,7 @@ from pgjax.oracle.certificates import (
     problem,
     torch_gradient,
 )
+from pgjax.oracle.emphatic_variance import emphatic_law, emphatic_moments
 from pgjax.oracle.enumeration import (
     Moments,
     Sampling,
@@ -45,7 +46,15 @@ from pgjax.oracle.enumeration import (
     trajectory_probability,
 )
 from pgjax.oracle.improvement import Improvement, expected_improvement
-from pgjax.oracle.lower_bounds import largest_return, pois_penalty, pois_search, weight_second_moment
+from pgjax.oracle.lower_bounds import (
+    ascend,
+    clipped_surrogate,
+    largest_return,
+    pois_penalty,
+    pois_search,
+    ratio_surrogate,
+    weight_second_moment,
+)
 from pgjax.oracle.mdp import (
     MDP,
     LogPolicy,
@@ -58,7 +67,7 @@ from pgjax.oracle.mdp import (
     exact_values,
     make_mdp,
 )
-from pgjax.oracle.off_policy_variance import marginal_variance, per_decision_variance, state_ratios
+from pgjax.oracle.off_policy_variance import dual_variance, marginal_variance, per_decision_variance, state_ratios
 from pgjax.oracle.simulated import environment, tabular_agent
 from pgjax.oracle.table import exact_table, table_estimators
 from pgjax.oracle.tabular import Tabular, from_gymnax

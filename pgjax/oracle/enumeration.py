@@ -109,7 +109,8 @@ def trajectory_probability(mdp: MDP, trajectories: Trajectories, log_probs: Arra
     >>> [round(p, 4) for p in chance.tolist()]
     [0.25, 0.5, 0.125, 0.125]
     """
-    return jnp.asarray(trajectories.probability) * jnp.exp(jnp.sum(_taken(mdp, trajectories, log_probs), axis=0))
+    taken = taken_log_probs(mdp, trajectories, log_probs)
+    return jnp.asarray(trajectories.probability) * jnp.exp(jnp.sum(taken, axis=0))
 
 
 @partial(
@@ -284,7 +285,7 @@ def as_transition(mdp: MDP, trajectories: Trajectories, behaviour: Array) -> Tra
     return Transition(
         observation=(time, state),
         action=action,
-        log_prob=_taken(mdp, trajectories, behaviour),
+        log_prob=taken_log_probs(mdp, trajectories, behaviour),
         reward=jnp.asarray(mdp.reward)[state, action] * mask,
         terminated=last > 0,
         truncated=jnp.zeros(last.shape, bool),
@@ -319,8 +320,14 @@ def as_signals(
     return jax.lax.stop_gradient(discounted_objective(signals))
 
 
-def _taken(mdp: MDP, trajectories: Trajectories, log_probs: Array) -> Array:
-    """log π(a_t|s_t) along the trajectories, 0 on padding, [T, M]."""
+def taken_log_probs(mdp: MDP, trajectories: Trajectories, log_probs: Array) -> Array:
+    """log π(a_t|s_t) along the trajectories, 0 on padding, [T, M].
+
+    >>> from pgjax.oracle import make_mdp
+    >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=2)  # ends after a step
+    >>> taken_log_probs(mdp, enumerate_trajectories(mdp), jnp.array([[-1.0, -2.0]])).tolist()
+    [[-1.0, -2.0], [0.0, 0.0]]
+    """
     time = jnp.arange(mdp.horizon)[:, None]
     chosen = per_step(mdp, jnp.asarray(log_probs))[time, trajectories.state, trajectories.action]
     return jnp.where(trajectories.mask > 0, chosen, 0.0)

@@ -1,11 +1,14 @@
 """What can be promised of a policy from another one's trajectories: the lower bound that POIS ascends, exactly."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from pgjax.oracle.enumeration import Trajectories, taken_log_probs
 from pgjax.oracle.mdp import MDP, LogPolicy, exact_values, per_step
 from pgjax.types import Params, SettingError
 
@@ -76,6 +79,71 @@ def pois_penalty(mdp: MDP, target: Array, behaviour: Array, trajectories: int, c
     return largest_return(mdp) * jnp.sqrt(odds * weight_second_moment(mdp, target, behaviour) / trajectories)
 
 
+def ratio_surrogate(mdp: MDP, trajectories: Trajectories, target: Array, behaviour: Array, share: Array) -> Array:
+    """(1/N) Σ_n ρ_n R_n of a batch, without any penalty.
+
+    Args:
+      mdp: the problem.
+      trajectories: all of them, from `enumerate_trajectories`.
+      target: log π, [S, A] or [T, S, A].
+      behaviour: log μ, likewise.
+      share: of the batch that each trajectory makes up, [M]; their probabilities under μ give J(π).
+
+    >>> from pgjax.oracle import enumerate_trajectories, make_mdp
+    >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
+    >>> target, behaviour = (jnp.log(jnp.array([[p, 1.0 - p]])) for p in (0.9, 0.5))
+    >>> batch = jnp.array([0.25, 0.75])  # of four pulls one earned 1, with weight 0.9/0.5
+    >>> round(float(ratio_surrogate(bandit, enumerate_trajectories(bandit), target, behaviour, batch)), 4)
+    0.45
+    """
+    log_ratio = taken_log_probs(mdp, trajectories, target) - taken_log_probs(mdp, trajectories, behaviour)
+    returns = jnp.sum(_discounted_rewards(mdp, trajectories), axis=0)
+    return share @ (jnp.exp(jnp.sum(log_ratio, axis=0)) * returns)
+
+
+def clipped_surrogate(
+    mdp: MDP, trajectories: Trajectories, target: Array, behaviour: Array, share: Array, clip: float = 0.2
+) -> Array:
+    """(1/N) Σ_n Σ_t min(ρ_t Â_t, clip(ρ_t, 1 ± ε) Â_t), Â_t the reward to go less its mean over the batch.
+
+    Args:
+      mdp: the problem.
+      trajectories: all of them.
+      target: log π, [S, A] or [T, S, A].
+      behaviour: log μ, likewise.
+      share: as above, [M].
+      clip: ε.
+    Schulman et al. 2017. https://arxiv.org/abs/1707.06347
+
+    >>> from pgjax.oracle import enumerate_trajectories, make_mdp
+    >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
+    >>> target, behaviour = (jnp.log(jnp.array([[p, 1.0 - p]])) for p in (0.9, 0.5))
+    >>> batch = jnp.array([0.5, 0.5])  # Â = ±½; 1.8 is cut to 1.2, 0.2 to 0.8
+    >>> round(float(clipped_surrogate(bandit, enumerate_trajectories(bandit), target, behaviour, batch)), 4)
+    0.1
+    """
+    mask = jnp.asarray(trajectories.mask)
+    to_go = jnp.cumsum(_discounted_rewards(mdp, trajectories)[::-1], axis=0)[::-1]
+    alive = mask @ share
+    credit = mask * (to_go - (to_go @ share / jnp.where(alive > 0, alive, 1.0))[:, None])
+    ratio = jnp.exp(taken_log_probs(mdp, trajectories, target) - taken_log_probs(mdp, trajectories, behaviour))
+    cut = jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
+    return share @ jnp.sum(mask * jnp.minimum(ratio * credit, cut * credit), axis=0)
+
+
+def ascend(objective: Callable[[Params], Array], params: Params, steps: int, size: ArrayLike) -> Params:
+    """θ after plain gradient ascent.
+
+    >>> ascend(lambda x: -((x - 3.0) ** 2), 0.0, steps=100, size=0.1).round(4).item()
+    3.0
+    """
+
+    def step(p: Params, _: None) -> tuple[Params, None]:
+        return jax.tree.map(lambda x, g: x + size * g, p, jax.grad(objective)(p)), None
+
+    return jax.lax.scan(step, jax.tree.map(jnp.asarray, params), None, length=steps)[0]
+
+
 def pois_search(
     mdp: MDP,
     log_policy: LogPolicy,
@@ -110,7 +178,10 @@ def pois_search(
         target = log_policy(p)
         return exact_values(mdp, target).objective - pois_penalty(mdp, target, behaviour, trajectories, confidence)
 
-    def step(p: Params, _: None) -> tuple[Params, None]:
-        return jax.tree.map(lambda x, g: x + size * g, p, jax.grad(bound)(p)), None
+    return ascend(bound, params, steps, size)
 
-    return jax.lax.scan(step, params, None, length=steps)[0]
+
+def _discounted_rewards(mdp: MDP, trajectories: Trajectories) -> Array:
+    """γ^t r_t, [T, M]."""
+    factor = mdp.discount ** jnp.arange(mdp.horizon)[:, None]
+    return factor * trajectories.mask * jnp.asarray(mdp.reward)[trajectories.state, trajectories.action]

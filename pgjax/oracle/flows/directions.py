@@ -190,7 +190,7 @@ def soft_natural_gradient(temperature: float) -> Flow:
 
     Raises:
       SettingError: for a temperature that is not positive.
-    Cen et al. 2021. https://arxiv.org/abs/2007.06558
+    Cen et al. 2022, eq. 18. https://arxiv.org/abs/2007.06558
 
     >>> from pgjax.oracle.flows import bandit
     >>> problem, logits = bandit([1.0, 0.0]), jnp.zeros((1, 2))

@@ -51,9 +51,7 @@ def verify(theorem: Theorem, problems: list[Discounted], steps: np.ndarray) -> C
 
 _ALL = (
     Theorem("softmax", "16 S M²/(c² (1−γ)⁵ k)", "Mei 2020, theorem 4", "power", gradient_theorems.softmax),
-    Theorem(
-        "softmax_bandit", "5/(c² k)", "Mei 2020, theorem 2", "power", gradient_theorems.softmax_bandit, bandit=True
-    ),
+    Theorem("softmax_bandit", "5/(c² k)", "Mei 2020, lemma 4", "power", gradient_theorems.softmax_bandit, bandit=True),
     Theorem(
         "softmax_bandit_lower",
         "≥ 1/(1/δ₀ + 12k/7)",
@@ -63,41 +61,41 @@ _ALL = (
         below=True,
         bandit=True,
     ),
-    Theorem("normalised", "δ₀ exp(−C k)", "Mei 2021", "linear", gradient_theorems.normalised),
+    Theorem("normalised", "δ₀ exp(−C k)", "after Mei 2021", "linear", gradient_theorems.normalised),
     Theorem(
         "normalised_bandit",
         "δ₀ exp(−c k/12)",
-        "Mei 2021",
+        "after Mei 2021",
         "linear",
         gradient_theorems.normalised_bandit,
         bandit=True,
     ),
     Theorem("escort", "1/(1/δ₀ + g² Σα/2)", "after Mei 2020b", "power", gradient_theorems.escort),
     Theorem("entropy", "δ₀ (1 − C)^k", "Mei 2020, theorem 6", "linear", regularised_theorems.entropy),
-    Theorem("soft_natural", "γ^k max (V*−V₀)", "Cen 2021, theorem 1", "linear", regularised_theorems.soft_natural),
+    Theorem("soft_natural", "γ^k max (V*−V₀)", "Cen 2022, theorem 1", "linear", regularised_theorems.soft_natural),
     Theorem(
         "log_barrier",
         "‖∇L‖² ≤ 2β/((1−γ)(k+1))",
-        "Agarwal 2021, corollary 13",
+        "Agarwal 2021, corollary 5.1",
         "power",
         regularised_theorems.log_barrier,
     ),
     Theorem(
         "log_barrier_gap",
         "2λ M/(1−γ) once ‖∇L‖ is small",
-        "Agarwal 2021, theorem 12",
+        "Agarwal 2021, theorem 5.2",
         "power",
         regularised_theorems.log_barrier_gap,
     ),
-    Theorem("natural", "(log A/η + 1/(1−γ)²)/k", "Agarwal 2021, theorem 16", "power", mirror_theorems.natural),
+    Theorem("natural", "(log A/η + 1/(1−γ)²)/k", "Agarwal 2021, theorem 5.3", "power", mirror_theorems.natural),
     Theorem(
         "mirror_euclidean",
         "(D₀/(η(1−γ)) + 1/(1−γ)²)/(k+1)",
-        "Xiao 2022",
+        "Xiao 2022, theorem 8",
         "power",
         mirror_theorems.mirror_euclidean,
     ),
-    Theorem("mirror_growing", "(1−1/ϑ)^k (δ₀ + …)", "Xiao 2022", "linear", mirror_theorems.mirror_growing),
-    Theorem("projected", "64 γ S A M²/((1−γ)⁵ k)", "Xiao 2022", "power", mirror_theorems.projected),
+    Theorem("mirror_growing", "(1−1/ϑ)^k (δ₀ + …)", "Xiao 2022, theorem 10", "linear", mirror_theorems.mirror_growing),
+    Theorem("projected", "64 γ S A M²/((1−γ)⁵ k)", "after Xiao 2022, theorem 2", "power", mirror_theorems.projected),
 )
 THEOREMS: dict[str, Theorem] = {theorem.name: theorem for theorem in _ALL}
