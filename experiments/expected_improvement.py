@@ -171,8 +171,7 @@ def show(rows: list[Row]) -> None:
     """The table, for a person."""
     heads = f"{'distance':>9}{'N':>2}{'α*':>7}{'gain/N':>8}{'α*/2':>6}{'2α*':>6}{'spread':>7}{'falls':>6}"
     for problem in dict.fromkeys(r.problem for r in rows):
-        print(f"
-{problem:<28}{heads}")
+        print(f"\n{problem:<28}{heads}")
         for r in (r for r in rows if r.problem == problem):
             start = f"{r.estimator:<28}{r.distance:>9.1f}{r.trajectories:>2}{r.step:>7.2f}{r.gain_per_trajectory:>8.4f}"
             print(f"{start}{r.half_step:>6.2f}{r.twice_step:>6.2f}{r.deviation:>7.3f}{r.falls:>6.2f}")
