@@ -90,7 +90,7 @@ def test_every_path_exists(page):
 
 PUBLIC = {
     alias.asname or alias.name
-    for node in ast.parse((ROOT / "pgjax" / "__init__.py").read_text()).body
+    for node in ast.walk(ast.parse((ROOT / "pgjax" / "__init__.py").read_text()))
     if isinstance(node, ast.ImportFrom)
     for alias in node.names
 }

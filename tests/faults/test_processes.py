@@ -6,6 +6,7 @@ import time
 import pytest
 from runs import TINY, fingerprint
 
+from pgjax.runs.record import files
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.joining import place_of
 from pgjax.runs.settings.start import chosen_devices
@@ -46,7 +47,7 @@ def test_a_lost_process_ends_the_other_and_a_restart_goes_on(pair, train, whole,
     assert processes[lost].end() == -signal.SIGKILL, processes[lost].stderr
     assert processes[1 - lost].end(60) not in (0, 2)
     print(f"\nthe other ended {time.monotonic() - begun:.1f} s after it")
-    assert not (path / "evaluation.csv").exists()
+    assert not files.is_finished(path)
     again = pair("--resume", path)
     assert [p.end() for p in again] == [0, 0], [p.stderr for p in again]
     assert fingerprint(path) == fingerprint(whole)
