@@ -163,7 +163,7 @@ def row(problem: str, name: str, distance: float, count: int, found: oracle.Impr
     half = twice = np.nan
     if 0 < step < np.inf:
         half, twice = (float(np.interp(np.log(step * f), x, found.mean)) / gain for f in (0.5, 2.0))
-    spread, falls = float(found.deviation[best]), float(found.falls[best])
+    spread, falls = (float(found.deviation[best]), float(found.falls[best])) if step > 0 else (0.0, 0.0)
     return Row(problem, name, distance, count, step, gain, gain / count, half, twice, spread, falls)
 
 
