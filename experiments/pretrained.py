@@ -29,7 +29,7 @@ from pgjax.pretrained.save import digest, save_policy
 from pgjax.runs.record import files
 from pgjax.runs.record.evaluation_file import NAME as EVALUATION_FILE
 from pgjax.runs.record.metrics_file import csv_text
-from pgjax.runs.settings.build import Setup, agent_of
+from pgjax.runs.settings.build import Setup, acting_agent_of
 from pgjax.runs.settings.config_file import settings_of_record
 from pgjax.runs.settings.start import start
 from pgjax.runs.show.comparison import bootstrap_interval
@@ -177,7 +177,7 @@ def acting(setup: Setup, settings: dict, params: Params) -> tuple[Agent, Params]
     leaves = weights.named(params)
     if settings.get("shared") or sum(x.size for x in leaves.values()) <= WITH_CRITIC:
         return setup.agent, params
-    agent = agent_of(settings_of_record(settings, setup.environment), setup.environment, "none")
+    agent = acting_agent_of(settings_of_record(settings, setup.environment), setup.environment)
     like = jax.eval_shape(agent.init, jax.random.key(0))
     return agent, jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in weights.named(like)])
 

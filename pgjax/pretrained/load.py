@@ -44,7 +44,7 @@ def load_policy(name: str, *, folder: str | Path = FOLDER) -> Policy:
     (0.0003, True)
     """
     # Here and not above: they import tyro, and `import pgjax` is to stay quick.
-    from pgjax.runs.settings.build import agent_of
+    from pgjax.runs.settings.build import acting_agent_of, agent_of
     from pgjax.runs.settings.config_file import settings_of_record
     from pgjax.runs.settings.environment import environment_of
 
@@ -53,7 +53,8 @@ def load_policy(name: str, *, folder: str | Path = FOLDER) -> Policy:
     table = dict(card.settings)
     environment = environment_of(settings_of_record(table))
     settings = settings_of_record(table, environment)
-    agent = agent_of(settings, environment, card.critic)
+    has_critic = card.critic != "none"
+    agent = agent_of(settings, environment, card.critic) if has_critic else acting_agent_of(settings, environment)
     params = weights.read(path.with_suffix(".npz"), agent, card.sha256)
     return Policy(environment, agent, params, card)
 

@@ -80,14 +80,23 @@ def agent_of(settings: Settings, environment: Environment, critic: str) -> Agent
         network=settings.network,  # type: ignore[arg-type]
         hidden=settings.hidden,
         critic=critic,  # type: ignore[arg-type]
-        shared=settings.shared and critic != "none",
+        shared=settings.shared,
         memory=settings.memory,
-        separate_memory=settings.separate_memory and critic != "none",
+        separate_memory=settings.separate_memory,
         layer_norm=settings.layer_norm,
         dropout=settings.dropout,
         **own_std,  # type: ignore[arg-type]  (a float)
     )
     return normalise_observations(agent, environment) if settings.normalise_observations else agent
+
+
+def acting_agent_of(settings: Settings, environment: Environment) -> Agent:
+    """The agent that settings ask for, its critic left out: all that acting needs.
+
+    >>> acting_agent_of(Settings(algorithm="ppo", separate_memory=True, memory="gru"), environment_of(Settings()))
+    Agent(critic='none', memory)
+    """
+    return agent_of(replace(settings, shared=False, separate_memory=False), environment, "none")
 
 
 def resolve(settings: Settings) -> Settings:
