@@ -155,8 +155,8 @@ def study(options: Options) -> None:
     tables = oracle.from_gymnax("FrozenLake-misc", horizon=HORIZON, discount=options.discount, **LAKE)
     logits = target_logits(tables.mdp)
     exact = float(oracle.exact_values(tables.mdp, jax.nn.log_softmax(logits)).objective)
-    chunks, chunk = (1, 50) if options.quick else (10, 100)
-    sizes = TRAJECTORIES[:2] if options.quick else TRAJECTORIES
+    chunks, chunk = (1, 50) if options.quick else (4, 100)
+    sizes = TRAJECTORIES[1:2] if options.quick else TRAJECTORIES
     simulate = jax.jit(partial(repetitions, lake, tables, logits, chunk, sizes[-1]))
     judge = jax.jit(jax.vmap(partial(estimates, options.level, jax.nn.log_softmax(logits)), in_axes=1))
     rows: list[Row] = []
