@@ -126,7 +126,7 @@ def dual_values(signals: Signals, fitted: Dual, emphasis: Array | None = None) -
 
     >>> from pgjax import make_signals
     >>> signals = make_signals(jnp.array([[1.0, 3.0]]))
-    >>> dual_values(signals, fit_dual(signals, jnp.ones((1, 2, 1)))).tolist()  # V̂ = 2 and what each differs by
+    >>> dual_values(signals, fit_dual(signals, jnp.ones((1, 2, 1)))).round(3).tolist()  # V̂ = 2, and their differences
     [1.0, 3.0]
     """
     e = discount_factor(signals) if emphasis is None else emphasis
