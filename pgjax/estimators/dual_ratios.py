@@ -126,7 +126,8 @@ def dual_values(signals: Signals, fitted: Dual, emphasis: Array | None = None) -
 
     >>> from pgjax import make_signals
     >>> signals = make_signals(jnp.array([[1.0, 3.0]]))
-    >>> dual_values(signals, fit_dual(signals, jnp.ones((1, 2, 1)))).round(3).tolist()  # V̂ = 2, and their differences
+    >>> values = dual_values(signals, fit_dual(signals, jnp.ones((1, 2, 1))))  # V̂ = 2, and how each differs
+    >>> [round(float(x), 3) for x in values]
     [1.0, 3.0]
     """
     e = discount_factor(signals) if emphasis is None else emphasis
