@@ -41,7 +41,7 @@ def load_policy(name: str, *, folder: str | Path = FOLDER) -> Policy:
     >>> float(evaluate(environment, agent, params, jax.random.key(0), episodes=8, greedy=True).mean())
     500.0
     >>> card.settings["learning_rate"], card.seed in range(10)
-    (0.0003, True)
+    (0.001, True)
     """
     # Here and not above: they import tyro, and `import pgjax` is to stay quick.
     from pgjax.runs.settings.build import acting_agent_of, agent_of
