@@ -96,7 +96,10 @@ def main(scores: Scores) -> None:
         axes.legend(frameon=False, fontsize=9)
         figures.save(figure, scores.out / f"{files.file_name(row.environment)}.png")
     overview(scores.out / "curves.png", rows, groups)
-    print(fitted([*cells(rows, published)[0]]) + "\n\n" + wrapped(versions(groups)))
+    table, reasons = cells(rows, published)
+    print(fitted(table) + "\n")
+    for line in (*numbered(reasons), versions(groups)):
+        print(wrapped(line))
     if missing:
         print(wrapped(f"Not run: {', '.join(missing)}"))
     print(f"wrote {scores.out}: scores.md, scores.csv, curves.png and a figure for each environment")
@@ -158,9 +161,13 @@ def as_markdown(rows: list[Row], published: dict[str, dict[str, Any]]) -> str:
     """The table, and below it the reasons."""
     (head, *below), reasons = cells(rows, published)
     lines = [head, ["---"] * len(head), *below]
-    notes = [f"({i}) {reason}" for i, reason in enumerate(reasons, 1)]
     texts = [f"| {' | '.join(line)} |" if line[0] != "---" else f"|{'|'.join(line)}|" for line in lines]
-    return "\n".join(texts) + "\n\n" + "".join(f"{note}\n" for note in notes)
+    return "\n".join(texts) + "\n\n" + "".join(f"{note}\n" for note in numbered(reasons))
+
+
+def numbered(reasons: list[str]) -> list[str]:
+    """The reasons as notes below the table."""
+    return [f"({i}) {reason}" for i, reason in enumerate(reasons, 1)]
 
 
 def number(x: float) -> str:
