@@ -3,10 +3,11 @@
 Without `--log`: trajectories of ever more random behaviour policies on FrozenLake, whose exact value J is known, judged
 against it. Expect errors to fall with 1/√N and to grow with the distance between the policies; the behaviour policy's
 own critic to help while they are close, and a wrong one to hurt; and intervals that hold what they promise while tens
-of effective trajectories are left, and are far too short when only a few are. Ratios of state laws err less than
-products of action ratios, and their intervals hold longer: given, from a dual fitted to the same trajectories (whose
-interval includes the fit), in double reinforcement learning with the behaviour policy's critic, and with emphatic
-weights in the fit. About five minutes on two CPU cores.
+of effective trajectories are left, and are far too short when only a few are. Ratios of state laws, given, err less
+than products of action ratios over such far policies, and their intervals hold longest. A dual with a table for every
+step, state and action errs least of all once each of its cells that the target visits has been seen, and is useless
+before: cells that were never seen count 0, and its interval does not know. Double reinforcement learning with tables of
+states and the behaviour policy's critic stands between. Emphatic weights change little here. Five minutes of one core.
 
 With `--log FILE.npz`: the same estimates of your own trajectories. The arrays are all [T, N], time first, one whole
 episode per column: `reward`; `log_prob` of the taken actions under the policy that acted, recorded then;

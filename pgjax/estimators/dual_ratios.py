@@ -145,7 +145,9 @@ def dual(
     """Marginal importance sampling with ratios from `fit_dual`: Ĵ = (1/N) Σ_n Σ_t e_t w_t κ_t r_t, and an interval.
 
     The standard error is that of `dual_values`, to first order in 1/√N: it includes the error of the fitted ratios, as
-    that of `marginal` does not. Consistent where the features hold the true ratios *or* the true values.
+    that of `marginal` does not. Consistent where the features hold the true ratios *or* the true values. Features that
+    the batch has not seen count 0, and the interval does not know: a table with a cell for every step, state and action
+    needs batches in which each cell that the target visits occurs, or its intervals hold nothing.
 
     Args:
       signals, features, expected, emphasis, stationary: as for `fit_dual`.
