@@ -159,10 +159,13 @@ def cells(rows: list[Row], published: dict[str, dict[str, Any]]) -> tuple[list[l
 
 def as_markdown(rows: list[Row], published: dict[str, dict[str, Any]]) -> str:
     """The table, and below it the reasons."""
-    (head, *below), reasons = cells(rows, published)
-    lines = [head, ["---"] * len(head), *below]
-    texts = [f"| {' | '.join(line)} |" if line[0] != "---" else f"|{'|'.join(line)}|" for line in lines]
-    return "\n".join(texts) + "\n\n" + "".join(f"{note}\n" for note in numbered(reasons))
+    table, reasons = cells(rows, published)
+    head, *below = (f"| {' | '.join(line)} |" for line in table)
+    return (
+        "\n".join([head, "|" + "---|" * len(HEAD), *below])
+        + "\n\n"
+        + "".join(f"{note}\n" for note in numbered(reasons))
+    )
 
 
 def numbered(reasons: list[str]) -> list[str]:

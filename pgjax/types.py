@@ -241,7 +241,7 @@ class _Made:
 
 
 def as_partial(function: Callable) -> Partial:
-    """A function as a pytree: numbers bound in it are leaves, functions bound in it by name are not.
+    """A function as a pytree: numbers bound in it are leaves, functions bound in it are not.
 
     >>> import optax
     >>> made = as_partial(functools.partial(optax.adamw, weight_decay=0.1, mask=lambda params: True))
@@ -250,28 +250,36 @@ def as_partial(function: Callable) -> Partial:
     """
     if not isinstance(function, functools.partial):
         return Partial(function)
-    functions = {name: x for name, x in function.keywords.items() if isinstance(x, FunctionType)}
-    if isinstance(function, Partial) and not functions:
+    bound = (*enumerate(function.args), *function.keywords.items())
+    fixed = {place: x for place, x in bound if callable(x) and not isinstance(x, Partial)}
+    if isinstance(function, Partial) and not fixed:
         return function  # wrapping it once more would hide the numbers bound in it
-    numbers = {name: x for name, x in function.keywords.items() if name not in functions}
-    return Partial(_Bound(function.func, functions) if functions else function.func, *function.args, **numbers)
+    args = [x for place, x in enumerate(function.args) if place not in fixed]
+    keywords = {name: x for name, x in function.keywords.items() if name not in fixed}
+    return Partial(_Bound(function.func, fixed) if fixed else function.func, *args, **keywords)
 
 
 class _Bound:
-    """A function with others bound in it by name; equal for the same ones, so that programs are found again."""
+    """A function with others bound in it, by place or name; equal for the same ones: programs are found again."""
 
-    def __init__(self, function: Callable, functions: dict[str, Callable]):
-        self.function, self.functions = function, functions
+    def __init__(self, function: Callable, fixed: dict[Any, Callable]):
+        self.function, self.fixed = function, fixed
         self.__name__ = getattr(function, "__name__", type(function).__name__)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **{**self.functions, **kwargs})
+        everything, named = list(args), dict(kwargs)
+        for place, x in self.fixed.items():  # places ascend
+            if isinstance(place, int):
+                everything.insert(place, x)
+            else:
+                named.setdefault(place, x)
+        return self.function(*everything, **named)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Bound) and vars(self) == vars(other)
 
     def __hash__(self) -> int:
-        return hash((self.function, *self.functions.items()))
+        return hash((self.function, *self.fixed.items()))
 
 
 class Environment(NamedTuple):

@@ -237,10 +237,19 @@ def test_names_that_are_not_there(plain, tmp_path):
         load_policy("Catch-bsuite", folder=tmp_path)
 
 
+def test_a_damaged_card_refuses_its_own_policy_alone(plain, tmp_path):
+    folder = altered(plain[1], tmp_path / "policies", lambda npz, card: None)
+    (folder / "CartPole-v1.toml").write_text("no card")
+    assert load_policy("Catch-bsuite", folder=folder).card.environment == "Catch-bsuite"
+    with pytest.raises(SettingError, match="CartPole-v1.toml"):
+        load_policy("CartPole-v1", folder=folder)
+
+
 def test_a_family_that_is_not_installed_says_what_installs_it(plain, tmp_path, monkeypatch):
     folder = altered(plain[1], tmp_path / "policies", lambda npz, card: None)
     path = folder / "Catch-bsuite.toml"
-    path.write_text(path.read_text().replace('"Catch-bsuite"', '"brax/ant"'))
+    text = path.read_text()
+    path.rename(folder / "brax-ant.toml").write_text(text.replace('"Catch-bsuite"', '"brax/ant"'))
     monkeypatch.setitem(sys.modules, "brax.envs", None)
     monkeypatch.setitem(sys.modules, "brax", None)
     with pytest.raises(NotInstalled, match=r'^environment: \'brax/ant\' needs brax.*pip install -e "\.\[brax\]"$'):

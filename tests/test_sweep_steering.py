@@ -15,7 +15,7 @@ from pgjax import Config, environments, evaluate, make_agent, make_trainer, rein
 from pgjax.methods.hyperparameters import hyperparameters
 from pgjax.methods.optimizers import with_optimizer
 from pgjax.sweeps import progress
-from pgjax.types import SettingError
+from pgjax.types import SettingError, as_partial
 
 HOW = {"total_steps": 36 * 8, "seeds": 3, "updates_per_chunk": 2}
 
@@ -199,6 +199,27 @@ def test_a_mask_bound_in_an_optimiser_is_no_number_and_the_numbers_beside_it_can
         found = runs.pick(weight_decay=decay)
         for a, b in zip(jax.tree.leaves(alone.params), jax.tree.leaves(found.params), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def _chained(mask, decay, learning_rate):
+    return optax.chain(optax.add_decayed_weights(decay, mask), optax.sgd(learning_rate))
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, partial], ids=["function", "jitted", "partial"])
+def test_a_function_bound_in_any_place_is_no_number(problem, wrap):
+    trainer, algorithm = problem
+    matrices = wrap(lambda params: jax.tree.map(lambda x: x.ndim > 1, params))
+    by_name = partial(_chained, decay=0.5, mask=matrices)
+    first, last = partial(_chained, matrices, 0.5), partial(_chained, matrices, decay=0.5)
+    params = trainer.init(algorithm, jax.random.key(0)).params
+    plain = _chained(lambda params: jax.tree.map(lambda x: x.ndim > 1, params), 0.5, 0.1)
+    wanted = plain.update(params, plain.init(params), params)[0]
+    for bound in (by_name, first, last):
+        made = as_partial(bound)
+        assert jax.tree.leaves(made) == [0.5]
+        optimizer = made(learning_rate=0.1)
+        found = optimizer.update(params, optimizer.init(params), params)[0]
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
 def test_optax_objects_and_functions_are_optimisers(problem):

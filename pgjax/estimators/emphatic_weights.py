@@ -6,11 +6,11 @@ E_μ[F_t 1(s_t = s)] is the discounted law of states under the *target*, started
 policy with the interest there. With interest at the start alone it is γ^t ρ_{1:t−1}, whose law is γ^t d_t^π.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from pgjax.estimators.dual_ratios import dual
+from pgjax.estimators.recurrence import linear_recurrence
 from pgjax.estimators.value_estimates import ValueEstimate
 from pgjax.types import SettingError, Signals
 
@@ -32,14 +32,8 @@ def followon_trace(signals: Signals, interest: Array | float = 1.0) -> Array:
     """
     rho = jnp.exp(signals.log_ratio)
     interests = jnp.broadcast_to(jnp.asarray(interest, rho.dtype), rho.shape)
-
-    def step(carried: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        interest_t, decay_t, mask_t = now
-        trace = jnp.where(mask_t > 0, interest_t + carried, 0.0)
-        return decay_t * trace, trace
-
-    decay = signals.discount * signals.continues * rho
-    return jax.lax.scan(step, jnp.zeros_like(rho[0]), (interests, decay, signals.mask))[1]
+    trace = linear_recurrence(interests, signals.discount * signals.continues * rho)
+    return jnp.where(signals.mask > 0, trace, 0.0)
 
 
 def emphasis(signals: Signals, interest: Array | float = 1.0, trace_decay: float = 0.0) -> Array:

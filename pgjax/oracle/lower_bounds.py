@@ -8,6 +8,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from pgjax.estimators.recurrence import linear_recurrence
+from pgjax.estimators.surrogates import clipped_ratio
 from pgjax.oracle.enumeration import Trajectories, taken_log_probs
 from pgjax.oracle.mdp import MDP, LogPolicy, exact_values, per_step
 from pgjax.types import Params, SettingError
@@ -123,12 +125,11 @@ def clipped_surrogate(
     0.1
     """
     mask = jnp.asarray(trajectories.mask)
-    to_go = jnp.cumsum(_discounted_rewards(mdp, trajectories)[::-1], axis=0)[::-1]
+    to_go = linear_recurrence(_discounted_rewards(mdp, trajectories), 1.0, reverse=True)
     alive = mask @ share
     credit = mask * (to_go - (to_go @ share / jnp.where(alive > 0, alive, 1.0))[:, None])
-    ratio = jnp.exp(taken_log_probs(mdp, trajectories, target) - taken_log_probs(mdp, trajectories, behaviour))
-    cut = jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
-    return share @ jnp.sum(mask * jnp.minimum(ratio * credit, cut * credit), axis=0)
+    log_ratio = taken_log_probs(mdp, trajectories, target) - taken_log_probs(mdp, trajectories, behaviour)
+    return share @ jnp.sum(mask * clipped_ratio(log_ratio, credit, mask, clip), axis=0)
 
 
 def ascend(objective: Callable[[Params], Array], params: Params, steps: int, size: ArrayLike) -> Params:

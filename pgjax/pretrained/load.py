@@ -65,7 +65,7 @@ def names(folder: str | Path = FOLDER) -> list[str]:
     >>> "CartPole-v1" in names()
     True
     """
-    return sorted(_paths(Path(folder)))
+    return sorted(read_card(path).environment for path in Path(folder).glob("*.toml"))
 
 
 def card(name: str, *, folder: str | Path = FOLDER) -> Card:
@@ -82,15 +82,13 @@ def card(name: str, *, folder: str | Path = FOLDER) -> Card:
 
 
 def _path(name: str, folder: Path) -> Path:
-    known = _paths(folder)
-    if name not in known:
-        by_lower = {other.lower(): other for other in known}
-        close = [by_lower[x] for x in difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.0)]
-        nearest = f"the closest are {', '.join(close)}" if close else f"there is none in {folder}"
-        raise SettingError("policy", name, f"is not shipped; {nearest}")
-    return known[name]
+    """The card of a name. It alone is read: that another one is damaged is no reason to refuse this one."""
+    from pgjax.runs.record.files import file_name
 
-
-def _paths(folder: Path) -> dict[str, Path]:
-    """The cards of a folder by environment: names of files leave out what some systems do not take."""
-    return {read_card(path).environment: path for path in folder.glob("*.toml")}
+    path = folder / f"{file_name(str(name))}.toml"
+    if path.exists() and read_card(path).environment == name:
+        return path
+    by_lower = {other.lower(): other for other in names(folder)}
+    close = [by_lower[x] for x in difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.0)]
+    nearest = f"the closest are {', '.join(close)}" if close else f"there is none in {folder}"
+    raise SettingError("policy", name, f"is not shipped; {nearest}")

@@ -231,25 +231,13 @@ GROUPS: dict[str, type] = {
 }
 """The groups of flags, in the order in which --help shows them."""
 
-COMMON = frozenset(
-    (
-        *(
-            "environment",
-            "algorithm",
-            "seeds",
-            "total_steps",
-            "population",
-            "out",
-            "resume",
-            "config",
-            "tuned",
-            "quick",
-        ),
-        *("discount", "baseline", "lambda_", "clip", "entropy_coefficient"),
-        *("network", "hidden", "memory", "normalise_observations"),
-        *("num_envs", "num_steps", "epochs", "minibatches", "group_size"),
-        *("learning_rate", "learning_rate_schedule", "optimizer", "max_grad_norm"),
-        *("eval_every", "eval_episodes", "devices", "log", "quiet"),
-    )
-)
+_COMMON = """
+    environment algorithm seeds total_steps population out resume config tuned quick
+    discount baseline lambda_ clip entropy_coefficient
+    network hidden memory normalise_observations
+    num_envs num_steps epochs minibatches group_size
+    learning_rate learning_rate_schedule optimizer max_grad_norm
+    eval_every eval_episodes devices log quiet
+"""
+COMMON = frozenset(_COMMON.split())
 """The flags that --help shows; --help-all shows all."""
