@@ -7,7 +7,6 @@ with a card and the learning curve of all seeds. Expect every policy to be withi
 each, most of it compilation; 1 means that one is outside.
 """
 
-import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,7 +51,7 @@ class Shipping:
     episodes: int | None = None
     """Evaluation episodes; default the card's, and for a new card those of its run's evaluation."""
     commit: str = ""
-    """Of pgjax, that trained what is added; default that of this checkout."""
+    """Of pgjax, that trained what is added; default the one that its run has recorded."""
     quick: bool = False
     """Sixteen episodes, unless --episodes says how many."""
     folder: Path = pretrained.FOLDER
@@ -130,9 +129,8 @@ def add(shipping: Shipping) -> None:
             if run.settings.get("imports"):
                 reason = "needs a module of your own, which is not shipped"
                 raise SettingError("add", str(run.path), reason)
-    commit = shipping.commit or head()
     for runs in groups.values():
-        card, params = policy_of(runs, shipping.episodes, commit)
+        card, params = policy_of(runs, shipping.episodes, shipping.commit)
         path = save_policy(shipping.folder, card, params, curve(runs))
         size = path.with_suffix(".npz").stat().st_size / 1000
         print(f"wrote {path.with_suffix('')}.npz ({size:.0f} kB), .toml and .csv: {card}")
@@ -143,7 +141,11 @@ def policy_of(runs: list[Run], episodes: int | None, commit: str) -> tuple[pretr
     run = max(runs, key=lambda run: np.nanmax(run.evaluation["greedy_return"]))
     seed = best_seed(run.path)
     setup, params = files.load_run(run.path, seed=seed)
-    settings = {name: value for name, value in run.settings.items() if name != "versions"}
+    settings = dict(run.settings)
+    versions = dict(settings.pop("versions"))
+    recorded = versions.pop("commit", "")
+    if not (commit or recorded):
+        raise SettingError("commit", commit, f"is not recorded by {run.path}; name it")
     agent, params = acting(setup, settings, params)
     evaluation = pretrained.measured(
         setup.environment, agent, params, key=CARD_KEY, episodes=episodes or settings["eval_episodes"]
@@ -156,13 +158,13 @@ def policy_of(runs: list[Run], episodes: int | None, commit: str) -> tuple[pretr
         seed=seed,
         env_steps=int(run.evaluation["env_steps"][run.evaluation["seed"] == seed][0]),
         date=ended.date().isoformat(),
-        commit=commit,
+        commit=commit or recorded,
         critic=agent.critic,
         sha256=digest(params),
         evaluation=evaluation,
         score=pretrained.Score(sum(map(len, greedy)), *(_three(returns) for returns in (greedy, sampled))),
         settings=settings,
-        versions=run.settings["versions"],
+        versions=versions,
     )
     return card, params
 
@@ -187,19 +189,6 @@ def curve(runs: list[Run]) -> str:
     window = max(1, max(run.metrics["update"].shape[1] for run in runs) // SMOOTH)
     *columns, _ = band(runs, "return_mean", window)
     return csv_text([("env_steps", "return_mean", "low", "high"), *zip(*columns, strict=True)])
-
-
-def head() -> str:
-    """The commit of this checkout.
-
-    Raises:
-      SettingError: if it has none.
-    """
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise SettingError("commit", "", "is not known: this is no checkout of git; name it") from error
 
 
 if __name__ == "__main__":

@@ -109,7 +109,9 @@ def test_what_a_card_says(plain):
     assert (card.date, card.commit, card.critic) == ("1971-01-02", "abc", "state")
     assert card.score.seeds == 3 and card.score.greedy == (0.5, 0.25, 0.75) and card.score.sampled == (0.0, 0.0, 0.0)
     resolved = tomllib.loads((run / "config.toml").read_text())
-    assert card.versions == resolved.pop("versions") and card.settings == resolved
+    versions = resolved.pop("versions")
+    versions.pop("commit", None)  # the card has it by itself
+    assert card.versions == versions and card.settings == resolved
     policy = load_policy("Catch-bsuite", folder=folder)
     returns = evaluate(*policy[:3], jax.random.key(card.evaluation.key), episodes=64, greedy=True)
     mean, deviation, episodes, key = card.evaluation
@@ -291,6 +293,23 @@ def test_what_cannot_be_shipped_or_scored(script, plain, tmp_path):
     ]:
         with pytest.raises(SettingError, match=f"^{message}"):
             script["main"](replace(options, **change))
+
+
+@pytest.mark.parametrize("recorded", ["feed", ""])
+def test_a_card_takes_the_commit_that_its_run_recorded(script, plain, tmp_path, recorded):
+    run, _ = plain
+    shutil.copytree(run, tmp_path / "run")
+    lines = [line for line in (run / "config.toml").read_text().splitlines() if not line.startswith("commit = ")]
+    text = "\n".join([*lines, f'commit = "{recorded}"'] if recorded else lines)
+    (tmp_path / "run" / "config.toml").write_text(text)
+    shipping = script["Shipping"](add=(tmp_path / "run",), folder=tmp_path / "policies", episodes=16)
+    if not recorded:
+        with pytest.raises(SettingError, match="^commit: '' is not recorded by .*; name it$"):
+            script["main"](shipping)
+        return
+    script["main"](shipping)
+    card = pretrained.card("Catch-bsuite", folder=tmp_path / "policies")
+    assert card.commit == "feed" and "commit" not in card.versions
 
 
 def test_an_interval_holds_the_mean_of_new_episodes():

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import re
 import signal
+import subprocess
 import threading
 
 import jax
@@ -15,6 +17,7 @@ from pgjax.runs.record import checkpoints, files
 from pgjax.runs.record.attempts import Incomplete, say
 from pgjax.runs.record.interrupts import Stopped
 from pgjax.runs.record.metrics_file import GrowingFile, read_metrics
+from pgjax.runs.record.provenance import commit
 from pgjax.types import SettingError
 
 STEPS = "--total-steps", 36 * 22  # 22 updates, in chunks of 5
@@ -259,3 +262,22 @@ def test_what_lies_beyond_the_known_length_is_cut(tmp_path):
     (tmp_path / "table").write_text("12345678 and much more")
     GrowingFile(tmp_path / "table", 5).append("x")
     assert (tmp_path / "table").read_text() == "12345x"
+
+
+def test_a_run_records_the_commit_of_a_clone_alone(tmp_path):
+    """Not that of a repository in whose environment pgjax is installed; and that files have changed is told."""
+    package = tmp_path / "repository" / "pgjax"
+    package.mkdir(parents=True)
+    (package / "module.py").write_text("x = 1")
+    assert commit(package) == ""
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", str(package.parent), *words], check=True)
+    assert re.fullmatch("[0-9a-f]{40}", commit(package))
+    (package.parent / "notes.txt").write_text("none of its files")
+    assert re.fullmatch("[0-9a-f]{40}", commit(package))
+    (package / "new.py").write_text("")
+    assert re.fullmatch(r"[0-9a-f]{40}\+", commit(package))
+    installed = package.parent / "site-packages" / "pgjax"
+    installed.mkdir(parents=True)
+    assert commit(installed) == ""

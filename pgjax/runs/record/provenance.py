@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -33,6 +34,24 @@ def versions() -> dict[str, str]:
     """
     used = (package for module, package in WHERE_USED.items() if module in sys.modules)
     return {name: version(name) for name in (*PACKAGES, *used)}
+
+
+PACKAGE = Path(__file__).resolve().parents[2]
+
+
+def commit(package: Path = PACKAGE) -> str:
+    """The commit of the clone that pgjax is imported from, `+` behind it where its files have changed; else empty."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != package.parent:
+            return ""  # installed, in an environment inside somebody's own repository
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", str(package)) else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def provenance(mesh: Mesh) -> dict[str, str]:

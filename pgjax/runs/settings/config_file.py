@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from pgjax.runs.record.provenance import versions
+from pgjax.runs.record.provenance import commit, versions
 from pgjax.runs.settings import idle
 from pgjax.runs.settings.build import OF_THE_AGENT, recipe_of, resolve
 from pgjax.runs.settings.checks import check_fields
@@ -105,7 +105,7 @@ def recorded(settings: Settings) -> dict[str, Any]:
 
 
 def config_text(settings: Settings) -> str:
-    """The resolved settings as TOML that `read_config` takes, with the versions of what computes.
+    """The resolved settings as TOML that `read_config` takes, with the commit and the versions of what computes.
 
     >>> print("\\n".join(config_text(Settings(algorithm="ppo", learning_rate=1e-5)).splitlines()[:4]))
     # train.py --config THIS_FILE runs it again
@@ -118,7 +118,7 @@ def config_text(settings: Settings) -> str:
     lines = ["# train.py --config THIS_FILE runs it again"]
     lines += [f"{name} = {as_toml(value)}" for name, value in recorded(settings).items()]
     lines += ["", "[versions]"]
-    lines += [f"{name} = {as_toml(value)}" for name, value in versions().items()]
+    lines += [f"{name} = {as_toml(value)}" for name, value in ({"commit": commit()} | versions()).items() if value]
     return "\n".join(lines) + "\n"
 
 
