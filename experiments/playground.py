@@ -5,13 +5,13 @@ each for the same wall time from the call on, compilation included:
 
 - pgjax's PPO with the settings of its table of scores, its step size falling to a hundredth over the time;
 - the PPO that Playground trains with (brax's), as Playground configures the task, for a GPU: 2048 environments and
-  983,040 steps per update;
+  983,040 steps per update, the last of which ends after the time;
 - with --sizes, the same PPO with pgjax's numbers of environments, steps, passes and minibatches.
 
 brax, whose PPO that is, calls `jax.device_put_replicated`, which jax has removed; a function of that name is given.
 
 Policies are kept at every tenth of the time and evaluated afterwards, outside the clock: greedy, on the same episodes.
-Expect pgjax's return on CartpoleBalance to pass 900 of 1000 within three minutes and to stay there. With a constant
+Expect pgjax's return on CartpoleBalance to reach 1000 within three minutes and to stay there. With a constant
 step size it does not stay: once the pole hardly moves, gradients are minute and Adam's steps are not, and a burst moves
 the policy by a KL above 1 in one update.
 """
