@@ -1,7 +1,7 @@
 """What do two cores reach in ten minutes on MuJoCo Playground? pgjax's PPO beside Playground's own, in one run.
 
-Two tasks of its control suite, CartpoleBalance and WalkerWalk, about fifty minutes in all. Trainings run one after the other,
-each for the same wall time from the call on, compilation included:
+Two tasks of its control suite, CartpoleBalance and WalkerWalk, about fifty minutes in all. Trainings run one after the
+other, each for the same wall time from the call on, compilation included:
 
 - pgjax's PPO with the settings of its table of scores, its step size falling to a hundredth over the time;
 - the PPO that Playground trains with (brax's), as Playground configures the task, for a GPU: 2048 environments and

@@ -19,11 +19,14 @@ CASES = {
     "brax/inverted_pendulum": "brax",
     "navix/Navix-Empty-5x5-v0": "navix",
     "playground/CartpoleBalance": "mujoco_playground",
+    "craftax/Craftax-Symbolic-v1": "craftax",
+    "craftax/Craftax-Classic-Symbolic-v1": "craftax",
 }
+SLOW = ("brax", "craftax")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("brax")) for name in CASES]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith(SLOW)) for name in CASES]
 )
 def test_a_state_is_drawn_and_another_state_differently(name):
     if importlib.util.find_spec(CASES[name]) is None or (name.startswith("navix") and _old_navix()):

@@ -46,8 +46,8 @@ def _navix(name: str, plain: str) -> Paint:
 
 def _craftax(name: str, plain: str) -> Paint:
     kind = "craftax_classic" if "Classic" in plain else "craftax"
-    render = load(f"craftax.{kind}.renderer", name, craftax.EXTRA).render_craftax_pixels
-    pixels = jax.jit(lambda state: render(state, block_pixel_size=16))
+    renderer = load(f"craftax.{kind}.renderer", name, craftax.EXTRA)
+    pixels = jax.jit(renderer.make_craftax_pixel_renderer(block_pixel_size=16))
     return lambda axes, state: _image(axes, np.asarray(pixels(state)) / 255)
 
 
