@@ -27,7 +27,7 @@ from pgjax.pretrained import weights
 from pgjax.pretrained.save import digest, save_policy
 from pgjax.runs.record import files
 from pgjax.runs.record.evaluation_file import NAME as EVALUATION_FILE
-from pgjax.runs.record.metrics_file import csv_text
+from pgjax.runs.record.texts import csv_text
 from pgjax.runs.settings.build import Setup, acting_agent_of
 from pgjax.runs.settings.config_file import settings_of_record
 from pgjax.runs.settings.start import start

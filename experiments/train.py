@@ -9,7 +9,6 @@ members go on from the best (lineage.csv). --quick shows in seconds that all thi
 can be trained on.
 """
 
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,12 +19,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pgjax import SettingError, population, sweeps
+from pgjax import population, sweeps
 from pgjax.engine import hosts
 from pgjax.runs.record import files
 from pgjax.runs.record.attempts import Attempts, Incomplete, say
 from pgjax.runs.record.evaluation_file import points_by_seed, read_evaluation, rows_of
-from pgjax.runs.record.interrupts import Stopped, StopRequest, stop_request
+from pgjax.runs.record.interrupts import StopRequest, stop_request
 from pgjax.runs.record.journal import Journal
 from pgjax.runs.record.loggers import check_installed
 from pgjax.runs.record.metrics_file import read_metrics
@@ -38,6 +37,7 @@ from pgjax.runs.settings.ranges import evolution
 from pgjax.runs.settings.start import chosen_devices, start
 from pgjax.runs.show import figures
 from pgjax.runs.show.progress import doing
+from pgjax.runs.show.script import one_line
 from pgjax.sweeps.progress import ProgressBar, progress_bar
 
 POPULATION_KEY = (1 << 31) + (1 << 16)  # of exploit steps; seeds are below it, and evaluation's keys
@@ -201,14 +201,5 @@ def show(path: Path, settings: Settings, rows: list) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line():
         main(from_command_line(description=" ".join((__doc__ or "").split())))
-    except SettingError as error:
-        say(f"error: {error}")
-        sys.exit(2)
-    except Incomplete as error:
-        say(f"error: {error}")
-        sys.exit(1)
-    except Stopped as stopped:
-        say(str(stopped))
-        sys.exit(stopped.code)

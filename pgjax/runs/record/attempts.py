@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pgjax.engine import hosts
+from pgjax.engine.output import unfailing
 
 
 class Incomplete(Exception):
@@ -14,7 +15,7 @@ class Incomplete(Exception):
 
 def say(line: str) -> None:
     """One line to the user, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    print(line, file=unfailing(sys.stderr), flush=True)
 
 
 class Attempts:

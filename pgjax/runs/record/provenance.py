@@ -44,7 +44,8 @@ def commit(package: Path = PACKAGE) -> str:
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(package), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        found = subprocess.run(command, capture_output=True, check=True, timeout=10)
+        return os.fsdecode(found.stdout).strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != package.parent:
@@ -81,7 +82,7 @@ def differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
 def processor() -> str:
     """The processor's model and a hash of its features: compiled code uses the instructions it has."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     facts = dict(line.split(":", 1) for line in lines if ":" in line)  # all cores are alike
