@@ -34,6 +34,7 @@ from pgjax.runs.settings.config_file import read_run_config
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.joining import joined
 from pgjax.runs.settings.ranges import evolution
+from pgjax.runs.settings.sizes import check_sizes, updates_per_chunk
 from pgjax.runs.settings.start import chosen_devices, start
 from pgjax.runs.show import figures
 from pgjax.runs.show.progress import doing
@@ -54,6 +55,7 @@ def main(settings: Settings) -> Path:
         where = {"devices": chosen_devices(settings.devices), "mesh": settings.mesh or None}
         how = evolution(settings, setup) if settings.population else None
         seeds = range(settings.population) if how else settings.chosen_seeds()
+        check_sizes(setup, settings, len(seeds))
         sweeps.plan(setup.trainer, setup.algorithm, len(seeds), **where)  # refuses what start would, at once
         path = Path(hosts.from_first(lambda: str(claim(settings, held))))
         if hosts.highest(int(hosts.is_first() and files.is_finished(path))):
@@ -135,7 +137,7 @@ def chunks(
     """The compiled calls of training: of seeds beside each other, or of a population."""
     total, max_skipped = settings.total_steps, settings.max_skipped
     if how is None:
-        return sweeps.chunks(setup.trainer, runs, total, settings.updates_per_chunk, max_skipped, donate=True)
+        return sweeps.chunks(setup.trainer, runs, total, updates_per_chunk(setup, settings), max_skipped, donate=True)
     key, every = jax.random.key(POPULATION_KEY), settings.exploit_every
     return population.chunks(setup.trainer, runs, total, every, max_skipped, how=how, key=key, donate=True)
 

@@ -54,11 +54,13 @@ def check_file(field: str, path: Path) -> None:
     if not os.path.lexists(path):
         check_folder(field, path.parent)
         return
+    if path.is_file():  # it is replaced
+        check_folder(field, path.parent)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)  # a pipe without a reader would wait
         try:
             if not path.is_file():
-                os.write(handle, b"\n")
+                os.write(handle, b"")
         finally:
             os.close(handle)
     except OSError as error:

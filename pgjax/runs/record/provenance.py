@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     return "; ".join(f"{name} {then.get(name)}, now {now.get(name)}" for name in names)
 
 
+@cache
 def processor() -> str:
     """The processor's model and a hash of its features: compiled code uses the instructions it has."""
     try:

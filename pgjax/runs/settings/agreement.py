@@ -18,7 +18,7 @@ from pgjax.runs.settings.config_file import OF_THE_PROCESS
 from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
 
-_OF_ONE = ("dir", "path", "log", "dump", "cache", "trace", "profiler", "host", "address", "process", "num_cpu_devices", "visible")
+_OF_ONE = ("dir", "path", "log", "dump", "cache", "trace", "profiler", "host", "address", "process", "devices")
 """Parts of names of jax's options that say where a process runs, or what it tells."""
 
 
