@@ -16,6 +16,7 @@ from typing import Annotated, NamedTuple
 import jax
 import numpy as np
 import tyro
+from parts import places
 from parts.command import as_script
 from parts.reading import Run, band, best_seed, by_environment
 from rich.console import Console
@@ -77,6 +78,7 @@ def main(shipping: Shipping) -> None:
         raise SettingError("commit", shipping.commit, "does nothing without --add; leave it out")
     start(1)
     if shipping.add:
+        places.check_folder("folder", shipping.folder)
         add(shipping)
         return
     names = shipping.names or tuple(pretrained.list(shipping.folder))

@@ -45,7 +45,7 @@ def read_run(path: Path) -> Run:
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder)
-    ...     _ = (path / "config.toml").write_text(config_text(Settings(seeds=2)))
+    ...     _ = (path / "config.toml").write_text('environment = "CartPole-v1"')
     ...     columns = ["update", "env_steps", "seed", "return_mean", "episodes"]
     ...     files.write_table(path / "metrics.csv", columns, [[1, 32, 0, 20.0, 2], [1, 32, 1, 24.0, 1]])
     ...     run = read_run(path)
@@ -79,6 +79,9 @@ def by_environment(paths: tuple[Path, ...]) -> dict[str, list[Run]]:
     for run in map(read_run, paths):
         if not run.finished:
             raise SettingError("runs", str(run.path), "is not finished; --resume it")
+        for name in ("algorithm", "total_steps", "versions"):
+            if name not in run.settings:
+                raise SettingError("runs", str(run.path), f"has a config.toml without {name}: it is torn")
         group = groups.setdefault(run.settings["environment"], [])
         for name in ("algorithm", "total_steps"):
             if group and group[0].settings[name] != run.settings[name]:
@@ -132,6 +135,9 @@ def band(runs: Sequence[Run], metric: str, window: int) -> tuple[np.ndarray, np.
     tables = [run.points if metric in RETURNS else run.metrics for run in runs]
     end = min(table["env_steps"].max(axis=1).min() for table in tables)
     curves = [figures.curve(table, metric, until=end, window=window) for table in tables]
+    for run, (steps, _) in zip(runs, curves, strict=True):
+        if not len(steps):
+            raise SettingError("runs", str(run.path), f"has no {metric} that is a number yet")
     grid = np.linspace(max(g[0] for g, _ in curves), end, figures.GRID_POINTS)
     strata = [np.stack([np.interp(grid, g, row) for row in rows]) for g, rows in curves]
     return grid, *bootstrap_interval(strata, resamples=500), sum(map(len, strata))

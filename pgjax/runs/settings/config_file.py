@@ -44,23 +44,22 @@ def read_config(path: Path) -> Settings:
 
 
 def read_run_table(run: Path, field: str) -> dict[str, Any]:
-    """A run's config.toml as it stands, of any version: its settings are of the right types, `versions` is a table.
+    """A run's config.toml as it stands, of any version: its settings are of the right types, `versions` are texts.
 
     Args:
       run: the directory.
       field: the setting that named it.
 
     Raises:
-      SettingError: for a file that cannot be read, is torn, or holds something else.
+      SettingError: for a file that cannot be read, or holds something else.
     """
     table = _table(run / "config.toml", field)
-    if not isinstance(table.get("versions"), dict):  # its last part
-        raise SettingError(field, str(run), "has a config.toml that is torn")
+    made_with = table.get("versions", {})
+    of_versions = isinstance(made_with, dict) and all(isinstance(text, str) for text in made_with.values())
+    if "environment" not in table or not of_versions:
+        raise SettingError(field, str(run), "has a config.toml that is not a run's")
     names = {one.name for one in fields(Settings)} - set(_OF_A_COMMAND)
     known = {name: value for name, value in table.items() if name in names}
-    for name in ("environment", "algorithm", "total_steps"):
-        if name not in known:
-            raise SettingError(field, str(run), f"has a config.toml without {name}")
     try:
         settings_from(known)
     except SettingError as error:
