@@ -57,12 +57,12 @@ def difference(first: Mapping[str, str], other: Mapping[str, str], number: int) 
     """The first thing in which a process differs from the first one, as a SettingError takes it; None for none.
 
     >>> difference({"seeds": "2", "jax": "0.10.1"}, {"seeds": "2", "jax": "0.10.2"}, 3)
-    ('jax', '0.10.2', 'in process 3 is not the 0.10.1 of process 0: all must run with the same')
+    ('jax', '0.10.2', 'in process 3, but 0.10.1 in process 0: all must run with the same')
     """
     for name in {**first, **other}:
         here, there = first.get(name, "nothing"), other.get(name, "nothing")
         if here != there:
-            return name, there, f"in process {number} is not the {here} of process 0: all must run with the same"
+            return name, there, f"in process {number}, but {here} in process 0: all must run with the same"
     return None
 
 
@@ -72,7 +72,8 @@ def facts(settings: Settings) -> dict[str, str]:
     >>> facts(Settings(seeds=3))["seeds"], facts(Settings())["pgjax"]
     ('3', '0.1.0')
     """
-    asked = {name: str(value) for name, value in asdict(settings).items() if name not in (*OF_THE_PROCESS, "imports")}
+    given = {name: value for name, value in asdict(settings).items() if name not in (*OF_THE_PROCESS, "imports")}
+    asked = {name: "the method's" if value is None else str(value) for name, value in given.items()}
     asked |= {"resume": "a run" if settings.resume else "no run", "imports": _module(settings.imports)}
     installed = {name: _version(name) for name in (*PACKAGES, "numpy", *dict.fromkeys(WHERE_USED.values()))}
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "dump" not in flag]
