@@ -4,9 +4,9 @@ Without arguments: REINFORCE with causality and a baseline on CartPole-v1, 8 see
 seed to reach a return of 500 within a minute on two CPU cores. It leaves a run directory with the resolved settings
 (config.toml), a row per update and seed (metrics.csv), wall time (timing.csv), checkpoints, the evaluation at the end
 and with --eval-every those on the way (evaluation.csv), and the learning curve (learning_curve.png). Stopped by
-Ctrl-C or SIGTERM it saves; --resume DIR goes on, bit for bit. --population N makes the seeds a population, whose worst
-members go on from the best (lineage.csv). --quick shows in seconds that all this works. --list-environments prints what
-can be trained on.
+Ctrl-C, SIGTERM or SIGHUP it saves; --resume DIR goes on, bit for bit. --population N makes the seeds a population,
+whose worst members go on from the best (lineage.csv). --quick shows in seconds that all this works. --list-environments
+prints what can be trained on.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pgjax import population, sweeps
+from pgjax import SettingError, population, sweeps
 from pgjax.engine import hosts
 from pgjax.runs.record import files
 from pgjax.runs.record.attempts import Attempts, Incomplete, say
@@ -81,7 +81,10 @@ def claim(settings: Settings, held: ExitStack) -> Path:
     before = read_run_config(path).total_steps if settings.resume else settings.total_steps
     if settings.total_steps > before:
         say(beyond(path, settings, before))
-        files.extend(path, settings)
+        try:
+            files.extend(path, settings)
+        except OSError as error:
+            raise SettingError("resume", str(path), f"cannot be written: {error.strerror or error}") from error
         held.enter_context(files.locked(path))  # its config.toml is another file now
     return path
 
