@@ -30,10 +30,10 @@ def check_room(name: str, value: object, needed: int, what: str) -> None:
     Raises:
       SettingError: with both amounts.
 
-    >>> check_room("num_envs", 8, 4000, "the states of environments")
-    >>> check_room("num_envs", 2**50, 2**60, "the states of environments")
+    >>> check_room("num_envs", 8, 4000, "states of environments")
+    >>> check_room("num_envs", 2**50, 2**60, "states of environments")
     Traceback (most recent call last):
-    pgjax.types.SettingError: num_envs: 1125899906842624 needs 1.2e+09 GB for the states of environments, of ...
+    pgjax.types.SettingError: num_envs: 1125899906842624 needs 1.2e+09 GB for states of environments, of ...
     """
     there = installed()
     if needed > there:

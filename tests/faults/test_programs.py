@@ -59,7 +59,8 @@ def test_jax_compiles_anew_what_was_exchanged(tmp_path, monkeypatch, capfd):
         entries[1].write_bytes(one)
         assert results() == first == ([1, 2, 3], [0, 2, 4])
         assert "is not what was written under this name; programs are compiled anew" in capfd.readouterr().err
-        assert [entry.read_bytes()[-9:] for entry in entries] == [one[-9:], two[-9:]]
+        programs.check_programs()
+        assert results() == first and not capfd.readouterr().err
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
         monkeypatch.undo()

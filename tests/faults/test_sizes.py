@@ -14,6 +14,7 @@ HUGE = 2**31 - 1
 @pytest.mark.parametrize(
     ("field", "value", "more"),
     [
+        ("seeds", HUGE, ()),
         ("hidden", (HUGE, HUGE), ()),
         ("num_envs", 10**8, ("--seeds", 20)),
         ("eval_episodes", HUGE, ()),

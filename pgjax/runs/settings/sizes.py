@@ -33,8 +33,10 @@ def check_sizes(setup: Setup, settings: Settings, runs: int) -> None:
     check_room(name, getattr(settings, name), runs * updates * ROW, "the metrics of a compiled call")
     widest = max((a * b for a, b in pairwise((1, *settings.hidden))), default=0)
     check_room("hidden", settings.hidden, 3 * 4 * runs * widest, "parameters and the state of their optimiser")
-    for name, count in (("num_envs", setup.trainer.config.num_envs), ("eval_episodes", settings.eval_episodes)):
+    config = setup.trainer.config
+    counts = {"num_envs": config.num_envs, "num_steps": config.num_steps or 0, "eval_episodes": settings.eval_episodes}
+    for name, count in counts.items():
         if runs * count >= LARGE:
             states = jax.eval_shape(setup.environment.reset, jax.random.key(0))
             each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(states))
-            check_room(name, count, runs * count * each, "the states of environments")
+            check_room(name, count, runs * count * each, "as many states of environments")
