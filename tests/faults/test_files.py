@@ -166,7 +166,7 @@ def test_a_pipe_in_a_checkpoint_keeps_nobody_waiting(two):
 
 
 def test_where_the_first_process_cannot_write_no_other_waits(two, monkeypatch):
-    """Nothing but the one question whether it could is asked of the others; in particular nothing of orbax."""
+    """Nothing but the one question whether it could is asked of the others."""
     monkeypatch.setattr(checkpoints.hosts, "is_first", lambda: False)
     monkeypatch.setattr(checkpoints.hosts, "highest", lambda value: 1)
     monkeypatch.setattr(checkpoints, "_write_leaves", lambda *_: pytest.fail("waits for the first process"))

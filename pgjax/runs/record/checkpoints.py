@@ -2,7 +2,7 @@
 
 Where several processes train together, all of them come to `save`, and the first one writes; each reads by itself.
 
-A checkpoint is a folder `<number>/` with `leaves/` (orbax) and `record.json`: what the caller wants to remember, a
+A checkpoint is a folder `<number>/` with `leaves/arrays.npz` and `record.json`: what the caller wants to remember, a
 SHA-256 of the leaves and one of the record itself. It appears under its name only when every byte is on the disk.
 """
 
@@ -26,7 +26,9 @@ from pgjax.engine import hosts
 from pgjax.runs.record.texts import read_json
 from pgjax.types import SettingError
 
-FORMAT = 1
+FORMAT = 2  # 1 had its arrays written by orbax, whose processes wait for each other
+ARRAYS = "arrays.npz"
+_PREFIX = "leaf/"  # of the names in it: savez has words of its own
 ROOM = 1 << 20  # bytes on the disk beyond the arrays themselves
 
 
@@ -138,8 +140,8 @@ def read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged("its record cannot be read") from error
     _require(record, {"format": int, "leaves": dict, "leaves_sha256": str})
-    if record["format"] != FORMAT:
-        raise Damaged(f"it has format {record['format']}, this version reads {FORMAT}")
+    if record["format"] not in (1, FORMAT):
+        raise Damaged(f"it has format {record['format']}, this version reads 1 and {FORMAT}")
     number = record.get("number", record.get("update", int(path.name)))  # earlier versions wrote the update alone
     if number != int(path.name):
         raise Damaged(f"it was saved as number {number}")
@@ -152,18 +154,14 @@ def read(path: Path) -> Checkpoint:
     Raises:
       Damaged: if anything is missing or not as it was written.
     """
-    from orbax.checkpoint import v1 as ocp
-
     record = read_record(path)
     if any(not (inside.is_file() or inside.is_dir()) for inside in path.rglob("*")):
         raise Damaged("it holds more than files")  # opening a pipe would wait
     try:
-        like = {name: np.empty(shape, dtype) for name, (dtype, shape) in record["leaves"].items()}
-        with _quiet(), _alone():
-            stored = ocp.load(str((path / "leaves").absolute()), {n: a for n, a in like.items() if a.size})
-    except Exception as error:  # orbax and tensorstore raise nearly anything on damaged files
+        like = {name: (np.dtype(dtype), shape) for name, (dtype, shape) in record["leaves"].items()}
+        leaves = (_read_leaves if record["format"] == FORMAT else _read_leaves_of_orbax)(path / "leaves", like)
+    except Exception as error:  # numpy, zipfile, orbax and tensorstore raise nearly anything on damaged files
         raise Damaged("its arrays cannot be read") from error
-    leaves = like | {name: np.asarray(array) for name, array in stored.items()}
     if _hash_of_leaves(leaves) != record["leaves_sha256"]:
         raise Damaged("its arrays are not as they were written")
     return Checkpoint(int(path.name), record, leaves)
@@ -300,28 +298,29 @@ def _reserve(path: Path, size: int) -> None:
     path.unlink()
 
 
-def _write_leaves(path: Path, leaves: Mapping[str, np.ndarray]) -> None:
-    from orbax.checkpoint import v1 as ocp
-
+def _write_leaves(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
+    """The bytes of every array, in one file; its type, which a file of numpy's may not know, is in the record."""
+    folder.mkdir()
     try:
-        with _quiet(), _alone():  # empty arrays are known from the record; orbax refuses them
-            ocp.save(str(path.absolute()), {name: array for name, array in leaves.items() if array.size})
-    except OSError:
-        raise
-    except Exception as error:  # tensorstore has errors of its own for a full or vanished disk
-        raise OSError(f"orbax could not write it ({str(error).splitlines()[0][:100]})") from error
+        arrays = {_PREFIX + name: np.frombuffer(array.tobytes(), np.uint8) for name, array in leaves.items()}
+        np.savez(folder / ARRAYS, **arrays)
+    except ValueError as error:  # zipfile's own, while it closes what a full disk has cut
+        raise OSError("the arrays cannot be written") from error
 
 
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Let orbax work in this process as if it were the only one: it waits for no other."""
+def _read_leaves(folder: Path, like: Mapping[str, tuple[np.dtype, Any]]) -> dict[str, np.ndarray]:
+    with np.load(folder / ARRAYS, allow_pickle=False) as file:
+        return {name: file[_PREFIX + name].view(dtype).reshape(shape) for name, (dtype, shape) in like.items()}
+
+
+def _read_leaves_of_orbax(folder: Path, like: Mapping[str, tuple[np.dtype, Any]]) -> dict[str, np.ndarray]:
+    """Those of earlier versions; together, if there are several processes. It refused empty arrays."""
     from orbax.checkpoint import v1 as ocp
 
-    options = ocp.options.MultiprocessingOptions(
-        primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="pgjax"
-    )
-    with ocp.Context(multiprocessing_options=options):
-        yield
+    empty = {name: np.empty(shape, dtype) for name, (dtype, shape) in like.items()}
+    with _quiet():
+        found = ocp.load(str(folder.absolute()), {name: array for name, array in empty.items() if array.size})
+    return empty | {name: np.asarray(array) for name, array in found.items()}
 
 
 @contextmanager
