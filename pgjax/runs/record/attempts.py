@@ -18,6 +18,16 @@ def say(line: str) -> None:
     print(line, file=unfailing(sys.stderr), flush=True)
 
 
+def in_words(error: OSError) -> str:
+    """What went wrong with which file, in one line.
+
+    >>> in_words(FileNotFoundError(2, "No such file or directory", "run/metrics.csv"))
+    'run/metrics.csv: No such file or directory'
+    """
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
 class Attempts:
     """Attempts at writing. The first failure is told at once, and work goes on; what is still missing is kept."""
 

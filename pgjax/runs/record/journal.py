@@ -10,7 +10,7 @@ import numpy as np
 
 from pgjax.engine import hosts
 from pgjax.runs.record import checkpoints
-from pgjax.runs.record.attempts import Attempts, say
+from pgjax.runs.record.attempts import Attempts, in_words, say
 from pgjax.runs.record.evaluation_file import COLUMNS, rows_of
 from pgjax.runs.record.evaluation_file import NAME as EVALUATION
 from pgjax.runs.record.loggers import LOGGERS, Logger
@@ -65,8 +65,8 @@ class Journal:
         try:
             hosts.first_only(lambda: self._open_tables(record))
         except OSError as error:
-            reason = f"cannot be written: {error.filename or ''} {error.strerror or error}".replace(":  ", ": ")
-            raise SettingError("resume" if settings.resume else "out", str(path), reason) from error
+            field = "resume" if settings.resume else "out"
+            raise SettingError(field, str(path), f"cannot be written: {in_words(error)}") from error
         score = record.get("score")
         self._score = self._saved_score = score if isinstance(score, (int, float)) else float("nan")
         self._points = record.get("evaluations", 0)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pgjax.engine.output import open_output
-from pgjax.runs.record.attempts import Incomplete, say
+from pgjax.runs.record.attempts import Incomplete, in_words, say
 from pgjax.runs.record.interrupts import Stopped
 from pgjax.types import SettingError
 
@@ -33,8 +33,7 @@ def one_line() -> Iterator[None]:
         say(str(stopped))
         sys.exit(stopped.code)
     except OSError as error:  # a disk that is full, a place that has vanished
-        where = f"{error.filename}: " if error.filename else ""
-        say(f"error: {where}{error.strerror or error}")
+        say(f"error: {in_words(error)}")
         sys.exit(1)
     finally:
         sys.stdout.flush()
