@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,10 @@ def check(options: Any) -> None:
     for field in fields(options):
         place = getattr(options, field.name)
         if isinstance(place, Path) and field.name in ("json", "table", "out"):
-            (check_folder if field.name == "out" and not place.suffix else check_file)(field.name, place)
+            if field.name == "out" and not place.suffix:
+                check_folder("out", place)
+            else:
+                check_file(field.name, place, made=field.name != "json")
 
 
 def check_folder(field: str, folder: Path) -> None:
@@ -31,18 +36,17 @@ def check_folder(field: str, folder: Path) -> None:
     Traceback (most recent call last):
     pgjax.types.SettingError: out: '/dev/null/results' cannot be written: Not a directory
     """
-    try:
-        there = folder
-        while not os.path.lexists(there) and there != there.parent:
-            there = there.parent
-        with tempfile.TemporaryFile(dir=there) as file:
-            file.write(bytes(1))
-    except OSError as error:
-        raise SettingError(field, str(folder), f"cannot be written: {error.strerror}") from error
+    with _refusing(field, folder):
+        _try_folder(folder, made=True)
 
 
-def check_file(field: str, path: Path) -> None:
+def check_file(field: str, path: Path, *, made: bool = True) -> None:
     """Refuse a file that cannot be written; what it holds stays.
+
+    Args:
+      field: the setting that names it.
+      path: the file.
+      made: whether its folder is made where there is none.
 
     Raises:
       SettingError: with the reason.
@@ -51,17 +55,29 @@ def check_file(field: str, path: Path) -> None:
     Traceback (most recent call last):
     pgjax.types.SettingError: json: '/dev/full' cannot be written: No space left on device
     """
-    if not os.path.lexists(path):
-        check_folder(field, path.parent)
-        return
-    if path.is_file():  # it is replaced
-        check_folder(field, path.parent)
+    with _refusing(field, path):
+        if path.is_file() or not os.path.lexists(path):  # it is replaced, or made
+            _try_folder(path.parent, made)
+        if os.path.lexists(path):
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)  # a pipe without a reader would wait
+            try:
+                if not path.is_file():
+                    os.write(handle, b"")
+            finally:
+                os.close(handle)
+
+
+def _try_folder(folder: Path, made: bool) -> None:
+    """Write a file in a folder, or in the one that it would be made in."""
+    while made and not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(1))
+
+
+@contextmanager
+def _refusing(field: str, path: Path) -> Iterator[None]:
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)  # a pipe without a reader would wait
-        try:
-            if not path.is_file():
-                os.write(handle, b"")
-        finally:
-            os.close(handle)
+        yield
     except OSError as error:
         raise SettingError(field, str(path), f"cannot be written: {error.strerror}") from error

@@ -228,7 +228,7 @@ def test_a_damaged_run_is_refused_in_one_line(tmp_path, name, content):
 # --- where results go ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["folder", "pipe", "file/below", "file/further/below"])
+@pytest.mark.parametrize("place", ["folder", "pipe", "file/below", "file/further/below", "absent/file"])
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path, place, monkeypatch, capfd):
     from exact_table import Options
 
