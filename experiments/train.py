@@ -174,8 +174,8 @@ def finish(
         attempt("evaluation.csv", lambda: journal.end_evaluation(rows))
     if not settings.quiet:
         show(path, settings, rows)
-    attempt.settle()
-    stopped = np.flatnonzero(hosts.fetch(runs.state.skipped_in_a_row) >= settings.max_skipped)
+    stopped = np.flatnonzero(hosts.fetch(runs.state.skipped_in_a_row) >= settings.max_skipped)  # together
+    attempt.settle()  # from here on a process may end alone
     if stopped.size:
         seeds = ", ".join(str(seed) for seed in runs.seeds[stopped])
         raise Incomplete(f"seeds {seeds} stopped, not finite: see {path / 'post-mortem'}; try a smaller step")
