@@ -37,6 +37,7 @@ from pgjax import (
 from pgjax.engine import devices
 from pgjax.policies.uniform import uniform_policy
 from pgjax.runs.record.provenance import processor
+from pgjax.runs.record.texts import write_text
 from pgjax.types import Agent, Environment, Trainer
 
 FEW = {"repeats": 2}  # of --quick
@@ -102,7 +103,7 @@ def main(options: Options) -> None:
     show(entries, peak)
     if options.json:
         record = {"devices": devices_in_words(), "jax": jax.__version__, "entries": [e._asdict() for e in entries]}
-        options.json.write_text(json.dumps(record, indent=2) + "\n")
+        write_text(options.json, json.dumps(record, indent=2) + "\n")
     if options.scaling:
         draw(options, *scaling(options.quick))
 

@@ -14,6 +14,7 @@ import numpy as np
 import tyro
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from parts import places
 from parts.command import as_script
 from parts.reading import Run, draw_band, read_run
 from rich.console import Console
@@ -64,6 +65,12 @@ def main(comparison: Comparison) -> None:
     files.write_table(comparison.out.with_suffix(".csv"), COLUMNS, rows)
     show(rows)
     print(f"wrote {comparison.out.with_suffix('.png')} and {comparison.out.with_suffix('.csv')}")
+
+
+def check(comparison: Comparison) -> None:
+    """Refuse a place that cannot be written, before anything is read."""
+    for suffix in (".png", ".csv"):
+        places.check_file("out", comparison.out.with_suffix(suffix))
 
 
 def scores(run: Run) -> tuple[str, np.ndarray]:
@@ -126,4 +133,4 @@ def show(rows: list[tuple]) -> None:
 
 
 if __name__ == "__main__":
-    as_script(main, Comparison, __doc__)
+    as_script(main, Comparison, __doc__, check=check)

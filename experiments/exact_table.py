@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pgjax import SettingError, oracle, use_cpu_devices
+from pgjax.runs.record.texts import read_json, write_text
 
 FIELDS = ("initial", "transition", "reward", "horizon", "discount", "behaviour_logits", "target_logits")
 EXAMPLE = {
@@ -80,7 +81,7 @@ def main(options: Options) -> int:
         logits = {name: oracle.check_logits(mdp, name, given[name]) for name in FIELDS[5:]}
         result = oracle.exact_table(mdp, logits["target_logits"], logits["behaviour_logits"])
     if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_text(options.json, json.dumps(result, indent=1) + "\n")
     show(result)
     return 0
 
@@ -111,7 +112,7 @@ def updates(options: Options) -> int:
         f"{(time.perf_counter() - started) / 60:.1f} minutes"
     )
     if options.json is not None:
-        options.json.write_text(json.dumps([vars(r) for r in rows], indent=1) + "\n")
+        write_text(options.json, json.dumps([vars(r) for r in rows], indent=1) + "\n")
     return int(red > 0)
 
 
@@ -144,7 +145,7 @@ def line(row: Any) -> str:
 def read(path: Path) -> dict[str, Any]:
     """The problem in a JSON file, all fields present."""
     try:
-        given = json.loads(path.read_text())
+        given = read_json(path)
     except OSError as error:
         raise SettingError("mdp", str(path), f"cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -24,6 +24,7 @@ from rich.progress import Progress
 
 from pgjax import SettingError, counters, environments, evaluate_runs, make_agent, make_trainer, reinforce
 from pgjax.engine import hosts
+from pgjax.runs.record.texts import read_text, write_text
 from pgjax.runs.settings.start import start
 
 COLUMNS = ("learning_rate", "seed", "env_steps", "updates", "greedy_return")
@@ -108,9 +109,9 @@ def claim(options: Options) -> blocks.BlockTable:
     text, beside = json.dumps(made_with, indent=1) + "\n", options.table.with_suffix(".json")
     try:
         options.table.parent.mkdir(parents=True, exist_ok=True)
-        if options.table.exists() and beside.read_text() != text:
+        if options.table.exists() and read_text(beside) != text:
             raise SettingError("table", str(options.table), f"was made with other settings: see {beside}")
-        beside.write_text(text)
+        write_text(beside, text)
         return blocks.BlockTable(options.table, COLUMNS, options.block)
     except OSError as error:
         raise SettingError("table", str(options.table), f"cannot be written: {error.strerror}") from error

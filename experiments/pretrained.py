@@ -16,6 +16,7 @@ from typing import Annotated, NamedTuple
 import jax
 import numpy as np
 import tyro
+from parts import places
 from parts.command import as_script
 from parts.reading import Run, band, best_seed, by_environment
 from rich.console import Console
@@ -27,7 +28,7 @@ from pgjax.pretrained import weights
 from pgjax.pretrained.save import digest, save_policy
 from pgjax.runs.record import files
 from pgjax.runs.record.evaluation_file import NAME as EVALUATION_FILE
-from pgjax.runs.record.metrics_file import csv_text
+from pgjax.runs.record.texts import csv_text
 from pgjax.runs.settings.build import Setup, acting_agent_of
 from pgjax.runs.settings.config_file import settings_of_record
 from pgjax.runs.settings.start import start
@@ -77,6 +78,7 @@ def main(shipping: Shipping) -> None:
         raise SettingError("commit", shipping.commit, "does nothing without --add; leave it out")
     start(1)
     if shipping.add:
+        places.check_folder("folder", shipping.folder)
         add(shipping)
         return
     names = shipping.names or tuple(pretrained.list(shipping.folder))

@@ -54,6 +54,7 @@ from pgjax.estimators.lengths import divided, longest_length, mean_length, own_l
 from pgjax.estimators.reference_kl import ESTIMATES, log_to_reference
 from pgjax.estimators.sequence_ratios import log_mean_ratio
 from pgjax.estimators.surrogates import trajectory_weight
+from pgjax.runs.record.texts import write_text
 
 FLOOR = 1e-8
 """What `group_standardised` adds to a standard deviation."""
@@ -112,7 +113,7 @@ def main(options: Options) -> int:
         print(f"{r.estimator:<28}{r.lengths:<10}{r.distance:>5}{numbers}")
     if options.json is not None:
         tables = {"facts": [f._asdict() for f in found], "estimators": [r._asdict() for r in rows]}
-        options.json.write_text(json.dumps(tables, indent=1) + "\n")
+        write_text(options.json, json.dumps(tables, indent=1) + "\n")
     return 0
 
 

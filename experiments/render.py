@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 import jax
 import numpy as np
 import tyro
-from parts import drawing
+from parts import drawing, places
 from parts.command import as_script, refuse
 from parts.reading import best_seed
 from parts.recording import Recording, record
@@ -83,6 +83,8 @@ def check(rendering: Rendering) -> None:
         refuse(rendering, ("seed", "best"), "one policy is shipped")
     if rendering.out is not None and rendering.out.suffix != ".gif":
         raise SettingError("out", str(rendering.out), "must end in .gif")
+    folder = rendering.run if rendering.run.is_dir() else Path()
+    places.check_file("out", rendering.out or folder / "episode.gif")
     if rendering.max_frames < 2:
         raise SettingError("max_frames", rendering.max_frames, "must be at least 2")
     counters.seed(rendering.episode_seed, "episode_seed")

@@ -26,6 +26,7 @@ from parts.tables import fitted, wrapped
 from pgjax import environments, rollout
 from pgjax.policies.uniform import uniform_policy
 from pgjax.runs.record import files
+from pgjax.runs.record.texts import read_text, write_text
 from pgjax.runs.settings.start import start
 from pgjax.runs.settings.tuned import tuned_environments
 from pgjax.runs.show import figures
@@ -78,7 +79,7 @@ def main(scores: Scores) -> None:
     """Read, measure, write, print."""
     start()
     groups = by_environment(scores.runs)
-    published = tomllib.loads(PUBLISHED.read_text())
+    published = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))
     scores.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, runs in groups.items():
@@ -88,7 +89,7 @@ def main(scores: Scores) -> None:
     missing = [name for name in tuned_environments() if name not in groups]
     text = as_markdown(rows, published) + "\n" + versions(groups) + "\n"
     text += f"\nNot run: {', '.join(missing)}\n" if missing else ""
-    (scores.out / "scores.md").write_text(text)
+    write_text(scores.out / "scores.md", text)
     show(scores.out / "../../README.md", text)
     for row, runs in zip(rows, groups.values(), strict=True):
         figure, axes = plt.subplots(figsize=(6.2, 4.2), layout="constrained")
@@ -181,11 +182,11 @@ def number(x: float) -> str:
 
 def show(readme: Path, table: str) -> None:
     """Put a table between the two marks of a README, if there is one that has them."""
-    text = readme.read_text() if readme.exists() else ""
+    text = read_text(readme) if readme.exists() else ""
     before, _, rest = text.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if end:
-        readme.write_text(f"{before}{MARKS[0]}\n{table}{end}{after}")
+        write_text(readme, f"{before}{MARKS[0]}\n{table}{end}{after}")
 
 
 def versions(groups: dict[str, list[Run]]) -> str:

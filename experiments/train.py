@@ -4,12 +4,11 @@ Without arguments: REINFORCE with causality and a baseline on CartPole-v1, 8 see
 seed to reach a return of 500 within a minute on two CPU cores. It leaves a run directory with the resolved settings
 (config.toml), a row per update and seed (metrics.csv), wall time (timing.csv), checkpoints, the evaluation at the end
 and with --eval-every those on the way (evaluation.csv), and the learning curve (learning_curve.png). Stopped by
-Ctrl-C or SIGTERM it saves; --resume DIR goes on, bit for bit. --population N makes the seeds a population, whose worst
-members go on from the best (lineage.csv). --quick shows in seconds that all this works. --list-environments prints what
-can be trained on.
+Ctrl-C, SIGTERM or SIGHUP it saves; --resume DIR goes on, bit for bit. --population N makes the seeds a population,
+whose worst members go on from the best (lineage.csv). --quick shows in seconds that all this works. --list-environments
+prints what can be trained on.
 """
 
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -25,7 +24,7 @@ from pgjax.engine import hosts
 from pgjax.runs.record import files
 from pgjax.runs.record.attempts import Attempts, Incomplete, say
 from pgjax.runs.record.evaluation_file import points_by_seed, read_evaluation, rows_of
-from pgjax.runs.record.interrupts import Stopped, StopRequest, stop_request
+from pgjax.runs.record.interrupts import StopRequest, stop_request
 from pgjax.runs.record.journal import Journal
 from pgjax.runs.record.loggers import check_installed
 from pgjax.runs.record.metrics_file import read_metrics
@@ -35,9 +34,11 @@ from pgjax.runs.settings.config_file import read_run_config
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.joining import joined
 from pgjax.runs.settings.ranges import evolution
+from pgjax.runs.settings.sizes import check_sizes, updates_per_chunk
 from pgjax.runs.settings.start import chosen_devices, start
 from pgjax.runs.show import figures
 from pgjax.runs.show.progress import doing
+from pgjax.runs.show.script import one_line
 from pgjax.sweeps.progress import ProgressBar, progress_bar
 
 POPULATION_KEY = (1 << 31) + (1 << 16)  # of exploit steps; seeds are below it, and evaluation's keys
@@ -54,6 +55,7 @@ def main(settings: Settings) -> Path:
         where = {"devices": chosen_devices(settings.devices), "mesh": settings.mesh or None}
         how = evolution(settings, setup) if settings.population else None
         seeds = range(settings.population) if how else settings.chosen_seeds()
+        check_sizes(setup, settings, len(seeds))
         sweeps.plan(setup.trainer, setup.algorithm, len(seeds), **where)  # refuses what start would, at once
         path = Path(hosts.from_first(lambda: str(claim(settings, held))))
         if hosts.highest(int(hosts.is_first() and files.is_finished(path))):
@@ -79,7 +81,10 @@ def claim(settings: Settings, held: ExitStack) -> Path:
     before = read_run_config(path).total_steps if settings.resume else settings.total_steps
     if settings.total_steps > before:
         say(beyond(path, settings, before))
-        files.extend(path, settings)
+        try:
+            files.extend(path, settings)
+        except OSError as error:
+            raise SettingError("resume", str(path), f"cannot be written: {error.strerror or error}") from error
         held.enter_context(files.locked(path))  # its config.toml is another file now
     return path
 
@@ -135,7 +140,7 @@ def chunks(
     """The compiled calls of training: of seeds beside each other, or of a population."""
     total, max_skipped = settings.total_steps, settings.max_skipped
     if how is None:
-        return sweeps.chunks(setup.trainer, runs, total, settings.updates_per_chunk, max_skipped, donate=True)
+        return sweeps.chunks(setup.trainer, runs, total, updates_per_chunk(setup, settings), max_skipped, donate=True)
     key, every = jax.random.key(POPULATION_KEY), settings.exploit_every
     return population.chunks(setup.trainer, runs, total, every, max_skipped, how=how, key=key, donate=True)
 
@@ -169,8 +174,8 @@ def finish(
         attempt("evaluation.csv", lambda: journal.end_evaluation(rows))
     if not settings.quiet:
         show(path, settings, rows)
-    attempt.settle()
-    stopped = np.flatnonzero(hosts.fetch(runs.state.skipped_in_a_row) >= settings.max_skipped)
+    stopped = np.flatnonzero(hosts.fetch(runs.state.skipped_in_a_row) >= settings.max_skipped)  # together
+    attempt.settle()  # from here on a process may end alone
     if stopped.size:
         seeds = ", ".join(str(seed) for seed in runs.seeds[stopped])
         raise Incomplete(f"seeds {seeds} stopped, not finite: see {path / 'post-mortem'}; try a smaller step")
@@ -201,14 +206,5 @@ def show(path: Path, settings: Settings, rows: list) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line():
         main(from_command_line(description=" ".join((__doc__ or "").split())))
-    except SettingError as error:
-        say(f"error: {error}")
-        sys.exit(2)
-    except Incomplete as error:
-        say(f"error: {error}")
-        sys.exit(1)
-    except Stopped as stopped:
-        say(str(stopped))
-        sys.exit(stopped.code)

@@ -30,8 +30,8 @@ from rich.table import Table
 
 from pgjax import SettingError, counters
 from pgjax.runs.record import files
-from pgjax.runs.record.attempts import say
-from pgjax.runs.record.interrupts import Stopped, StopRequest, stop_request
+from pgjax.runs.record.interrupts import StopRequest, stop_request
+from pgjax.runs.record.texts import write_text
 from pgjax.runs.settings.build import build, resolve
 from pgjax.runs.settings.command_line import HELP_ALL, from_command_line, show_flags
 from pgjax.runs.settings.config_file import OF_THE_LAYOUT, config_text, recorded
@@ -41,6 +41,7 @@ from pgjax.runs.settings.start import start
 from pgjax.runs.show import figures
 from pgjax.runs.show.comparison import bootstrap_interval, interquartile_mean
 from pgjax.runs.show.help import HELP
+from pgjax.runs.show.script import one_line
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -135,7 +136,7 @@ def main(search: Search, settings: Settings) -> None:
     values = [[t.intermediate_values[step] for step in sorted(t.intermediate_values)] for t in found]
     figure = draw_search(title, space, trials, values, studies.importances(study, space, stops[0]))
     figures.save(figure, search.folder / "trials.png")
-    (search.folder / "best.toml").write_text(config_text(trials[winner].of(settings)))
+    write_text(search.folder / "best.toml", config_text(trials[winner].of(settings)))
     if not settings.quiet:
         show(settings, space, {i: trials[i] for i in last}, third)
         print(f"wrote {search.folder}/best.toml, trials.csv, trials.png")
@@ -238,7 +239,7 @@ def show(settings: Settings, space: Space, trials: dict[int, Trial], scores: np.
 
 
 if __name__ == "__main__":
-    try:
+    with one_line():
         base = QUICK if "--quick" in sys.argv else Search()
         asked_for = {HELP_ALL, *HELP} & set(sys.argv)
         if asked_for:
@@ -254,9 +255,3 @@ if __name__ == "__main__":
             sys.exit()
         search, rest = tyro.cli(Search, default=base, return_unknown_args=True)
         main(search, from_command_line(rest, without=WITHOUT))
-    except SettingError as error:
-        say(f"error: {error}")
-        sys.exit(2)
-    except Stopped as stopped:
-        say(str(stopped))
-        sys.exit(stopped.code)

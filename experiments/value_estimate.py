@@ -29,7 +29,7 @@ import numpy as np
 from jax import Array
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from parts import results
+from parts import places, results
 from parts.command import as_script, refuse
 from parts.trajectory_log import read_log
 from rich import box
@@ -39,6 +39,7 @@ from rich.table import Table
 from pgjax import Categorical, Environment, SettingError, Signals, environments, make_signals, oracle, rollout
 from pgjax.estimators import dual_ratios, emphatic_weights, marginal_weights
 from pgjax.estimators.value_estimates import VALUE_ESTIMATES, ValueEstimate
+from pgjax.runs.record.texts import write_text
 
 FEW = 20  # effective trajectories, below which an interval is not to be believed
 
@@ -65,6 +66,7 @@ def main(options: Options) -> None:
         raise SettingError("level", options.level, "must lie between 0 and 1, both excluded")
     if options.log is not None:
         refuse(options, ["quick", "out"], "a log is judged whole, and --json writes the numbers")
+        places.check(options)
         judge_log(options.log, options)
     elif options.json is not None:
         raise SettingError("json", str(options.json), "needs --log; the study writes a CSV file")
@@ -87,10 +89,7 @@ def judge_log(path: Path, options: Options) -> None:
     about = {"trajectories": trajectories, "steps": steps, "discount": options.discount, "level": options.level}
     if options.json is not None:
         record = about | {"estimates": {name: estimate._asdict() for name, estimate in found.items()}}
-        try:
-            options.json.write_text(json.dumps(record, indent=1) + "\n")
-        except OSError as error:
-            raise SettingError("json", str(options.json), f"cannot be written: {error.strerror}") from error
+        write_text(options.json, json.dumps(record, indent=1) + "\n")
     show(found, about)
 
 

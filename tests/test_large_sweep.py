@@ -7,7 +7,7 @@ import pytest
 from parts import blocks
 
 from pgjax import environments, make_agent, make_trainer, reinforce, sweep
-from pgjax.runs.record.metrics_file import csv_text
+from pgjax.runs.record.texts import csv_text
 from pgjax.types import SettingError
 
 OVER = {"learning_rate": [1e-2, 3e-2]}

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from pgjax import counters, sweeps
-from pgjax.runs.record.metrics_file import GrowingFile, csv_text
+from pgjax.runs.record.metrics_file import GrowingFile
+from pgjax.runs.record.texts import csv_text, read_text
 from pgjax.types import Algorithm, SettingError, Trainer
 
 
@@ -63,7 +64,7 @@ class BlockTable:
           OSError: if it cannot be written.
         """
         header = csv_text([columns])
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        lines = read_text(path).splitlines(keepends=True) if path.exists() else []
         if lines and lines[0] != header:
             raise SettingError("out", str(path), f"holds another table: its first line is not {header.strip()}")
         whole = [line for line in lines[1:] if line.endswith("\n")]

@@ -8,26 +8,30 @@ from typing import Any, TypeVar
 
 import tyro
 
-from pgjax.runs.record.attempts import say
+from parts import places
 from pgjax.runs.settings.command_line import flags_in
 from pgjax.runs.show.help import HELP, print_help
+from pgjax.runs.show.script import one_line
 from pgjax.types import SettingError
 
 Options = TypeVar("Options")
 
 
 def as_script(
-    main: Callable[[Any], int | None], kind: type, description: str | None, quick: Mapping[str, Any] | None = None
+    main: Callable[[Any], int | None],
+    kind: type,
+    description: str | None,
+    quick: Mapping[str, Any] | None = None,
+    check: Callable[[Any], None] = places.check,
 ) -> None:
     """Call `main` with the options of this process's command line, and exit with what it returns, if anything.
 
-    A setting that cannot work ends it with one line.
+    A setting that cannot work ends it with one line; a place that cannot be written does before `main` is called.
     """
-    try:
-        sys.exit(main(options_of(kind, description, quick)))
-    except SettingError as error:
-        say(f"error: {error}")
-        sys.exit(2)
+    with one_line():
+        options = options_of(kind, description, quick)
+        check(options)
+        sys.exit(main(options))
 
 
 def options_of(

@@ -1,7 +1,6 @@
 """Run directories of train.py, read back for tables and figures."""
 
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from matplotlib.axes import Axes
 from pgjax.runs.record import files
 from pgjax.runs.record.evaluation_file import last_points, points_by_seed, read_evaluation
 from pgjax.runs.record.metrics_file import read_metrics
-from pgjax.runs.settings.config_file import read_run_config
+from pgjax.runs.settings.config_file import read_run_config, read_run_table
 from pgjax.runs.settings.tuned import tuned_environments
 from pgjax.runs.show import figures
 from pgjax.runs.show.comparison import bootstrap_interval
@@ -53,14 +52,19 @@ def read_run(path: Path) -> Run:
     >>> run.settings["environment"], run.metrics["return_mean"].tolist(), run.evaluation, run.finished  # two seeds
     ('CartPole-v1', [[20.0], [24.0]], {}, False)
     """
-    try:
-        settings = tomllib.loads((path / "config.toml").read_text())
-        settings["environment"]  # any run has one
-        metrics = read_metrics(path / "metrics.csv")
-        rows = read_evaluation(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise SettingError("runs", str(path), "is not the directory of a run that has begun") from error
+    settings = read_run_table(path, "runs")
+    metrics = _table(path, "metrics.csv", lambda: read_metrics(path / "metrics.csv"))
+    if not metrics["active"].size:
+        raise SettingError("runs", str(path), "has no row in its metrics.csv yet")
+    rows = _table(path, "evaluation.csv", lambda: read_evaluation(path))
     return Run(path, settings, metrics, last_points(rows), points_by_seed(rows), files.is_finished(path))
+
+
+def _table(path: Path, name: str, read: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    try:
+        return read()
+    except OSError as error:
+        raise SettingError("runs", str(path), f"has no {name} to read: {error.strerror or error}") from error
 
 
 def by_environment(paths: tuple[Path, ...]) -> dict[str, list[Run]]:
@@ -75,6 +79,9 @@ def by_environment(paths: tuple[Path, ...]) -> dict[str, list[Run]]:
     for run in map(read_run, paths):
         if not run.finished:
             raise SettingError("runs", str(run.path), "is not finished; --resume it")
+        for name in ("algorithm", "total_steps", "versions"):
+            if name not in run.settings:
+                raise SettingError("runs", str(run.path), f"has a config.toml without {name}: it is torn")
         group = groups.setdefault(run.settings["environment"], [])
         for name in ("algorithm", "total_steps"):
             if group and group[0].settings[name] != run.settings[name]:
@@ -95,7 +102,7 @@ def best_seed(run: Path) -> int:
         if not table:
             return read_run_config(run).chosen_seeds()[0] if (run / "config.toml").exists() else 0
         return int(table["seed"][np.argmax(np.nan_to_num(table["greedy_return"], nan=-np.inf))])
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise SettingError("run", str(run), "has an evaluation.csv that cannot be read; name a --seed") from error
 
 
@@ -128,6 +135,9 @@ def band(runs: Sequence[Run], metric: str, window: int) -> tuple[np.ndarray, np.
     tables = [run.points if metric in RETURNS else run.metrics for run in runs]
     end = min(table["env_steps"].max(axis=1).min() for table in tables)
     curves = [figures.curve(table, metric, until=end, window=window) for table in tables]
+    for run, (steps, _) in zip(runs, curves, strict=True):
+        if not len(steps):
+            raise SettingError("runs", str(run.path), f"has no {metric} that is a number yet")
     grid = np.linspace(max(g[0] for g, _ in curves), end, figures.GRID_POINTS)
     strata = [np.stack([np.interp(grid, g, row) for row in rows]) for g, rows in curves]
     return grid, *bootstrap_interval(strata, resamples=500), sum(map(len, strata))

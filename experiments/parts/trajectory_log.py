@@ -1,5 +1,6 @@
 """Logged trajectories in an .npz file: read, checked entry by entry, and made into signals."""
 
+import io
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from pgjax.estimators.returns import make_signals
+from pgjax.runs.record.texts import read_bytes
 from pgjax.types import SettingError, Signals
 
 NEEDED, FLAGS, CRITIC = ("reward", "log_prob", "target_log_prob"), ("mask", "terminated"), ("value", "action_value")
@@ -106,7 +108,7 @@ def _refuse(name: str, array: np.ndarray, bad: ArrayLike, reason: str) -> None:
 def _read(path: Path) -> dict[str, np.ndarray]:
     """The arrays of the file that a log may have, as float64."""
     try:
-        file = np.load(path, allow_pickle=False)
+        file = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
     except FileNotFoundError as error:
         raise SettingError("log", str(path), "does not exist") from error
     except OSError as error:

@@ -4,6 +4,7 @@ Every process runs the same program on the same settings. A function here that s
 processes must come to it, in the same order. With one process all of them return at once, without jax.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -107,9 +108,9 @@ def from_first(action: Callable[[], str]) -> str:
         except SettingError as error:
             refusal = error
     line = np.zeros(_LONGEST, np.uint8)
-    encoded = np.frombuffer(text.encode(), np.uint8)
+    encoded = np.frombuffer(os.fsencode(text), np.uint8)
     line[: len(encoded)] = encoded
-    answer = bytes(np.asarray(multihost_utils.broadcast_one_to_all(line))).rstrip(b"\0").decode()
+    answer = os.fsdecode(bytes(np.asarray(multihost_utils.broadcast_one_to_all(line))).rstrip(b"\0"))
     if not answer:
         raise refusal or SettingError("process", jax.process_index(), "ends because process 0 could not begin")
     return answer

@@ -13,10 +13,14 @@ from jax.sharding import PartitionSpec as P
 from pgjax import counters
 from pgjax.engine import hosts
 from pgjax.engine.devices import SEED_AXIS
+from pgjax.engine.memory import check_room
 from pgjax.sweeps.runs import Runs, placed, spread_over
 from pgjax.training.checks import steps_per_update
 from pgjax.training.loop import NEVER, run_updates
 from pgjax.types import Algorithm, Trainer, TrainState
+
+ROW = 160
+"""Bytes of a run's metrics of an update, about: twenty numbers, on the device and in numpy."""
 
 
 def steps_of(trainer: Trainer) -> int:
@@ -68,6 +72,7 @@ def advance(
     )
     program = _advance_donated if donate else _advance
     updates = counters.count("updates", updates)
+    check_room("updates", updates, len(runs.seeds) * updates * ROW, "their metrics")
     state, metrics = program(trainer, updates, runs.mesh, runs.algorithm, runs.state, limits)
     return runs._replace(state=state), hosts.fetch(metrics)
 

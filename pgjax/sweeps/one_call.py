@@ -9,6 +9,7 @@ import numpy as np
 
 from pgjax import counters
 from pgjax.engine import hosts
+from pgjax.engine.output import unfailing
 from pgjax.sweeps.evaluation import evaluation_point, points_passed
 from pgjax.sweeps.interrupts import interrupt_noted
 from pgjax.sweeps.loop import advance, join, steps_of
@@ -103,7 +104,8 @@ def sweep(
                 break
         interrupted = bool(interrupt) and not np.all(stopped)
     if interrupted:
-        print(f"stopped by Ctrl-C after update {_updates(metrics)}: the result holds what is done", file=sys.stderr)
+        line = f"stopped by Ctrl-C after update {_updates(metrics)}: the result holds what is done"
+        print(line, file=unfailing(sys.stderr), flush=True)
     if every is not None and not (points and np.array_equal(points[-1]["env_steps"], steps)):
         points.append(evaluation_point(trainer, runs, eval_episodes))
     evaluation = {name: np.stack([point[name] for point in points], axis=1) for name in points[0]} if points else {}

@@ -1,5 +1,6 @@
 """A live progress bar around a chunked training loop, in a terminal or a notebook; silent where nobody watches."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pgjax.engine.output import unfailing
 
 BAR_WIDTH = 8  # what is said beside it fits 80 columns
 
@@ -45,7 +48,7 @@ class ProgressBar:
 @contextmanager
 def progress_bar(total_steps: int, *, done: int = 0, quiet: bool = False) -> Iterator[ProgressBar]:
     """A bar on standard error, or in the notebook; nothing when quiet, or where that is neither."""
-    console = Console(stderr=True)
+    console = Console(file=unfailing(sys.stderr))
     if console.is_jupyter and not quiet:
         yield ProgressBar(_in_notebook(total_steps), total_steps, done)
         return

@@ -42,17 +42,20 @@ def train(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory):
-    """`pair(*arguments)` starts two processes that train together; returns both. One pair at a time."""
+    """`pair(*arguments)` starts two processes that train together; returns both. One pair at a time.
+
+    `second` are arguments of the second one alone.
+    """
     folders = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
     with ExitStack() as servers:
         runs = [servers.enter_context(serving(folder)) for folder in folders]
 
-        def start(*arguments):
+        def start(*arguments, second=()):
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 place = f"127.0.0.1:{probe.getsockname()[1]}"
             common = [*arguments, "--distributed", "--coordinator", place, "--processes", 2, "--devices", 1]
-            return [run(*common, "--process-id", i) for i, run in enumerate(runs)]
+            return [run(*common, *more, "--process-id", i) for i, (run, more) in enumerate(zip(runs, [(), second]))]
 
         yield start
 

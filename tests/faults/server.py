@@ -18,7 +18,6 @@ def serve() -> None:
     os.environ["MPLBACKEND"] = "agg"
     import chex  # noqa: F401  (gymnax itself makes arrays when imported; what it imports does not)
     import seaborn  # noqa: F401
-    from orbax.checkpoint import v1  # noqa: F401
 
     import pgjax.runs.record.journal  # noqa: F401
 

@@ -101,7 +101,6 @@ def flip(file, offset, bit):
     file.write_bytes(content)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of orbax's event loop
 @pytest.mark.parametrize("flips", [15, pytest.param(200, marks=pytest.mark.slow)])
 def test_no_damage_is_silent(tmp_path, flips, record_property):
     """The newest of two checkpoints is damaged: it is verified equal, or there is a line and the other one."""

@@ -1,12 +1,18 @@
 """Two processes that train together: as one would, until one of them is lost; and what they refuse."""
 
+import os
+import resource
 import signal
 import time
+from dataclasses import replace
 
+import jax
 import pytest
 from runs import TINY, fingerprint
 
-from pgjax.runs.record import files
+from pgjax.runs.record import checkpoints, files
+from pgjax.runs.settings import agreement
+from pgjax.runs.settings.agreement import difference, facts
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.joining import place_of
 from pgjax.runs.settings.start import chosen_devices
@@ -75,6 +81,64 @@ def test_what_two_processes_refuse_they_refuse_together(pair, whole, tmp_path):
     processes = pair(*RUN, "--out", whole)
     assert [p.end() for p in processes] == [2, 2]
     assert "already holds a run" in processes[0].stderr and "process 0 could not begin" in processes[1].stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "first"),
+    [
+        ("--learning-rate", "0.25", "the method's"),
+        pytest.param("--total-steps", "720", str(36 * 60), marks=pytest.mark.slow),
+        pytest.param("--engine", "plain", "auto", marks=pytest.mark.slow),
+    ],
+)
+def test_processes_that_disagree_do_not_begin(pair, tmp_path, flag, value, first):
+    processes = pair(*RUN, "--out", tmp_path / "run", second=[flag, value])
+    assert [p.end() for p in processes] == [2, 2], [p.stderr for p in processes]
+    name = flag[2:].replace("-", "_")
+    line = f"error: {name}: '{value}' in process 1, but {first} in process 0: all must run with the same\n"
+    assert [p.stderr for p in processes] == [line, line]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_difference_of_anything_that_decides_the_numbers_is_named(monkeypatch, tmp_path):
+    settings = Settings(seeds=2)
+    first = facts(settings)
+    assert difference(first, facts(replace(settings, process_id=1, coordinator="other:1", quiet=True)), 1) is None
+    for name in ("algorithm", "seeds", "total_steps", "learning_rate", "log", "eval_every", "jax", "jaxlib", "python"):
+        assert difference(first, first | {name: "other"}, 1)[:2] == (name, "other")
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", "") + " --xla_cpu_enable_fast_math=true")
+    assert difference(first, facts(settings), 1)[0] == "XLA_FLAGS"
+    monkeypatch.undo()
+    monkeypatch.setenv("NPROC", "77")
+    assert difference(first, facts(settings), 1)[0] == "NPROC"
+    monkeypatch.undo()
+    with jax.enable_x64(True):
+        assert difference(first, facts(settings), 1)[0] == "jax_enable_x64"
+    assert difference(first, facts(replace(settings, resume="runs/x")), 1)[0] == "resume"
+    mine = tmp_path / "mine.py"
+    hashes = []
+    for text in ("x = 1", "x = 2"):
+        mine.write_text(text)
+        hashes.append(facts(replace(settings, imports=str(mine)))["imports"])
+    assert hashes[0] != hashes[1]
+    hashes.append(agreement._source(tmp_path))
+    mine.write_text("x = 1")
+    assert agreement._source(tmp_path) != hashes[2]
+
+
+def test_a_disk_that_fills_under_two_processes(pair, whole, tmp_path):
+    """The first process can write no file beyond 3000 bytes from some update on: both end, and go on afterwards."""
+    path = tmp_path / "run"
+    processes = pair(*RUN, "--out", path)
+    processes[0].wait_for((path / "checkpoints" / "00000015").exists)
+    resource.prlimit(processes[0].pid, resource.RLIMIT_FSIZE, (3000, 3000))
+    assert [p.end(100) for p in processes] == [1, 0], [p.stderr for p in processes]
+    assert "cannot be written: File too large; training goes on" in processes[0].stderr
+    kept = checkpoints.newest(path / "checkpoints", pytest.fail)
+    assert 15 <= kept.number < 60 and not list((path / "checkpoints").glob(".writing*"))
+    again = pair("--resume", path)
+    assert [p.end() for p in again] == [0, 0], [p.stderr for p in again]
+    assert fingerprint(path) == fingerprint(whole)
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -15,7 +15,7 @@ from runs import TINY, fingerprint
 from pgjax import sweeps
 from pgjax.runs.record import checkpoints, files
 from pgjax.runs.record.attempts import Incomplete, say
-from pgjax.runs.record.interrupts import Stopped
+from pgjax.runs.record.interrupts import Stopped, stop_request
 from pgjax.runs.record.metrics_file import GrowingFile, read_metrics
 from pgjax.runs.record.provenance import commit
 from pgjax.types import SettingError
@@ -62,6 +62,22 @@ def test_a_stopped_run_saves_says_so_and_goes_on_to_the_same_bits(here, whole, t
     here("--resume", tmp_path / "run")
     assert fingerprint(tmp_path / "run") == fingerprint(whole)
     assert (tmp_path / "run" / "evaluation.csv").read_bytes() == (whole / "evaluation.csv").read_bytes()
+
+
+def test_a_terminal_that_hangs_up_is_a_wish_to_stop_unless_it_is_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with stop_request() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            with pytest.raises(Stopped, match="^stopped by SIGHUP: saved") as stopped:
+                stop.check("saved")
+        assert stopped.value.code == 129 and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        with stop_request() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            stop.check("never said")
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pgjax.engine import hosts
+from pgjax.engine.output import unfailing
 
 
 class Incomplete(Exception):
@@ -14,7 +15,17 @@ class Incomplete(Exception):
 
 def say(line: str) -> None:
     """One line to the user, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    print(line, file=unfailing(sys.stderr), flush=True)
+
+
+def in_words(error: OSError) -> str:
+    """What went wrong with which file, in one line.
+
+    >>> in_words(FileNotFoundError(2, "No such file or directory", "run/metrics.csv"))
+    'run/metrics.csv: No such file or directory'
+    """
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
 
 
 class Attempts:

@@ -1,8 +1,8 @@
 """Checkpoints: any pytree of arrays with a record beside it, written at once or not at all, verified when read.
 
-Where several processes train together, all of them come to `save` and `read`, and the first one writes.
+Where several processes train together, all of them come to `save`, and the first one writes; each reads by itself.
 
-A checkpoint is a folder `<number>/` with `leaves/` (orbax) and `record.json`: what the caller wants to remember, a
+A checkpoint is a folder `<number>/` with `leaves/arrays.npz` and `record.json`: what the caller wants to remember, a
 SHA-256 of the leaves and one of the record itself. It appears under its name only when every byte is on the disk.
 """
 
@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,11 +21,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pgjax.counters import LARGEST
 from pgjax.engine import hosts
+from pgjax.runs.record.texts import read_json
 from pgjax.types import SettingError
 
-FORMAT = 1
+FORMAT = 2  # 1 had its arrays written by orbax, whose processes wait for each other
+ARRAYS = "arrays.npz"
+_PREFIX = "leaf/"  # of the names in it: savez has words of its own
 ROOM = 1 << 20  # bytes on the disk beyond the arrays themselves
+
+
+OF_A_RUN = {"settings": dict, "provenance": dict, "metrics_bytes": int, "timing_bytes": int, "seconds": (int, float)}
+"""What the record of a run's checkpoint holds at least, and of which types."""
 
 
 class Damaged(Exception):
@@ -78,28 +87,34 @@ def save(folder: Path, number: int, tree: Any, record: Mapping[str, Any]) -> Non
     (7, 1.5, [0.0, 1.0, 2.0])
     """
     leaves = {name: hosts.fetch(value) for name, value in _named(tree).items()}
-    temporary, final = folder / f".writing-{number}", folder / f"{number:08d}"
+    temporary, final = folder / f".writing-{number}", folder / _name(number)
 
     def prepare() -> None:
         folder.mkdir(exist_ok=True)
         for left in folder.glob(".writing-*"):  # by a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
+            _remove(left)
         temporary.mkdir()
         _reserve(temporary / "room", sum(array.nbytes for array in leaves.values()) + ROOM)
 
     def complete() -> None:
-        (temporary / "record.json").write_text(json.dumps(_whole_record(leaves, record), indent=1))
+        whole = _whole_record(leaves, {"number": number, **record})
+        (temporary / "record.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
         for path in [*temporary.rglob("*"), temporary]:
             _sync(path)
-        if final.exists():
-            shutil.rmtree(final)
+        aside = folder / f".writing-{number}-before"
+        if final.exists() or final.is_symlink():
+            final.rename(aside)
         temporary.rename(final)
         _sync(folder)
+        _remove(aside)
+
+    def write() -> None:  # all of it by the first process: no other waits within it
+        prepare()
+        _write_leaves(temporary / "leaves", leaves)
+        complete()
 
     try:
-        hosts.first_only(prepare)
-        _write_leaves(temporary / "leaves", leaves)
-        hosts.first_only(complete)
+        hosts.first_only(write)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -113,19 +128,23 @@ def _whole_record(leaves: Mapping[str, np.ndarray], record: Mapping[str, Any]) -
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A checkpoint's record, verified against its own hash.
+    """A checkpoint's record, verified against its own hash, and the number against the folder's name.
 
     Raises:
       Damaged: if it is missing or not as it was written.
     """
     try:
-        record = json.loads((path / "record.json").read_text())
+        record = read_json(path / "record.json")
         if record["record_sha256"] != _hash_of_record(record):
             raise Damaged("its record is not as it was written")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged("its record cannot be read") from error
-    if record["format"] != FORMAT:
-        raise Damaged(f"it has format {record['format']}, this version reads {FORMAT}")
+    _require(record, {"format": int, "leaves": dict, "leaves_sha256": str})
+    if record["format"] not in (1, FORMAT):
+        raise Damaged(f"it has format {record['format']}, this version reads 1 and {FORMAT}")
+    number = record.get("number", record.get("update", int(path.name)))  # earlier versions wrote the update alone
+    if number != int(path.name):
+        raise Damaged(f"it was saved as number {number}")
     return record
 
 
@@ -135,28 +154,51 @@ def read(path: Path) -> Checkpoint:
     Raises:
       Damaged: if anything is missing or not as it was written.
     """
-    from orbax.checkpoint import v1 as ocp
-
     record = read_record(path)
-    like = {name: np.empty(shape, dtype) for name, (dtype, shape) in record["leaves"].items()}
+    if any(not (inside.is_file() or inside.is_dir()) for inside in path.rglob("*")):
+        raise Damaged("it holds more than files")  # opening a pipe would wait
     try:
-        with _quiet():
-            stored = ocp.load(str((path / "leaves").absolute()), {n: a for n, a in like.items() if a.size})
-    except Exception as error:  # orbax and tensorstore raise nearly anything on damaged files
+        like = {name: (np.dtype(dtype), shape) for name, (dtype, shape) in record["leaves"].items()}
+        leaves = (_read_leaves if record["format"] == FORMAT else _read_leaves_of_orbax)(path / "leaves", like)
+    except Exception as error:  # numpy, zipfile, orbax and tensorstore raise nearly anything on damaged files
         raise Damaged("its arrays cannot be read") from error
-    leaves = like | {name: np.asarray(array) for name, array in stored.items()}
     if _hash_of_leaves(leaves) != record["leaves_sha256"]:
         raise Damaged("its arrays are not as they were written")
     return Checkpoint(int(path.name), record, leaves)
 
 
 def paths(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, oldest first, unverified."""
-    return sorted(p for p in folder.glob("[0-9]*") if p.name.isdigit()) if folder.is_dir() else []
+    """The checkpoints of a folder, oldest first, unverified: folders whose names are numbers as `save` writes them."""
+    there = [p for p in folder.glob("[0-9]*") if re.fullmatch("[0-9]{8,10}", p.name) and p.is_dir()]
+    named = [p for p in there if p.name == _name(int(p.name)) and int(p.name) <= LARGEST]
+    return sorted(named, key=lambda p: int(p.name))
 
 
-def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+def _name(number: int) -> str:
+    return f"{number:08d}"
+
+
+def _require(record: Mapping[str, Any], entries: Mapping[str, Any]) -> None:
+    for name, kind in entries.items():
+        if not isinstance(record.get(name), kind) or isinstance(record[name], bool):
+            raise Damaged(f"its record lacks {name}")
+
+
+def _remove(path: Path) -> None:
+    """Delete what has a name, whatever it is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def newest(folder: Path, say: Callable[[str], None], entries: Mapping[str, Any] | None = None) -> Checkpoint | None:
     """The newest checkpoint that is whole; damaged ones are passed over, each with a line. None if none was written.
+
+    Args:
+      folder: where checkpoints are kept.
+      say: takes the lines.
+      entries: what its record must hold, and the types; default anything.
 
     Raises:
       SettingError: if there are checkpoints, and all are damaged.
@@ -171,12 +213,12 @@ def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
     >>> restored["theta"].tolist()
     [1, 1]
     """
-    return _first_whole(folder, paths(folder)[::-1], say)
+    return _first_whole(folder, paths(folder)[::-1], say, entries or {})
 
 
-def best(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+def best(folder: Path, say: Callable[[str], None], entries: Mapping[str, Any] | None = None) -> Checkpoint | None:
     """The checkpoint of the highest score that is whole; otherwise like `newest`."""
-    return _first_whole(folder, sorted(paths(folder)[::-1], key=_score, reverse=True), say)
+    return _first_whole(folder, sorted(paths(folder)[::-1], key=_score, reverse=True), say, entries or {})
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -185,7 +227,7 @@ def prune(folder: Path, keep: int) -> None:
     highest = max(there[::-1], key=_score) if there else None
     for path in there[:-keep]:
         if path != highest:
-            shutil.rmtree(path)
+            _remove(path)
 
 
 def highest_score(folder: Path) -> float:
@@ -193,10 +235,14 @@ def highest_score(folder: Path) -> float:
     return max(map(_score, paths(folder)), default=float("-inf"))
 
 
-def _first_whole(folder: Path, there: list[Path], say: Callable[[str], None]) -> Checkpoint | None:
+def _first_whole(
+    folder: Path, there: list[Path], say: Callable[[str], None], entries: Mapping[str, Any]
+) -> Checkpoint | None:
     for path in there:
         try:
-            return read(path)
+            found = read(path)
+            _require(found.record, entries)
+            return found
         except Damaged as error:
             say(f"warning: checkpoint {path} is damaged ({error}); trying another")
     if there:
@@ -209,7 +255,7 @@ def _score(path: Path) -> float:
         score = read_record(path).get("score")
     except Damaged:
         score = None
-    return float("-inf") if score is None else score
+    return float(score) if isinstance(score, (int, float)) and score == score else float("-inf")
 
 
 def _named(tree: Any) -> dict[str, Any]:
@@ -252,16 +298,29 @@ def _reserve(path: Path, size: int) -> None:
     path.unlink()
 
 
-def _write_leaves(path: Path, leaves: Mapping[str, np.ndarray]) -> None:
+def _write_leaves(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
+    """The bytes of every array, in one file; its type, which a file of numpy's may not know, is in the record."""
+    folder.mkdir()
+    try:
+        arrays = {_PREFIX + name: np.frombuffer(array.tobytes(), np.uint8) for name, array in leaves.items()}
+        np.savez(folder / ARRAYS, **arrays)
+    except ValueError as error:  # zipfile's own, while it closes what a full disk has cut
+        raise OSError("the arrays cannot be written") from error
+
+
+def _read_leaves(folder: Path, like: Mapping[str, tuple[np.dtype, Any]]) -> dict[str, np.ndarray]:
+    with np.load(folder / ARRAYS, allow_pickle=False) as file:
+        return {name: file[_PREFIX + name].view(dtype).reshape(shape) for name, (dtype, shape) in like.items()}
+
+
+def _read_leaves_of_orbax(folder: Path, like: Mapping[str, tuple[np.dtype, Any]]) -> dict[str, np.ndarray]:
+    """Those of earlier versions; together, if there are several processes. It refused empty arrays."""
     from orbax.checkpoint import v1 as ocp
 
-    try:
-        with _quiet():  # empty arrays are known from the record; orbax refuses them
-            ocp.save(str(path.absolute()), {name: array for name, array in leaves.items() if array.size})
-    except OSError:
-        raise
-    except Exception as error:  # tensorstore has errors of its own for a full or vanished disk
-        raise OSError(f"orbax could not write it ({str(error).splitlines()[0][:100]})") from error
+    empty = {name: np.empty(shape, dtype) for name, (dtype, shape) in like.items()}
+    with _quiet():
+        found = ocp.load(str(folder.absolute()), {name: array for name, array in empty.items() if array.size})
+    return empty | {name: np.asarray(array) for name, array in found.items()}
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """evaluation.csv: a row per point and seed while a run trains, and its last rows when it has ended."""
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from pgjax.runs.record.metrics_file import csv_text
+from pgjax.runs.record.texts import csv_text, numbers, read_bytes
 from pgjax.sweeps import RETURNS
 
 NAME = "evaluation.csv"
 COLUMNS = ("seed", "env_steps", *RETURNS, "final")
 """`final` is 1 in the rows after training, one for each seed: a run whose table has them all is finished."""
+
+_HEADER = csv_text([COLUMNS]).encode()
 
 
 def rows_of(seeds: np.ndarray, point: Mapping[str, np.ndarray], *, final: bool) -> list[tuple[Any, ...]]:
@@ -30,24 +31,24 @@ def rows_of(seeds: np.ndarray, point: Mapping[str, np.ndarray], *, final: bool) 
 def read_evaluation(run: Path, more: Sequence[Sequence[Any]] = ()) -> dict[str, np.ndarray]:
     """The rows of a run's evaluation.csv by column, in their order; empty where there are none yet.
 
-    `more` are rows that are still to be written. A line that a kill has torn is left out. In a table without the
-    column `final`, as earlier versions wrote it at the end, every row is.
+    `more` are rows that are still to be written. A line that a kill has torn, or that is damaged otherwise, is left
+    out. In a table without the column `final`, as earlier versions wrote it at the end, every row is.
 
     Raises:
-      ValueError: if it is no such table.
+      OSError: if there is a file that cannot be read, or is no such table.
     """
     path = run / NAME
-    text = path.read_text() if path.exists() else ""
+    content = read_bytes(path) if path.exists() else b""
     if more:
-        text = (text[: text.rfind("\n") + 1] or csv_text([COLUMNS])) + csv_text(more)
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    if not lines and ",".join(COLUMNS).startswith(text):
+        content = (content[: content.rfind(b"\n") + 1] or _HEADER) + csv_text(more).encode()
+    header, rows, _, _ = numbers(content, COLUMNS[:-1])
+    if not header and _HEADER.startswith(content):
         return {}
-    header, *rows = csv.reader(lines or [text])
     if tuple(header) not in (COLUMNS, COLUMNS[:-1]):
-        raise ValueError(f"{path} is no table of evaluations")
-    numbers = np.array([[float(cell or "nan") for cell in row] for row in rows]).reshape(-1, len(header))
-    column = dict(zip(header, numbers.T, strict=True))
+        raise OSError(f"{path} is no table of evaluations")
+    if not len(rows):
+        return {}
+    column = dict(zip(header, rows.T, strict=True))
     whole = {name: column[name].astype(int) for name in ("seed", "env_steps")}
     return column | whole | {"final": column.get("final", np.ones(len(rows))) == 1}
 
@@ -84,10 +85,10 @@ def unfinish(run: Path) -> None:
       OSError: if it cannot be written.
     """
     path = run / NAME
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if not line.endswith(",1\n")] if lines[:1] == [csv_text([COLUMNS])] else []
+    lines = read_bytes(path).splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if not line.endswith(b",1\n")] if lines[:1] == [_HEADER] else []
     temporary = path.with_name(f".{NAME}")
-    temporary.write_text("".join(kept))
+    temporary.write_bytes(b"".join(kept))
     os.replace(temporary, path)
 
 

@@ -1,9 +1,7 @@
 """A run directory: claimed by one process at a time, and read back."""
 
 import fcntl
-import os
 import re
-import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 from pgjax.runs.record import checkpoints
 from pgjax.runs.record.attempts import say
 from pgjax.runs.record.evaluation_file import is_complete, read_evaluation, unfinish
-from pgjax.runs.record.metrics_file import csv_text
+from pgjax.runs.record.texts import csv_text, read_toml, write_text
 from pgjax.runs.settings.build import Setup, build
 from pgjax.runs.settings.config_file import config_text, settings_of_record
 from pgjax.runs.settings.environment import environment_of
@@ -33,7 +31,9 @@ def new_run_directory(settings: Settings) -> Path:
     """
     try:
         path = _named(settings.out) if settings.out else _numbered(f"{settings.environment}-{settings.algorithm}")
-        with (path / "config.toml").open("x") as file:  # claims it: of two runs started at once, one fails here
+        with (path / "config.toml").open(
+            "x", encoding="utf-8"
+        ) as file:  # claims it: of two runs started at once, one fails here
             file.write(config_text(settings))
         return path
     except FileExistsError as error:
@@ -104,9 +104,7 @@ def extend(path: Path, settings: Settings) -> None:
       OSError: if it cannot be written.
     """
     unfinish(path)
-    temporary = path / ".config.toml"
-    temporary.write_text(config_text(settings))
-    os.replace(temporary, path / "config.toml")
+    write_text(path / "config.toml", config_text(settings))
 
 
 def is_finished(path: Path) -> bool:
@@ -116,20 +114,18 @@ def is_finished(path: Path) -> bool:
     False
     """
     try:
-        settings = tomllib.loads((path / "config.toml").read_text())
+        seeds = read_toml(path / "config.toml").get("seeds")
     except (OSError, ValueError):
-        settings = {}
+        seeds = None
     try:
-        return is_complete(read_evaluation(path), settings.get("seeds", 1))
-    except (OSError, ValueError):
+        return is_complete(read_evaluation(path), seeds if isinstance(seeds, int) else 1)
+    except OSError:
         return False
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """A small CSV file, complete or not there."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(csv_text([columns, *rows]))
-    os.replace(temporary, path)
+    write_text(path, csv_text([columns, *rows]))
 
 
 class TrainedRun(NamedTuple):
@@ -167,9 +163,12 @@ def load_run(path: str | Path, *, seed: int | None = None, best: bool = False) -
     pgjax.types.SettingError: run: 'nowhere' holds no checkpoint
     """
     folder = Path(path) / "checkpoints"
-    checkpoint = checkpoints.best(folder, say) if best else checkpoints.newest(folder, say)
+    find = checkpoints.best if best else checkpoints.newest
+    checkpoint = find(folder, say, checkpoints.OF_A_RUN)
     if checkpoint is None:
         raise SettingError("run", str(path), "holds no checkpoint")
+    if "seeds" not in checkpoint.leaves:
+        raise SettingError("run", str(path), "holds checkpoints, but of no run")
     table = checkpoint.record["settings"]
     setup = build(settings_of_record(table, environment_of(settings_of_record(table))))
     keys = jax.random.split(jax.random.key(0), len(checkpoint.leaves["seeds"]))

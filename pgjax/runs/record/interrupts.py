@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish to stop, granted where the work can be saved."""
+"""SIGTERM, Ctrl-C and a terminal that hangs up as a wish to stop, granted where the work can be saved."""
 
 import os
 import signal
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 from pgjax.engine import hosts
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):
-    """A run ended early because it was asked to; `code` is what a shell expects: 130 for Ctrl-C, 143 for SIGTERM."""
+    """A run ended early because it was asked to; `code` is what a shell expects: 128 + the signal's number."""
 
     def __init__(self, number: int, message: str):
         """Say in one line what was saved and how to go on."""
@@ -55,7 +55,9 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Note SIGTERM and Ctrl-C instead of dying of them; a second Ctrl-C ends the process at once.
+    """Note these signals instead of dying of them; a second Ctrl-C ends the process at once.
+
+    What was ignored before stays so, as SIGHUP under nohup.
 
     The main thread notes them as soon as it runs Python; and a thread reads them from a socket that the interpreter
     writes to at once, so that the second Ctrl-C works even in the middle of a long compilation.
@@ -69,7 +71,8 @@ def stop_request() -> Iterator[StopRequest]:
     thread = threading.Thread(target=_listen, args=(reader, request), daemon=True)
     thread.start()
     old_writer = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    old = {number: signal.signal(number, lambda number, _: request.note(number)) for number in SIGNALS}
+    noted = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    old = {number: signal.signal(number, lambda number, _: request.note(number)) for number in noted}
     try:
         yield request
     finally:

@@ -1,7 +1,6 @@
 """What a run writes while it goes on, and how it is taken up again."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,12 +10,13 @@ import numpy as np
 
 from pgjax.engine import hosts
 from pgjax.runs.record import checkpoints
-from pgjax.runs.record.attempts import Attempts, say
+from pgjax.runs.record.attempts import Attempts, in_words, say
 from pgjax.runs.record.evaluation_file import COLUMNS, rows_of
 from pgjax.runs.record.evaluation_file import NAME as EVALUATION
 from pgjax.runs.record.loggers import LOGGERS, Logger
-from pgjax.runs.record.metrics_file import GrowingFile, MetricsFile, csv_text
+from pgjax.runs.record.metrics_file import FIRST_COLUMNS, GrowingFile, MetricsFile, mended
 from pgjax.runs.record.provenance import differences, provenance
+from pgjax.runs.record.texts import csv_text, read_bytes, write_text
 from pgjax.runs.settings.config_file import OF_THE_LAYOUT, recorded, settings_of_record
 from pgjax.runs.settings.flags import Settings
 from pgjax.sweeps import Runs, points_passed
@@ -38,8 +38,7 @@ class Journal:
         """Begin at `runs`, or, where the directory has a checkpoint, take the run up there: see `self.runs`.
 
         Raises:
-          SettingError: if its checkpoints are damaged, or of other settings.
-          OSError: if the tables cannot be written.
+          SettingError: if its checkpoints are damaged, or of other settings; if the tables cannot be written.
         """
         self.runs, self.attempt = runs, attempt
         self._path, self._folder, self._settings = path, path / "checkpoints", settings
@@ -50,33 +49,45 @@ class Journal:
         there = checkpoints.paths(self._folder)
         newest = int(there[-1].name) if there else -1
         hosts.require_same("resume", newest, f"is not the newest checkpoint everywhere: {path} must be shared")
-        checkpoint = checkpoints.newest(self._folder, self._say)
+        checkpoint = checkpoints.newest(self._folder, self._say, checkpoints.OF_A_RUN)
         record: dict[str, Any] = {"metrics_bytes": 0, "timing_bytes": 0, "seconds": 0.0}
         self._highest = checkpoints.highest_score(self._folder)
         if checkpoint is not None:
             record = checkpoint.record
             self._compare(record)
             self.runs = runs._replace(**checkpoint.restore(_tree(runs)))
-            if record["settings"]["total_steps"] != settings.total_steps:
+            if record["settings"].get("total_steps") != settings.total_steps:
                 self.runs = self.runs._replace(algorithm=runs.algorithm)  # what is scheduled, over the new budget
             self.update = self.saved = checkpoint.number
         self.given_up = self._not_finite()
         self._evaluation: GrowingFile | None = None
         self._loggers: dict[str, Logger] = {}
-        if hosts.is_first():
-            lengths = record["metrics_bytes"], record["timing_bytes"]
-            self._metrics = MetricsFile(_checked(path / "metrics.csv", lengths[0]), lengths[0])
-            self._timing = GrowingFile(_checked(path / "timing.csv", lengths[1]), lengths[1])
-            header = self._timing.path.read_text().partition("\n")[0] if self._timing.length else _TIMING
-            self._timing_columns = len(header.split(","))  # three in tables of earlier versions
-            self._evaluation = self._evaluation_file(record.get("evaluation_bytes", 0))
-            self._loggers = {name: LOGGERS[name](path, self._recorded, self.saved) for name in settings.log}
+        try:
+            hosts.first_only(lambda: self._open_tables(record))
+        except OSError as error:
+            field = "resume" if settings.resume else "out"
+            raise SettingError(field, str(path), f"cannot be written: {in_words(error)}") from error
         score = record.get("score")
-        self._score = self._saved_score = float("nan") if score is None else score
+        self._score = self._saved_score = score if isinstance(score, (int, float)) else float("nan")
         self._points = record.get("evaluations", 0)
         self._start = time.monotonic() - record["seconds"]
         self._last_save = time.monotonic()
         self._last: tuple[int, float] | None = None
+
+    def _open_tables(self, record: dict[str, Any]) -> None:
+        """Take up the tables and the loggers where a checkpoint has left them."""
+        path = self._path
+        metrics, timing = path / "metrics.csv", path / "timing.csv"
+        self._metrics = MetricsFile(metrics, mended(metrics, record["metrics_bytes"], FIRST_COLUMNS))
+        self._timing = GrowingFile(timing, mended(timing, record["timing_bytes"], _TIMING.split(",")[:3]))
+        header = read_bytes(timing).partition(b"\n")[0].decode() if self._timing.length else _TIMING
+        self._timing_columns = len(header.split(","))  # three in tables of earlier versions
+        self._evaluation = self._evaluation_file(record.get("evaluation_bytes", 0))
+        for name in self._settings.log:
+            try:
+                self._loggers[name] = LOGGERS[name](path, self._recorded, self.saved)
+            except Exception as error:
+                say(f"warning: {path / name} is given up: {error}")
 
     def write(self, runs: Runs, metrics: dict[str, np.ndarray]) -> None:
         """Note a chunk: metrics by name [R, updates], and the runs after it."""
@@ -126,10 +137,8 @@ class Journal:
         A checkpoint remembers the table without them: training that goes on, on a larger budget, writes over them.
         """
         path = self._path / EVALUATION
-        before = path.read_bytes()[: self._evaluation_bytes()].decode() if self._evaluation else ""
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_text((before or csv_text([COLUMNS])) + csv_text(rows))
-        os.replace(temporary, path)
+        before = read_bytes(path)[: self._evaluation_bytes()].decode(errors="replace") if self._evaluation else ""
+        write_text(path, (before or csv_text([COLUMNS])) + csv_text(rows))
 
     def is_best(self) -> bool:
         """Whether an evaluation has just found the policies better than at any checkpoint."""
@@ -179,7 +188,7 @@ class Journal:
         """The table of evaluations up to a checkpoint; none where nothing is evaluated before the end."""
         path = self._path / EVALUATION
         if self._settings.eval_every:
-            return GrowingFile(_checked(path, length), length)
+            return GrowingFile(path, mended(path, length, COLUMNS))
         path.unlink(missing_ok=True)
         return None
 
@@ -241,11 +250,3 @@ def _nothing(line: str) -> None:
 def _tree(runs: Runs) -> dict[str, Any]:
     """All of the runs but the devices."""
     return {name: value for name, value in runs._asdict().items() if name != "mesh"}
-
-
-def _checked(path: Path, length: int) -> Path:
-    """Say so if a table is shorter than the checkpoint remembers, and that the rest of it is lost."""
-    there = path.stat().st_size if path.exists() else 0
-    if there < length:
-        say(f"warning: {path} has lost its end: {there} bytes of {length} are left")
-    return path

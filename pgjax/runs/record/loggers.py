@@ -119,7 +119,7 @@ def check_installed(names: Iterable[str]) -> None:
     for name in names:
         try:
             import_module(PACKAGES[name])
-        except ImportError as error:
+        except Exception as error:  # such as RuntimeError, where there is no home directory
             reason = f'needs the package {PACKAGES[name]}: pip install -e ".[log]", or leave it out'
             raise SettingError("log", name, reason) from error
 
@@ -127,8 +127,8 @@ def check_installed(names: Iterable[str]) -> None:
 def own_id(file: Path) -> str:
     """The unique id that stands in a file, which is written if there is none."""
     if not file.exists():
-        file.write_text(uuid.uuid4().hex)
-    return file.read_text()
+        file.write_text(uuid.uuid4().hex, encoding="utf-8")
+    return file.read_text(encoding="utf-8")
 
 
 def by_update(seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> dict[int, dict[str, float]]:

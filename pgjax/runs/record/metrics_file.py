@@ -1,16 +1,16 @@
 """metrics.csv and timing.csv: tables that grow while a run goes on, and survive its being killed."""
 
-import csv
-import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from pgjax.runs.record.attempts import say
+from pgjax.runs.record.texts import COUNTS, csv_text, numbers, read_bytes
+
 FIRST_COLUMNS = ("update", "env_steps", "seed", "return_mean", "episodes")
-_WHOLE = ("update", "env_steps", "seed", "episodes")
+_LARGEST = 10**6  # cells of a table whose rows do not fill it
 
 
 class GrowingFile:
@@ -65,8 +65,7 @@ class MetricsFile:
         self.file = GrowingFile(path, length)
         self._columns: list[str] = []
         if self.file.length:
-            with path.open() as file:
-                self._columns = next(csv.reader(file))
+            self._columns = numbers(read_bytes(path), FIRST_COLUMNS).header
 
     def write(self, seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> None:
         """Append a chunk: metrics by name [R, updates]; rows of runs already done are left out."""
@@ -86,49 +85,59 @@ class MetricsFile:
 def read_metrics(path: Path) -> dict[str, np.ndarray]:
     """Metrics by name, [seeds, updates], as training gave them; `active` is False where a run was already done.
 
-    A line that a kill has torn is left out.
+    A line that a kill has torn, or that is damaged otherwise, is left out.
 
     Raises:
-      OSError: if there is no such file.
-      ValueError: if it is no such table.
+      OSError: if there is no such file, or it is no such table.
     """
-    text = path.read_text()
-    header, *rows = csv.reader(text[: text.rfind("\n") + 1].splitlines())
-    numbers = np.array([[float(cell) if cell else np.nan for cell in row] for row in rows]).reshape(-1, len(header))
-    column = dict(zip(header, numbers.T, strict=True))
+    header, rows, _, _ = numbers(read_bytes(path), FIRST_COLUMNS)
+    if not header:
+        raise OSError("it is no table of updates")
+    column = dict(zip(header, rows.T, strict=True))
     seeds, runs = np.unique(column["seed"], return_inverse=True)
     updates = column["update"].astype(int) - 1
     shape = len(seeds), int(updates.max(initial=-1)) + 1
+    if updates.min(initial=0) < 0 or shape[0] * shape[1] > max(_LARGEST, 4 * len(rows)):
+        raise OSError("it is no table of updates: it lacks most of them")
     active = np.zeros(shape, bool)
     active[runs, updates] = True
     metrics: dict[str, np.ndarray] = {"active": active}
     for name, values in column.items():
         table = np.full(shape, np.nan)
         table[runs, updates] = values
-        metrics[name] = _carried(table, active).astype(int) if name in _WHOLE else table
+        metrics[name] = _carried(table, active).astype(int) if name in COUNTS else table
     metrics["seed"] = np.broadcast_to(seeds[:, None].astype(int), shape)
     return metrics
 
 
-def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as CSV, numbers short, empty where there is none.
+def mended(path: Path, length: int, first: Sequence[str]) -> int:
+    """The length at which a table goes on that had `length` bytes; what is damaged in it is left out, and told.
 
-    >>> csv_text([["update", "loss"], [3, float("nan")], [4, 0.25]])
-    'update,loss\\n3,\\n4,0.25\\n'
+    Args:
+      path: a CSV file of numbers.
+      length: how long it was when the rest was saved.
+      first: names of its first columns.
+
+    Raises:
+      OSError: if it cannot be read, or not be mended.
     """
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([[_cell(x) for x in row] for row in rows])
-    return text.getvalue()
+    if length <= 0:
+        return 0
+    there = read_bytes(path) if path.exists() else b""
+    if len(there) < length:
+        say(f"warning: {path} has lost its end: {len(there)} bytes of {length} are left")
+    kept = there[: length if len(there) >= length else there.rfind(b"\n") + 1]
+    _, _, good, bad = numbers(kept, first)
+    if bad:
+        say(f"warning: {path} is damaged: {bad} of its {bad + len(good)} lines cannot be read, and are left out")
+        kept = b"".join(good)
+        temporary = path.with_name(f".{path.name}")
+        temporary.write_bytes(kept)
+        os.replace(temporary, path)
+    return len(kept)
 
 
 def _carried(table: np.ndarray, active: np.ndarray) -> np.ndarray:
     """The last value of each run where it was already done."""
     last = np.maximum.accumulate(np.where(active, np.arange(table.shape[1]), 0), axis=1)
     return np.nan_to_num(np.take_along_axis(table, last, axis=1))
-
-
-def _cell(x: Any) -> Any:
-    """A number as short text; empty where there is none."""
-    if isinstance(x, (np.floating, float)):
-        return "" if np.isnan(x) else f"{x:.7g}"
-    return x

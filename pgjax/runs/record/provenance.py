@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def commit(package: Path = PACKAGE) -> str:
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(package), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        found = subprocess.run(command, capture_output=True, check=True, timeout=10)
+        return os.fsdecode(found.stdout).strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != package.parent:
@@ -78,10 +80,11 @@ def differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     return "; ".join(f"{name} {then.get(name)}, now {now.get(name)}" for name in names)
 
 
+@cache
 def processor() -> str:
     """The processor's model and a hash of its features: compiled code uses the instructions it has."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     facts = dict(line.split(":", 1) for line in lines if ":" in line)  # all cores are alike

@@ -2,13 +2,13 @@
 
 import difflib
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from pgjax.runs.record.provenance import commit, versions
+from pgjax.runs.record.texts import read_toml
 from pgjax.runs.settings import idle
 from pgjax.runs.settings.build import OF_THE_AGENT, recipe_of, resolve
 from pgjax.runs.settings.checks import check_fields
@@ -21,6 +21,8 @@ OF_THE_START = ("quiet", "resume", "distributed", "coordinator", "processes", "p
 
 OF_THE_PROCESS = ("config", "out", "tuned", "quick", *OF_THE_START)
 """Settings that say how a process runs, not what it computes: not written beside the results."""
+
+_OF_A_COMMAND = ("config", "resume", "tuned", "quick")
 
 OF_THE_LAYOUT = ("devices", "mesh", "engine", "imports")
 """Settings that say where and how it is computed: a run may go on elsewhere, with other bits at most.
@@ -41,6 +43,30 @@ def read_config(path: Path) -> Settings:
     return settings_from(table) if table.pop("versions", None) is None else settings_of_record(table)
 
 
+def read_run_table(run: Path, field: str) -> dict[str, Any]:
+    """A run's config.toml as it stands, of any version: its settings are of the right types, `versions` are texts.
+
+    Args:
+      run: the directory.
+      field: the setting that named it.
+
+    Raises:
+      SettingError: for a file that cannot be read, or holds something else.
+    """
+    table = _table(run / "config.toml", field)
+    made_with = table.get("versions", {})
+    of_versions = isinstance(made_with, dict) and all(isinstance(text, str) for text in made_with.values())
+    if "environment" not in table or not of_versions:
+        raise SettingError(field, str(run), "has a config.toml that is not a run's")
+    names = {one.name for one in fields(Settings)} - set(_OF_A_COMMAND)
+    known = {name: value for name, value in table.items() if name in names}
+    try:
+        settings_from(known)
+    except SettingError as error:
+        raise SettingError(field, str(run), f"has a config.toml that cannot be: {error}") from error
+    return table
+
+
 def read_run_config(run: Path) -> Settings:
     """A run's own settings; its file ends with the versions, unless a kill has torn it."""
     table = _table(run / "config.toml", "resume")
@@ -51,10 +77,10 @@ def read_run_config(run: Path) -> Settings:
 
 def _table(path: Path, field: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return read_toml(path)
     except OSError as error:
         raise SettingError(field, str(path), f"cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise SettingError(field, str(path), f"is not TOML: {error}") from error
 
 
@@ -73,7 +99,7 @@ def settings_from(table: Mapping[str, Any]) -> Settings:
     """
     names = [field.name for field in fields(Settings)]
     for name, value in table.items():
-        if name in ("config", "resume", "tuned", "quick"):
+        if name in _OF_A_COMMAND:
             raise SettingError(name, value, "is for the command line only")
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)

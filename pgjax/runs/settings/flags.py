@@ -6,8 +6,12 @@ from typing import Any
 import numpy as np
 
 from pgjax import counters
+from pgjax.engine.memory import check_room
 from pgjax.runs.settings.groups import GROUPS
 from pgjax.types import SettingError
+
+LEAST = 1000
+"""Bytes that a run needs at least."""
 
 _AllGroups: Any = type("_AllGroups", tuple(reversed(GROUPS.values())), {})  # the first base's fields come last
 
@@ -38,7 +42,9 @@ class Settings(_AllGroups):
         ([100, 101, 102], [7, 5])
         """
         if not self.seed_list:
-            last = self.first_seed + counters.count("seeds", self.seeds) - 1
+            count = counters.count("seeds", self.seeds)
+            check_room("seeds", count, count * LEAST, "as many runs")
+            last = self.first_seed + count - 1
             counters.seed(self.first_seed, "first_seed")
             return list(range(self.first_seed, counters.seed(last, "first_seed") + 1))
         try:

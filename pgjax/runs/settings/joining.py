@@ -12,6 +12,7 @@ import jax
 
 from pgjax.runs.record.attempts import Incomplete, say
 from pgjax.runs.record.interrupts import Stopped
+from pgjax.runs.settings.agreement import check_agreement
 from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
 
@@ -61,13 +62,14 @@ def joined(settings: Settings) -> Iterator[None]:
     has been missing for HEARTBEAT_TIMEOUT. What all of them refuse, or stop for, they leave together.
 
     Raises:
-      SettingError: for a place that is none.
+      SettingError: for a place that is none, and where the processes do not agree on what they run with.
     """
     if not settings.distributed:
         yield
         return
     _join(place_of(settings), settings.join_timeout)
     try:
+        check_agreement(settings, settings.join_timeout)
         yield
     except (SettingError, Stopped, Incomplete):
         jax.distributed.shutdown()

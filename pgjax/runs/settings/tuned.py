@@ -9,7 +9,7 @@ FILE = Path(__file__).with_name("tuned.toml")
 
 def tuned_environments() -> list[str]:
     """Environments with settings of their own, in the order of the table of scores."""
-    return list(tomllib.loads(FILE.read_text()))
+    return list(tomllib.loads(FILE.read_text(encoding="utf-8")))
 
 
 def tuned(environment: str, algorithm: str = "") -> dict[str, Any]:
@@ -18,7 +18,7 @@ def tuned(environment: str, algorithm: str = "") -> dict[str, Any]:
     >>> tuned("CartPole-v1")["environment"], tuned("CartPole-v1", "rloo"), tuned("NewWorld-v0")
     ('CartPole-v1', {}, {})
     """
-    found = tomllib.loads(FILE.read_text()).get(environment)
+    found = tomllib.loads(FILE.read_text(encoding="utf-8")).get(environment)
     if found is None or algorithm not in ("", found["algorithm"]):
         return {}
     return {"environment": environment} | found

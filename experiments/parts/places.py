@@ -1,0 +1,83 @@
+"""Places that an experiment writes to when its work is done: found to be writable, or refused, before it begins."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pgjax.types import SettingError
+
+
+def check(options: Any) -> None:
+    """Check the places among options: `json`, `table`, and `out`, a file if it has a suffix, else a folder.
+
+    Raises:
+      SettingError: naming the first that cannot be written.
+    """
+    for field in fields(options):
+        place = getattr(options, field.name)
+        if isinstance(place, Path) and field.name in ("json", "table", "out"):
+            if field.name == "out" and not place.suffix:
+                check_folder("out", place)
+            else:
+                check_file(field.name, place, made=field.name != "json")
+
+
+def check_folder(field: str, folder: Path) -> None:
+    """Refuse a folder in which no file can be written, or which cannot be made.
+
+    Raises:
+      SettingError: with the reason.
+
+    >>> check_folder("out", Path("/dev/null/results"))
+    Traceback (most recent call last):
+    pgjax.types.SettingError: out: '/dev/null/results' cannot be written: Not a directory
+    """
+    with _refusing(field, folder):
+        _try_folder(folder, made=True)
+
+
+def check_file(field: str, path: Path, *, made: bool = True) -> None:
+    """Refuse a file that cannot be written; what it holds stays.
+
+    Args:
+      field: the setting that names it.
+      path: the file.
+      made: whether its folder is made where there is none.
+
+    Raises:
+      SettingError: with the reason.
+
+    >>> check_file("json", Path("/dev/full"))
+    Traceback (most recent call last):
+    pgjax.types.SettingError: json: '/dev/full' cannot be written: No space left on device
+    """
+    with _refusing(field, path):
+        if path.is_file() or not os.path.lexists(path):  # it is replaced, or made
+            _try_folder(path.parent, made)
+        if os.path.lexists(path):
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)  # a pipe without a reader would wait
+            try:
+                if not path.is_file():
+                    os.write(handle, b"")
+            finally:
+                os.close(handle)
+
+
+def _try_folder(folder: Path, made: bool) -> None:
+    """Write a file in a folder, or in the one that it would be made in."""
+    while made and not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(1))
+
+
+@contextmanager
+def _refusing(field: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SettingError(field, str(path), f"cannot be written: {error.strerror}") from error

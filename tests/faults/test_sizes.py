@@ -1,0 +1,33 @@
+"""Sizes that no memory holds are refused in one line, before anything is written or compiled."""
+
+import pytest
+from runs import TINY
+
+from pgjax.runs.settings.build import build
+from pgjax.runs.settings.flags import Settings
+from pgjax.runs.settings.sizes import updates_per_chunk
+from pgjax.types import SettingError
+
+HUGE = 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "more"),
+    [
+        ("seeds", HUGE, ()),
+        ("hidden", (HUGE, HUGE), ()),
+        ("num_envs", 10**8, ("--seeds", 20)),
+        ("eval_episodes", HUGE, ()),
+        ("updates_per_chunk", HUGE, ("--total-steps", 2 * 10**9, "--seeds", 20)),
+    ],
+)
+def test_more_than_the_memory_is_refused(here, tmp_path, field, value, more):
+    words = map(str, value if isinstance(value, tuple) else (value,))
+    with pytest.raises(SettingError, match=rf"^{field}: .* needs .* GB for .*, of .* GB of memory; take less"):
+        here(*TINY, *more, f"--{field.replace('_', '-')}", *words, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_chunk_has_no_more_updates_than_the_run():
+    settings = Settings(environment="Catch-bsuite", num_envs=4, total_steps=792, updates_per_chunk=HUGE)
+    assert updates_per_chunk(build(settings), settings) == 198
