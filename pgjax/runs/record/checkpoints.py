@@ -302,7 +302,9 @@ def _write_leaves(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
     """The bytes of every array, in one file; its type, which a file of numpy's may not know, is in the record."""
     folder.mkdir()
     try:
-        arrays = {_PREFIX + name: np.frombuffer(array.tobytes(), np.uint8) for name, array in leaves.items()}
+        arrays: dict[str, Any] = {
+            _PREFIX + name: np.ascontiguousarray(array).reshape(-1).view(np.uint8) for name, array in leaves.items()
+        }
         np.savez(folder / ARRAYS, **arrays)
     except ValueError as error:  # zipfile's own, while it closes what a full disk has cut
         raise OSError("the arrays cannot be written") from error
