@@ -289,7 +289,7 @@ def test_what_cannot_be_shipped_or_scored(script, plain, tmp_path):
         ({"names": ("Catch",)}, "policy: 'Catch' is not shipped"),
         ({"folder": tmp_path}, "folder: .* holds no policy"),
         ({"add": (tmp_path / "own",)}, "add: .* needs a module of your own"),
-        ({"add": (tmp_path,)}, "runs: .* is not the directory of a run"),
+        ({"add": (tmp_path,)}, "runs: .*config.toml. cannot be read: No such file"),
     ]:
         with pytest.raises(SettingError, match=f"^{message}"):
             script["main"](replace(options, **change))

@@ -43,7 +43,7 @@ def same(one, other):
 
 def test_a_callback_and_a_bar_change_no_bit_and_see_every_chunk(problem, plain, monkeypatch):
     seen, text = [], io.StringIO()
-    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=text, force_terminal=True, width=100))
+    monkeypatch.setattr(progress, "Console", lambda **_: Console(file=text, force_terminal=True, width=100))
 
     def callback(runs, metrics):
         seen.append((runs.state.env_steps.tolist(), metrics["return_mean"].shape))

@@ -33,7 +33,7 @@ ROOM = 1 << 20  # bytes on the disk beyond the arrays themselves
 
 
 OF_A_RUN = {"settings": dict, "provenance": dict, "metrics_bytes": int, "timing_bytes": int, "seconds": (int, float)}
-"""What the record of a run's checkpoint holds at least, and of which types."""
+"""What the record of a checkpoint holds at least that a run goes on from, and of which types."""
 
 
 class Damaged(Exception):

@@ -164,7 +164,7 @@ def load_run(path: str | Path, *, seed: int | None = None, best: bool = False) -
     """
     folder = Path(path) / "checkpoints"
     find = checkpoints.best if best else checkpoints.newest
-    checkpoint = find(folder, say, checkpoints.OF_A_RUN)
+    checkpoint = find(folder, say, {"settings": dict})
     if checkpoint is None:
         raise SettingError("run", str(path), "holds no checkpoint")
     if "seeds" not in checkpoint.leaves:
