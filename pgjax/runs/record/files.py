@@ -31,9 +31,8 @@ def new_run_directory(settings: Settings) -> Path:
     """
     try:
         path = _named(settings.out) if settings.out else _numbered(f"{settings.environment}-{settings.algorithm}")
-        with (path / "config.toml").open(
-            "x", encoding="utf-8"
-        ) as file:  # claims it: of two runs started at once, one fails here
+        # "x" claims it: of two runs started at once, one fails here
+        with (path / "config.toml").open("x", encoding="utf-8") as file:
             file.write(config_text(settings))
         return path
     except FileExistsError as error:

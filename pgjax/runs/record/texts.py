@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,10 +58,7 @@ def read_toml(path: Path) -> dict[str, Any]:
       OSError: as `read_bytes`.
       ValueError: if it is none.
     """
-    try:
-        return tomllib.loads(read_text(path))
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
+    return _parsed(path, tomllib.loads)
 
 
 def read_json(path: Path) -> Any:
@@ -71,8 +68,12 @@ def read_json(path: Path) -> Any:
       OSError: as `read_bytes`.
       ValueError: if it is none.
     """
+    return _parsed(path, json.loads)
+
+
+def _parsed(path: Path, loads: Callable[[str], Any]) -> Any:
     try:
-        return json.loads(read_text(path))
+        return loads(read_text(path))
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 
