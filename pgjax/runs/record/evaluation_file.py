@@ -1,13 +1,12 @@
 """evaluation.csv: a row per point and seed while a run trains, and its last rows when it has ended."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pgjax.runs.record.texts import csv_text, numbers, read_bytes
+from pgjax.runs.record.texts import csv_text, numbers, read_bytes, write_bytes
 from pgjax.sweeps import RETURNS
 
 NAME = "evaluation.csv"
@@ -87,9 +86,7 @@ def unfinish(run: Path) -> None:
     path = run / NAME
     lines = read_bytes(path).splitlines(keepends=True) if path.exists() else []
     kept = [line for line in lines if not line.endswith(b",1\n")] if lines[:1] == [_HEADER] else []
-    temporary = path.with_name(f".{NAME}")
-    temporary.write_bytes(b"".join(kept))
-    os.replace(temporary, path)
+    write_bytes(path, b"".join(kept))
 
 
 def is_complete(rows: Mapping[str, np.ndarray], seeds: int = 1) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pgjax.runs.record.attempts import say
-from pgjax.runs.record.texts import COUNTS, csv_text, numbers, read_bytes
+from pgjax.runs.record.texts import COUNTS, csv_text, numbers, read_bytes, write_bytes
 
 FIRST_COLUMNS = ("update", "env_steps", "seed", "return_mean", "episodes")
 _LARGEST = 10**6  # cells of a table whose rows do not fill it
@@ -131,9 +131,7 @@ def mended(path: Path, length: int, first: Sequence[str]) -> int:
     if bad:
         say(f"warning: {path} is damaged: {bad} of its {bad + len(good)} lines cannot be read, and are left out")
         kept = b"".join(good)
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_bytes(kept)
-        os.replace(temporary, path)
+        write_bytes(path, kept)
     return len(kept)
 
 

@@ -43,11 +43,20 @@ def write_text(path: Path, text: str) -> None:
     Raises:
       OSError: if it cannot be written.
     """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file at once or not at all.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
     if path.exists() and not path.is_file():  # such as /dev/stdout
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(content)
         return
     temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     os.replace(temporary, path)
 
 
