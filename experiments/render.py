@@ -61,12 +61,17 @@ def main(rendering: Rendering) -> None:
     start(1)
     shown = act(rendering)
     animation = animate(shown.environment, shown.recording, rendering.max_frames)
-    shipped = Path(f"{files.file_name(shown.environment)}.gif")
-    out = rendering.out or (rendering.run / "episode.gif" if rendering.run.is_dir() else shipped)
+    out = place_of(rendering)
     write(out, animation)
     kind = "sampled" if rendering.sampled else "greedy"
     end = captions(shown.recording)[-1]
     print(f"wrote {out} ({len(animation) / 1000:.0f} kB): {shown.environment}, seed {shown.seed}, {kind}, {end}")
+
+
+def place_of(rendering: Rendering) -> Path:
+    """The GIF to write."""
+    shipped = Path(f"{files.file_name(str(rendering.run))}.gif")
+    return rendering.out or (rendering.run / "episode.gif" if rendering.run.is_dir() else shipped)
 
 
 def check(rendering: Rendering) -> None:
@@ -83,8 +88,7 @@ def check(rendering: Rendering) -> None:
         refuse(rendering, ("seed", "best"), "one policy is shipped")
     if rendering.out is not None and rendering.out.suffix != ".gif":
         raise SettingError("out", str(rendering.out), "must end in .gif")
-    folder = rendering.run if rendering.run.is_dir() else Path()
-    places.check_file("out", rendering.out or folder / "episode.gif")
+    places.check_file("out", place_of(rendering))
     if rendering.max_frames < 2:
         raise SettingError("max_frames", rendering.max_frames, "must be at least 2")
     counters.seed(rendering.episode_seed, "episode_seed")
