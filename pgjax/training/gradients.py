@@ -51,8 +51,9 @@ def loss_gradient(
 ) -> tuple[Params, dict[str, Metric]]:
     """Gradient of `pgjax.training.loss.loss` in all parameters, and its metrics; arguments as there.
 
-    The engine may take it as a sum over blocks: of single steps where the surrogate is declared `per_step` and no
-    memory runs along time, of trajectories where it is declared `per_trajectory`, and else never.
+    The engine may take it as a sum over blocks where no memory runs along time: of single steps where the surrogate is
+    declared `per_step`, of trajectories where it is declared `per_trajectory`. A memory multiplies the steps of one
+    moment by its weights; with fewer trajectories these products get no cheaper.
 
     >>> from pgjax import Categorical, Transition, make_signals, reinforce
     >>> agent = Agent(init=None, policy=lambda params, x: Categorical(params["policy"] * x))  # a bandit's two arms
@@ -70,12 +71,17 @@ def loss_gradient(
 
     contribution = algorithm.estimator.contribution
     whole_episodes = config.rollout == "episodes"  # streams have no padding to leave out
-    apart = whole_episodes and agent.memory is None and promises(contribution, PER_STEP)
+    along_time = agent.memory is not None
+    apart = whole_episodes and not along_time and promises(contribution, PER_STEP)
     if apart:
         batch = batch._replace(memory=())
     # of(batch), or the sum of `of` over blocks of it.
     return engine(config.engine).gradient_sum(
-        of, batch, batch.transition.mask, per_step=apart, per_trajectory=promises(contribution, PER_TRAJECTORY)
+        of,
+        batch,
+        batch.transition.mask,
+        per_step=apart,
+        per_trajectory=not along_time and promises(contribution, PER_TRAJECTORY),
     )
 
 

@@ -12,7 +12,7 @@ from pgjax.estimators.distributions import Distribution
 from pgjax.estimators.reductions import BatchSize
 from pgjax.estimators.reference_kl import k3, log_to_reference
 from pgjax.training.metrics import Metric, per_step
-from pgjax.training.signals import log_ratio, policy_on, remembered
+from pgjax.training.signals import log_ratio, seen
 from pgjax.types import Agent, Algorithm, Estimator, Params, SettingError, Signals
 
 
@@ -48,8 +48,10 @@ class Contributions(NamedTuple):
     reported: dict[str, Array]
 
 
-def contributions(agent: Agent, estimator: Estimator, params: Params, batch: Batch) -> Contributions:
-    """The estimator's contributions at `params`, [T, N].
+def contributions(
+    agent: Agent, estimator: Estimator, params: Params, batch: Batch, features: Any = None
+) -> Contributions:
+    """The estimator's contributions at `params`, [T, N]; `features` are what `seen` gives there, if it is known.
 
     An estimator's contribution gives [T, N] numbers, or those and a dict of [T, N] metrics, which are averaged over
     executed steps.
@@ -58,7 +60,8 @@ def contributions(agent: Agent, estimator: Estimator, params: Params, batch: Bat
       SettingError: for a contribution of another shape.
     """
     mask = batch.transition.mask
-    distribution = policy_on(agent, params, batch.transition, batch.memory)
+    features = seen(agent, params, batch.transition, batch.memory) if features is None else features
+    distribution = agent.policy(params, features)
     x = log_ratio(distribution, batch.transition)
     out = estimator.contribution(batch.credit, batch.signals, distribution, x)
     out, own = out if isinstance(out, tuple) else (out, {})
@@ -98,16 +101,23 @@ def loss(
     >>> float(metrics["value_loss"].value()), round(float(total), 3)  # ½ (0² + 2²) / 2; −Ψ + 0.5 · 1
     (1.0, -0.5)
     """
-    total, metrics = policy_loss(agent, algorithm, config, params, batch, size)
+    features = seen(agent, params, batch.transition, batch.memory)  # once: a memory is run along all rows
+    total, metrics = policy_loss(agent, algorithm, config, params, batch, size, features)
     if batch.target is not None:
-        lost, metric = value_loss(agent, algorithm, params, batch, size)
+        lost, metric = value_loss(agent, algorithm, params, batch, size, features)
         metrics["value_loss"] = metric
         total += algorithm.value_coefficient * lost
     return total, metrics
 
 
 def policy_loss(
-    agent: Agent, algorithm: Algorithm, config: Config, params: Params, batch: Batch, size: BatchSize
+    agent: Agent,
+    algorithm: Algorithm,
+    config: Config,
+    params: Params,
+    batch: Batch,
+    size: BatchSize,
+    features: Any = None,
 ) -> tuple[Array, dict[str, Metric]]:
     """−surrogate − entropy_coefficient · entropy + kl_coefficient · KL(π_θ̄ ‖ π_θ), each a sum over (N or steps).
 
@@ -128,7 +138,7 @@ def policy_loss(
     0.6931
     """
     mask = batch.transition.mask
-    out, distribution, x, reported = contributions(agent, algorithm.estimator, params, batch)
+    out, distribution, x, reported = contributions(agent, algorithm.estimator, params, batch, features)
     entropy = jnp.where(mask > 0, distribution.entropy(), 0.0)
     out += algorithm.entropy_coefficient * entropy  # type: ignore[operator]  (a schedule is a number by now)
     if algorithm.kl_coefficient is not None:
@@ -149,7 +159,7 @@ def policy_loss(
 
 
 def value_loss(
-    agent: Agent, algorithm: Algorithm, params: Params, batch: Batch, size: BatchSize
+    agent: Agent, algorithm: Algorithm, params: Params, batch: Batch, size: BatchSize, features: Any = None
 ) -> tuple[Array, Metric]:
     """½ Σ (V(s_t) − target_t)² / steps; of an action-value critic, the error of the taken action's Q.
 
@@ -164,7 +174,7 @@ def value_loss(
     1.0
     """
     assert agent.value is not None and batch.target is not None  # the trainer has compared agent and config
-    features = remembered(agent, params, batch.transition, batch.memory)[0]
+    features = seen(agent, params, batch.transition, batch.memory) if features is None else features
     before: Any = batch.signals.value
     if agent.action_value is not None:
         values = agent.action_value(params, features)

@@ -134,9 +134,14 @@ def remembered(agent: Agent, params: Params, transition: Transition, memory: Any
     return features, step(after, transition.next_observation)[1]
 
 
+def seen(agent: Agent, params: Params, transition: Transition, memory: Any = ()) -> Any:
+    """What policy and critic see at each step, [T, N]: observations, or features of a memory."""
+    return remembered(agent, params, transition, memory)[0]
+
+
 def policy_on(agent: Agent, params: Params, transition: Transition, memory: Any = ()) -> Distribution:
     """The policy's distributions at the steps of a batch, [T, N]."""
-    return agent.policy(params, remembered(agent, params, transition, memory)[0])
+    return agent.policy(params, seen(agent, params, transition, memory))
 
 
 def log_prob_of(agent: Agent, params: Params, transition: Transition, memory: Any = ()) -> Array:

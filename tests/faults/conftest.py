@@ -17,11 +17,11 @@ from pgjax.runs.settings.command_line import from_command_line
 
 
 @contextmanager
-def serving(folder):
-    """`run(*arguments)` starts train.py in a process of its own; one at a time."""
+def serving(folder, prefix=()):
+    """`run(*arguments)` starts train.py in a process of its own, by a command that begins so; one at a time."""
     programs = str(folder / "programs")  # its own: it may be killed while it writes one
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": programs, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-u", str(Path(__file__).parent / "server.py")]
+    command = [*prefix, sys.executable, "-u", str(Path(__file__).parent / "server.py")]
     server = subprocess.Popen(
         command, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

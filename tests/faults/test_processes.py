@@ -59,6 +59,27 @@ def test_a_lost_process_ends_the_other_and_a_restart_goes_on(pair, train, whole,
     assert fingerprint(path) == fingerprint(whole)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_killed_inside_a_save_leaves_no_other_waiting(pair, train, tmp_path, killed):
+    long = [*RUN, "--hidden", "512", "512"]  # megabytes: writing them takes a while
+    path = tmp_path / "run"
+    processes = pair(*long, "--out", path)
+    third, writing = path / "checkpoints" / "00000015", path / "checkpoints"
+    processes[killed].wait_for(lambda: third.exists() and any(writing.glob(".writing-*/leaves")))
+    processes[killed].send(signal.SIGKILL)
+    assert processes[killed].end() == -signal.SIGKILL, processes[killed].stderr
+    assert processes[1 - killed].end(60) not in (0, 2)
+    if killed == 0:
+        assert any(writing.glob(".writing-*"))  # it was inside
+    assert checkpoints.newest(writing, pytest.fail) is not None  # the last good one is whole, and nothing is said
+    again = pair("--resume", path)
+    assert [p.end() for p in again] == [0, 0], [p.stderr for p in again]
+    whole = train(*long, "--devices", "2", "--out", tmp_path / "whole")
+    assert whole.end() == 0, whole.stderr
+    assert fingerprint(path) == fingerprint(tmp_path / "whole")
+
+
 def test_a_signal_to_one_stops_both_and_one_process_can_go_on_alone(pair, train, whole, tmp_path):
     path = tmp_path / "run"
     processes = pair(*RUN, "--out", path)
@@ -139,6 +160,17 @@ def test_a_disk_that_fills_under_two_processes(pair, whole, tmp_path):
     again = pair("--resume", path)
     assert [p.end() for p in again] == [0, 0], [p.stderr for p in again]
     assert fingerprint(path) == fingerprint(whole)
+
+
+@pytest.mark.slow
+def test_a_directory_that_vanishes_under_two_processes(pair, tmp_path):
+    path = tmp_path / "run"
+    processes = pair(*RUN, "--out", path)
+    processes[0].wait_for((path / "checkpoints" / "00000015").exists)
+    path.rename(tmp_path / "elsewhere")
+    assert [p.end(100) for p in processes] == [1, 0], [p.stderr for p in processes]
+    assert "cannot be written: No such file or directory; training goes on" in processes[0].stderr
+    assert checkpoints.newest(tmp_path / "elsewhere" / "checkpoints", pytest.fail).number >= 15
 
 
 @pytest.mark.parametrize("number", [0, 1])

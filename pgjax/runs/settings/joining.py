@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import jax
+from jax._src import distributed  # who the coordinator is has no public name
 
 from pgjax.runs.record.attempts import Incomplete, say
 from pgjax.runs.record.interrupts import Stopped
+from pgjax.runs.settings.addresses import listen_at, own_address
 from pgjax.runs.settings.agreement import check_agreement
 from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
@@ -100,6 +102,9 @@ def _join(place: Place, timeout: int) -> None:
         except (RuntimeError, ValueError) as error:
             reason = f"cannot be used: {str(error).splitlines()[0]}"
             raise SettingError("coordinator", place.coordinator, reason) from error
+    coordinator = place.coordinator or distributed.global_state.coordinator_address  # SLURM's is found by jax
+    if address := own_address(coordinator or ""):
+        listen_at(address)
 
 
 @contextmanager
