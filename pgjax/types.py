@@ -352,10 +352,13 @@ class Memory(NamedTuple):
       initial: what an episode starts with, a pytree.
       step: (params, carry, observation) -> (carry, features); batched over any leading axes. Policy and value then
         act on features in place of observations.
+      halves: the step in two, or None: (params, observation) -> x, which no carry enters, and which is computed for all
+        steps of a batch at once; and (params, carry, x) -> (carry, features).
     """
 
     initial: Any
     step: Callable[[Params, Any, Any], tuple[Any, Any]]
+    halves: tuple[Callable[[Params, Any], Any], Callable[[Params, Any, Any], tuple[Any, Any]]] | None = None
 
     # An agent is a static argument of compiled functions, and arrays have no hash: this very memory, or another.
     __eq__ = object.__eq__

@@ -27,7 +27,7 @@ from pgjax import (
     rollout,
     train,
 )
-from pgjax.policies.networks import CNN, MLP
+from pgjax.policies.networks import CNN, MLP, Recurrent, _carry
 from pgjax.training.signals import log_prob_of, policy_on
 from pgjax.types import Discrete, KeyData, Keyed
 
@@ -281,3 +281,26 @@ def test_rollouts_without_dropout_record_observations_as_they_are():
     actor = rollout.actor(agent, agent.init(KEY))
     rows = rollout.episodes(environment, actor, jax.random.split(KEY, 2))
     assert rows.observation.shape == (1, 2, 1)
+
+
+HALVED = {
+    "gru": {"cell": "gru"},
+    "lstm": {"cell": "lstm"},
+    "one's own cell": {"cell": nn.SimpleCell(8)},
+    "layer norm and dropout": {"cell": "gru", "layer_norm": True, "dropout": 0.5},
+    "images": {"cell": "gru", "images": True},
+}
+
+
+@pytest.mark.parametrize("kind", HALVED)
+def test_a_recurrent_network_is_its_two_halves(kind):
+    network = Recurrent(8, **HALVED[kind])
+    x = jax.random.normal(jax.random.key(0), (3, 4, 4, 2) if network.images else (3, 5))
+    carry = jax.tree.map(lambda c: jnp.full((3, 8), 0.3), _carry(network.cell, 8))
+    key = jax.random.key(1) if network.takes_key else None
+    params = network.init(jax.random.key(2), carry, x)
+    params = jax.tree.map(lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), params)  # no bias stays 0
+    front, cell = network.halves
+    found = cell.apply(params, carry, front.apply(params, x, key=key))
+    for one, whole in zip(*map(jax.tree.leaves, (found, network.apply(params, carry, x, key=key))), strict=True):
+        np.testing.assert_allclose(one, whole, atol=1e-6)

@@ -44,6 +44,9 @@ class RecurrentNetwork(Protocol):
         """(carry, [..., features]) -> (carry, [..., outputs])."""
         ...
 
+    # It may have `halves`: a network (params, x) -> y and a recurrent one (params, carry, y), which take the same
+    # parameters and do together what it does. The first is then computed for all steps of a batch at once.
+
 
 def from_networks(
     environment: Environment,
@@ -229,13 +232,23 @@ def _memory(
     owner: str,
     read: Callable[[Any], Inputs],
 ) -> Memory:
-    """One memory for both, or one each, as one step."""
+    """One memory for both, or one each, as one step, and what can be computed before it."""
     initial = memory[1] if critic_memory is None else (memory[1], critic_memory[1])
+    front, cell = _halves(memory[0])
+    critic_front, critic_cell = (None, None) if critic_memory is None else _halves(critic_memory[0])
 
-    def step(params: Params, carry: Any, observation: Any) -> tuple[Any, Any]:
+    def encode(params: Params, observation: Any) -> Inputs:
         given = read(observation)
+        policy, critic = given.policy, given.critic
+        if front is not None:
+            policy = apply(front, "memory", params[owner]["memory"], policy, key=given.key)
+        if critic_front is not None:
+            critic = apply(critic_front, "critic_memory", params["value"]["memory"], critic, key=given.key)
+        return given._replace(policy=policy, critic=critic)
+
+    def rest(params: Params, carry: Any, given: Inputs) -> tuple[Any, Any]:
         before, before_critic = carry if critic_memory is not None else (carry, None)
-        found = apply(memory[0], "memory", params[owner]["memory"], before, given.policy, key=given.key)
+        found = apply(cell, "memory", params[owner]["memory"], before, given.policy, key=given.key)
         if critic_memory is None and given.key is None and not any(m is not None for m in given.masks):
             return found
         _check_step(found)
@@ -243,11 +256,19 @@ def _memory(
         if critic_memory is None:
             return after, Inputs(features, features, given.masks, given.key)
         x = before_critic, given.critic
-        found = apply(critic_memory[0], "critic_memory", params["value"]["memory"], *x, key=given.key)
+        found = apply(critic_cell, "critic_memory", params["value"]["memory"], *x, key=given.key)
         _check_step(found)
         return (after, found[0]), Inputs(features, found[1], given.masks, given.key)
 
-    return Memory(initial, step)
+    def step(params: Params, carry: Any, observation: Any) -> tuple[Any, Any]:
+        return rest(params, carry, encode(params, observation))
+
+    return Memory(initial, step, (encode, rest))
+
+
+def _halves(network: Any) -> tuple[Any, Any]:
+    """What of a recurrent network needs no carry, or None, and the rest; both take all of its parameters."""
+    return getattr(network, "halves", (None, network))
 
 
 def _with_strong_carry(memory: tuple[RecurrentNetwork, Any] | None) -> tuple[RecurrentNetwork, Any] | None:

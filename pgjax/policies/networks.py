@@ -1,4 +1,4 @@
-"""The networks that come with the library; the only file that imports flax."""
+"""The networks that come with the library; this file and `gru` alone import flax."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from pgjax.config import Critic
+from pgjax.policies import gru
 from pgjax.policies.actions import PolicyKind, outputs
 from pgjax.policies.build import check_policy, from_networks
 from pgjax.policies.observations import default_features, image_leaves, leaves
@@ -126,15 +127,58 @@ class Recurrent(nn.Module):
         """Whether a key makes a difference."""
         return self.dropout > 0
 
+    @property
+    def halves(self) -> tuple[nn.Module, nn.Module]:
+        """What comes before the carry, (params, x) -> y, and the rest, (params, carry, y); with all parameters each."""
+        return _Front(self.width, self.cell, self.images, self.layer_norm, self.dropout), _Cell(self.width, self.cell)
+
     @nn.compact
     def __call__(self, carry: Any, x: Any, key: Array | None = None) -> tuple[Any, Array]:
         """(carry [..., width], [..., features]) -> (carry, [..., width])."""
-        if self.images:
-            x = CNN((self.width,), 0, 1.0, self.layer_norm, self.dropout)(x, key)
-        elif self.layer_norm or self.dropout:
-            x = MLP((self.width,), 0, 1.0, self.layer_norm, self.dropout)(x, key)
-        else:
-            x = nn.tanh(nn.Dense(self.width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x))
+        x = _layer(self, x, key)
+        cell = CELLS[self.cell](self.width) if isinstance(self.cell, str) else self.cell
+        return cell(carry, x)
+
+
+def _layer(of: Any, x: Any, key: Array | None) -> Array:
+    """The layer in front of a cell; its parameters are those of the module that calls this."""
+    if of.images:
+        return CNN((of.width,), 0, 1.0, of.layer_norm, of.dropout)(x, key)
+    if of.layer_norm or of.dropout:
+        return MLP((of.width,), 0, 1.0, of.layer_norm, of.dropout)(x, key)
+    return nn.tanh(nn.Dense(of.width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x))
+
+
+class _Front(nn.Module):
+    """The first half of `Recurrent`: the layer, and the products of a GRU's gates with what it gives."""
+
+    width: int
+    cell: str | nn.RNNCellBase
+    images: bool
+    layer_norm: bool
+    dropout: float
+
+    @property
+    def takes_key(self) -> bool:
+        return self.dropout > 0
+
+    @nn.compact
+    def __call__(self, x: Any, key: Array | None = None) -> Array:
+        x = _layer(self, x, key)
+        return gru.Inputs(self.width, name="GRUCell_0")(x) if self.cell == "gru" else x
+
+
+class _Cell(nn.Module):
+    """The second half: the cell itself."""
+
+    width: int
+    cell: str | nn.RNNCellBase
+    takes_key = False
+
+    @nn.compact
+    def __call__(self, carry: Any, x: Array) -> tuple[Any, Array]:
+        if self.cell == "gru":
+            return gru.Step(self.width, name="GRUCell_0")(carry, x)
         cell = CELLS[self.cell](self.width) if isinstance(self.cell, str) else self.cell
         return cell(carry, x)
 

@@ -133,8 +133,10 @@ def normalise_observations(agent: Agent, environment: Environment, clip: float =
         return function and (lambda params, observation: function(params, scaled(params, observation)))
 
     if agent.memory is not None:
-        step = agent.memory.step
-        memory = Memory(agent.memory.initial, lambda params, carry, x: step(params, carry, scaled(params, x)))
+        step, halves = agent.memory.step, agent.memory.halves
+        if halves is not None:
+            halves = (lambda params, x, encode=halves[0]: encode(params, scaled(params, x))), halves[1]
+        memory = Memory(agent.memory.initial, lambda params, carry, x: step(params, carry, scaled(params, x)), halves)
         return agent._replace(init=init, memory=memory, observe=observe)
     return agent._replace(
         init=init,

@@ -118,11 +118,12 @@ def remembered(agent: Agent, params: Params, transition: Transition, memory: Any
     """
     if agent.memory is None:
         return transition.observation, transition.next_observation
-    step, initial = partial(agent.memory.step, params), agent.memory.initial
+    encode, step = agent.memory.halves or (lambda params, observation: observation, agent.memory.step)
+    encode, step, initial = partial(encode, params), partial(step, params), agent.memory.initial
 
     def row(carry: Any, one: tuple[Any, Array]) -> tuple[Any, tuple[Any, Any]]:
-        observation, ended = one
-        after, features = step(carry, observation)
+        x, ended = one
+        after, features = step(carry, x)
         following = jax.tree.map(
             lambda fresh, x: jnp.where(ended.reshape(-1, *[1] * (x.ndim - 1)), fresh, x), initial, after
         )
@@ -130,8 +131,8 @@ def remembered(agent: Agent, params: Params, transition: Transition, memory: Any
 
     start = jax.tree.map(lambda x: x[0], memory)
     ended = transition.terminated | transition.truncated
-    features, after = jax.lax.scan(row, start, (transition.observation, ended))[1]
-    return features, step(after, transition.next_observation)[1]
+    features, after = jax.lax.scan(row, start, (encode(transition.observation), ended))[1]
+    return features, step(after, encode(transition.next_observation))[1]
 
 
 def seen(agent: Agent, params: Params, transition: Transition, memory: Any = ()) -> Any:

@@ -8,7 +8,7 @@ import functools
 import ipaddress
 import socket
 
-from jaxlib import _jax  # gloo's address has no public name in jax
+from jaxlib import _jax  # type: ignore[attr-defined]  (gloo's address has no public name in jax)
 
 
 def own_address(coordinator: str) -> str | None:
