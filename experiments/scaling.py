@@ -1,4 +1,4 @@
-"""What do more devices and more processes buy, how much do they communicate, and what follows for 8 to 1024 GPUs?
+"""What do more devices and more processes buy, and how much do they communicate?
 
 Trains the same 16 seeds of REINFORCE and of PPO on one device held to one core, on 2, 4 and 8 virtual devices, and in
 two processes that meet over loopback; counts the collectives of the compiled programs; and lets four devices share one
@@ -20,8 +20,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from matplotlib import pyplot as plt
-from parts import results, scaling_model
-from parts.collectives import Traffic, traffic
+from parts import results
+from parts.collectives import traffic
 from parts.command import as_script, refuse
 from parts.shapes import Shape, built, ppo_shape, reinforce_shape
 from parts.tables import fitted
@@ -171,7 +171,7 @@ def measure(
 
 
 def show(rates: dict[str, dict[str, float]], counted: dict[str, Any]) -> None:
-    """Tables: rates, what is said, what follows."""
+    """Tables: rates, and what is said."""
     print(f"\n{SEEDS} seeds on {os.cpu_count()} cores, jax {jax.__version__}: steps/s (× one core)\n")
     rows = [["", *next(iter(rates.values()))]]
     for method, found in rates.items():
@@ -183,26 +183,6 @@ def show(rates: dict[str, dict[str, float]], counted: dict[str, Any]) -> None:
     for method, found in counted.items():
         rows.append([method, *(f"{found[axis][0]:g}, {found[axis][1] / 1e3:,.1f}" for axis in ("seed", "env"))])
     print(fitted(rows))
-    print("\nmodel: share of n times one GPU's speed\n")
-    cases = [(m, axis, ms) for m in counted for axis, ms in (("seed", 100), ("env", 10), ("env", 100))]
-    rows = [["method", "axis", "ms on one GPU", *map(str, GPUS)]]
-    for method, axis, ms in cases:
-        rows.append([method, axis, str(ms), *(f"{predicted(counted[method], axis, ms, n):.2f}" for n in GPUS)])
-    print(fitted(rows))
-
-
-GPUS = (8, 16, 64, 256, 1024)
-METRICS_PER_UPDATE = 20 * 4  # bytes per run
-UPDATES_PER_CHUNK = 10
-
-
-def predicted(counted: dict[str, Any], axis: str, milliseconds: float, devices: int) -> float:
-    """Efficiency if one GPU takes so long for an update (env) or a chunk (seed) of as much work as each of n has."""
-    if axis == "seed":
-        bytes_per_chunk = SEEDS * METRICS_PER_UPDATE * UPDATES_PER_CHUNK
-        return scaling_model.seed_efficiency(devices, milliseconds / 1e3, bytes_per_chunk)
-    calls, size = counted["env"]
-    return scaling_model.environment_efficiency(devices, milliseconds / 1e3, Traffic(int(calls), int(size)))
 
 
 def draw(options: Options, rates: dict[str, dict[str, float]], apart: list[float]) -> None:

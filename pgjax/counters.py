@@ -109,14 +109,14 @@ def seed(value: Any, name: str = "seed") -> int:
     return number
 
 
-def seeds(value: int | Sequence[int]) -> list[int]:
+def seeds(value: int | Sequence[int]) -> Sequence[int]:
     """The seeds that a number of them, 0, 1, 2, …, or a list of them means.
 
     Raises:
       SettingError: for none, one that is no seed, and one that is named twice.
 
     >>> seeds(3), seeds([7, 5])
-    ([0, 1, 2], [7, 5])
+    (range(0, 3), [7, 5])
     >>> seeds([7, 5, 7])
     Traceback (most recent call last):
     pgjax.types.SettingError: seeds: 7 is named twice
@@ -125,7 +125,7 @@ def seeds(value: int | Sequence[int]) -> list[int]:
         number = _integer(value)
         if number is None:
             raise SettingError("seeds", value, "must be how many, or a list of integers")
-        return list(range(count("seeds", number)))
+        return range(count("seeds", number))
     chosen = [seed(one, "seeds") for one in value]  # type: ignore[union-attr]
     if not chosen:
         raise SettingError("seeds", value, "must be at least 1")

@@ -19,6 +19,7 @@ class Engine(NamedTuple):
 
     Attributes:
       gradient_sum: the gradient of a batch, at once or over blocks that fit a core's cache.
+      rows: a function of single steps over a batch of them, at once or over blocks that fit a core's cache.
       in_turn: calls that are mapped over, side by side or one after the other.
       scan_while_running: a loop over an episode's steps, to the horizon or until none runs any more.
       resets: of a stream, at every step of its loop, before it, or only where an episode ended.
@@ -27,6 +28,7 @@ class Engine(NamedTuple):
     """
 
     gradient_sum: Callable
+    rows: Callable
     in_turn: Callable
     scan_while_running: Callable
     resets: Callable
@@ -40,6 +42,7 @@ def _on_the_tree(optimizer: optax.GradientTransformation) -> optax.GradientTrans
 
 PLAIN = Engine(
     gradient_sum=blocks.at_once,
+    rows=blocks.rows_at_once,
     in_turn=control_flow.side_by_side,
     scan_while_running=control_flow.scan,
     resets=resets.in_the_loop,
@@ -52,7 +55,7 @@ ACCELERATOR = PLAIN._replace(
     values=control_flow.values_along,
     on_one_vector=optax.flatten,
 )
-CPU = ACCELERATOR._replace(gradient_sum=blocks.in_blocks, in_turn=control_flow.in_turn)
+CPU = ACCELERATOR._replace(gradient_sum=blocks.in_blocks, rows=blocks.rows_in_blocks, in_turn=control_flow.in_turn)
 ENGINES = {"plain": PLAIN, "cpu": CPU, "accelerator": ACCELERATOR}
 
 

@@ -100,13 +100,13 @@ def values_along(value: Callable, features: Any, following: Any, cut: Array) -> 
     critic is asked again for the final observations of the rows that were `cut`, one of each environment at a time.
 
     Args:
-      value: features [..., N, ...] -> V.
+      value: features [t, N, ...] -> V, [t, N].
       features: at each step, [T, N, ...].
       following: after each step, before any reset, [T, N, ...].
       cut: where an episode was cut and its value goes on, [T, N]. After a termination, where V does not count, the
         numbers differ from the plain twin's.
     """
-    along = value(jax.tree.map(lambda x, after: jnp.concatenate([x, after[-1:]]), features, following))
+    along = jnp.concatenate([value(features), value(jax.tree.map(lambda x: x[-1:], following))])
     environments = jnp.arange(cut.shape[1])
 
     def unfinished(carry: tuple[Array, Array]) -> Array:
@@ -115,7 +115,7 @@ def values_along(value: Callable, features: Any, following: Any, cut: Array) -> 
     def ask_again(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         left, values = carry
         first = jnp.argmax(left, axis=0), environments
-        final = value(jax.tree.map(lambda x: x[first], following))
+        (final,) = value(jax.tree.map(lambda x: x[first][None], following))
         return left.at[first].set(False), values.at[first].set(jnp.where(left[first], final, values[first]))
 
     cut = cut.at[-1].set(False)  # the row after the last is its final observation already

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from pgjax.types import SettingError
 
+LARGE = 10**6
+"""Things of which there must be so many before it is asked how large one is."""
+
 _LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
 
 

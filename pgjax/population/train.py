@@ -14,6 +14,7 @@ from pgjax import counters, sweeps
 from pgjax.engine import hosts
 from pgjax.population.evolution import Evolution, evolved, last_score, numbers_of
 from pgjax.population.lineage import PARENT
+from pgjax.sweeps.runs import check_runs
 from pgjax.training.keys import as_key
 from pgjax.training.loop import NEVER
 from pgjax.types import Algorithm, Trainer, TrainState
@@ -46,6 +47,7 @@ def start(
       SettingError: as `sweeps.start`; for hyperparameters that the algorithm does not have.
     """
     chosen = counters.seeds(seeds)
+    check_runs(trainer, algorithm, len(chosen), len(chosen))
     over = how.drawn(len(chosen), draw)
     runs = sweeps.start(trainer, algorithm, seeds=chosen, over=over, paired=True, devices=devices, mesh=mesh)
     return runs._replace(settings=runs.settings | {PARENT: runs.seeds})

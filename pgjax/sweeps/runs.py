@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from pgjax import counters
 from pgjax.engine import hosts
 from pgjax.engine.devices import SEED_AXIS
+from pgjax.engine.memory import LARGE, check_room
 from pgjax.environments.parameters import check_parameters
 from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import OF_THE_ENVIRONMENT, check_hyperparameters, with_hyperparameters
@@ -172,8 +173,9 @@ def start(
     if paired and len(combinations) != len(chosen):
         raise SettingError("over", len(combinations), f"settings cannot be paired with {len(chosen)} seeds")
     each, times = (1, 1) if paired else (len(chosen), len(combinations))
-    settings = {name: np.repeat([c[name] for c in combinations], each) for name in combinations[0]}
     count = len(combinations) * each
+    check_runs(trainer, algorithm, len(chosen), count)
+    settings = {name: np.repeat([c[name] for c in combinations], each) for name in combinations[0]}
     whole = with_hyperparameters(algorithm, settings)
     check_hyperparameters(whole)
     varying = {name: settings.get(OF_THE_ENVIRONMENT + name, x) for name, x in (whole.environment or {}).items()}
@@ -185,6 +187,18 @@ def start(
     spread = plan(trainer, algorithm, count, devices=devices, mesh=mesh)
     keys = jax.vmap(jax.random.key)(jnp.asarray(seed_of, jnp.uint32))
     return Runs(seed_of, settings, stacked, _start(trainer, spread, stacked, keys), spread)
+
+
+def check_runs(trainer: Trainer, algorithm: Algorithm, seeds: int, count: int) -> None:
+    """Refuse more runs than there is memory for, before anything is made for each.
+
+    Raises:
+      SettingError: with both amounts.
+    """
+    if count >= LARGE:
+        of_one = jax.tree.leaves(jax.eval_shape(trainer.init, algorithm, jax.random.key(0)))
+        needed = count * sum(leaf.size * leaf.dtype.itemsize for leaf in of_one)
+        check_room("seeds", seeds, needed, "the states of as many runs")
 
 
 def take(trainer: Trainer, runs: Runs, positions: Sequence[int], devices: Sequence[Any] | None = None) -> Runs:

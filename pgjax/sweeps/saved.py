@@ -70,6 +70,8 @@ def load(
     """
     check_algorithm(algorithm)
     try:
+        if not Path(path).is_file():  # what is none, as a pipe, may never end
+            raise OSError
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         seeds = arrays.pop("seeds")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from pgjax.engine import engine
 from pgjax.engine.blocks import cut, join
 from pgjax.environments.parameters import with_parameters
 from pgjax.estimators.importance import weight
@@ -126,7 +127,7 @@ def _by_the_learner(
     trainer: Trainer, algorithm: Algorithm, params: Params, transition: Transition, memory: Any
 ) -> tuple[Transition, Array]:
     """The rows with the learner's own log-probabilities, and min(π_learner/π_sampler, C) of every step, [T, N]."""
-    log_prob = log_prob_of(trainer.agent, params, transition, memory)
+    log_prob = log_prob_of(trainer.agent, params, transition, memory, engine(trainer.config.engine))
     mismatch = jnp.where(transition.mask > 0, log_prob - transition.log_prob, 0.0)
     return transition._replace(log_prob=log_prob), jnp.minimum(weight(mismatch), jnp.asarray(algorithm.max_mismatch))
 

@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pgjax.config import Config
+from pgjax.engine import Engine, engine
 from pgjax.environments import base
 from pgjax.estimators.importance import clamped_fraction, effective_sample_size, log_prefix, relative_weight
 from pgjax.estimators.products import product
@@ -19,7 +20,7 @@ from pgjax.estimators.surrogates import stopped_prefix
 from pgjax.training.loss import Batch, contributions
 from pgjax.training.metrics import nothing
 from pgjax.training.rollout import Policy, Visited, episodes
-from pgjax.training.signals import credit_of, policy_on, ratios_of
+from pgjax.training.signals import credit_of, log_prob_of, ratios_of
 from pgjax.types import Agent, Algorithm, Discrete, Environment, Params, SettingError, Transition
 
 
@@ -149,7 +150,7 @@ def weight_statistics(
     >>> [round(float(found[name]), 3) for name in ("effective_sample_size", "largest_weight_share", "mean_weight")]
     [0.8, 0.75, 1.0]
     """
-    x = ratios_of(agent, params, transition, memory)
+    x = ratios_of(agent, params, transition, memory, engine(config.engine))
     mask = transition.mask
     continues = mask * ~(transition.terminated | transition.truncated)
     whole = config.rollout == "episodes"
@@ -190,7 +191,14 @@ def score_mean(agent: Agent, params: Params, transition: Transition) -> Params:
     return jax.grad(mean_log_prob)(params["policy"])
 
 
-def score_probe(agent: Agent, params: Params, transition: Transition, key: Array, memory: Any = ()) -> Array:
+def score_probe(
+    agent: Agent,
+    params: Params,
+    transition: Transition,
+    key: Array,
+    memory: Any = (),
+    how: Engine | None = None,
+) -> Array:
     """The mean score along one random direction, in standard errors: a t-statistic, for one forward pass.
 
         z ~ N(0, I),   x_n = ⟨Σ_t ∇log π(a_{n,t}|s_{n,t}), z⟩,   mean(x) / (std(x)/√N)
@@ -204,6 +212,7 @@ def score_probe(agent: Agent, params: Params, transition: Transition, key: Array
       transition: [T, N, ...], N ≥ 2.
       key: draws the direction.
       memory: of a recurrent policy, at the first row.
+      how: the speed-ups to use; default what suits the device.
 
     >>> from pgjax import oracle
     >>> mdp = oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
@@ -214,8 +223,7 @@ def score_probe(agent: Agent, params: Params, transition: Transition, key: Array
     """
 
     def log_probs(policy: Params) -> Array:
-        x = policy_on(agent, params | {"policy": policy}, transition, memory).log_prob(transition.action)
-        return jnp.sum(jnp.where(transition.mask > 0, x, 0.0), axis=0)
+        return jnp.sum(log_prob_of(agent, params | {"policy": policy}, transition, memory, how), axis=0)
 
     return _in_errors(*bias_probe(_along(log_probs, params["policy"], key), 0.0))
 
@@ -304,7 +312,7 @@ def monitor(
     0.0
     """
     signals = batch.signals
-    now = signals._replace(log_ratio=ratios_of(agent, params, batch.transition, batch.memory))
+    now = signals._replace(log_ratio=ratios_of(agent, params, batch.transition, batch.memory, engine(config.engine)))
     exact = algorithm._replace(estimator=product(off_policy_reward_to_go, stopped_prefix))
 
     def along(algorithm: Algorithm) -> Array:

@@ -9,7 +9,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from pgjax.config import Config
-from pgjax.engine import engine
+from pgjax.engine import Engine, engine
 from pgjax.estimators.contracts import name_of
 from pgjax.estimators.distributions import Distribution
 from pgjax.estimators.reductions import own_share
@@ -32,7 +32,7 @@ def signals_of(agent: Agent, algorithm: Algorithm, config: Config, params: Param
     """
     memory = first_memory(agent, transition)
     signals = values_of(agent, algorithm, config, params, transition, memory)
-    return signals._replace(log_ratio=ratios_of(agent, params, transition, memory))
+    return signals._replace(log_ratio=ratios_of(agent, params, transition, memory, engine(config.engine)))
 
 
 def values_of(
@@ -61,9 +61,9 @@ def values_of(
     if agent.value is not None:
         features, next_features = remembered(agent, params, transition, memory)
         cut = transition.truncated & ~transition.terminated & (config.truncation == "bootstrap")
-        values = engine(config.engine).values
-        value, next_value = values(partial(agent.value, params), features, next_features, cut)
-        action_value = agent.action_value(params, features) if agent.action_value else None
+        how = engine(config.engine)
+        value, next_value = how.values(partial(how.rows, partial(agent.value, params)), features, next_features, cut)
+        action_value = how.rows(partial(agent.action_value, params), features) if agent.action_value else None
     signals = make_signals(
         transition.reward,
         mask=transition.mask,
@@ -78,7 +78,9 @@ def values_of(
         truncation=config.truncation,
         elapsed=elapsed,
         behaviour_log_prob=transition.log_prob,
-        reference_log_prob=None if reference is None else log_prob_of(agent, reference, transition, memory),
+        reference_log_prob=None
+        if reference is None
+        else log_prob_of(agent, reference, transition, memory, engine(config.engine)),
     )
     if agent.value is None:
         signals = signals._replace(value=None, next_value=None)
@@ -145,15 +147,37 @@ def policy_on(agent: Agent, params: Params, transition: Transition, memory: Any 
     return agent.policy(params, seen(agent, params, transition, memory))
 
 
-def log_prob_of(agent: Agent, params: Params, transition: Transition, memory: Any = ()) -> Array:
-    """log π of the taken actions under the policy of `params`, [T, N], stopped; 0 on padding."""
-    log_prob = policy_on(agent, params, transition, memory).log_prob(transition.action)
-    return stop_gradient(jnp.where(transition.mask > 0, log_prob, 0.0))
+def log_prob_of(
+    agent: Agent, params: Params, transition: Transition, memory: Any = (), how: Engine | None = None
+) -> Array:
+    """log π of the taken actions under the policy of `params`, [T, N]; 0 on padding.
+
+    Args:
+      agent: whose policy.
+      params: its parameters.
+      transition: the steps, [T, N, ...].
+      memory: of a recurrent policy, at the first row.
+      how: the speed-ups to use; default what suits the device.
+
+    Raises:
+      SettingError: for a policy whose log-probabilities are not one number per step.
+    """
+
+    def of(steps: tuple[Any, Any, Array]) -> Array:
+        features, action, mask = steps
+        return _one_per_step(agent.policy(params, features).log_prob(action), mask)
+
+    how = engine() if how is None else how
+    log_prob = how.rows(of, (seen(agent, params, transition, memory), transition.action, transition.mask))
+    return jnp.where(transition.mask > 0, log_prob, 0.0)
 
 
-def ratios_of(agent: Agent, params: Params, transition: Transition, memory: Any = ()) -> Array:
-    """log ρ of the taken actions under the policy of `params`, [T, N], stopped."""
-    return stop_gradient(log_ratio(policy_on(agent, params, transition, memory), transition))
+def ratios_of(
+    agent: Agent, params: Params, transition: Transition, memory: Any = (), how: Engine | None = None
+) -> Array:
+    """log ρ of the taken actions under the policy of `params`, [T, N], stopped; arguments as `log_prob_of`'s."""
+    log_prob = log_prob_of(agent, params, transition, memory, how)
+    return stop_gradient(jnp.where(transition.mask > 0, log_prob - transition.log_prob, 0.0))
 
 
 def log_ratio(distribution: Distribution, transition: Transition) -> Array:
@@ -162,11 +186,15 @@ def log_ratio(distribution: Distribution, transition: Transition) -> Array:
     Raises:
       SettingError: for a policy whose log-probabilities are not one number per step.
     """
-    log_prob = distribution.log_prob(transition.action)
-    if log_prob.shape != transition.mask.shape:
-        reason = f"is the policy's output; needed is a number per step, {transition.mask.shape}"
-        raise SettingError("log_prob", log_prob.shape, reason)
+    log_prob = _one_per_step(distribution.log_prob(transition.action), transition.mask)
     return jnp.where(transition.mask > 0, log_prob - transition.log_prob, 0.0)
+
+
+def _one_per_step(log_prob: Array, mask: Array) -> Array:
+    if log_prob.shape != mask.shape:
+        reason = f"is the policy's output; needed is a number per step, {mask.shape}"
+        raise SettingError("log_prob", log_prob.shape, reason)
+    return log_prob
 
 
 def credit_of(algorithm: Algorithm, config: Config, signals: Signals) -> Any:

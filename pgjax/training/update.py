@@ -239,11 +239,11 @@ def _ratios(trainer: Trainer, params: Params, batch: Batch) -> Array:
     """log ρ of the taken actions at `params`, [T, N], stopped."""
     environment, agent, config, rows = trainer.environment, trainer.agent, trainer.config, batch.transition
     if not isinstance(rows, Replay):
-        return ratios_of(agent, params, rows, batch.memory)
+        return ratios_of(agent, params, rows, batch.memory, engine(config.engine))
 
     def of(one: tuple[Array, Any]) -> Array:
         _, transition, memory, _ = replayed(environment, agent, config, Replay(*one, rows.params))
-        return ratios_of(agent, params, transition, memory)
+        return ratios_of(agent, params, transition, memory, engine(config.engine))
 
     return join(jax.lax.map(of, rows.slices(config.accumulate)), 1)
 
@@ -300,7 +300,9 @@ def _watched(
         return {}
     score_key, bias_key = jax.random.split(key)
     metrics = monitors.weight_statistics(agent, config, after, batch.transition, batch.memory)
-    metrics["score_mean"] = monitors.score_probe(agent, before, batch.transition, score_key, batch.memory)
+    metrics["score_mean"] = monitors.score_probe(
+        agent, before, batch.transition, score_key, batch.memory, engine(config.engine)
+    )
     if config.diagnostics:
         metrics |= monitors.monitor(agent, algorithm, config, after, batch, bias_key)
     return metrics

@@ -1,8 +1,11 @@
 """Sizes that no memory holds are refused in one line, before anything is written or compiled."""
 
+import os
+
 import pytest
 from runs import TINY
 
+from pgjax import Config, environments, make_agent, make_trainer, population, reinforce, sweeps
 from pgjax.runs.settings.build import build
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.sizes import updates_per_chunk
@@ -31,3 +34,24 @@ def test_more_than_the_memory_is_refused(here, tmp_path, field, value, more):
 def test_a_chunk_has_no_more_updates_than_the_run():
     settings = Settings(environment="Catch-bsuite", num_envs=4, total_steps=792, updates_per_chunk=HUGE)
     assert updates_per_chunk(build(settings), settings) == 198
+
+
+def test_more_runs_than_the_memory_are_refused_from_python(here):
+    environment = environments.make("SimpleBandit-bsuite")
+    trainer, algorithm = make_trainer(environment, make_agent(environment, hidden=()), Config(num_envs=2)), reinforce()
+    refused = pytest.raises(SettingError, match=r"^seeds: [0-9]+ needs .* GB for the states of as many runs")
+    with refused:
+        sweeps.start(trainer, algorithm.algorithm, seeds=HUGE)
+    with refused:
+        sweeps.start(trainer, algorithm.algorithm, seeds=10**8, over={"learning_rate": [0.1] * 40})
+    with refused:
+        population.start(trainer, algorithm.algorithm, population.Evolution((("learning_rate", 0.1, 0.2),)), seeds=HUGE)
+
+
+def test_runs_that_are_no_file_are_refused_at_once(tmp_path):
+    environment = environments.make("SimpleBandit-bsuite")
+    trainer, algorithm = make_trainer(environment, make_agent(environment, hidden=()), Config(num_envs=2)), reinforce()
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, tmp_path / "none"):
+        with pytest.raises(SettingError, match="holds no runs that `Runs.save` has written"):
+            sweeps.load(path, trainer, algorithm.algorithm)

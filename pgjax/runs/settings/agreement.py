@@ -60,7 +60,7 @@ def difference(first: Mapping[str, str], other: Mapping[str, str], number: int) 
     ('jax', '0.10.2', 'in process 3, but 0.10.1 in process 0: all must run with the same')
     """
     for name in {**first, **other}:
-        here, there = first.get(name, "nothing"), other.get(name, "nothing")
+        here, there = first.get(name) or "nothing", other.get(name) or "nothing"
         if here != there:
             return name, there, f"in process {number}, but {here} in process 0: all must run with the same"
     return None

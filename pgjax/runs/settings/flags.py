@@ -48,7 +48,7 @@ class Settings(_AllGroups):
             counters.seed(self.first_seed, "first_seed")
             return list(range(self.first_seed, counters.seed(last, "first_seed") + 1))
         try:
-            return counters.seeds(self.seed_list)
+            return list(counters.seeds(self.seed_list))
         except SettingError as error:
             raise SettingError("seed_list", self.seed_list, f"cannot be trained with: {error}") from error
 

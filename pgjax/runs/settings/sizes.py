@@ -4,12 +4,10 @@ from itertools import pairwise
 
 import jax
 
-from pgjax.engine.memory import check_room
+from pgjax.engine.memory import LARGE, check_room
 from pgjax.runs.settings.build import Setup
 from pgjax.runs.settings.flags import Settings
 from pgjax.sweeps.loop import ROW
-
-LARGE = 10**6  # things of which there must be so many before it is asked how large one is
 
 
 def updates_per_chunk(setup: Setup, settings: Settings) -> int:
