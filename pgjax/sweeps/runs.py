@@ -314,7 +314,8 @@ def _made_within(f: Any) -> Any:
     return same
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+# It runs once: optimising it would take longer than running it.
+@partial(jax.jit, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": "0"})
 def _start(trainer: Trainer, mesh: Mesh, algorithm: Algorithm, keys: Array) -> TrainState:
     every = jax.vmap(trainer.init)
     out = placed(jax.eval_shape(every, algorithm, keys))
