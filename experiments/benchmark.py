@@ -163,12 +163,13 @@ def rollout_seconds(
         return uniform_policy(environment) if random else rollout.actor(agent, params)
 
     def one(params: Any, key: Array) -> Any:
-        keys = jax.random.split(key, config.num_envs // shares)
+        keys, policy = jax.random.split(key, config.num_envs // shares), act(params)
         if config.rollout == "episodes":
-            rows, after = rollout.episodes(environment, act(params), keys), ()
+            rows, after = rollout.episodes(environment, policy, keys), ()
         else:
-            stream = rollout.start_stream(environment, keys)
-            after, rows, _ = rollout.stream(environment, act(params), stream, keys, config.num_steps)
+            memory = policy.initial if isinstance(policy, rollout.Actor) else ()
+            stream = rollout.start_stream(environment, keys, memory)
+            after, rows, _ = rollout.stream(environment, policy, stream, keys, config.num_steps)
         return rows, after
 
     def many(params: Any, key: Array) -> Array:

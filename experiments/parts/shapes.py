@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from parts import peers
-from pgjax import Recipe, a2c, environments, make_agent, make_trainer, ppo, reinforce
+from pgjax import ALGORITHMS, Recipe, a2c, environments, make_agent, make_trainer, ppo, reinforce
+from pgjax.policies.networks import MemoryKind
 from pgjax.types import Agent, Environment, Trainer
 
 
@@ -21,6 +22,8 @@ class Shape(NamedTuple):
     updates: int = 100
     environment: str = "CartPole-v1"
     horizon: int | None = None  # a time limit shorter than the environment's own
+    memory: MemoryKind = "none"
+    hidden: tuple[int, ...] = (64, 64)
 
 
 def ppo_shape(num_envs: int, num_steps: int, seeds: int, updates: int, environment: str = "CartPole-v1") -> Shape:
@@ -48,6 +51,22 @@ def a2c_shape(num_envs: int, num_steps: int, updates: int) -> Shape:
     return Shape(f"a2c-{num_envs}x{num_steps}", Recipe(algorithm, config), updates=updates)
 
 
+def gru_shape(num_envs: int, num_steps: int, updates: int) -> Shape:
+    """PPO with a memory: a layer, a GRU and a layer of 128; whole environments in a minibatch."""
+    shape = ppo_shape(num_envs, num_steps, 1, updates, "MemoryChain-bsuite")
+    recipe = Recipe(shape.recipe.algorithm, replace(shape.recipe.config, shuffle="environments"))
+    return shape._replace(name=f"ppo-gru-{num_envs}x{num_steps}", recipe=recipe, memory="gru", hidden=(128,))
+
+
+def method_shape(method: str, num_envs: int, rows: int, updates: int) -> Shape:
+    """A method with its own settings: streams of so many steps, or episodes of at most so many."""
+    algorithm, config = ALGORITHMS[method]()
+    stream = config.rollout == "stream"
+    config = replace(config, num_envs=num_envs, num_steps=rows if stream else config.num_steps)
+    name = f"{method}-{num_envs}x{rows}"
+    return Shape(name, Recipe(algorithm, config), updates=updates, horizon=None if stream else rows)
+
+
 SHAPES = (
     ppo_shape(4, 128, 1, 600),
     ppo_shape(4, 128, 16, 300),
@@ -56,17 +75,24 @@ SHAPES = (
     reinforce_shape(1024, 128, 1, 30),
     reinforce_shape(64, 500, 16, 60),
     a2c_shape(16, 5, 4000),
+    method_shape("trpo", 32, 128, 100),
+    method_shape("npg", 32, 128, 100),
+    method_shape("vtrace", 32, 128, 200),
+    method_shape("doubly_robust", 64, 128, 50),
+    gru_shape(16, 32, 100),
+    gru_shape(64, 128, 10),
     ppo_shape(64, 128, 1, 20, "Breakout-MinAtar"),
+    ppo_shape(1024, 128, 1, 2, "Breakout-MinAtar"),
 )
 QUICK = (ppo_shape(4, 128, 2, 4), reinforce_shape(8, 128, 1, 2))
 
 
 def built(shape: Shape) -> tuple[Environment, Agent, Trainer]:
-    """Environment, agent with two layers of 64 (behind a convolution where it sees images), trainer."""
+    """Environment, agent (behind a convolution where it sees images), trainer."""
     environment = environments.make(shape.environment)
     environment = environment._replace(horizon=shape.horizon or environment.horizon)
     config = shape.recipe.config
-    agent = make_agent(environment, critic=config.critic)
+    agent = make_agent(environment, critic=config.critic, memory=shape.memory, hidden=shape.hidden)
     return environment, agent, make_trainer(environment, agent, config)
 
 
@@ -80,6 +106,15 @@ def flops_per_step(environment: Environment, agent: Agent, shape: Shape) -> floa
         analysis: Any = jax.jit(function).lower(params, batch).compile().cost_analysis()
         return analysis["flops"] / rows
 
-    policy = flops(lambda p, x: agent.policy(p, x).logits)
-    value = flops(agent.value) if agent.value else 0.0
-    return (policy + value) * (1 + 3 * shape.recipe.config.epochs)
+    def seen(params: Any, observation: Any) -> Any:
+        if agent.memory is None:
+            return observation
+        start = jax.tree.map(lambda x: jnp.broadcast_to(x, (rows, *x.shape)), agent.memory.initial)
+        return agent.memory.step(params, start, observation)[1]
+
+    def judged(params: Any, observation: Any) -> Any:
+        features = seen(params, observation)
+        judge = agent.action_value or agent.value
+        return agent.policy(params, features).logits, judge(params, features) if judge else 0.0
+
+    return flops(judged) * (1 + 3 * shape.recipe.config.epochs)

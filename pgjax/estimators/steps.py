@@ -175,9 +175,15 @@ def trust_region_step(
         policy = at(fraction)
         return (problem.kl(policy) <= max_kl) & (problem.surrogate(policy) > before)
 
+    def searching(tried: tuple[Array, Array]) -> Array:
+        return (tried[0] < BACKTRACKS) & ~tried[1]
+
+    def shorter(tried: tuple[Array, Array]) -> tuple[Array, Array]:
+        return tried[0] + 1, passes(fractions[tried[0]])
+
     fractions = SHRINK ** jnp.arange(BACKTRACKS, dtype=length.dtype)
-    passed = jax.lax.map(passes, fractions)
-    accepted, tries = jnp.any(passed), jnp.argmax(passed)
+    tried, accepted = jax.lax.while_loop(searching, shorter, (jnp.int32(0), jnp.bool_(False)))
+    tries = tried - 1
     fraction = fractions[tries]
     policy = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), at(fraction), problem.policy)
     return policy, {
