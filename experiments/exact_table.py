@@ -26,7 +26,6 @@ if "--updates" in sys.argv:  # five hundred programs that run for milliseconds: 
 
 import jax
 import numpy as np
-from jax import Array
 from parts.command import as_script
 from parts.tables import wrapped
 from rich.console import Console
@@ -84,7 +83,7 @@ def main(options: Options) -> int:
     return 0
 
 
-def problem(options: Options) -> tuple[oracle.MDP, dict[str, Array]]:
+def problem(options: Options) -> tuple[oracle.MDP, dict[str, np.ndarray]]:
     """The MDP that the options ask for, and the logits of both policies by name."""
     given = EXAMPLE if options.mdp is None else read(options.mdp)
     mdp = oracle.make_mdp(*(given[name] for name in FIELDS[:5]))

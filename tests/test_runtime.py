@@ -85,7 +85,7 @@ for step in sys.argv[1:]:
 
 
 def outcomes(*steps, **variables):
-    """NPROC after each of some steps in one process, on two cores with jaxlib 0.10.2; or what a step raised or warned."""
+    """NPROC after each step in one process, on two cores with jaxlib 0.10.2; or what a step raised or warned."""
     command = [sys.executable, "-c", f"{MACHINE}\n{OUTCOMES}", *steps]
     done = subprocess.run(command, env=without_sizes() | variables, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
