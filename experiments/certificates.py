@@ -36,7 +36,7 @@ from pgjax.oracle.certificates.entries import Row, make_row
 from pgjax.oracle.certificates.evaluation import estimates
 from pgjax.oracle.certificates.precision import ROUNDING, SYMMETRIC
 
-QUICK = {("rlax", "policy_gradient_loss, padded to the longest"), ("brax", "PPO, λ = 1, advantages as they are")}
+QUICK = {("rlax", "policy_gradient_loss, padded to the longest")}
 QUICK_PROBLEMS = ("bandit", "variable length")
 LARGER = {  # losses with one cause of bias each, followed to larger batches
     ("pgjax", "group_standardised × score"): "standard deviation of the batch (pgjax)",

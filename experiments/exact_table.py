@@ -74,16 +74,21 @@ def main(options: Options) -> int:
     for name, default in (("only", ""), ("paths", ""), ("actions", "one")):
         if getattr(options, name) != default:
             raise SettingError(name, getattr(options, name), "picks rows of the table of updates; add --updates")
-    given = EXAMPLE if options.mdp is None else read(options.mdp)
     with jax.enable_x64(True):
-        mdp = oracle.make_mdp(*(given[name] for name in FIELDS[:5]))
-        mdp = replace(mdp, horizon=min(mdp.horizon, 2)) if options.quick else mdp
-        logits = {name: oracle.check_logits(mdp, name, given[name]) for name in FIELDS[5:]}
+        mdp, logits = problem(options)
         result = oracle.exact_table(mdp, logits["target_logits"], logits["behaviour_logits"])
     if options.json is not None:
         write_text(options.json, json.dumps(result, indent=1) + "\n")
     show(result)
     return 0
+
+
+def problem(options: Options) -> tuple[oracle.MDP, dict[str, np.ndarray]]:
+    """The MDP that the options ask for, and the logits of both policies by name."""
+    given = EXAMPLE if options.mdp is None else read(options.mdp)
+    mdp = oracle.make_mdp(*(given[name] for name in FIELDS[:5]))
+    mdp = replace(mdp, horizon=min(mdp.horizon, 2)) if options.quick else mdp
+    return mdp, {name: oracle.check_logits(mdp, name, given[name]) for name in FIELDS[5:]}
 
 
 def updates(options: Options) -> int:

@@ -7,7 +7,7 @@ winner is written as a TOML file for `train.py --config`. --choose num_envs=8,32
 are compiled for, a compiled call for each choice in a batch. A search that was stopped or killed goes on with the same
 command, and one that is done with a larger --trials. Expect a winner that does not depend on the luck of the seeds it
 was chosen by, and on two CPU cores a minute and a half for sixteen trials of four seeds and 50 000 steps of Catch.
-Takes the flags of train.py that say what is trained (--quick: begin with four trials of a few updates), beside those of
+Takes the flags of train.py that say what is trained (--quick: begin with two trials of a few updates), beside those of
 the search.
 """
 
@@ -100,7 +100,7 @@ class Search:
     """Where study.db (Optuna's), trials.csv, trials.png and best.toml go."""
 
 
-QUICK = Search(trials=4, batch=4, finalists=2, final_seeds=2)
+QUICK = Search(trials=2, batch=2, cuts=0, finalists=2, final_seeds=2)
 
 
 def main(search: Search, settings: Settings) -> None:

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import re
 import runpy
 import subprocess
@@ -11,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import EXPERIMENTS, here, in_a_process
 
 from pgjax import SettingError
 
-TERMINAL = os.environ | {"COLUMNS": "80"}
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 MAIN_JOB = {  # what each is given besides --quick, and leaves: they train, or read what was trained
     "train": ("--out run", "run/evaluation.csv"),
     "compare": ("run", "comparison.csv"),
@@ -23,10 +21,10 @@ MAIN_JOB = {  # what each is given besides --quick, and leaves: they train, or r
     "scores": ("run --out scores", "scores/scores.md"),
     "pretrained": ("--add run --commit abc --folder policies", "policies/CartPole-v1.npz"),
     "tune": ("--hidden 8 --folder tuning", "tuning/best.toml"),
-    "exact_table": ("--json out.json", "out.json"),
     "ratio_family": ("--json facts.json", "facts.json"),
 }
-SCRIPTS = sorted(p.stem for p in EXPERIMENTS.glob("*.py") if p.stem not in MAIN_JOB)
+WITHOUT_A_FIGURE = {*MAIN_JOB, "exact_table"}
+SCRIPTS = sorted(p.stem for p in EXPERIMENTS.glob("*.py") if p.stem not in WITHOUT_A_FIGURE)
 
 
 ON_EVERY_RUN = ("baselines", "benchmark", "certificates", "large_sweep", "value_estimate")  # the rest is slow
@@ -40,8 +38,7 @@ def fits(text):
 
 @pytest.mark.parametrize("name", [n if n in ON_EVERY_RUN else pytest.param(n, marks=pytest.mark.slow) for n in SCRIPTS])
 def test_quick_mode(name, tmp_path):
-    command = [sys.executable, EXPERIMENTS / f"{name}.py", "--quick", "--out", tmp_path / "results"]
-    done = subprocess.run(command, cwd=tmp_path, env=TERMINAL, capture_output=True, text=True, timeout=500)
+    done = here(name, "--quick", "--out", tmp_path / "results", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {p.name for p in (tmp_path / "results").iterdir()} == {f"{name}-quick.png", f"{name}-quick.csv"}
     assert done.stderr == "" and fits(done.stdout), done.stdout
@@ -49,14 +46,25 @@ def test_quick_mode(name, tmp_path):
 
 def test_quick_modes_of_the_main_job(tmp_path):
     for name, (arguments, left) in MAIN_JOB.items():
-        command = [sys.executable, EXPERIMENTS / f"{name}.py", "--quick", *arguments.split()]
-        done = subprocess.run(command, cwd=tmp_path, env=TERMINAL, capture_output=True, text=True, timeout=200)
+        done = here(name, "--quick", *arguments.split(), folder=tmp_path)
         assert done.returncode == 0 and done.stderr == "", (name, done.stderr)
         assert (tmp_path / left).stat().st_size > 0
         assert fits(done.stdout), done.stdout
     steps = np.genfromtxt(tmp_path / "run" / "evaluation.csv", delimiter=",", names=True)["env_steps"]
     assert len(steps) == 2 and all(steps >= 4000) and all(steps < 10_000)
-    assert json.loads((tmp_path / "out.json").read_text())["trajectories"] == 20  # a horizon of 2
+
+
+def test_no_script_that_chooses_devices_has_started_jax_before():
+    """It would choose too late; what runs here, where jax has started, does not show it."""
+    choosing = [p.stem for p in EXPERIMENTS.glob("*.py") if re.search(r"\b(start|use_cpu_devices)\(", p.read_text())]
+    code = f"""
+from importlib import import_module
+from jax._src import xla_bridge
+started = [name for name in {choosing} if import_module(name) and xla_bridge.backends_are_initialized()]
+assert not started, started
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=EXPERIMENTS, capture_output=True, text=True, timeout=100)
+    assert len(choosing) > 15 and (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.py")), ids=lambda p: p.stem)
@@ -69,7 +77,7 @@ def test_every_script_says_its_question_and_what_to_expect(path):
 def test_exact_table_reads_a_problem_and_writes_all_numbers(tmp_path):
     table = json.loads((Path(__file__).parent / "data" / "exact_table.json").read_text())
     (tmp_path / "mdp.json").write_text(json.dumps(table["input"]))
-    done = run_exact_table(tmp_path, "--mdp", "mdp.json", "--json", "out.json")
+    done = here("exact_table", "--mdp", "mdp.json", "--json", "out.json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out.json").read_text())
     expected = table["output"]
@@ -79,6 +87,11 @@ def test_exact_table_reads_a_problem_and_writes_all_numbers(tmp_path):
     for name, row in expected["estimators"].items():
         for key, value in row.items():
             np.testing.assert_allclose(result["estimators"][name][key], value, atol=1e-8, err_msg=f"{name}, {key}")
+
+
+def test_a_quick_exact_table_has_a_horizon_of_two():
+    script = runpy.run_path(str(EXPERIMENTS / "exact_table.py"))
+    assert [script["problem"](script["Options"](quick=quick))[0].horizon for quick in (True, False)] == [2, 4]
 
 
 GOOD = {
@@ -123,11 +136,6 @@ def test_bad_problems_are_refused_in_one_line(tmp_path, change, message):
 
 def test_a_refusal_is_all_that_a_person_sees(tmp_path):
     (tmp_path / "mdp.json").write_text(json.dumps(GOOD | {"horizon": 0}))
-    done = run_exact_table(tmp_path, "--mdp", "mdp.json")
+    done = in_a_process("exact_table", "--mdp", "mdp.json", folder=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert re.fullmatch("error: horizon: 0 .*\n", done.stderr)
-
-
-def run_exact_table(folder, *arguments):
-    command = [sys.executable, EXPERIMENTS / "exact_table.py", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)

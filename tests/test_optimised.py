@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PART = ("tests/test_padding.py::test_a_gradient_over_executed_steps_is_that_over_all_rows[reinforce]",)
 WHOLE_BATCH = "tests/test_contracts.py::test_a_surrogate_that_declares_nothing_is_given_the_whole_batch_by_every_engine"
-PART = (
-    "tests/test_padding.py::test_a_gradient_over_executed_steps_is_that_over_all_rows[reinforce]",
-    f"{WHOLE_BATCH}[hidden]",
-)
 
 
 @pytest.mark.optimised

@@ -3,8 +3,6 @@
 import io
 import re
 import runpy
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from matplotlib.colors import to_rgb
 from parts import drawing
 from parts.recording import Recording, record
 from PIL import Image
+from scripts import EXPERIMENTS, here
 
 from pgjax import SettingError, environments, make_agent, normalise_observations, rollout
 from pgjax.runs.record import checkpoints
@@ -24,7 +23,7 @@ from pgjax.runs.settings.config_file import recorded
 from pgjax.runs.settings.flags import Settings
 from pgjax.training.rollout import Visited
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "render.py"
+SCRIPT = EXPERIMENTS / "render.py"
 SMALL = Settings(environment="Catch-bsuite", hidden=(8,), seeds=2)
 
 
@@ -206,7 +205,7 @@ def test_returns_are_written_out(script, returns, expected):
 def test_a_run_becomes_a_gif(tmp_path):
     path = write_run(tmp_path / "run")
     write_evaluation(path, [-0.5, 0.5])
-    done = subprocess.run([sys.executable, SCRIPT, path], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = here("render", path, folder=tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     line = rf"wrote {path}/episode.gif \(\d+ kB\): Catch-bsuite, seed 1, greedy, step 9, return -?1 \(ended\)\n"
     assert re.fullmatch(line, done.stdout)
@@ -284,8 +283,7 @@ def test_a_gif_that_cannot_be_written(script, tmp_path):
 
 
 def test_a_refusal_is_all_that_a_person_sees(tmp_path):
-    command = [sys.executable, SCRIPT, tmp_path, "--out", "episode.mp4"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = here("render", tmp_path, "--out", "episode.mp4", folder=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: out: 'episode.mp4' must end in .gif\n"
     assert not list(tmp_path.iterdir())

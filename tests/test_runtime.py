@@ -8,7 +8,9 @@ import jaxlib
 import pytest
 
 from pgjax.engine import startup
+from pgjax.types import SettingError
 
+FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # as many threads as ever
 CHILD = """
 import os, sys
 from dataclasses import replace
@@ -30,9 +32,14 @@ print("trained")
 """
 
 
+def without_sizes():
+    """The environment, without what says how many threads or devices jax has."""
+    return {name: value for name, value in os.environ.items() if name not in ("NPROC", "XLA_FLAGS")}
+
+
 def train_in_a_child(mode, seconds):
     """What a child that trains on two devices beside a busy process printed; None if it had to be killed."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("NPROC", "XLA_FLAGS")}
+    environment = without_sizes() | {"XLA_FLAGS": FAST_COMPILE}
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         child = subprocess.run(
@@ -61,68 +68,81 @@ def test_without_protection_it_would():
     assert train_in_a_child("unprotected", seconds=60) is None
 
 
-def pool_after(code, jaxlib=(0, 10, 2), **variables):
-    """NPROC after some code, or what stopped it, on two cores with that version of jaxlib (of which nothing is run)."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("NPROC", "XLA_FLAGS")} | variables
-    machine = (
-        f"import os, jaxlib; jaxlib.version.__version_info__ = {jaxlib}; os.sched_getaffinity = lambda _: {{0, 1}}"
+MACHINE = "import os, jaxlib; jaxlib.version.__version_info__ = (0, 10, 2); os.sched_getaffinity = lambda _: {0, 1}"
+"""Two cores and a version of jaxlib (of which nothing is run)."""
+OUTCOMES = """
+import sys, warnings
+warnings.simplefilter("error")
+def outcome(step):
+    try:
+        exec(step)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return os.environ.get("NPROC")
+for step in sys.argv[1:]:
+    print(outcome(step))
+"""
+
+
+def outcomes(*steps, **variables):
+    """NPROC after each step in one process, on two cores with jaxlib 0.10.2; or what a step raised or warned."""
+    command = [sys.executable, "-c", f"{MACHINE}\n{OUTCOMES}", *steps]
+    done = subprocess.run(command, env=without_sizes() | variables, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_pool_is_enlarged_where_it_is_needed_and_what_comes_too_late_is_said():
+    steps = [f"import pgjax; pgjax.use_cpu_devices({count})" for count in (0, 3, 5)]
+    imported, too_few, three, started, too_late = outcomes(
+        "import pgjax", *steps[:2], "import jax; jax.devices()", steps[2]
     )
-    program = f"{machine}; import pgjax; {code}; print(os.environ.get('NPROC'))"
-    child = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
-    return child.stdout.strip() or child.stderr
+    assert (imported, three, started) == ("4", "6", "6")
+    assert "devices: 0 must be at least 1" in too_few and "devices: 5 comes too late" in too_late
 
 
-def test_the_pool_is_enlarged_where_it_is_needed():
-    assert pool_after("pass") == "4"
-    assert pool_after("pgjax.use_cpu_devices(3)") == "6"
-    assert pool_after("pgjax.use_cpu_devices(3)", jaxlib=(0, 11, 0)) == "None"
+@pytest.mark.parametrize(
+    ("jaxlib_version", "given", "devices", "left"),
+    [
+        ((0, 10, 2), None, 1, "4"),
+        ((0, 10, 2), None, 3, "6"),
+        ((0, 10, 2), "8", 2, "8"),  # a pool that the user has set stays
+        ((0, 10, 2), "2", 2, SettingError),
+        ((0, 11, 0), None, 3, None),
+        ((0, 11, 0), "2", 2, "2"),
+    ],
+)
+def test_the_size_of_the_pool_is_the_users_or_enough(monkeypatch, jaxlib_version, given, devices, left):
+    monkeypatch.setattr(jaxlib.version, "__version_info__", jaxlib_version)
+    monkeypatch.setattr(startup, "cores", lambda: 2)
+    monkeypatch.setattr(startup.xla_bridge, "backends_are_initialized", lambda: False)
+    for name, value in {"NPROC": given, startup._OURS: None}.items():
+        monkeypatch.setenv(name, value or "")
+        if value is None:
+            monkeypatch.delenv(name)
+    if left is SettingError:
+        with pytest.raises(SettingError, match="^NPROC: 2 "):
+            startup.avoid_deadlock(devices)
+    else:
+        startup.avoid_deadlock(devices)
+        assert os.environ.get("NPROC") == left
 
 
 def test_a_pool_that_can_no_longer_be_enlarged_is_said():
     """Behind pgjax's import, jax's thread pool is as small as the machine's cores."""
-    code = "import warnings, gymnax; warnings.simplefilter('error'); import pgjax"
-    machine = "import os, jaxlib; os.sched_getaffinity = lambda _: {0, 1}; jaxlib.version.__version_info__ = (0, 10, 2)"
-    environment = {k: v for k, v in os.environ.items() if k not in ("NPROC", "XLA_FLAGS")}
-    child = [sys.executable, "-c", f"{machine}; {code}"]
-    said = subprocess.run(child, env=environment, capture_output=True, text=True, timeout=100).stderr
+    (said,) = outcomes("import gymnax, pgjax")
     assert "can hang with the 2 threads" in said and "import pgjax before gymnax, or set NPROC=4" in said
-    assert subprocess.run(child, env=environment | {"NPROC": "4"}, timeout=100).returncode == 0
 
 
-def test_a_pool_the_user_has_set_stays():
-    assert pool_after("pgjax.use_cpu_devices(2)", NPROC="8") == "8"
+def test_after_gymnax_the_devices_that_there_are_serve_and_another_count_is_refused():
+    steps = [f"pgjax.use_cpu_devices({count})" for count in ("", 1, 2)]
+    imported, whatever, one, two = outcomes("global pgjax; import gymnax, pgjax", *steps, NPROC="4")
+    assert (imported, one) == ("4", "4")
+    assert "jax has already started" in whatever and "call pgjax.use_cpu_devices() before" in whatever
+    assert "SettingError: devices: 2 comes too late: there are 1; jax has already started" in two
 
 
-def test_a_pool_the_user_has_set_too_small_for_the_devices_is_refused():
-    assert "NPROC: 2 " in pool_after("pgjax.use_cpu_devices(2)", NPROC="2")
-    assert pool_after("pgjax.use_cpu_devices(2)", jaxlib=(0, 11, 0), NPROC="2") == "2"
-
-
-def test_too_late_is_said():
-    assert "devices: 5 comes too late" in pool_after("import jax; jax.devices(); pgjax.use_cpu_devices(5)")
-
-
-def test_too_few_is_said():
-    assert "devices: 0 must be at least 1" in pool_after("pgjax.use_cpu_devices(0)")
-
-
-def after_gymnax(count, **variables):
-    """What `use_cpu_devices(count)` says where gymnax was imported before pgjax: output, errors."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"NPROC": "4"} | variables
-    code = f"import gymnax, pgjax; pgjax.use_cpu_devices({count}); import jax; print(len(jax.devices('cpu')))"
-    child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
-    return child.stdout.strip(), child.stderr
-
-
-def test_after_gymnax_the_devices_that_there_are_serve():
-    found, said = after_gymnax("")
-    cores = startup.cores()
-    assert found == "1" and said.count("jax has already started") == (cores > 1)
-    assert ("call pgjax.use_cpu_devices() before" in said) == (cores > 1)
-
-
-def test_after_gymnax_a_count_that_is_there_serves_and_another_is_refused():
-    assert after_gymnax(1) == ("1", "")
-    assert after_gymnax(3, XLA_FLAGS="--xla_force_host_platform_device_count=3") == ("3", "")
-    found, said = after_gymnax(2)
-    assert found == "" and "SettingError: devices: 2 comes too late: there are 1; jax has already started" in said
+def test_after_gymnax_the_devices_that_xla_was_asked_for_serve():
+    flags = "--xla_force_host_platform_device_count=3"
+    counted = "import jax; pgjax.use_cpu_devices(3); assert len(jax.devices()) == 3"
+    assert outcomes("global pgjax; import gymnax, pgjax", counted, XLA_FLAGS=flags, NPROC="6") == ["6", "6"]

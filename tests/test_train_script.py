@@ -6,11 +6,11 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from scripts import EXPERIMENTS, here, in_a_process
 
 import pgjax
 from pgjax import evaluate
@@ -19,7 +19,6 @@ from pgjax.runs.settings.build import build
 from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "train.py"
 SMALL = [
     "--no-tuned",
     "--environment",
@@ -35,17 +34,13 @@ SMALL = [
 ]
 
 
-def run(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300
-    )
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder in which the same small run was made twice."""
+    """A folder in which the same small run was made twice, the first time by a process of its own."""
     folder = tmp_path_factory.mktemp("work")
-    return folder, run(*SMALL, cwd=folder), run(*SMALL, "--quiet", cwd=folder)
+    devices = "--devices", jax.local_device_count()
+    first = in_a_process("train", *SMALL, *devices, folder=folder)
+    return folder, first, here("train", *SMALL, *devices, "--quiet", folder=folder)
 
 
 def test_a_run_leaves_what_it_promises(finished):
@@ -89,7 +84,7 @@ def test_the_trained_policy_is_read_back(finished):
 
 def test_a_normalised_policy_is_read_back_with_its_statistics(tmp_path):
     extra = "--algorithm", "a2c", "--normalise-observations", "--num-steps", 9, "--eval-episodes", 8
-    done = run(*SMALL, *extra, "--out", tmp_path / "run", cwd=tmp_path)
+    done = here("train", *SMALL, *extra, "--out", tmp_path / "run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     setup, params = files.load_run(tmp_path / "run")
     first = jax.tree.map(lambda x: x[0], params)
@@ -104,7 +99,7 @@ def test_a_directory_that_holds_a_run_is_not_overwritten(finished):
     folder, _, _ = finished
     path = folder / "runs" / "Catch-bsuite-reinforce-1"
     before = (path / "metrics.csv").read_bytes()
-    again = run(*SMALL, "--out", path, cwd=folder)
+    again = here("train", *SMALL, "--out", path, folder=folder)
     assert again.returncode == 2 and again.stderr.startswith("error: out: ") and "already holds a run" in again.stderr
     assert (path / "metrics.csv").read_bytes() == before
 
@@ -141,7 +136,7 @@ def test_bad_settings_are_refused_before_anything_compiles(field):
 
 
 def test_bad_input_is_one_line_on_the_command_line(tmp_path):
-    result = run("--learning-rate", "nan", cwd=tmp_path)
+    result = in_a_process("train", "--learning-rate", "nan", folder=tmp_path)
     assert result.returncode == 2
     assert result.stderr == "error: learning_rate: nan must be a finite number\n"
     assert not list(tmp_path.iterdir())
@@ -178,7 +173,7 @@ print(train.main(Settings(environment="Mine-v0", seeds=2, total_steps=2e2, num_e
 
 
 def test_a_script_that_imported_gymnax_trains_on_an_environment_of_its_own(tmp_path):
-    environment = os.environ | {"PYTHONPATH": f"{SCRIPT.parents[1]}{os.pathsep}{SCRIPT.parent}"}
+    environment = os.environ | {"PYTHONPATH": f"{EXPERIMENTS.parent}{os.pathsep}{EXPERIMENTS}"}
     command = [sys.executable, "-c", OWN]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout == "runs/Mine-v0-reinforce-1\n", done.stderr
@@ -197,5 +192,5 @@ def test_names_of_files_are_legal_everywhere(name, tmp_path, monkeypatch):
 
 
 def test_no_file_of_the_repository_has_a_name_that_windows_refuses():
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=SCRIPT.parent, capture_output=True, text=True).stdout
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=EXPERIMENTS, capture_output=True, text=True).stdout
     assert not [name for name in listed.split("\0") if set(name) & set('<>:"\\|?*')]

@@ -3,20 +3,18 @@
 import json
 import re
 import runpy
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from parts.trajectory_log import read_log
+from scripts import EXPERIMENTS, here
 
 from pgjax import SettingError, make_signals
 from pgjax.estimators.value_estimates import VALUE_ESTIMATES
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "value_estimate.py"
+SCRIPT = EXPERIMENTS / "value_estimate.py"
 
 
 def good_log():
@@ -42,15 +40,11 @@ def estimates(signals):
     return {name: estimate(signals, 0.9) for name, estimate in VALUE_ESTIMATES.items()}
 
 
-def run_script(folder, *arguments):
-    command = [sys.executable, SCRIPT, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-
-
 def test_the_script_estimates_as_the_library_does(tmp_path):
     log = good_log()
     np.savez(tmp_path / "log.npz", **log)
-    done = run_script(tmp_path, "--log", "log.npz", "--discount", "0.9", "--level", "0.9", "--json", "out.json")
+    flags = "--log log.npz --discount 0.9 --level 0.9 --json out.json"
+    done = here("value_estimate", *flags.split(), folder=tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     result = json.loads((tmp_path / "out.json").read_text())
     assert (result["trajectories"], result["steps"]) == (40, log["mask"].sum())
@@ -141,7 +135,7 @@ def test_the_script_refuses_in_one_line_and_writes_nothing(tmp_path):
     log = good_log()
     changed("reward", (0, 0), np.nan)(log)
     np.savez(tmp_path / "bad.npz", **log)
-    done = run_script(tmp_path, "--log", "bad.npz", "--json", "out.json")
+    done = here("value_estimate", "--log", "bad.npz", "--json", "out.json", folder=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: reward[0, 0]: nan is not a finite number\n"
     assert {p.name for p in tmp_path.iterdir()} == {"bad.npz"}

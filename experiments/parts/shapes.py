@@ -84,7 +84,7 @@ SHAPES = (
     ppo_shape(64, 128, 1, 20, "Breakout-MinAtar"),
     ppo_shape(1024, 128, 1, 2, "Breakout-MinAtar"),
 )
-QUICK = (ppo_shape(4, 128, 2, 4), reinforce_shape(8, 128, 1, 2))
+QUICK = (ppo_shape(4, 128, 2, 2), reinforce_shape(8, 128, 1, 2))
 
 
 def built(shape: Shape) -> tuple[Environment, Agent, Trainer]:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,8 +87,23 @@ def load_script(name="train"):
     return module
 
 
+NOT_IN_PROGRAMS = dict.fromkeys(("out", "resume", "save_every", "eval_every", "updates_per_chunk", "total_steps"))
+
+
+def traced_once(build):
+    """`build` with one trainer for all runs of the same programs, so that these are traced once; it checks each run."""
+    setups = {}
+
+    def built(settings):
+        own = build(settings)
+        return setups.setdefault(replace(settings, **NOT_IN_PROGRAMS), own)._replace(algorithm=own.algorithm)
+
+    return built
+
+
 @pytest.fixture(scope="session")
 def here():
     """`here(*arguments)` runs train.py in this process, quietly; returns the run directory."""
     script = load_script()
+    script.build = traced_once(script.build)
     return lambda *arguments: script.main(from_command_line([*map(str, arguments), "--quiet"]))

@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 from runs import TINY, fingerprint
 
-RUN = [*TINY, "--save-every", "0", "--total-steps", str(36 * 40)]
-LONG_RUN = [*TINY, "--save-every", "1e6", "--total-steps", str(36 * 1500)]
-"""Most of its life is training; it has no checkpoint but those of a stop and the end."""
+RUN = [*TINY, "--total-steps", str(36 * 300)]
+ALWAYS, NEVER = ("--save-every", "0"), ("--save-every", "1e6")  # never but at a stop and the end
 
 
 @pytest.fixture(scope="module")
 def whole(train, tmp_path_factory):
     """A run that nobody disturbs; it fills the cache of compiled programs for the others."""
     path = tmp_path_factory.mktemp("whole") / "run"
-    run = train(*RUN, "--out", path)
+    run = train(*RUN, *NEVER, "--out", path)
     assert run.end() == 0, run.stderr
     return path
 
@@ -51,7 +50,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(train, whole, tmp_path, ti
     rng, killed, in_saves = np.random.default_rng(times), 0, 0
     for i in range(times):
         path = tmp_path / f"run-{i}"
-        run = train(*RUN, "--out", path)
+        run = train(*RUN, *ALWAYS, "--out", path)
         part = "a save" if i % 2 == 0 else ("training", "compilation", "training", "evaluation")[i // 2 % 4]
         wait_for_moment(run, path, rng, part, whole)
         run.send(signal.SIGKILL)
@@ -68,14 +67,12 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(train, whole, tmp_path, ti
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_terminated_run_ends_by_itself_and_loses_no_chunk(train, tmp_path, times):
+def test_a_terminated_run_ends_by_itself_and_loses_no_chunk(train, whole, tmp_path, times):
     """Half of the moments in training, a quarter each in compilation, and in evaluation and drawing."""
-    whole = tmp_path / "whole"
-    assert train(*LONG_RUN, "--out", whole).end() == 0
     rng, lines = np.random.default_rng(times), []
     for i in range(times):
         path = tmp_path / f"run-{i}"
-        run = train(*LONG_RUN, "--out", path)
+        run = train(*RUN, *NEVER, "--out", path)
         wait_for_moment(run, path, rng, ("training", "compilation", "training", "evaluation")[i % 4], whole)
         run.send(signal.SIGTERM)
         code = run.end()

@@ -175,7 +175,7 @@ def test_a_directory_that_vanishes_under_two_processes(pair, tmp_path):
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_process_that_stays_alone_says_so_in_one_line(train, tmp_path, number):
-    place = ["--coordinator", "127.0.0.1:9", "--processes", "2", "--process-id", number, "--join-timeout", "2"]
+    place = ["--coordinator", "127.0.0.1:9", "--processes", "2", "--process-id", number, "--join-timeout", "1"]
     if number == 0:
         place[1] = "127.0.0.1:29471"
     run = train(*RUN, "--distributed", *place, "--out", tmp_path / "run")
@@ -184,8 +184,8 @@ def test_a_process_that_stays_alone_says_so_in_one_line(train, tmp_path, number)
     assert (
         line
         == {
-            0: "error: processes: 2 were expected at 127.0.0.1:29471, not all came within 2 s",
-            1: "error: coordinator: 127.0.0.1:9 could not be reached within 2 s; is process 0 running there?",
+            0: "error: processes: 2 were expected at 127.0.0.1:29471, not all came within 1 s",
+            1: "error: coordinator: 127.0.0.1:9 could not be reached within 1 s; is process 0 running there?",
         }[number]
     )
 

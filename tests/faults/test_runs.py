@@ -294,6 +294,10 @@ def test_a_run_records_the_commit_of_a_clone_alone(tmp_path):
     assert re.fullmatch("[0-9a-f]{40}", commit(package))
     (package / "new.py").write_text("")
     assert re.fullmatch(r"[0-9a-f]{40}\+", commit(package))
+    index = package.parent / ".git" / "index"
+    before = index.read_bytes()
+    os.utime(package / "module.py", (0, 0))  # git would write its index anew, and lock the repository for that
+    assert re.fullmatch(r"[0-9a-f]{40}\+", commit(package)) and index.read_bytes() == before
     installed = package.parent / "site-packages" / "pgjax"
     installed.mkdir(parents=True)
     assert commit(installed) == ""

@@ -44,7 +44,8 @@ def commit(package: Path = PACKAGE) -> str:
     """The commit of the clone that pgjax is imported from, `+` behind it where its files have changed; else empty."""
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(package), *words]
+        # Without --no-optional-locks `status` locks the repository, for good if it is ended for taking too long.
+        command = ["git", "--no-optional-locks", "-C", str(package), *words]
         found = subprocess.run(command, capture_output=True, check=True, timeout=10)
         return os.fsdecode(found.stdout).strip()
 
