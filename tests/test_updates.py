@@ -210,12 +210,13 @@ def test_every_number_acts_on_some_batches_of_the_table(name):
     method = replace(case.method, epochs=2)
     if name == "dual_clip":  # as it stands no action is bad and becomes likelier: its path is "standardised"
         method = replace(method, standardise=True)
+    some = tuple(range(0, 289, 4))
     with_it, without = (
-        update_table.numpy_updates(m, path.problem, path.num_steps, path.num_envs, None).after
+        update_table.numpy_updates(m, path.problem, path.num_steps, path.num_envs, None, some).after
         for m in (method, replace(method, **ACTING[name]))
     )
     differs = np.any(np.abs(with_it - without) > 1e-6, axis=1)
-    assert differs.sum() > 8
+    assert differs.sum() > 2
 
 
 # How often a rollout goes where
