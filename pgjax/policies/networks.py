@@ -231,8 +231,8 @@ def make_agent(
     images = bool(image_leaves(environment))
     _check(environment, network, hidden, critic, shared, memory, separate_memory, dropout, layer_norm, images)
     images = images and network != "mlp"
-    known = isinstance(memory, str)  # a cell may hold what has no hash
-    return (_agent if known else _agent.__wrapped__)(
+    make: Any = _agent if isinstance(memory, str) else _agent.__wrapped__  # a cell may have no hash
+    return make(
         environment,
         jnp.result_type(float),
         policy=policy,
