@@ -1,5 +1,6 @@
 """Shared fixtures. pgjax is imported first, so that jax starts with a thread pool that cannot deadlock."""
 
+import functools
 import gc
 import os
 import shutil
@@ -30,13 +31,17 @@ os.environ |= {
 import jax
 import numpy as np
 import pytest
+from jax._src.interpreters import mlir
 from problems import MDPS
 
 from pgjax import use_cpu_devices
 
 use_cpu_devices(2)
 
-MOST_MAPS = 15_000
+# jax makes an MLIR context, with all dialects, for each program; it takes as long as compiling one operation does.
+mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+
+MOST_MAPS = 40_000
 
 
 def pytest_unconfigure():
@@ -54,6 +59,7 @@ def few_programs():
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
+        mlir.make_ir_context.cache_clear()
         gc.collect()
 
 

@@ -1,4 +1,9 @@
-"""Tiny environments whose right answer is known: what a method must learn before anything else is believed."""
+"""Tiny environments whose right answer is known: what a method must learn before anything else is believed.
+
+Each is made once, so that programs compiled for it are found again.
+"""
+
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -6,21 +11,25 @@ import jax.numpy as jnp
 from pgjax.types import Box, Discrete, Environment
 
 
+@cache
 def bandit(actions=2):
     """One step; reward 1 for the last action."""
     return _one_step("bandit", Discrete(actions), lambda o, a: jnp.float32(a == actions - 1))
 
 
+@cache
 def contextual():
     """One step; reward 1 if the action names the sign that the observation shows."""
     return _one_step("contextual", Discrete(2), lambda o, a: jnp.float32(a == (o[0] > 0)))
 
 
+@cache
 def target():
     """One step, continuous; reward −(a − 0.5)²."""
     return _one_step("target", Box((-1.0,), (1.0,), (1,)), lambda o, a: -jnp.sum((a - 0.5) ** 2))
 
 
+@cache
 def delayed():
     """Two steps; the first action decides the reward of the second."""
 
@@ -41,6 +50,7 @@ def delayed():
     )
 
 
+@cache
 def delayed_choice():
     """Two steps; the first action must name the sign that the first observation shows, rewarded after the second.
 
@@ -60,6 +70,7 @@ def delayed_choice():
     return Environment("delayed choice", reset, step, jax.ShapeDtypeStruct((2,), jnp.float32), None, Discrete(2), 2)
 
 
+@cache
 def conjunction():
     """Two steps; reward 1 after the second if both actions were 1: what the first is worth depends on the second."""
 
@@ -78,6 +89,7 @@ FIVE_ACTIONS = jnp.array([0, 1, 1, 1, 0, 1])
 """The right actions from the third kind on, where actions matter."""
 
 
+@cache
 def five(continuous=False):
     """Five problems in one, the first observation says which and shows a sign.
 

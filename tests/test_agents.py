@@ -145,3 +145,14 @@ def test_the_cnn_is_a_convolution():
     maps = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     hidden = jnp.tanh(jax.nn.relu(maps).reshape(5, -1) @ layers["Dense_0"]["kernel"])
     np.testing.assert_allclose(network.apply({"params": params}, x), hidden @ layers["Dense_1"]["kernel"], atol=1e-5)
+
+
+def test_the_same_arguments_give_the_same_agent_also_where_it_is_first_made_inside_a_trace():
+    environment = probes.bandit()
+    shapes = jax.eval_shape(lambda key: make_agent(environment, hidden=(3,)).init(key), jax.random.key(0))
+    agent = make_agent(environment, hidden=[3])
+    assert agent is make_agent(environment, hidden=(3,)) is not make_agent(environment, hidden=(3,), dropout=0.5)
+    params = agent.init(jax.random.key(0))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
+    with jax.enable_x64(True):
+        assert make_agent(environment, hidden=(3,)) is not agent

@@ -33,10 +33,11 @@ SMALL = {"episodes": {"num_envs": 64}, "stream": {"num_envs": 64, "num_steps": 4
 
 
 def small(name, environment, **changes):
-    """A method with a small network and batch."""
+    """A method with a small network and batch; linear, unless a critic must tell the kind with the sign's value."""
     recipe = ALGORITHMS[name](**RATE)
     config = replace(recipe.config, **SMALL[recipe.config.rollout] | changes)
-    return make_agent(environment, hidden=(8,), critic=config.critic), Recipe(recipe.algorithm, config)
+    hidden = () if config.critic == "none" else (8,)
+    return make_agent(environment, hidden=hidden, critic=config.critic), Recipe(recipe.algorithm, config)
 
 
 REUSING = (*FORMS, "doubly_robust")
@@ -153,7 +154,7 @@ def test_rloo_s_groups_start_alike_and_judge_each_other():
     trainer = make_trainer(environment, agent, recipe.config)
     state = trainer.init(recipe.algorithm, jax.random.key(0))
     frozen = recipe.algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=0.0))
-    after, _ = trainer.update(frozen, state)
+    after, _ = jax.jit(trainer.update)(frozen, state)
     chex.assert_trees_all_equal(after.params, state.params)
     rows = rollout.episodes(
         environment, rollout.actor(agent, state.params), jax.random.split(jax.random.key(2), 64), group_size=8
@@ -167,19 +168,23 @@ def test_storm_is_the_plain_gradient_at_momentum_one_and_its_correction_vanishes
     environment = probes.delayed()
     agent, recipe = small("storm", environment)
 
-    def after(momentum, rate, updates):
-        algorithm = recipe.algorithm._replace(momentum=momentum, optimizer=Partial(optax.sgd, learning_rate=rate))
-        return train(make_trainer(environment, agent, recipe.config), algorithm, jax.random.key(0), updates)[0]
+    def after_each(trainer, algorithm, rate):
+        """The states after one update, two and three."""
+        algorithm = algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=rate))
+        state, update = trainer.init(algorithm, jax.random.key(0)), jax.jit(trainer.update)
+        return [state := update(algorithm, state)[0] for _ in range(3)]
 
+    trainer = make_trainer(environment, agent, recipe.config)
     plain = reinforce(baseline="time_step", learning_rate=0.1)
-    plain_algorithm = plain.algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=0.1))
-    trainer = make_trainer(environment, agent, replace(plain.config, num_envs=recipe.config.num_envs))
-    expected = train(trainer, plain_algorithm, jax.random.key(0), 3)[0]
-    chex.assert_trees_all_close(after(1.0, 0.1, 3).params, expected.params, atol=1e-6)
+    plain_trainer = make_trainer(environment, agent, replace(plain.config, num_envs=recipe.config.num_envs))
+    expected = after_each(plain_trainer, plain.algorithm, 0.1)[2]
+    found = after_each(trainer, recipe.algorithm._replace(momentum=1.0), 0.1)[2]
+    chex.assert_trees_all_close(found.params, expected.params, atol=1e-6)
     # Standing still, ĝ(θ) and the reweighted ĝ(θ_prev) are one: what is left is an average of gradients.
-    one, two, three = (after(1.0, 0.0, n).previous[1] for n in (1, 2, 3))
+    one, two, three = (s.previous[1] for s in after_each(trainer, recipe.algorithm._replace(momentum=1.0), 0.0))
     averaged = jax.tree.map(lambda a, b, c: 0.3 * c + 0.7 * (0.3 * b + 0.7 * a), one, two, three)
-    chex.assert_trees_all_close(after(0.3, 0.0, 3).previous[1], averaged, atol=1e-6)
+    last = after_each(trainer, recipe.algorithm._replace(momentum=0.3), 0.0)[2]
+    chex.assert_trees_all_close(last.previous[1], averaged, atol=1e-6)
 
 
 def test_storm_s_correction_is_reweighted_to_the_parameters_before():
@@ -188,7 +193,7 @@ def test_storm_s_correction_is_reweighted_to_the_parameters_before():
     agent, recipe = small("storm", environment, num_envs=16_384)
     trainer = make_trainer(environment, agent, recipe.config)
     here, before = (agent.init(jax.random.key(seed)) for seed in (0, 1))
-    before["policy"]["net"]["params"]["Dense_1"]["bias"] += jnp.array([0.0, 1.5])
+    before["policy"]["net"]["params"]["Dense_0"]["bias"] += jnp.array([0.0, 1.5])
 
     @jax.jit
     def estimate(params, momentum, key):

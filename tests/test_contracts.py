@@ -1,6 +1,7 @@
 """Declarations: every one in the library is kept, a false one is found, and one that is missing costs only speed."""
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -99,25 +100,32 @@ def test_promises_are_not_copied_to_what_wraps_a_function():
     assert not contracts.promises(wrapper, contracts.PER_STEP)
 
 
-ALL = ("plain", "cpu", "accelerator")
+AGENT = make_agent(CATCH, hidden=())
+FIRST_ORDER = ALGORITHMS["first_order"](baseline="none", epochs=2, learning_rate=0.05)
 
 
-def moved(surrogate, credit=reward_to_go, engines=("cpu",), **settings):
-    """The parameters after one update of two passes, by each engine."""
-    recipe = ALGORITHMS["first_order"](baseline="none", epochs=2, learning_rate=0.05)
-    algorithm = recipe.algorithm._replace(estimator=product(credit, surrogate))
-    found = []
-    for engine in engines:
-        config = replace(recipe.config, num_envs=8, engine=engine, **settings)
-        trainer = make_trainer(CATCH, make_agent(CATCH, hidden=(4,)), config)
-        state = trainer.init(algorithm, jax.random.key(0))
-        found.append(jax.jit(trainer.update)(algorithm, state)[0].params)
-    return found
+def trainer_of(**settings):
+    return make_trainer(CATCH, AGENT, replace(FIRST_ORDER.config, num_envs=8, **settings))
+
+
+@cache
+def collected(engine):
+    """Some parameters, and a batch of theirs."""
+    trainer = trainer_of(engine=engine)
+    state = jax.jit(trainer.init)(FIRST_ORDER.algorithm, jax.random.key(0))
+    return state, jax.jit(collect, static_argnums=0)(trainer, FIRST_ORDER.algorithm, state)
+
+
+def moved(surrogate, credit=reward_to_go, engine="cpu", **settings):
+    """The parameters after two passes over one batch."""
+    algorithm = FIRST_ORDER.algorithm._replace(estimator=product(credit, surrogate))
+    trainer = trainer_of(engine=engine, **settings)
+    return jax.jit(learn, static_argnums=0)(trainer, algorithm, *collected(engine))[0].params
 
 
 @pytest.mark.parametrize("surrogate", [hidden, mixed, ends])
 def test_a_surrogate_that_declares_nothing_is_given_the_whole_batch_by_every_engine(surrogate):
-    plain, *others = moved(surrogate, engines=ALL)
+    plain, *others = (moved(surrogate, engine=engine) for engine in ("plain", "cpu", "accelerator"))
     for other in others:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), plain, other)
 
@@ -138,7 +146,7 @@ def test_credits_that_declare_nothing_are_computed_anew_for_each_pass():
     def undeclared(signals):
         return off_policy_reward_to_go(signals)
 
-    one, other = moved(ratio, undeclared)[0], moved(ratio, off_policy_reward_to_go)[0]
+    one, other = moved(ratio, undeclared), moved(ratio, off_policy_reward_to_go)
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
@@ -189,8 +197,8 @@ def test_estimators_may_read_any_distribution_and_report_metrics():
     estimator = product(reward_to_go, score)._replace(contribution=contribution)
     algorithm = reinforce(baseline="none").algorithm._replace(estimator=estimator)
     trainer = make_trainer(environment, agent, replace(reinforce(baseline="none").config, num_envs=2))
-    state = trainer.init(algorithm, jax.random.key(0))
-    batch = collect(trainer, algorithm, state)
+    state = jax.jit(trainer.init)(algorithm, jax.random.key(0))
+    batch = jax.jit(collect, static_argnums=0)(trainer, algorithm, state)
     mean = agent.policy(state.params, batch.batch.transition.observation).mean
-    _, metrics = learn(trainer, algorithm, state, batch)
+    _, metrics = jax.jit(learn, static_argnums=0)(trainer, algorithm, state, batch)
     np.testing.assert_allclose(metrics["size"], jnp.abs(mean).mean(), rtol=1e-5)

@@ -95,7 +95,7 @@ def test_what_is_recorded_is_what_is_recomputed(name, rollout):
         rows, memory = found.batch.transition, found.batch.memory
         return rows, log_prob_of(agent, params, rows, memory), following
 
-    state = trainer.init(algorithm, KEY)
+    state = jax.jit(trainer.init)(algorithm, KEY)
     params = state.params | {"policy": jax.tree.map(lambda x: 30.0 * x, state.params["policy"])}
     for _ in range(2):
         rows, again, state = batch(params, state)
@@ -111,21 +111,22 @@ def test_dropout_keeps_its_mask_for_a_step_and_draws_anew_for_the_next(memory, c
     agent = make_agent(environment, hidden=(64,), critic="state", dropout=0.5, **memory)
     recipe = a2c()
     trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=8, num_steps=4, **config))
-    state = trainer.init(recipe.algorithm, KEY)
+    state = jax.jit(trainer.init)(recipe.algorithm, KEY)
     if config.get("accumulate"):
         new, _ = jax.jit(trainer.update)(recipe.algorithm, state)
         whole = make_trainer(environment, agent, replace(recipe.config, num_envs=8, num_steps=4))
         other, _ = jax.jit(whole.update)(recipe.algorithm, state)
         jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), new.params, other.params)
         return
-    found = collect(trainer, recipe.algorithm, state)
+    found = jax.jit(collect, static_argnums=0)(trainer, recipe.algorithm, state)
     rows, first = found.batch.transition, found.batch.memory
     assert isinstance(rows.observation, Keyed)
-    policy = policy_on(agent, state.params, rows, first)
+    on = jax.jit(policy_on, static_argnums=0)
+    policy = on(agent, state.params, rows, first)
     np.testing.assert_allclose(policy.log_prob(rows.action), rows.log_prob, atol=1e-6)
     other = KeyData.of(jax.random.split(jax.random.key(9), rows.mask.shape))
     moved = rows._replace(observation=rows.observation._replace(key=other))
-    apart = np.abs(policy_on(agent, state.params, moved, first).logits - policy.logits)
+    apart = np.abs(on(agent, state.params, moved, first).logits - policy.logits)
     assert apart.max(axis=-1).min() > 1e-5
     keys = np.asarray(rows.observation.key.data).reshape(-1, 2)
     assert len(np.unique(keys, axis=0)) == rows.mask.size
@@ -139,7 +140,7 @@ def test_every_engine_gives_the_critic_the_same_keys():
     for engine in ("plain", "cpu", "accelerator"):
         config = replace(recipe.config, num_envs=4, num_steps=7, engine=engine)
         trainer = make_trainer(environment, agent, config)
-        state = trainer.init(recipe.algorithm, KEY)
+        state = jax.jit(trainer.init)(recipe.algorithm, KEY)
         for _ in range(2):
             state, _ = jax.jit(trainer.update)(recipe.algorithm, state)
         after.append(state.params)

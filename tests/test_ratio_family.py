@@ -215,7 +215,7 @@ def small(name="reinforce", environment=None, reference=None, coefficient=0.1, *
     if reference:
         recipe = with_reference(recipe, reference, coefficient)
     config = replace(recipe.config, **{"num_envs": 16, "num_steps": 4} | changes)
-    agent = make_agent(environment, hidden=(4,), critic=config.critic)
+    agent = make_agent(environment, hidden=(), critic=config.critic)
     return make_trainer(environment, agent, config), recipe.algorithm
 
 
@@ -261,9 +261,14 @@ def test_the_sampler_is_the_learner_up_to_rounding_in_rollouts_of_one_s_own_and_
     update = jax.jit(corrected.update)
     found = [update(a, state)[0].params["policy"] for a in (algorithm, algorithm._replace(max_mismatch=None))]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *found)
-    rows = collect(corrected, algorithm, state).batch.transition
-    halved = rows._replace(log_prob=rows.log_prob + jnp.log(2.0))  # the sampler says twice the probability
-    after = learn(corrected, algorithm, state, hold(corrected, algorithm, state, halved))[0].params["policy"]
+
+    @jax.jit
+    def halved(state):  # the sampler says twice the probability
+        rows = collect(corrected, algorithm, state).batch.transition
+        rows = rows._replace(log_prob=rows.log_prob + jnp.log(2.0))
+        return learn(corrected, algorithm, state, hold(corrected, algorithm, state, rows))[0].params["policy"]
+
+    after = halved(state)
     half, whole = (jax.tree.map(jnp.subtract, x, state.params["policy"]) for x in (after, found[0]))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(2 * a, b, atol=1e-6), half, whole)
     assert max(jnp.abs(x).max() for x in jax.tree.leaves(whole)) > 1e-3

@@ -1,6 +1,6 @@
 """Rollouts against gymnax stepped by hand, in both modes, on every environment."""
 
-from functools import partial
+from functools import cache, partial
 
 import gymnax
 import jax
@@ -15,21 +15,27 @@ NAMES = [name for name in environments.available() if name not in ("MNISTBandit-
 # Left out: MNISTBandit downloads data; Pong lacks a wall and rewards winning with 0.
 
 
+@cache
 def uniform(environment):
     n = environment.action_space.n
     return lambda observation: Categorical(jnp.zeros(n))
 
 
+episodes = jax.jit(rollout.episodes, static_argnums=(0, 1), static_argnames="greedy")
+stream = jax.jit(rollout.stream, static_argnums=(0, 1, 4))
+start_stream = jax.jit(rollout.start_stream, static_argnums=0)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_environment_runs_in_both_modes(name):
     environment = environments.make(name)
-    agent = make_agent(environment, hidden=(2,), critic="state")
-    params = agent.init(jax.random.key(0))
-    policy = partial(agent.policy, params)
+    agent = make_agent(environment, hidden=(), critic="state")
     keys = jax.random.split(jax.random.key(1), 3)
 
     @jax.jit
     def both(keys):
+        params = agent.init(keys[0])
+        policy = partial(agent.policy, params)
         whole = rollout.episodes(environment._replace(horizon=min(environment.horizon, 4)), policy, keys)
         start = rollout.start_stream(environment, keys)
         return (
@@ -51,7 +57,7 @@ def test_every_environment_runs_in_both_modes(name):
 @pytest.mark.parametrize("name", ["Catch-bsuite", "DeepSea-bsuite", "MemoryChain-bsuite", "UmbrellaChain-bsuite"])
 def test_short_episodes_all_end_at_the_horizon_and_not_before_it(name):
     environment = environments.make(name)
-    rows = rollout.episodes(environment, uniform(environment), jax.random.split(jax.random.key(0), 64))
+    rows = episodes(environment, uniform(environment), jax.random.split(jax.random.key(0), 64))
     ends = rows.terminated | (rows.truncated & (name == "DeepSea-bsuite"))  # its own limit is its last row
     assert ends.any(axis=0).all(), "the horizon cuts episodes"
     assert rows.mask.sum(axis=0).max() == environment.horizon
@@ -60,14 +66,15 @@ def test_short_episodes_all_end_at_the_horizon_and_not_before_it(name):
 def test_whole_episodes_equal_gymnax_stepped_by_hand():
     name, key = "CartPole-v1", jax.random.key(3)
     environment = environments.make(name)
-    rows = rollout.episodes(environment, uniform(environment), key[None])
+    rows = episodes(environment, uniform(environment), key[None])
     env, params = gymnax.make(name)
+    step_env = jax.jit(env.step_env)
     reset_key, steps_key = jax.random.split(key)
     observation, state = env.reset_env(reset_key, params)
     step_keys = jax.random.split(jax.random.split(steps_key, 3)[1], 500)
     for t in range(500):
         np.testing.assert_allclose(rows.observation[t, 0], observation, rtol=1e-4, atol=1e-6)
-        observation, state, reward, terminated, _ = env.step_env(step_keys[t], state, rows.action[t, 0], params)
+        observation, state, reward, terminated, _ = step_env(step_keys[t], state, rows.action[t, 0], params)
         np.testing.assert_allclose(rows.next_observation[t, 0], observation, rtol=1e-4, atol=1e-6)
         assert rows.reward[t, 0] == reward and rows.terminated[t, 0] == terminated and rows.mask[t, 0] == 1
         if terminated:
@@ -86,8 +93,8 @@ def test_streaming_equals_gymnaxs_own_auto_reset():
     agent = make_agent(environment, hidden=(4,))
     policy = partial(agent.policy, agent.init(jax.random.key(0)))
     key = jax.random.key(5)
-    start = rollout.start_stream(environment, key[None])
-    end, rows, statistics = rollout.stream(environment, policy, start, key[None], 12)
+    start = start_stream(environment, key[None])
+    end, rows, statistics = stream(environment, policy, start, key[None], 12)
     observation, state = env.reset(key, params)
     reset_keys = jax.random.split(jax.random.split(key, 3)[2], 12)
     for t in range(12):
@@ -110,8 +117,8 @@ def test_streaming_goes_on_where_it_stopped():
     environment = environments.make("CartPole-v1")
     keys = jax.random.split(jax.random.key(0), 4)
     policy = uniform(environment)
-    middle, first, _ = rollout.stream(environment, policy, rollout.start_stream(environment, keys), keys, 30)
-    _, second, _ = rollout.stream(environment, policy, middle, jax.random.split(jax.random.key(1), 4), 30)
+    middle, first, _ = stream(environment, policy, start_stream(environment, keys), keys, 30)
+    _, second, _ = stream(environment, policy, middle, jax.random.split(jax.random.key(1), 4), 30)
     done = (first.terminated | first.truncated)[-1]
     goes_on = np.where(done[:, None], second.observation[0], first.next_observation[-1])
     np.testing.assert_array_equal(second.observation[0], goes_on)
@@ -120,14 +127,14 @@ def test_streaming_goes_on_where_it_stopped():
 def test_an_episode_depends_on_its_own_key_alone():
     environment = environments.make("CartPole-v1")
     keys = jax.random.split(jax.random.key(0), 8)
-    many, few = (rollout.episodes(environment, uniform(environment), k) for k in (keys, keys[2:4]))
+    many, few = (episodes(environment, uniform(environment), k) for k in (keys, keys[2:4]))
     np.testing.assert_array_equal(many.action[:, 2:4], few.action)
     np.testing.assert_array_equal(many.mask[:, 2:4], few.mask)
 
 
 def test_an_episode_still_running_at_the_horizon_is_truncated_there():
     environment = environments.make("CartPole-v1")._replace(horizon=5)
-    rows = rollout.episodes(environment, uniform(environment), jax.random.split(jax.random.key(0), 4))
+    rows = episodes(environment, uniform(environment), jax.random.split(jax.random.key(0), 4))
     assert rows.truncated[4].all() and not rows.truncated[:4].any() and not rows.terminated.any()
 
 
@@ -135,10 +142,10 @@ def test_both_flags_may_be_set():
     """CartPole that falls on its last permitted step reports both; the signals let termination win."""
     env, params = gymnax.make("CartPole-v1")
     keys = jax.random.split(jax.random.key(0), 64)
-    rows = rollout.episodes(environments.make("CartPole-v1"), uniform(environments.make("CartPole-v1")), keys)
+    rows = episodes(environments.make("CartPole-v1"), uniform(environments.make("CartPole-v1")), keys)
     length = int(rows.mask.sum(axis=0).min())
     environment = environments.from_gymnax(env, params.replace(max_steps_in_episode=length))
-    rows = rollout.episodes(environment, uniform(environment), keys)
+    rows = episodes(environment, uniform(environment), keys)
     assert (rows.terminated & rows.truncated).any()
 
 
@@ -149,7 +156,7 @@ def test_statistics_of_no_episode_are_not_zero():
 
 def test_keep_first_keeps_whole_episodes_up_to_the_number_of_steps():
     environment = environments.make("CartPole-v1")
-    rows = rollout.episodes(environment, uniform(environment), jax.random.split(jax.random.key(0), 32))
+    rows = episodes(environment, uniform(environment), jax.random.split(jax.random.key(0), 32))
     kept = rollout.keep_first(rows, 100)
     lengths, all_lengths = kept.mask.sum(axis=0), rows.mask.sum(axis=0)
     count = int((lengths > 0).sum())
@@ -161,7 +168,7 @@ def test_keep_first_keeps_whole_episodes_up_to_the_number_of_steps():
 def test_greedy_takes_the_mode():
     environment = environments.make("CartPole-v1")
     keys = jax.random.split(jax.random.key(0), 4)
-    rows = rollout.episodes(environment, lambda o: Categorical(jnp.array([0.0, 0.1])), keys, greedy=True)
+    rows = episodes(environment, lambda o: Categorical(jnp.array([0.0, 0.1])), keys, greedy=True)
     assert (rows.action == rows.mask).all()  # 1 until the end, 0 behind it
 
 

@@ -76,17 +76,25 @@ def every_credit(signals):
     return {name: credit(signals) for name, credit in CREDITS.items()}
 
 
-@pytest.mark.parametrize("steps", [1, 3])
-def test_equal_returns_say_nothing_of_any_action(precision, steps):
+@jax.jit
+def credits_of(reward, mask):
+    return every_credit(make_signals(reward, mask=mask))
+
+
+credits_on_devices = jax.jit(jax.vmap(credits_of, axis_name=ENV_AXIS))
+
+
+@pytest.mark.parametrize(("steps", "group"), [(1, None), (3, [0, 0, 0, 5, 5, 5, 5])])
+def test_equal_returns_say_nothing_of_any_action(precision, steps, group):
     """Seven trajectories, whose sum divided by seven is not what each of them earns."""
     rng = np.random.default_rng(0)
+    group = None if group is None else np.array(group)
     for reward in EQUAL:
         log_ratio = 0.5 * rng.normal(size=(steps, 7))
-        for group in (None, np.array([0, 0, 0, 5, 5, 5, 5])):
-            signals = make_signals(np.full((steps, 7), reward, precision), log_ratio=log_ratio, group=group)
-            for name, credit in every_credit(signals).items():
-                assert credit.dtype == precision
-                np.testing.assert_array_equal(credit, 0.0, err_msg=f"{name}, {reward}")
+        signals = make_signals(np.full((steps, 7), reward, precision), log_ratio=log_ratio, group=group)
+        for name, credit in every_credit(signals).items():
+            assert credit.dtype == precision
+            np.testing.assert_array_equal(credit, 0.0, err_msg=f"{name}, {reward}")
 
 
 def test_returns_equal_up_to_rounding_say_nothing_of_any_action(precision):
@@ -181,21 +189,21 @@ def test_devices_that_share_a_batch_find_the_spread_of_the_whole(precision, kind
     """Three devices of three trajectories each, against all nine at once; one trajectory does not exist."""
     rng = np.random.default_rng(0)
     rewards = {
-        "equal": np.full((2, 9), 123.4),
+        "equal": np.full((12, 9), 123.4),
         "reordered": REORDERED,
-        "far": 1e4 + np.arange(18.0).reshape(2, 9) % 5,
-        "random": rng.normal(size=(2, 9)),
+        "far": 1e4 + np.arange(108.0).reshape(12, 9) % 5,
+        "random": rng.normal(size=(12, 9)),
     }[kind].astype(precision)
     mask = np.ones(rewards.shape)
     mask[:, 4:6] = kind == "equal"
-    whole = every_credit(make_signals(rewards, mask=mask))
-    parts = [jnp.asarray(x).reshape(-1, 3, 3).swapaxes(0, 1) for x in (rewards, mask)]
-    shared = jax.vmap(lambda r, m: every_credit(make_signals(r, mask=m)), axis_name=ENV_AXIS)(*parts)
+    whole = credits_of(rewards, mask)
+    shared = credits_on_devices(*(x.reshape(-1, 3, 3).swapaxes(0, 1) for x in (rewards, mask)))
     for name, credit in shared.items():
-        joined = mask * credit.swapaxes(0, 1).reshape(rewards.shape)
+        joined = mask * np.asarray(credit).swapaxes(0, 1).reshape(rewards.shape)
         tight = 1e-6 if precision == np.float32 else 1e-12
-        largest = np.abs(mask * whole[name]).max()
-        np.testing.assert_allclose(joined, mask * whole[name], atol=10 * tight * max(1.0, largest), err_msg=name)
+        alone = mask * np.asarray(whole[name])
+        largest = np.abs(alone).max()
+        np.testing.assert_allclose(joined, alone, atol=10 * tight * max(1.0, largest), err_msg=name)
         if kind == "equal" or (kind == "reordered" and ("total" in name or name == "standardised")):
             np.testing.assert_array_equal(joined, 0.0, err_msg=name)
 

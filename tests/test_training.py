@@ -1,6 +1,7 @@
 """Every method as a contract: traced once, mapped over seeds, swept, finite, right where the answer is known."""
 
 from dataclasses import replace
+from functools import partial
 
 import chex
 import jax
@@ -20,12 +21,14 @@ from pgjax import (
     SettingError,
     a2c,
     check_hyperparameters,
+    collect,
     diagnostics,
     environments,
     evaluate,
     evaluate_runs,
     hyperparameters,
     importance_sampling,
+    learn,
     make_agent,
     make_trainer,
     normalise_observations,
@@ -41,6 +44,7 @@ from pgjax import (
 from pgjax.engine import devices
 from pgjax.methods import rloo
 from pgjax.methods.schedules import decaying, linear_decay
+from pgjax.training.batch import hold
 
 METHODS = [
     *(("total_return", baseline) for baseline in ("none", "leave_one_out", "optimal")),
@@ -48,7 +52,8 @@ METHODS = [
 ]
 
 
-def setup(environment, num_envs=8, hidden=(8,), **arguments):
+def setup(environment, num_envs=8, hidden=(), **arguments):
+    """A policy that is linear, as most of what is tested here has nothing to do with networks."""
     recipe = reinforce(**arguments)
     agent = make_agent(environment, hidden=hidden, critic=recipe.config.critic)
     return (
@@ -107,20 +112,20 @@ def test_a_wrong_critic_moves_no_mean_of_the_doubly_robust_update():
 def test_one_update_of_every_form_is_reinforce():
     """On-policy all ratios are 1: prefix, first order, trajectory and per-decision are one estimator."""
     environment = environments.make("Catch-bsuite")
-    agent = make_agent(environment, hidden=(8,))
+    agent = make_agent(environment, hidden=())
     exact_at_once = ("trajectory_is", "per_decision_is", "first_order")
     after = []
     for recipe in [reinforce(baseline="time_step")] + [importance_sampling(f, epochs=1) for f in exact_at_once]:
         algorithm = recipe.algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=0.1))
         trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=8))
-        after.append(train(trainer, algorithm, jax.random.key(0), 1)[0].params)
+        after.append(after_each(trainer, algorithm, 1)[1])
     chex.assert_trees_all_close(*after, atol=1e-5)
 
 
 def test_several_updates_with_accumulation_equal_the_full_batch():
     environment = environments.make("CartPole-v1")
     recipe = importance_sampling("per_decision_is", epochs=3, learning_rate=1e-3)
-    agent = make_agent(environment, hidden=(8,))
+    agent = make_agent(environment, hidden=())
     params = [
         train(
             make_trainer(environment, agent, replace(recipe.config, num_envs=8, accumulate=a)),
@@ -157,22 +162,28 @@ def test_probes(probe):
     "baseline", ["same_batch_mean", "leave_one_out", "time_step", "optimal", "optimal_per_parameter"]
 )
 def test_a_constant_added_to_every_return_changes_no_update(credit, baseline):
-    environment = probes.contextual()
+    _, algorithm, trainer = setup(probes.contextual(), 16, credit=credit, baseline=baseline)
+    algorithm = algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=0.1))
 
-    def shifted_step(key, state, action):
-        observation, state, reward, *ends = environment.step(key, state, action)
-        return observation, state, reward + 10.0, *ends
+    @jax.jit
+    def updated(state, rows):
+        return learn(trainer, algorithm, state, hold(trainer, algorithm, state, rows))[0].params
 
-    after = []
-    for one in (environment, environment._replace(step=shifted_step)):
-        _, algorithm, trainer = setup(one, 16, credit=credit, baseline=baseline)
-        algorithm = algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=0.1))
-        after.append(jax.jit(trainer.update)(algorithm, trainer.init(algorithm, jax.random.key(0)))[0].params)
-    chex.assert_trees_all_close(*after, atol=1e-5)
+    state, rows = played(trainer, algorithm)  # episodes of one step: its reward is the return
+    after = updated(state, rows)
+    chex.assert_trees_all_close(after, updated(state, rows._replace(reward=rows.reward + 10)), atol=1e-5)
+    assert optax.tree.norm(jax.tree.map(np.subtract, after, state.params)) > 1e-3
+
+
+@partial(jax.jit, static_argnums=0)
+def played(trainer, algorithm):
+    """Where training begins, and the rows of its first batch."""
+    state = trainer.init(algorithm, jax.random.key(0))
+    return state, collect(trainer, algorithm, state).batch.transition
 
 
 def test_the_entropy_bonus_raises_entropy():
-    _, algorithm, trainer = setup(probes.bandit(), 32, learning_rate=0.02)
+    _, algorithm, trainer = setup(probes.bandit(), 32, learning_rate=0.05)
     over = {"entropy_coefficient": [0.0, 3.0]}
     entropy = sweep(trainer, algorithm, total_steps=32 * 100, over=over).metrics["entropy"][:, -1]
     assert entropy[0] < 0.1 and entropy[1] > 0.6
@@ -196,7 +207,7 @@ def test_the_critic_learns_the_value():
 def test_accumulation_equals_the_full_batch(name, baseline, mean):
     environment = environments.make(name)
     recipe = reinforce(baseline=baseline, learning_rate=1e-3)
-    agent = make_agent(environment, hidden=(8,), critic=recipe.config.critic)
+    agent = make_agent(environment, hidden=(), critic=recipe.config.critic)
     states = []
     for accumulate in (1, 4):
         config = replace(recipe.config, num_envs=8, accumulate=accumulate, mean=mean)
@@ -227,12 +238,12 @@ def test_streaming_updates_the_same_way():
     recipe = reinforce()
     algorithm = recipe.algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=0.1))  # Adam magnifies rounding
     config = replace(recipe.config, rollout="stream", num_envs=4, num_steps=18, mean="steps")
-    trainer = make_trainer(environment, make_agent(environment), config)
+    trainer = make_trainer(environment, make_agent(environment, hidden=()), config)
     state, metrics = train(trainer, algorithm, jax.random.key(0), 3)
     assert state.env_steps == 3 * 4 * 18
     np.testing.assert_array_equal(metrics["episodes"], 8)
     whole, _ = train(
-        make_trainer(environment, make_agent(environment), replace(config, accumulate=2)),
+        make_trainer(environment, make_agent(environment, hidden=()), replace(config, accumulate=2)),
         algorithm,
         jax.random.key(0),
         3,
@@ -244,7 +255,7 @@ def test_streaming_updates_the_same_way():
 def test_the_same_key_gives_the_same_bits_in_any_chunks():
     _, algorithm, trainer = setup(environments.make("CartPole-v1"))
     states = []
-    for chunk in (1, 2, 6):
+    for chunk in (1, 6):
         runs = sweeps.start(trainer, algorithm, seeds=2)
         for _ in range(6 // chunk):
             runs, _ = sweeps.advance(trainer, runs, 1 << 30, chunk)
@@ -293,7 +304,7 @@ def test_devices_that_share_a_batch_do_what_one_does(name):
     config = replace(config, num_envs=8, epochs=min(config.epochs, 2), **streaming)
     if name == "ppo":
         config = replace(config, minibatches=2)
-    agent = normalise_observations(make_agent(environment, hidden=(8,), critic=config.critic), environment)
+    agent = normalise_observations(make_agent(environment, hidden=(), critic=config.critic), environment)
     trainer = make_trainer(environment, agent, config)
     one, two = (sweeps.advance(trainer, sweeps.start(trainer, algorithm, mesh=(1, n)), 1 << 30, 3) for n in (1, 2))
     assert one[0].mesh.shape["env"] == 1 and two[0].mesh.shape["env"] == 2
@@ -395,21 +406,31 @@ def test_any_optimiser_and_schedule():
         assert evaluate(environment, agent, state.params, jax.random.key(1), greedy=True).mean() == 1.0
 
 
+def after_each(trainer, algorithm, updates):
+    """The parameters after no update, one, two, …"""
+    state, update = jax.jit(trainer.init)(algorithm, jax.random.key(0)), jax.jit(trainer.update)
+    found = [state.params]
+    for _ in range(updates):
+        state, _ = update(algorithm, state)
+        found.append(state.params)
+    return found
+
+
 def test_decay_reaches_zero_and_stops_learning():
     _, algorithm, trainer = setup(probes.bandit())
     rate = Partial(linear_decay, learning_rate=0.2, updates=5.0)
     algorithm = algorithm._replace(optimizer=Partial(optax.adam, learning_rate=rate))
-    (five, _), (fifty, _) = (train(trainer, algorithm, jax.random.key(0), n) for n in (5, 50))
-    chex.assert_trees_all_equal(five.params, fifty.params)
+    params = after_each(trainer, algorithm, 50)
+    chex.assert_trees_all_equal(params[5], params[50])
+    assert optax.tree.norm(jax.tree.map(jnp.subtract, params[5], params[4])) > 0
 
 
 def test_decay_counts_batches_however_many_steps_are_made_on_each():
     environment, recipe = probes.bandit(), ppo(learning_rate=0.2)
     config = replace(recipe.config, num_envs=8, num_steps=4, epochs=2, minibatches=2)
     algorithm, config = decaying(Recipe(recipe.algorithm, config), updates=5)
-    agent = make_agent(environment, hidden=(8,), critic="state")
-    trainer = make_trainer(environment, agent, config)
-    four, five, six = (train(trainer, algorithm, jax.random.key(0), n)[0].params for n in (4, 5, 6))
+    agent = make_agent(environment, hidden=(), critic="state")
+    *_, four, five, six = after_each(make_trainer(environment, agent, config), algorithm, 6)
     chex.assert_trees_all_equal(five, six)
     assert optax.tree.norm(jax.tree.map(jnp.subtract, five, four)) > 0
 

@@ -106,8 +106,17 @@ MANY_PARTS = {  # method: a path; with an action of several parts, one of them m
 }
 
 
-@pytest.mark.parametrize("kind", update_table.ACTIONS)
-@pytest.mark.parametrize(("name", "label"), MANY_PARTS.items())
+WITH_ONE_MASK = ("rloo", "ppo")  # by default; with several parts every method meets a mask too
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "label"),
+    [
+        pytest.param(kind, name, label, marks=() if kind == "joint" or name in WITH_ONE_MASK else pytest.mark.slow)
+        for kind in update_table.ACTIONS
+        for name, label in MANY_PARTS.items()
+    ],
+)
 def test_every_kind_of_choice(kind, name, label):
     with update_table.acting(update_table.ACTIONS[kind]), jax.enable_x64(True):
         case = update_table.cases()[name]
@@ -210,12 +219,13 @@ def test_every_number_acts_on_some_batches_of_the_table(name):
     method = replace(case.method, epochs=2)
     if name == "dual_clip":  # as it stands no action is bad and becomes likelier: its path is "standardised"
         method = replace(method, standardise=True)
+    some = tuple(range(0, 289, 4))
     with_it, without = (
-        update_table.numpy_updates(m, path.problem, path.num_steps, path.num_envs, None).after
+        update_table.numpy_updates(m, path.problem, path.num_steps, path.num_envs, None, some).after
         for m in (method, replace(method, **ACTING[name]))
     )
     differs = np.any(np.abs(with_it - without) > 1e-6, axis=1)
-    assert differs.sum() > 8
+    assert differs.sum() > 2
 
 
 # How often a rollout goes where

@@ -98,7 +98,8 @@ def from_networks(
     _check_critic_memory(memory, critic_network, critic_memory, trunk)
     memory, critic_memory = _with_strong_carry(memory), _with_strong_carry(critic_memory)
     space, read = environment.action_space, reader(environment, features or default_features(environment))
-    example = read(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), environment.observation))
+    with jax.ensure_compile_time_eval():  # an agent outlives the trace that it may be made in
+        example = read(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), environment.observation))
     owner = "policy" if critic == "none" or critic_memory is not None else "shared"  # of memory and trunk
     numbers, sigmas = outputs(space), continuous(space)
 
@@ -155,7 +156,7 @@ def from_networks(
         return values(params, seen).squeeze(-1)
 
     agent = Agent(
-        init=init,
+        init=jax.jit(init),
         policy=act,
         value={"none": None, "state": state_value, "action": mean_action_value}[critic],
         action_value=values if critic == "action" else None,

@@ -1,5 +1,6 @@
 """The networks that come with the library; this file and `gru` alone import flax."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -199,6 +200,8 @@ def make_agent(
 ) -> Agent:
     """Build a policy, and a critic if asked, that fit an environment's spaces.
 
+    The same arguments, but for a cell, give the same Agent, so that compiled programs are found again.
+
     Args:
       environment: gives the shapes.
       policy: "categorical" for discrete actions; "gaussian" (clipped to the box) or "squashed" (tanh) for continuous
@@ -228,7 +231,42 @@ def make_agent(
     images = bool(image_leaves(environment))
     _check(environment, network, hidden, critic, shared, memory, separate_memory, dropout, layer_norm, images)
     images = images and network != "mlp"
-    numbers, layers = outputs(environment.action_space), tuple(hidden)
+    make: Any = _agent if isinstance(memory, str) else _agent.__wrapped__  # a cell may have no hash
+    return make(
+        environment,
+        jnp.result_type(float),
+        policy=policy,
+        images=images,
+        layers=tuple(hidden),
+        critic=critic,
+        shared=shared,
+        memory=memory,
+        separate_memory=separate_memory,
+        layer_norm=layer_norm,
+        dropout=dropout,
+        initial_log_std=initial_log_std,
+    )
+
+
+@functools.lru_cache(maxsize=256, typed=True)
+def _agent(
+    environment: Environment,
+    numbers_are: Any,
+    /,
+    *,
+    policy: PolicyKind,
+    images: bool,
+    layers: tuple[int, ...],
+    critic: Critic,
+    shared: bool,
+    memory: MemoryKind | nn.RNNCellBase,
+    separate_memory: bool,
+    layer_norm: bool,
+    dropout: float,
+    initial_log_std: float,
+) -> Agent:
+    """Make it anew under another default type of numbers."""
+    numbers = outputs(environment.action_space)
 
     def dense(kind: Callable[..., Any], widths: tuple[int, ...], count: int, scale: float) -> Any:
         return kind(widths, count, scale, layer_norm, dropout)

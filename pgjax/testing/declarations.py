@@ -1,7 +1,7 @@
 """What estimators declare of themselves, held against Jacobians."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,14 +46,15 @@ def assert_declarations(method: Algorithm | Estimator, distribution: Any = None)
         credits.append(method.value_target)
     for function in credits:
         if promises(function, RATIO_FREE):
-            gap = _gap(function(signals), function(signals._replace(log_ratio=log_ratio + 0.3)))
+            compute = jax.jit(function)
+            gap = _gap(compute(signals), compute(signals._replace(log_ratio=log_ratio + 0.3)))
             assert gap == 0, f"{name_of(function)} is declared ratio_free, but moving log_ratio changes it by {gap:.2g}"
     contribution = estimator.contribution
-    for promise in (PER_STEP, PER_TRAJECTORY):
-        if promises(contribution, promise):
-            inputs = {"log_ratio": log_ratio, "continues": signals.continues}
-            inputs |= {"credit": estimator.credit(signals), "policy": policy}
-            _assert_apart(contribution, promise, inputs, signals)
+    declared = [promise for promise in (PER_STEP, PER_TRAJECTORY) if promises(contribution, promise)]
+    if declared:
+        inputs = {"log_ratio": log_ratio, "continues": signals.continues}
+        inputs |= {"credit": jax.jit(estimator.credit)(signals), "policy": policy}
+        _assert_apart(contribution, declared, inputs, signals)
 
 
 def _batch() -> tuple[Any, jax.Array, Categorical]:
@@ -77,7 +78,7 @@ def _batch() -> tuple[Any, jax.Array, Categorical]:
     return signals, signals.log_ratio, Categorical(jnp.asarray(rng.normal(size=(*shape, ACTIONS)), float))
 
 
-def _assert_apart(contribution: Callable, promise: str, inputs: dict[str, Any], signals: Any) -> None:
+def _assert_apart(contribution: Callable, declared: Sequence[str], inputs: dict[str, Any], signals: Any) -> None:
     @jax.jit
     def outcome(inputs: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
         given = signals._replace(continues=inputs["continues"])
@@ -90,21 +91,24 @@ def _assert_apart(contribution: Callable, promise: str, inputs: dict[str, Any], 
         slope, out = jax.grad(total, has_aux=True)(inputs["log_ratio"])
         return out, slope
 
-    before = outcome(inputs)
+    before = [np.asarray(x) for x in outcome(inputs)]
     for name, (t, n) in itertools.product(inputs, np.ndindex(STEPS, TRAJECTORIES)):
-        elsewhere = np.ones((STEPS, TRAJECTORIES), bool)
-        if promise == PER_TRAJECTORY:
-            elsewhere[:, n] = False
-        elif name != "continues":  # at which nothing that is per step may look
-            elsewhere[t, n] = False
-        after = outcome(inputs | {name: jax.tree.map(partial(_moved, t, n), inputs[name])})
-        gap = max(_gap(a[elsewhere], b[elsewhere]) for a, b in zip(before, after, strict=True))
-        what = f"moving {name} at one step changes {'it' if elsewhere.all() else 'others'} by {gap:.2g}"
-        assert gap == 0, f"{name_of(contribution)} is declared {promise}, but {what}"
+        after = [np.asarray(x) for x in outcome(inputs | {name: jax.tree.map(partial(_moved, t, n), inputs[name])})]
+        for promise in declared:
+            elsewhere = np.ones((STEPS, TRAJECTORIES), bool)
+            if promise == PER_TRAJECTORY:
+                elsewhere[:, n] = False
+            elif name != "continues":  # at which nothing that is per step may look
+                elsewhere[t, n] = False
+            gap = max(_gap(a[elsewhere], b[elsewhere]) for a, b in zip(before, after, strict=True))
+            what = f"moving {name} at one step changes {'it' if elsewhere.all() else 'others'} by {gap:.2g}"
+            assert gap == 0, f"{name_of(contribution)} is declared {promise}, but {what}"
 
 
-def _moved(t: int, n: int, x: jax.Array) -> jax.Array:
-    return x.at[t, n].add(0.3 - x[t, n] * 0.7)
+def _moved(t: int, n: int, x: jax.Array) -> np.ndarray:
+    moved = np.array(x)
+    moved[t, n] += 0.3 - moved[t, n] * 0.7
+    return moved
 
 
 def _gap(one: Any, other: Any) -> float:
