@@ -137,8 +137,11 @@ class Recurrent(nn.Module):
     def __call__(self, carry: Any, x: Any, key: Array | None = None) -> tuple[Any, Array]:
         """(carry [..., width], [..., features]) -> (carry, [..., width])."""
         x = _layer(self, x, key)
-        cell = CELLS[self.cell](self.width) if isinstance(self.cell, str) else self.cell
-        return cell(carry, x)
+        return _cell(self.cell, self.width)(carry, x)
+
+
+def _cell(kind: str | nn.RNNCellBase, width: int) -> Any:
+    return CELLS[kind](width) if isinstance(kind, str) else kind
 
 
 def _layer(of: Any, x: Any, key: Array | None) -> Array:
@@ -180,8 +183,7 @@ class _Cell(nn.Module):
     def __call__(self, carry: Any, x: Array) -> tuple[Any, Array]:
         if self.cell == "gru":
             return gru.Step(self.width, name="GRUCell_0")(carry, x)
-        cell = CELLS[self.cell](self.width) if isinstance(self.cell, str) else self.cell
-        return cell(carry, x)
+        return _cell(self.cell, self.width)(carry, x)
 
 
 def make_agent(
@@ -294,7 +296,7 @@ def _agent(
 
 def _carry(memory: str | nn.RNNCellBase, width: int) -> Any:
     """What an episode starts with."""
-    cell = CELLS[memory](width) if isinstance(memory, str) else memory
+    cell = _cell(memory, width)
     try:
         carry = cell.initialize_carry(jax.random.key(0), (width,))
         jax.eval_shape(lambda key, x: cell.init_with_output(key, carry, x), jax.random.key(0), jnp.zeros(width))

@@ -128,6 +128,7 @@ def _by_the_learner(
 ) -> tuple[Transition, Array]:
     """The rows with the learner's own log-probabilities, and min(π_learner/π_sampler, C) of every step, [T, N]."""
     log_prob = log_prob_of(trainer.agent, params, transition, memory, engine(trainer.config.engine))
+    log_prob = jax.lax.stop_gradient(log_prob)  # a batch is only data
     mismatch = jnp.where(transition.mask > 0, log_prob - transition.log_prob, 0.0)
     return transition._replace(log_prob=log_prob), jnp.minimum(weight(mismatch), jnp.asarray(algorithm.max_mismatch))
 

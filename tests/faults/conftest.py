@@ -41,6 +41,12 @@ def train(tmp_path_factory):
         yield run
 
 
+def together(runs, place, arguments, second=()):
+    """Start two processes that train together, each by its own of `runs`; `second` are the second's alone."""
+    common = [*arguments, "--distributed", "--coordinator", place, "--processes", 2, "--devices", 1]
+    return [run(*common, *more, "--process-id", i) for i, (run, more) in enumerate(zip(runs, [(), second]))]
+
+
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory):
     """`pair(*arguments)` starts two processes that train together; returns both. One pair at a time.
@@ -55,8 +61,7 @@ def pair(tmp_path_factory):
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 place = f"127.0.0.1:{probe.getsockname()[1]}"
-            common = [*arguments, "--distributed", "--coordinator", place, "--processes", 2, "--devices", 1]
-            return [run(*common, *more, "--process-id", i) for i, (run, more) in enumerate(zip(runs, [(), second]))]
+            return together(runs, place, arguments, second)
 
         yield start
 

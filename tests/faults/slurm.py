@@ -38,7 +38,7 @@ NodeName=node[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{port
 PartitionName=all Nodes=ALL Default=YES State=UP
 """
 GPUS = "NodeName=node[1-2] Name=gpu File=/dev/null\n"  # as the recipe asks for one; jax finds none
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "unshare")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "sinfo", "unshare")
 
 
 def missing() -> str:
@@ -67,7 +67,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     with ExitStack() as daemons:
 
         def start(*command: object) -> None:
-            with (folder / f"{len(daemons._exit_callbacks)}.out").open("w") as output:
+            with (folder / f"{Path(str(command[-1])).name}.out").open("w") as output:
                 process = subprocess.Popen([*map(str, command)], env=environment, stdout=output, stderr=output)
             daemons.callback(_end, process)
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import hosts
 import pytest
-from conftest import serving
+from conftest import serving, together
 from runs import TINY, fingerprint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -27,9 +27,7 @@ def network(tmp_path_factory):
         ports = iter(range(8476, 9000))
 
         def start(*arguments, second=()):
-            common = [*arguments, "--distributed", "--coordinator", f"{hosts.ADDRESSES[0]}:{next(ports)}"]
-            common += ["--processes", 2, "--devices", 1]
-            return [run(*common, *more, "--process-id", i) for i, (run, more) in enumerate(zip(runs, [(), second]))]
+            return together(runs, f"{hosts.ADDRESSES[0]}:{next(ports)}", arguments, second)
 
         yield wire, start
 
