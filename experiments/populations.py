@@ -39,7 +39,7 @@ SETTINGS = Settings(
     normalise_rewards=True,
     population=16,
     exploit_every=10,
-    evolve=("learning_rate", "discount", "lambda_", "clip", "entropy_coefficient"),
+    evolve=("learning_rate", "discount", "gae_lambda", "clip", "entropy_coefficient"),
     eval_episodes=64,
     quiet=True,
 )

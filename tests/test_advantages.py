@@ -124,7 +124,7 @@ def endless():
 @pytest.mark.parametrize(("truncation", "value"), [("bootstrap", 1 / (1 - 0.8)), ("terminal", (1 + 1.8) / 2)])
 def test_the_value_of_a_constant_reward_is_infinite_or_finite_as_chosen(truncation, value):
     environment = endless()
-    recipe = a2c(discount=0.8, lambda_=1.0, learning_rate=0.02)
+    recipe = a2c(discount=0.8, gae_lambda=1.0, learning_rate=0.02)
     agent = make_agent(environment, critic="state", hidden=(8,))
     config = replace(recipe.config, num_envs=8, num_steps=8, truncation=truncation)
     state, _ = train(make_trainer(environment, agent, config), recipe.algorithm, jax.random.key(0), 500)

@@ -140,7 +140,7 @@ def test_ppo_s_first_step_is_first_order_and_a2c():
     environment = environments.make("CartPole-v1")
     after = []
     for name in ("a2c", "ppo"):
-        recipe = ALGORITHMS[name](lambda_=0.9)
+        recipe = ALGORITHMS[name](gae_lambda=0.9)
         recipe = recipe._replace(config=replace(recipe.config, epochs=1, minibatches=1, num_envs=4, num_steps=16))
         agent = make_agent(environment, hidden=(8,), critic="state")
         algorithm = recipe.algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=0.1))

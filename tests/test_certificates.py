@@ -372,7 +372,7 @@ def test_products_are_named_with_their_factor():
 
 def test_time_limits_are_told_apart_or_not():
     bootstrapped, ended = (
-        certify(ALGORITHMS["a2c"](lambda_=1.0)._replace(config=config), problems=LIMITED)
+        certify(ALGORITHMS["a2c"](gae_lambda=1.0)._replace(config=config), problems=LIMITED)
         for config in (pgjax.Config(critic="state"), pgjax.Config(critic="state", truncation="terminal"))
     )
     assert bootstrapped.ends.verdict == "changed" and bootstrapped.objective.time_limit == "goes on"

@@ -56,7 +56,7 @@ def test_away_from_the_data_a_method_is_exact_or_has_the_bias_of_its_dropped_rat
     mdp = MDPS["variable_length"]
     theta, behaviour = policies(mdp)
     means = oracle.mean_gradients(mdp, log_policy, theta, log_policy(behaviour))
-    settings = {"lambda_": 1.0} if name in ("npg", "trpo") else {}
+    settings = {"gae_lambda": 1.0} if name in ("npg", "trpo") else {}
     expected = means.exact if name in EXACT_AT_ANY_DISTANCE else getattr(means, DROPPED[name])
     np.testing.assert_allclose(mean(mdp, name, theta, behaviour, **settings), expected, atol=1e-12)
     assert np.linalg.norm(means.first_order - means.exact) > 1e-2

@@ -22,7 +22,7 @@ from pgjax.oracle.certificates.evaluation import estimates
 from pgjax.testing import assert_same_estimator, assert_scale
 
 PADDED, STREAM = {"pad_to": "horizon"}, {"layout": "flat"}
-GAE = partial(gae, lambda_=1.0)
+GAE = partial(gae, gae_lambda=1.0)
 
 
 def without_discount_in_front(credit, surrogate):
@@ -56,7 +56,7 @@ def summed_over_stream(loss):
     [
         (field.rlax_policy_gradient, reward_to_go, score),
         (field.rlax_clipped_surrogate, GAE, clipped_ratio),
-        (field.rlax_vtrace, partial(vtrace, lambda_=1.0), score),
+        (field.rlax_vtrace, partial(vtrace, gae_lambda=1.0), score),
     ],
 )
 def test_rlax_is_a_mean_over_time_of_what_its_names_say(make, credit, surrogate):
@@ -88,18 +88,18 @@ def test_brax_is_clipped_gae_where_lambda_is_one_and_no_limit_cuts():
         assert_same_estimator(summed_over_stream(field.brax_ppo(0.95)), other, problems=FIXED, **STREAM)
 
 
-@pytest.mark.parametrize("lambda_", [1.0, 0.95])
-def test_brax_leaves_out_the_step_at_a_time_limit_and_lambda_in_front_of_the_next_advantage(lambda_):
+@pytest.mark.parametrize("gae_lambda", [1.0, 0.95])
+def test_brax_leaves_out_the_step_at_a_time_limit_and_lambda_in_front_of_the_next_advantage(gae_lambda):
     def by_hand(log_prob, behaviour_log_prob, reward, value, next_value, discount, terminated, truncated):
         goes_on, kept = discount * (1 - terminated), 1 - truncated
         delta, trace, advantage = (reward + goes_on * next_value - value) * kept, jnp.zeros(()), []
         for t in reversed(range(len(delta))):
             advantage.insert(0, delta[t] + goes_on[t] * kept[t] * trace)
-            trace = delta[t] + goes_on[t] * kept[t] * lambda_ * trace
+            trace = delta[t] + goes_on[t] * kept[t] * gae_lambda * trace
         ratio, advantage = jnp.exp(log_prob - behaviour_log_prob), jnp.array(advantage)
         return -jnp.mean(jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.8, 1.2) * advantage))
 
-    assert_same_estimator(field.brax_ppo(lambda_), (by_hand, STREAM), problems=[FIXED, LIMITED], **STREAM)
+    assert_same_estimator(field.brax_ppo(gae_lambda), (by_hand, STREAM), problems=[FIXED, LIMITED], **STREAM)
 
 
 def test_a_loss_is_compared_with_an_objective_that_it_fits_with_one_sign_on_all_problems():
@@ -131,9 +131,9 @@ def reference_first(problem):
 @pytest.mark.slow  # needs the extra "field"
 def test_libraries_in_pytorch_and_rejax():
     streams, numpy = [FIXED, VARIED, LIMITED], {"framework": "numpy"}
-    for lambda_ in (1.0, 0.95):
-        expected = without_discount_in_front(partial(gae, lambda_=lambda_), clipped_ratio)
-        loss = summed_over_stream(field.stable_baselines3_ppo(lambda_))
+    for gae_lambda in (1.0, 0.95):
+        expected = without_discount_in_front(partial(gae, gae_lambda=gae_lambda), clipped_ratio)
+        loss = summed_over_stream(field.stable_baselines3_ppo(gae_lambda))
         assert_same_estimator(loss, expected, problems=streams, **STREAM, **numpy)
     assert_same_estimator(
         field.rejax_ppo(), (field.brax_ppo(normalise=True), STREAM), problems=[FIXED, VARIED], **STREAM

@@ -106,19 +106,19 @@ def test_who_goes_on_from_whom():
 def test_hyperparameters_move_by_a_factor_and_stay_in_their_range(problem):
     """Of the members that moved alone, of several places at once, of the discount its distance from 1."""
     algorithm = jax.tree.map(lambda x: jnp.full(400, x, jnp.float32), problem[1])
-    how = replace(HOW, ranges=(("learning_rate", 2.9e-3, 1.0), ("discount", 1e-3, 1e-1), ("lambda_", 1e-3, 0.5)))
-    start = with_hyperparameters(algorithm, {"learning_rate": jnp.full(400, 3e-3), "lambda_": jnp.full(400, 0.9)})
+    how = replace(HOW, ranges=(("learning_rate", 2.9e-3, 1.0), ("discount", 1e-3, 1e-1), ("gae_lambda", 1e-3, 0.5)))
+    start = with_hyperparameters(algorithm, {"learning_rate": jnp.full(400, 3e-3), "gae_lambda": jnp.full(400, 0.9)})
     moved = jnp.arange(400) % 2 == 0
-    found = hyperparameters(explore(replace(how, from_one=("discount", "lambda_")), KEY, start, moved))
+    found = hyperparameters(explore(replace(how, from_one=("discount", "gae_lambda")), KEY, start, moved))
     before = hyperparameters(start)
     rate, discount = np.asarray(found["learning_rate"]), np.asarray(found["discount"])
     np.testing.assert_allclose(np.unique(rate[::2]), [2.9e-3, 3.75e-3], rtol=1e-6)
     np.testing.assert_allclose(np.unique(np.round(1 - discount[::2], 6)), [0.008, 0.0125], atol=2e-6)
     assert (rate[1::2] == np.asarray(before["learning_rate"])[1::2]).all()
     assert 60 < (rate[::2] > 3e-3).sum() < 140 and 20 < ((rate > 3e-3) & (discount < 0.99))[::2].sum() < 80
-    (one, other) = (np.asarray(found[name]) for name in found if name.endswith("lambda_"))
+    (one, other) = (np.asarray(found[name]) for name in found if name.endswith("gae_lambda"))
     assert (one == other).all() and (one[::2] != np.float32(0.9)).all()
-    untouched = {name for name in before if name.split(".")[-1] not in ("learning_rate", "discount", "lambda_")}
+    untouched = {name for name in before if name.split(".")[-1] not in ("learning_rate", "discount", "gae_lambda")}
     assert all((np.asarray(found[name]) == np.asarray(before[name])).all() for name in untouched)
 
 
@@ -223,7 +223,7 @@ def test_runs_that_are_taken_go_on_as_they_would_have(problem):
 def test_what_evolves_by_default_is_what_a_search_would_try():
     settings = Settings(algorithm="a2c", population=4)
     how = evolution(settings, build(settings))
-    assert {name for name, *_ in how.ranges} >= {"learning_rate", "discount", "lambda_"} and how.from_one == FROM_ONE
+    assert {name for name, *_ in how.ranges} >= {"learning_rate", "discount", "gae_lambda"} and how.from_one == FROM_ONE
     assert all(RANGES[name] == (low, high) for name, low, high in how.ranges)
     with pytest.raises(SettingError, match="^evolve: 'clip' has no range here"):
         evolution(replace(settings, evolve=("clip",)), build(settings))

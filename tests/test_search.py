@@ -154,7 +154,7 @@ def test_draws_keep_to_their_ranges_and_the_first_trial_is_what_was_given():
     studies.ask(study, space, "random", 0, 50)
     first, *trials = [space.trial(trial.number, trial.params) for trial in study.get_trials()]
     assert first.numbers["learning_rate"] == 1e-7 and first.numbers["entropy_coefficient"] == 0.0
-    assert {"learning_rate", "clip", "lambda_"} <= first.numbers.keys() and "max_kl" not in first.numbers
+    assert {"learning_rate", "clip", "gae_lambda"} <= first.numbers.keys() and "max_kl" not in first.numbers
     assert {trial.static["num_envs"] for trial in trials} == {8, 16, first.static["num_envs"]}
     for name in first.numbers:
         low, high = RANGES[name]

@@ -340,14 +340,14 @@ def test_one_policy_is_taken_out_and_used():
 
 
 def test_a_name_shared_by_two_places_sets_both():
-    algorithm = with_hyperparameters(a2c(lambda_=0.9).algorithm, {"lambda_": np.array([0.1, 0.2])})
-    shared = {name: x for name, x in hyperparameters(algorithm).items() if name.endswith("lambda_")}
+    algorithm = with_hyperparameters(a2c(gae_lambda=0.9).algorithm, {"gae_lambda": np.array([0.1, 0.2])})
+    shared = {name: x for name, x in hyperparameters(algorithm).items() if name.endswith("gae_lambda")}
     assert len(shared) == 2 and all(np.array_equal(x, [0.1, 0.2]) for x in shared.values())
     one = with_hyperparameters(algorithm, {next(iter(shared)): 0.7})
     assert sorted(np.ndim(x) for name, x in hyperparameters(one).items() if name in shared) == [0, 1]
     with pytest.raises(SettingError) as error:
         with_hyperparameters(algorithm, {"lamda": np.arange(100)})
-    assert "\n" not in str(error.value) and "lambda_" in str(error.value)
+    assert "\n" not in str(error.value) and "gae_lambda" in str(error.value)
 
 
 def test_hyperparameters_by_name():

@@ -133,7 +133,7 @@ def rlax_vtrace() -> Callable[..., Array]:
 # --- rejax and brax: streams, in JAX ----------------------------------------------------------------------------------
 
 
-def rejax_ppo(lambda_: float = 1.0) -> Callable[..., Array]:
+def rejax_ppo(gae_lambda: float = 1.0) -> Callable[..., Array]:
     """rejax.PPO's calculate_gae and update_actor, whose gradient is taken from what it hands to its optimiser."""
     import rejax  # pyright: ignore[reportMissingImports]
     from rejax.algos.ppo import AdvantageMinibatch, Trajectory  # pyright: ignore[reportMissingImports]
@@ -148,7 +148,7 @@ def rejax_ppo(lambda_: float = 1.0) -> Callable[..., Array]:
         discount: Array,
     ) -> Array:
         actor = SimpleNamespace(apply=lambda params, *_, method: (params, jnp.zeros_like(params)))
-        ppo = SimpleNamespace(gamma=discount[0], gae_lambda=lambda_, clip_eps=CLIP, ent_coef=0.0, actor=actor)
+        ppo = SimpleNamespace(gamma=discount[0], gae_lambda=gae_lambda, clip_eps=CLIP, ent_coef=0.0, actor=actor)
         done = terminated + truncated  # gymnax's one flag, as rejax reads it
         steps = Trajectory(value, value, behaviour_log_prob, reward, value, done)
         advantages, targets = rejax.PPO.calculate_gae(ppo, steps, jnp.zeros(()))  # type: ignore[arg-type]
@@ -161,7 +161,7 @@ def rejax_ppo(lambda_: float = 1.0) -> Callable[..., Array]:
     return update_actor
 
 
-def brax_ppo(lambda_: float = 1.0, normalise: bool = False) -> Callable[..., Array]:
+def brax_ppo(gae_lambda: float = 1.0, normalise: bool = False) -> Callable[..., Array]:
     """brax's compute_ppo_loss, one environment."""
     with contextlib.redirect_stdout(io.StringIO()):  # MuJoCo prints which optional parts are not installed
         from brax.training.agents.ppo.losses import PPONetworkParams, compute_ppo_loss
@@ -202,7 +202,7 @@ def brax_ppo(lambda_: float = 1.0, normalise: bool = False) -> Callable[..., Arr
             networks,  # type: ignore[arg-type]
             entropy_cost=0.0,
             discounting=discount[0],  # type: ignore[arg-type]
-            gae_lambda=lambda_,
+            gae_lambda=gae_lambda,
             clipping_epsilon=CLIP,
             normalize_advantage=normalise,
         )[0]
@@ -213,7 +213,7 @@ def brax_ppo(lambda_: float = 1.0, normalise: bool = False) -> Callable[..., Arr
 # --- PyTorch ----------------------------------------------------------------------------------------------------------
 
 
-def stable_baselines3_ppo(lambda_: float = 1.0, normalise: bool = False) -> Callable[..., tuple[float, np.ndarray]]:
+def stable_baselines3_ppo(gae_lambda: float = 1.0, normalise: bool = False) -> Callable[..., tuple[float, np.ndarray]]:
     """stable_baselines3.PPO.train on a filled RolloutBuffer: one epoch, one minibatch, no clipping of gradients.
 
     The loss is a local variable of `train`; its gradient is what the optimiser finds, its value what is logged.
@@ -235,7 +235,7 @@ def stable_baselines3_ppo(lambda_: float = 1.0, normalise: bool = False) -> Call
     ) -> tuple[float, np.ndarray]:
         count, done = len(log_prob), terminated + truncated
         place = spaces.Box(0, count, (1,), np.float64)  # an observation is the number of the step
-        buffer = RolloutBuffer(count, place, spaces.Discrete(2), "cpu", lambda_, discount[0])
+        buffer = RolloutBuffer(count, place, spaces.Discrete(2), "cpu", gae_lambda, discount[0])
         buffer.observations = np.arange(count, dtype=float).reshape(count, 1, 1)
         columns = {
             "rewards": reward + discount * truncated * next_value,  # as its rollouts do after a time limit

@@ -17,7 +17,7 @@ Train = Callable[[int], tuple[Callable[[], float], int]]
 PPO = {
     "learning_rate": 2.5e-4,
     "clip": 0.2,
-    "lambda_": 0.95,
+    "gae_lambda": 0.95,
     "discount": 0.99,
     "value_coefficient": 0.5,
     "entropy_coefficient": 0.01,
@@ -45,7 +45,7 @@ def rejax_ppo(environment: str, num_envs: int, num_steps: int, seeds: int, total
         num_minibatches=MINIBATCHES,
         learning_rate=PPO["learning_rate"],
         clip_eps=PPO["clip"],
-        gae_lambda=PPO["lambda_"],
+        gae_lambda=PPO["gae_lambda"],
         gamma=PPO["discount"],
         vf_coef=PPO["value_coefficient"],
         ent_coef=PPO["entropy_coefficient"],

@@ -65,7 +65,7 @@ class Method:
     discounted_objective: bool = False
     standardise: bool = False
     baseline_constant: float = 0.0
-    lambda_: float = 1.0
+    gae_lambda: float = 1.0
     max_rho: float = 1.0
     max_c: float = 1.0
     max_weight: float = np.inf
@@ -158,13 +158,15 @@ METHODS: dict[str, Method] = {
     "dice": Method("discounted_reward", surrogate="prefix_product"),
     "storm": Method("off_policy", surrogate="stopped_prefix", momentum=0.3),
     "a2c": Method("gae", target="lambda_return", mean="steps"),
-    "ppo": Method("gae", surrogate="clipped", target="lambda_return", mean="steps", clip=0.2, lambda_=0.95),
+    "ppo": Method("gae", surrogate="clipped", target="lambda_return", mean="steps", clip=0.2, gae_lambda=0.95),
     "dual_clip": Method(
-        "gae", surrogate="clipped", target="lambda_return", mean="steps", clip=0.2, dual_clip=3.0, lambda_=0.95
+        "gae", surrogate="clipped", target="lambda_return", mean="steps", clip=0.2, dual_clip=3.0, gae_lambda=0.95
     ),
-    "awr": Method("gae", target="lambda_return", mean="steps", weighting="exponential", max_weight=20.0, lambda_=0.95),
+    "awr": Method(
+        "gae", target="lambda_return", mean="steps", weighting="exponential", max_weight=20.0, gae_lambda=0.95
+    ),
     "vmpo": Method(
-        "gae", target="lambda_return", mean="steps", weighting="better_half", kl_coefficient=1.0, lambda_=0.95
+        "gae", target="lambda_return", mean="steps", weighting="better_half", kl_coefficient=1.0, gae_lambda=0.95
     ),
     "npg": Method("gae", surrogate="ratio", target="lambda_return", mean="steps", policy_step="natural"),
     "trpo": Method("gae", surrogate="ratio", target="lambda_return", mean="steps", policy_step="trust_region"),
@@ -579,7 +581,7 @@ def _credit_of_one(m: Method, credit: str, steps: Steps, signals: tuple, rho: li
             target[t] = values[t] + min(m.max_rho, rho[t]) * error
             if steps.goes_on(t):
                 ahead = target[t + 1] - values[t + 1]
-                target[t] += gamma * m.lambda_ * min(m.max_c, rho[t]) * ahead
+                target[t] += gamma * m.gae_lambda * min(m.max_c, rho[t]) * ahead
             beyond = target[t + 1] if steps.goes_on(t) else following[t]
             result[t] = min(m.max_rho, rho[t]) * (rewards[t] + gamma * beyond - values[t])
         return target if credit == "vtrace_target" else result
@@ -590,7 +592,7 @@ def _credit_of_one(m: Method, credit: str, steps: Steps, signals: tuple, rho: li
         elif credit == "off_policy":
             result[t] = rewards[t] + gamma * (rho[t + 1] * ahead if steps.goes_on(t) else 0.0)
         elif credit == "gae":
-            result[t] = rewards[t] + gamma * following[t] - values[t] + gamma * m.lambda_ * ahead
+            result[t] = rewards[t] + gamma * following[t] - values[t] + gamma * m.gae_lambda * ahead
         else:
             raise ValueError(credit)
     return result

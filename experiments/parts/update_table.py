@@ -163,13 +163,13 @@ def cases() -> dict[str, Case]:
     for baseline in ("none", "time_step", "state_value"):
         found.append(_case("storm", {"baseline": baseline, "momentum": 0.3}, baseline))
     found.append(_case("storm", {"baseline": "none", "momentum": 1.0}, "no memory"))
-    trusted = {"lambda_": 0.8, "max_kl": TRUST, "damping": 0.01}
-    found += [_case("a2c", {"lambda_": 0.8}), _case("ppo", {"lambda_": 0.8, "clip": 0.05})]
-    found.append(_case("ppo", {"lambda_": 0.8, "clip": 0.05, "value_clip": 0.1}, "value clipped"))
-    found.append(_case("ppo", {"lambda_": 0.8, "clip": math.inf, "kl_coefficient": 0.7}, "KL penalty"))
-    found.append(_case("ppo", {"lambda_": 0.8, "clip": 0.2, "target_kl": 0.01}, "stopped early"))
+    trusted = {"gae_lambda": 0.8, "max_kl": TRUST, "damping": 0.01}
+    found += [_case("a2c", {"gae_lambda": 0.8}), _case("ppo", {"gae_lambda": 0.8, "clip": 0.05})]
+    found.append(_case("ppo", {"gae_lambda": 0.8, "clip": 0.05, "value_clip": 0.1}, "value clipped"))
+    found.append(_case("ppo", {"gae_lambda": 0.8, "clip": math.inf, "kl_coefficient": 0.7}, "KL penalty"))
+    found.append(_case("ppo", {"gae_lambda": 0.8, "clip": 0.2, "target_kl": 0.01}, "stopped early"))
     found += [_case("npg", trusted), _case("trpo", trusted)]
-    found.append(_case("vtrace", {"lambda_": 0.8, "max_rho": 1.1, "max_c": 0.9}))
+    found.append(_case("vtrace", {"gae_lambda": 0.8, "max_rho": 1.1, "max_c": 0.9}))
     return {case.label: case for case in found}
 
 
@@ -185,15 +185,15 @@ def family() -> list[Case]:
     found.append(_case("sampler_is", {"clip": 0.05, "max_mismatch": 1.1}))
     found.append(_case("reinforce_pp", {"clip": 0.05, "reference_coefficient": 0.3}))
     found.append(_case("delightful", {"temperature": 0.7}))
-    found.append(_case("dual_clip", {"lambda_": 1.0, "clip": 0.05, "dual_clip": 1.01}))
-    found.append(_case("awr", {"lambda_": 0.8, "temperature": 0.5, "max_weight": 2.0}))
+    found.append(_case("dual_clip", {"gae_lambda": 1.0, "clip": 0.05, "dual_clip": 1.01}))
+    found.append(_case("awr", {"gae_lambda": 0.8, "temperature": 0.5, "max_weight": 2.0}))
     for name, given, estimate in (
         ("reinforce", {"baseline": "leave_one_out"}, "k2_loss"),
-        ("ppo", {"lambda_": 0.8, "clip": 0.05}, "k1_reward"),
-        ("npg", {"lambda_": 0.8, "max_kl": TRUST, "damping": 0.01}, "k3_loss"),
+        ("ppo", {"gae_lambda": 0.8, "clip": 0.05}, "k1_reward"),
+        ("npg", {"gae_lambda": 0.8, "max_kl": TRUST, "damping": 0.01}, "k3_loss"),
     ):
         found.append(_case(name, given | {"reference_kl": estimate, "reference_coefficient": 0.3}, estimate))
-    found.append(_case("vmpo", {"lambda_": 0.8, "temperature_bound": 0.05, "kl_coefficient": 0.7}))
+    found.append(_case("vmpo", {"gae_lambda": 0.8, "temperature_bound": 0.05, "kl_coefficient": 0.7}))
     return found
 
 

@@ -33,39 +33,39 @@ def _error(signals: Signals, next_value: Array) -> Array:
 
 
 @ratio_free
-def gae(signals: Signals, lambda_: ArrayLike = 0.95) -> Array:
+def gae(signals: Signals, gae_lambda: ArrayLike = 0.95) -> Array:
     """Generalised advantage estimation: one-step errors, decaying geometrically into the past.
 
         Â_t = δ_t + γ λ Â_{t+1}   within an episode
 
     Args:
       signals: with `value` and `next_value`; the chain is cut wherever an episode ends, by itself or by a time limit.
-      lambda_: 0 is the one-step error (least variance), 1 the return minus V (no bias from the critic).
+      gae_lambda: 0 is the one-step error (least variance), 1 the return minus V (no bias from the critic).
     Schulman et al. 2016, eq. 16. https://arxiv.org/abs/1506.02438
 
     >>> from pgjax import make_signals
-    >>> gae(make_signals([1.0, 1.0], value=[0.5, 0.5], next_value=[0.5, 0.0]), lambda_=1.0)
+    >>> gae(make_signals([1.0, 1.0], value=[0.5, 0.5], next_value=[0.5, 0.0]), gae_lambda=1.0)
     Array([1.5, 0.5], dtype=float32)
     """
-    return linear_recurrence(td_error(signals), lambda_ * signals.discount * signals.continues, reverse=True)
+    return linear_recurrence(td_error(signals), gae_lambda * signals.discount * signals.continues, reverse=True)
 
 
 @ratio_free
-def lambda_return(signals: Signals, lambda_: ArrayLike = 0.95) -> Array:
+def lambda_return(signals: Signals, gae_lambda: ArrayLike = 0.95) -> Array:
     """What a critic regresses on beside GAE: Â_t + V(s_t), the TD(λ) return. Sutton & Barto 2018, ch. 12.
 
     Returns:
       [T, ...]; with λ = 1 the reward-to-go, whatever V is.
 
     >>> from pgjax import make_signals
-    >>> lambda_return(make_signals([1.0, 1.0], value=[9.0, 5.0], next_value=[5.0, 0.0]), lambda_=1.0)
+    >>> lambda_return(make_signals([1.0, 1.0], value=[9.0, 5.0], next_value=[5.0, 0.0]), gae_lambda=1.0)
     Array([2., 1.], dtype=float32)
     """
-    return gae(signals, lambda_) + signals.value
+    return gae(signals, gae_lambda) + signals.value
 
 
 def vtrace_target(
-    signals: Signals, lambda_: ArrayLike = 1.0, max_rho: ArrayLike = 1.0, max_c: ArrayLike = 1.0
+    signals: Signals, gae_lambda: ArrayLike = 1.0, max_rho: ArrayLike = 1.0, max_c: ArrayLike = 1.0
 ) -> Array:
     """V-trace's own value target, v_t of `vtrace`.
 
@@ -79,11 +79,11 @@ def vtrace_target(
     [1.75, 0.75]
     """
     rho = weight(signals.log_ratio)
-    decay = signals.discount * signals.continues * lambda_ * jnp.minimum(max_c, rho)
+    decay = signals.discount * signals.continues * gae_lambda * jnp.minimum(max_c, rho)
     return signals.value + linear_recurrence(jnp.minimum(max_rho, rho) * td_error(signals), decay, reverse=True)
 
 
-def vtrace(signals: Signals, lambda_: ArrayLike = 1.0, max_rho: ArrayLike = 1.0, max_c: ArrayLike = 1.0) -> Array:
+def vtrace(signals: Signals, gae_lambda: ArrayLike = 1.0, max_rho: ArrayLike = 1.0, max_c: ArrayLike = 1.0) -> Array:
     """V-trace advantage with truncated ratios; credit for `score`.
 
         v_t = V(s_t) + Σ_{k≥t} γ^{k−t} (Π_{i<k} c_i) min(ρ̄, ρ_k) δ_k,      c_i = λ min(c̄, ρ_i)
@@ -98,7 +98,7 @@ def vtrace(signals: Signals, lambda_: ArrayLike = 1.0, max_rho: ArrayLike = 1.0,
     >>> [round(x, 3) for x in vtrace(signals).tolist()]  # 1 · (1 + v_1 − 0.5) with v_1 = 0.75, 0.5 · (1 − 0.5)
     [1.25, 0.25]
     """
-    target = vtrace_target(signals, lambda_, max_rho, max_c)
+    target = vtrace_target(signals, gae_lambda, max_rho, max_c)
     following = jnp.concatenate([target[1:], jnp.zeros_like(target[:1])])
     # In a stream the last row goes on: nothing is known of v there but V itself.
     continues = signals.continues.at[-1].set(0.0)

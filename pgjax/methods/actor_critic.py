@@ -20,7 +20,7 @@ STREAM = Config(rollout="stream", mean="steps", critic="state", num_envs=16, num
 
 def a2c(
     *,
-    lambda_: ArrayLike = 1.0,
+    gae_lambda: ArrayLike = 1.0,
     learning_rate: ArrayLike = 3e-3,
     discount: ArrayLike = 0.99,
     value_coefficient: ArrayLike = 0.5,
@@ -36,10 +36,10 @@ def a2c(
     'stream'
     """
     algorithm = Algorithm(
-        estimator=product(Partial(gae, lambda_=lambda_), score),
+        estimator=product(Partial(gae, gae_lambda=gae_lambda), score),
         optimizer=Partial(optax.adam, learning_rate=learning_rate),
         discount=discount,
-        value_target=Partial(lambda_return, lambda_=lambda_),
+        value_target=Partial(lambda_return, gae_lambda=gae_lambda),
         value_coefficient=value_coefficient,
         max_grad_norm=max_grad_norm,
     )
@@ -49,7 +49,7 @@ def a2c(
 def ppo(
     *,
     clip: ArrayLike = 0.2,
-    lambda_: ArrayLike = 0.95,
+    gae_lambda: ArrayLike = 0.95,
     learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 0.99,
     value_coefficient: ArrayLike = 0.5,
@@ -65,7 +65,7 @@ def ppo(
 
     Args:
       clip: how far the ratio may go, ε; infinity does not clip.
-      lambda_: λ of GAE and of the value target, from 0 to 1.
+      gae_lambda: λ of GAE and of the value target, from 0 to 1.
       learning_rate: Adam's.
       discount: γ.
       value_coefficient: weight of the value loss in the loss.
@@ -81,7 +81,7 @@ def ppo(
     0.1
     """
     recipe = a2c(
-        lambda_=lambda_,
+        gae_lambda=gae_lambda,
         learning_rate=learning_rate,
         discount=discount,
         value_coefficient=value_coefficient,
@@ -101,7 +101,7 @@ def dual_clip(
     *,
     clip: ArrayLike = 0.2,
     dual_clip: ArrayLike = 3.0,
-    lambda_: ArrayLike = 0.95,
+    gae_lambda: ArrayLike = 0.95,
     learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 0.99,
 ) -> Recipe:
@@ -110,7 +110,7 @@ def dual_clip(
     Args:
       clip: ε.
       dual_clip: the largest ratio c > 1 at which a negative advantage still counts; infinity is PPO.
-      lambda_: λ of GAE and of the value target.
+      gae_lambda: λ of GAE and of the value target.
       learning_rate: Adam's.
       discount: γ.
     Ye et al. 2020. https://arxiv.org/abs/1912.09729
@@ -119,7 +119,7 @@ def dual_clip(
     >>> hyperparameters(dual_clip().algorithm)["dual_clip"]
     3.0
     """
-    recipe = ppo(lambda_=lambda_, learning_rate=learning_rate, discount=discount)
+    recipe = ppo(gae_lambda=gae_lambda, learning_rate=learning_rate, discount=discount)
     surrogate = Partial(dual_clipped_ratio, clip=clip, dual_clip=dual_clip)
     estimator = product(recipe.algorithm.estimator.credit, surrogate)
     return recipe._replace(algorithm=recipe.algorithm._replace(estimator=estimator))
@@ -130,7 +130,7 @@ def natural(
     max_kl: ArrayLike = 0.01,
     step_size: ArrayLike = 0.2,
     damping: ArrayLike = 1e-2,
-    lambda_: ArrayLike = 0.97,
+    gae_lambda: ArrayLike = 0.97,
     learning_rate: ArrayLike = 3e-3,
     discount: ArrayLike = 0.99,
 ) -> Recipe:
@@ -140,7 +140,7 @@ def natural(
       max_kl: size of a step as its KL, a mean per environment step; to second order.
       step_size: bound α on the step along F⁻¹∇J; infinity always goes to the edge of `max_kl`.
       damping: added to the Fisher matrix's diagonal.
-      lambda_: of GAE and of the value target.
+      gae_lambda: of GAE and of the value target.
       learning_rate: of the critic's Adam.
       discount: γ.
 
@@ -150,7 +150,7 @@ def natural(
     (0.05, 0.2, 0.003)
     """
     return _with_policy_step(
-        Partial(natural_step, max_kl=max_kl, step_size=step_size, damping=damping), lambda_, learning_rate, discount
+        Partial(natural_step, max_kl=max_kl, step_size=step_size, damping=damping), gae_lambda, learning_rate, discount
     )
 
 
@@ -159,7 +159,7 @@ def trpo(
     max_kl: ArrayLike = 0.01,
     step_size: ArrayLike = 0.2,
     damping: ArrayLike = 1e-2,
-    lambda_: ArrayLike = 0.97,
+    gae_lambda: ArrayLike = 0.97,
     learning_rate: ArrayLike = 3e-3,
     discount: ArrayLike = 0.99,
 ) -> Recipe:
@@ -172,7 +172,7 @@ def trpo(
     """
     return _with_policy_step(
         Partial(trust_region_step, max_kl=max_kl, step_size=step_size, damping=damping),
-        lambda_,
+        gae_lambda,
         learning_rate,
         discount,
     )
@@ -180,7 +180,7 @@ def trpo(
 
 def vtrace_actor_critic(
     *,
-    lambda_: ArrayLike = 1.0,
+    gae_lambda: ArrayLike = 1.0,
     max_rho: ArrayLike = 1.0,
     max_c: ArrayLike = 1.0,
     learning_rate: ArrayLike = 2e-3,
@@ -190,7 +190,7 @@ def vtrace_actor_critic(
     """V-trace actor-critic (IMPALA's learner): V-trace × score, two passes over every batch.
 
     Args:
-      lambda_: decay of the traces.
+      gae_lambda: decay of the traces.
       max_rho: clipping threshold ρ̄ of the ratio in the target, which decides what the critic converges to.
       max_c: clipping threshold c̄ of the ratios in the traces, which decides how fast.
       learning_rate: Adam's.
@@ -203,7 +203,7 @@ def vtrace_actor_critic(
     >>> vtrace_actor_critic().algorithm.estimator.credit(signals).tolist()  # on-policy: the return minus V
     [1.5, 0.5]
     """
-    bars = {"lambda_": lambda_, "max_rho": max_rho, "max_c": max_c}
+    bars = {"gae_lambda": gae_lambda, "max_rho": max_rho, "max_c": max_c}
     recipe = a2c(learning_rate=learning_rate, discount=discount, max_grad_norm=max_grad_norm)
     algorithm = recipe.algorithm._replace(
         estimator=product(Partial(vtrace, **bars), score), value_target=Partial(vtrace_target, **bars)
@@ -211,8 +211,8 @@ def vtrace_actor_critic(
     return Recipe(algorithm, replace(STREAM, epochs=2))
 
 
-def _with_policy_step(step: Partial, lambda_: ArrayLike, learning_rate: ArrayLike, discount: ArrayLike) -> Recipe:
-    recipe = a2c(lambda_=lambda_, learning_rate=learning_rate, discount=discount, max_grad_norm=float("inf"))
+def _with_policy_step(step: Partial, gae_lambda: ArrayLike, learning_rate: ArrayLike, discount: ArrayLike) -> Recipe:
+    recipe = a2c(gae_lambda=gae_lambda, learning_rate=learning_rate, discount=discount, max_grad_norm=float("inf"))
     estimator = product(recipe.algorithm.estimator.credit, ratio)
     algorithm = recipe.algorithm._replace(estimator=estimator, policy_step=step)
     return Recipe(algorithm, replace(STREAM, num_envs=8, num_steps=128, epochs=4, minibatches=4, shuffle="steps"))

@@ -21,7 +21,7 @@ _RANGES: dict[str, tuple[float, float]] = {  # names not listed: any finite numb
     "entropy_coefficient": (0.0, math.inf),
     "value_coefficient": (0.0, math.inf),
     "max_grad_norm": (0.0, math.inf),
-    "lambda_": (0.0, 1.0),
+    "gae_lambda": (0.0, 1.0),
     "momentum": (0.0, 1.0),
     "clip": (0.0, math.inf),
     "value_clip": (0.0, math.inf),

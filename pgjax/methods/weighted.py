@@ -22,7 +22,7 @@ def awr(
     *,
     temperature: ArrayLike = 1.0,
     max_weight: ArrayLike = 20.0,
-    lambda_: ArrayLike = 0.95,
+    gae_lambda: ArrayLike = 0.95,
     learning_rate: ArrayLike = 3e-3,
     discount: ArrayLike = 0.99,
 ) -> Recipe:
@@ -33,7 +33,7 @@ def awr(
     Args:
       temperature: what the advantage is divided by, β; of a gate, η.
       max_weight: the largest weight ω_max.
-      lambda_: λ of GAE and of the value target.
+      gae_lambda: λ of GAE and of the value target.
       learning_rate: Adam's.
       discount: γ.
     Peng et al. 2019. https://arxiv.org/abs/1910.00177
@@ -42,15 +42,15 @@ def awr(
     >>> awr().algorithm.estimator.credit(make_signals([0.0])).tolist()
     [1.0]
     """
-    credit = exponential(Partial(gae, lambda_=lambda_), temperature, max_weight)
-    return _regression(credit, lambda_, learning_rate, discount, None)
+    credit = exponential(Partial(gae, gae_lambda=gae_lambda), temperature, max_weight)
+    return _regression(credit, gae_lambda, learning_rate, discount, None)
 
 
 def vmpo(
     *,
     temperature_bound: ArrayLike = 0.1,
     kl_coefficient: ArrayLike = 1.0,
-    lambda_: ArrayLike = 0.95,
+    gae_lambda: ArrayLike = 0.95,
     learning_rate: ArrayLike = 3e-3,
     discount: ArrayLike = 0.99,
 ) -> Recipe:
@@ -62,7 +62,7 @@ def vmpo(
     Args:
       temperature_bound: ε_η, the divergence of the weights from equal ones.
       kl_coefficient: weight α of the penalty.
-      lambda_: λ of GAE and of the value target.
+      gae_lambda: λ of GAE and of the value target.
       learning_rate: Adam's.
       discount: γ.
     Song et al. 2020. https://arxiv.org/abs/1909.12238
@@ -70,8 +70,8 @@ def vmpo(
     >>> vmpo().algorithm.kl_coefficient
     1.0
     """
-    credit = better_half(Partial(gae, lambda_=lambda_), temperature_bound)
-    return _regression(credit, lambda_, learning_rate, discount, kl_coefficient)
+    credit = better_half(Partial(gae, gae_lambda=gae_lambda), temperature_bound)
+    return _regression(credit, gae_lambda, learning_rate, discount, kl_coefficient)
 
 
 def delightful_policy_gradient(
@@ -92,11 +92,11 @@ def delightful_policy_gradient(
 
 def _regression(
     credit: Credit,
-    lambda_: ArrayLike,
+    gae_lambda: ArrayLike,
     learning_rate: ArrayLike,
     discount: ArrayLike,
     kl_coefficient: ArrayLike | None,
 ) -> Recipe:
-    recipe = a2c(lambda_=lambda_, learning_rate=learning_rate, discount=discount)
+    recipe = a2c(gae_lambda=gae_lambda, learning_rate=learning_rate, discount=discount)
     algorithm = recipe.algorithm._replace(estimator=product(credit, score), kl_coefficient=kl_coefficient)
     return Recipe(algorithm, replace(STREAM, num_envs=8, num_steps=32, epochs=4, shuffle="steps"))

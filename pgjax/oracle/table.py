@@ -116,7 +116,7 @@ def _causal(mdp: MDP, theta: Array) -> dict[str, Estimator]:
         "exact_advantage": product(action_advantage, score),
         "all_action": all_action(),
         "dice": product(discounted_reward, prefix_product),
-        **{f"gae_{name}": product(Partial(gae, lambda_=float(name)), score) for name in ("0", "0.95", "1")},
+        **{f"gae_{name}": product(Partial(gae, gae_lambda=float(name)), score) for name in ("0", "0.95", "1")},
     }
 
 

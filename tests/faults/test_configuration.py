@@ -32,6 +32,11 @@ def test_a_written_configuration_is_the_same_run(tmp_path, algorithm):
     assert jax.tree.structure(one) == jax.tree.structure(two) and jax.tree.leaves(one) == jax.tree.leaves(two)
 
 
+def test_a_file_of_an_earlier_version_is_read_by_todays_names(tmp_path):
+    (tmp_path / "old.toml").write_text('algorithm = "ppo"\nlambda_ = 0.5\n')
+    assert read_config(tmp_path / "old.toml").gae_lambda == 0.5
+
+
 def test_flags_go_on_top_of_the_file(tmp_path):
     (tmp_path / "base.toml").write_text('algorithm = "ppo"\nseeds = 3\nclip = 1\nhidden = [32]\n')
     settings = from_command_line(["--config", str(tmp_path / "base.toml"), "--seeds", "5"])

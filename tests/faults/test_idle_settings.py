@@ -57,7 +57,7 @@ IDLE = [  # what would do nothing, and where it acts (None: nowhere)
     ({"shared": True}, {"algorithm": "a2c"}),
     ({"credit": "total_return", "algorithm": "rloo"}, {"algorithm": "reinforce"}),
     ({"baseline": "none", "algorithm": "ppo"}, {"algorithm": "storm", "baseline": "constant"}),
-    ({"lambda_": 0.5}, {"algorithm": "a2c"}),
+    ({"gae_lambda": 0.5}, {"algorithm": "a2c"}),
     ({"clip": 0.5, "algorithm": "a2c"}, {"algorithm": "ppo"}),
     ({"value_clip": 0.5}, {"algorithm": "ppo"}),
     ({"kl_coefficient": 0.5}, {"algorithm": "ppo"}),

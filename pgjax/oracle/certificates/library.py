@@ -139,7 +139,7 @@ CREDITS = {
         for baseline in (same_batch_mean, leave_one_out, time_step, state_value)
     },
     "baselined(off_policy_reward_to_go, state_value)": baselined(off_policy_reward_to_go, state_value),
-    "gae(λ=1)": partial(gae, lambda_=1.0),
+    "gae(λ=1)": partial(gae, gae_lambda=1.0),
     "gae(λ=0.95)": gae,
     "td_error": td_error,
     "vtrace": vtrace,

@@ -22,6 +22,9 @@ OF_THE_START = ("quiet", "resume", "distributed", "coordinator", "processes", "p
 OF_THE_PROCESS = ("config", "out", "tuned", "quick", *OF_THE_START)
 """Settings that say how a process runs, not what it computes: not written beside the results."""
 
+FORMER_NAMES = {"lambda_": "gae_lambda"}
+"""Settings under the names that earlier versions wrote: a file may still have them."""
+
 _OF_A_COMMAND = ("config", "resume", "tuned", "quick")
 
 OF_THE_LAYOUT = ("devices", "mesh", "engine", "imports")
@@ -77,7 +80,7 @@ def read_run_config(run: Path) -> Settings:
 
 def _table(path: Path, field: str) -> dict[str, Any]:
     try:
-        return read_toml(path)
+        return {FORMER_NAMES.get(name, name): value for name, value in read_toml(path).items()}
     except OSError as error:
         raise SettingError(field, str(path), f"cannot be read: {error.strerror}") from error
     except ValueError as error:

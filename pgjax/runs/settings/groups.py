@@ -233,7 +233,7 @@ GROUPS: dict[str, type] = {
 
 _COMMON = """
     environment algorithm seeds total_steps population out resume config tuned quick
-    discount baseline lambda_ clip entropy_coefficient
+    discount baseline gae_lambda clip entropy_coefficient
     network hidden memory normalise_observations
     num_envs num_steps epochs minibatches group_size
     learning_rate learning_rate_schedule optimizer max_grad_norm

@@ -12,10 +12,10 @@ from pgjax.runs.settings.build import Setup, recipe_of
 from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
 
-RANGES = {  # on a logarithmic scale; of discount and lambda_, the distance from 1
+RANGES = {  # on a logarithmic scale; of discount and gae_lambda, the distance from 1
     "learning_rate": (1e-4, 3e-2),
     "discount": (1e-3, 1e-1),
-    "lambda_": (1e-2, 3e-1),
+    "gae_lambda": (1e-2, 3e-1),
     "clip": (0.05, 0.5),
     "entropy_coefficient": (1e-4, 1e-1),
     "max_grad_norm": (0.1, 10.0),
@@ -26,7 +26,7 @@ RANGES = {  # on a logarithmic scale; of discount and lambda_, the distance from
     "max_rho": (0.5, 4.0),
     "max_c": (0.5, 4.0),
 }
-FROM_ONE = ("discount", "lambda_")
+FROM_ONE = ("discount", "gae_lambda")
 
 
 def chosen(field: str, names: tuple[str, ...], settings: Settings, setup: Setup) -> dict[str, float]:
