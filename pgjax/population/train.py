@@ -1,7 +1,6 @@
 """Training a population: a member for each seed, a compiled call for each exploit step."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from pgjax import counters, sweeps
 from pgjax.engine import hosts
+from pgjax.engine.compiling import Program
 from pgjax.population.evolution import Evolution, evolved, last_score, numbers_of
 from pgjax.population.lineage import PARENT
 from pgjax.sweeps.runs import check_runs
@@ -137,5 +137,5 @@ def _trained_and_evolved(
     return algorithm, jax.lax.with_sharding_constraint(state, where), metrics | used, source
 
 
-_generation = partial(jax.jit, static_argnums=(0, 1, 2, 3))(_trained_and_evolved)
-_generation_donated = partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)(_trained_and_evolved)
+_generation = Program(_trained_and_evolved, static_argnums=(0, 1, 2, 3))
+_generation_donated = Program(_trained_and_evolved, static_argnums=(0, 1, 2, 3), donate_argnums=5)

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from pgjax import counters
 from pgjax.engine import hosts
+from pgjax.engine.compiling import Program
 from pgjax.engine.devices import SEED_AXIS
 from pgjax.environments.parameters import check_parameters, with_parameters
 from pgjax.sweeps.runs import Runs, spread_over
@@ -106,7 +107,7 @@ def evaluate_runs(
     return hosts.fetch(returns)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@partial(Program, static_argnums=(0, 1, 2, 3, 4))
 def _evaluate(
     environment: Environment, agent: Agent, episodes: int, greedy: bool, mesh: Mesh, each: tuple, key: Array
 ) -> Array:

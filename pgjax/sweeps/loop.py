@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from pgjax import counters
 from pgjax.engine import hosts
+from pgjax.engine.compiling import Program
 from pgjax.engine.devices import SEED_AXIS
 from pgjax.engine.memory import check_room
 from pgjax.sweeps.runs import Runs, placed, spread_over
@@ -145,5 +146,5 @@ def advanced(
     return spread_over(every, mesh, given, (there, P(SEED_AXIS)))(algorithm, state, limits)
 
 
-_advance = jax.jit(advanced, static_argnums=(0, 1, 2))
-_advance_donated = jax.jit(advanced, static_argnums=(0, 1, 2), donate_argnums=4)
+_advance = Program(advanced, static_argnums=(0, 1, 2))
+_advance_donated = Program(advanced, static_argnums=(0, 1, 2), donate_argnums=4)

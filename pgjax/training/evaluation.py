@@ -9,6 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pgjax.engine import asked, engine
+from pgjax.engine.compiling import Program
 from pgjax.environments.parameters import with_parameters
 from pgjax.training import rollout
 from pgjax.training.checks import check_params
@@ -53,7 +54,7 @@ def evaluate(
     return _evaluate(environment, agent, params, as_key(key), episodes, greedy, asked(), values)
 
 
-@partial(jax.jit, static_argnames=("environment", "agent", "episodes", "greedy", "how"))
+@partial(Program, static_argnames=("environment", "agent", "episodes", "greedy", "how"))
 def _evaluate(
     environment: Environment,
     agent: Agent,

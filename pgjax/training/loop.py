@@ -9,6 +9,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from pgjax import counters
+from pgjax.engine.compiling import Program
 from pgjax.training.checks import steps_per_update
 from pgjax.training.keys import as_key
 from pgjax.training.metrics import Metrics
@@ -79,7 +80,7 @@ def train(trainer: Trainer, algorithm: Algorithm, key: Array, num_updates: int) 
     return _train(trainer, algorithm, as_key(key), num_updates)
 
 
-@partial(jax.jit, static_argnames=("trainer", "num_updates"))
+@partial(Program, static_argnames=("trainer", "num_updates"))
 def _train(trainer: Trainer, algorithm: Algorithm, key: Array, num_updates: int) -> tuple[TrainState, Metrics]:
     def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         return trainer.update(algorithm, state)
