@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec as P
-from matplotlib import pyplot as plt
 from parts import peers, results
 from parts.command import as_script, refuse
+from parts.growth import drawn, growth
 from parts.overhead import overhead
 from parts.shapes import QUICK, SHAPES, Shape, built, flops_per_step, ppo_shape
 from parts.tables import fitted, wrapped
@@ -55,7 +55,7 @@ class Options(results.Options):
     peers: bool = True
     """Measure other libraries too, those that are installed."""
     scaling: bool = True
-    """Draw throughput against the number of environments and of seeds."""
+    """Draw training time against updates, environments, seeds and parameters."""
     devices: int = 0
     """CPU cores as devices (0: all). Other libraries use the first, and are a little faster with 1."""
     overhead: bool = False
@@ -105,7 +105,7 @@ def main(options: Options) -> None:
         record = {"devices": devices_in_words(), "jax": jax.__version__, "entries": [e._asdict() for e in entries]}
         write_text(options.json, json.dumps(record, indent=2) + "\n")
     if options.scaling:
-        draw(options, *scaling(options.quick))
+        draw_growth(options)
 
 
 def devices_in_words() -> str:
@@ -250,40 +250,19 @@ def show(entries: Sequence[Entry], peak: float) -> None:
     print(f"\n{wrapped(about)}\n\n{fitted(rows)}\n")
 
 
-def scaling(quick: bool) -> tuple[dict[int, float], dict[int, float]]:
-    """Steps per second of PPO × 128 steps against environments (one seed) and seeds (4 environments)."""
-    most = (4, 2) if quick else (4096, 2048) if jax.default_backend() != "cpu" else (4096, 64)
-    counts = [[n for n in (1, 2, 4, 8, 16, 32, 64, 128, 512, 1024, 2048, 4096) if n <= limit] for limit in most]
+def draw_growth(options: Options) -> None:
+    """How the time of training grows with each of its sizes."""
 
-    def rate(shape: Shape) -> float:
+    def measure(shape: Shape) -> tuple[float, int]:
         runs, seconds, _ = timed(partial(trained, shape, built(shape)[2]), 3)
-        return float(np.asarray(runs.state.env_steps).sum() / np.median(seconds))
+        return float(np.median(seconds)), int(np.asarray(runs.state.env_steps).sum())
 
-    def updates(batches: int) -> int:
-        return 2 if quick else max(2, 1200 // batches)
-
-    over_envs = {n: rate(ppo_shape(n, 128, 1, updates(max(n // 4, 1)))) for n in counts[0] if n >= 4}
-    over_seeds = {s: rate(ppo_shape(4, 128, s, updates(s))) for s in counts[1] if s > 1}
-    return over_envs, {1: over_envs[4]} | over_seeds
-
-
-def draw(options: Options, over_envs: dict[int, float], over_seeds: dict[int, float]) -> None:
-    """Throughput against environments and against seeds, with the line of perfect scaling."""
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-    cases = (over_envs, "environments (one seed)"), (over_seeds, "seeds (4 environments each)")
-    rows = []
-    for axes, (found, label) in zip(panels, cases, strict=True):
-        counts, rates = np.array(list(found)), np.array(list(found.values()))
-        axes.plot(counts, rates, "o-", color="C0", label="measured")
-        axes.plot(counts, rates[0] * counts / counts[0], "--", color="0.6", label="proportional")
-        axes.set(xscale="log", yscale="log", xlabel=label, ylim=(rates.min() / 2, max(over_envs.values()) * 4))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        rows += [(label.split()[0], n, r) for n, r in found.items()]
-    panels[0].set_ylabel("environment steps per second")
-    panels[0].legend(frameon=False)
-    figure.suptitle(f"Training PPO on CartPole-v1, 128 steps per batch: {devices_in_words()}")
-    options.write("benchmark", figure, ("over", "count", "steps_per_second"), rows)
+    found = growth(measure, options.quick)
+    for one in found:
+        print(f"time against {one.label}: slope {one.slope:.2f} on logarithmic axes")
+    rows = [(one.label, n, s, one.steps[n]) for one in found for n, s in one.seconds.items()]
+    figure = drawn(found, f"Training PPO on CartPole-v1, 128 steps per batch: {devices_in_words()}")
+    options.write("benchmark", figure, ("size", "count", "seconds", "steps"), rows)
 
 
 if __name__ == "__main__":

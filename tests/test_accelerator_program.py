@@ -1,4 +1,4 @@
-"""The program that an accelerator would get, by its text: nothing in it waits for the host, sorts or loops needlessly."""
+"""The training program for an accelerator, by its text: no sort, no call of the host, matrix products as on paper."""
 
 import re
 from collections import Counter
