@@ -15,11 +15,14 @@ from losses import FIXED, GROUPED, LIMITED, SHORT, SMALL, VARIED
 from pgjax import SettingError, baselined, certify, oracle, product, score, total_return
 from pgjax.estimators.baselines import leave_one_out, same_batch_mean
 from pgjax.oracle.certificates import describe, entries
+from pgjax.oracle.certificates.batches import permutations
 from pgjax.oracle.certificates.certificate import make_cases
 from pgjax.oracle.certificates.chain_rule import log_softmax
 from pgjax.oracle.certificates.evaluation import estimates
 from pgjax.oracle.certificates.invariances import Invariance, before, invariances, worst
-from pgjax.oracle.certificates.library import equal_to
+from pgjax.oracle.certificates.layouts import packings
+from pgjax.oracle.certificates.library import equal_to, factor_text
+from pgjax.oracle.certificates.precision import precision_of
 from pgjax.testing import (
     assert_a_gradient,
     assert_padding_ignored,
@@ -32,7 +35,7 @@ ARMS = oracle.problem(oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.3]], hor
 FLAT = oracle.problem(oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 1.0]], horizon=1), name="flat")
 TWO_STEPS = oracle.problem(oracle.make_mdp([1.0], [[[1.0], [1.0]]], [[1.0, 0.3]], horizon=2), name="two steps")
 ALONE = oracle.problem(VARIED.mdp, name="alone", batch_size=1)
-JOINED = "includes the own return"
+JOINED = "own return"
 
 
 def reinforce(log_prob, episode_return, mask):
@@ -579,3 +582,28 @@ def test_the_cause_of_a_refusal_is_the_cause_that_is_named(loss, how, message):
 
 def test_a_baseline_on_the_library_side_is_the_same_estimator():
     assert_same_estimator(batch_mean, product(baselined(total_return, same_batch_mean), score), problems=SHORT)
+
+
+def test_numbers_of_a_report_never_hide_a_difference():
+    assert (
+        describe.number(0.12345) == "0.123" and describe.number(3e-16) == "0" and describe.number(3e-16, 0) == "3e-16"
+    )
+    assert describe.number(None) == "–" and describe.number(float("inf")) == "not finite"
+    assert describe.degrees(1e-5) == "1e-05°" and describe.degrees(0.0) == "0°"
+    assert (factor_text(0.5), factor_text(1.0)) == ("0.5 · ", "")
+
+
+def test_the_precision_of_a_loss_is_found_from_its_values():
+    values = np.array([0.1, 0.3])
+    assert (
+        precision_of(values).name == "float64"
+        and precision_of(values.astype(np.float32).astype(float)).name == "float32"
+    )
+    assert precision_of(np.array([0.0, 0.5])).name == "float64"  # representable in every type
+
+
+def test_layouts_place_padding_on_their_side():
+    mask = np.array([[[1, 1], [0, 1]]])  # one batch, lengths 1 and 2
+    assert packings(mask, "batch_major_left", "longest")[0].cell.tolist() == [[[4, 0], [1, 3]]]
+    assert packings(mask, "flat", "longest")[0].cell.tolist() == [[0, 1, 3]]
+    assert permutations(4, 2) == [[1, 0, 2, 3], [2, 3, 0, 1]] and permutations(3, 1) == [[1, 0, 2], [1, 2, 0]]

@@ -70,7 +70,6 @@ def state_mismatch(mdp: MDP, log_probs: Array, behaviour: Array) -> Bounded:
         ‖d_t^θ − d_t^θ̄‖₁ ≤ 2 (1 − (1 − ε)^t) ≤ 2εt
 
     Arguments as in `policy_distance`. The norm includes the end of the episode as a state.
-
     Source: Kakade & Langford 2002; Schulman et al. 2015, lemma 3. https://arxiv.org/abs/1502.05477
     """
     shift = exact_values(mdp, log_probs).state_law - exact_values(mdp, behaviour).state_law
@@ -83,7 +82,6 @@ def performance_difference(mdp: MDP, log_probs: Array, behaviour: Array) -> Perf
     """The two sides of the performance difference lemma, scalars. Arguments as in `policy_distance`.
 
         J(θ) − J(θ̄) = Σ_t γ^t E_{s ~ d_t^θ}[Ā_t(s)],   Ā_t(s) = Σ_a π_θ(a|s) A_t^θ̄(s, a)
-
     Source: Kakade & Langford 2002, lemma 6.1.
     """
     here, there = exact_values(mdp, log_probs), exact_values(mdp, behaviour)
@@ -98,7 +96,6 @@ def surrogate_value(mdp: MDP, log_probs: Array, behaviour: Array) -> Array:
 
     Differentiable in `log_probs`; its gradient is the mean of the first-order estimator. Arguments as in
     `policy_distance`.
-
     Source: Schulman et al. 2015, eq. 3. https://arxiv.org/abs/1502.05477
     """
     there = exact_values(mdp, behaviour)
@@ -110,7 +107,6 @@ def value_gap(mdp: MDP, log_probs: Array, behaviour: Array) -> Bounded:
     """Error of the surrogate's value and its bound: |J(θ) − J(θ̄) − L(θ)| ≤ 2 c ε² A_max.
 
     A_max is that of the behaviour policy. If L(θ) is above the bound, J(θ) > J(θ̄). Arguments as in `policy_distance`.
-
     Source: Kakade & Langford 2002; Schulman et al. 2015, theorem 1. https://arxiv.org/abs/1502.05477
 
     >>> mdp = make_mdp([1.0], [[[0.9], [0.5]]], [[0.0, 1.0]], horizon=3)
@@ -120,7 +116,7 @@ def value_gap(mdp: MDP, log_probs: Array, behaviour: Array) -> Bounded:
     """
     difference = performance_difference(mdp, log_probs, behaviour).difference
     largest = jnp.max(jnp.abs(_advantage(exact_values(mdp, behaviour))))
-    bound = 2.0 * _compounding(mdp) * policy_distance(log_probs, behaviour) ** 2 * largest
+    bound = 2.0 * _horizon_factor(mdp) * policy_distance(log_probs, behaviour) ** 2 * largest
     return Bounded(jnp.abs(difference - surrogate_value(mdp, log_probs, behaviour)), bound)
 
 
@@ -137,15 +133,16 @@ def mean_gradients(mdp: MDP, log_policy: LogPolicy, params: Params, behaviour: A
       log_policy: params -> log π_θ.
       params: θ.
       behaviour: log π_θ̄, [S, A] or [T, S, A].
-
     Source: Degris et al. 2012; Schulman et al. 2015. https://arxiv.org/abs/1502.05477
     """
     here, there = exact_values(mdp, log_policy(params)), exact_values(mdp, behaviour)
     factor = mdp.discount ** jnp.arange(mdp.horizon)
 
-    def mean(law: Array, action_value: Array) -> Array:
+    def mean(state_probs: Array, action_value: Array) -> Array:
         def inner(p: Params) -> Array:
-            return jnp.einsum("t,ts,tsa,tsa->", factor, law, jnp.exp(per_step(mdp, log_policy(p))), action_value)
+            return jnp.einsum(
+                "t,ts,tsa,tsa->", factor, state_probs, jnp.exp(per_step(mdp, log_policy(p))), action_value
+            )
 
         return ravel_pytree(jax.grad(inner)(params))[0]
 
@@ -162,7 +159,6 @@ def gradient_gap(mdp: MDP, log_policy: LogPolicy, params: Params, behaviour: Arr
     """Bias norms of the estimators that drop ratios, and their bounds: G ε A_max c, and twice that for the first order.
 
     A_max is over both policies. The leading term of the bias is `cross_term`. Arguments as in `mean_gradients`.
-
     Source: Kakade & Langford 2002 and Schulman et al. 2015, extended to gradients. https://arxiv.org/abs/1502.05477
 
     >>> gaps = gradient_gap(worst_case_mdp(10), worst_case_policy, 0.01, worst_case_policy(0.0))
@@ -171,7 +167,7 @@ def gradient_gap(mdp: MDP, log_policy: LogPolicy, params: Params, behaviour: Arr
     """
     log_probs, means = log_policy(params), mean_gradients(mdp, log_policy, params, behaviour)
     largest = jnp.max(jnp.abs(jnp.stack([_advantage(exact_values(mdp, x)) for x in (log_probs, behaviour)])))
-    bound = _score_size(log_policy, params) * policy_distance(log_probs, behaviour) * largest * _compounding(mdp)
+    bound = _largest_score(log_policy, params) * policy_distance(log_probs, behaviour) * largest * _horizon_factor(mdp)
     prefix, suffix, first_order = (jnp.linalg.norm(mean - means.exact) for mean in means[1:])
     return GradientGaps(Bounded(prefix, bound), Bounded(suffix, bound), Bounded(first_order, 2.0 * bound))
 
@@ -200,19 +196,19 @@ def _advantage(values: Values) -> Array:
     return values.action_value - values.value[:-1, :, None]
 
 
-def _expected_advantage(mdp: MDP, law: Array, log_probs: Array, there: Values) -> Array:
-    """Σ_t γ^t Σ_s law_t(s) Σ_a π(a|s) A_t(s, a)."""
+def _expected_advantage(mdp: MDP, state_probs: Array, log_probs: Array, there: Values) -> Array:
+    """Σ_t γ^t Σ_s state_probs_t(s) Σ_a π(a|s) A_t(s, a)."""
     factor = mdp.discount ** jnp.arange(mdp.horizon)
-    return jnp.einsum("t,ts,tsa,tsa->", factor, law, jnp.exp(per_step(mdp, log_probs)), _advantage(there))
+    return jnp.einsum("t,ts,tsa,tsa->", factor, state_probs, jnp.exp(per_step(mdp, log_probs)), _advantage(there))
 
 
-def _compounding(mdp: MDP) -> Array:
+def _horizon_factor(mdp: MDP) -> Array:
     """c = 2 Σ_t t γ^t; T(T − 1) at γ = 1."""
     time = jnp.arange(mdp.horizon)
     return 2.0 * jnp.sum(time * mdp.discount**time)
 
 
-def _score_size(log_policy: LogPolicy, params: Params) -> Array:
+def _largest_score(log_policy: LogPolicy, params: Params) -> Array:
     """G = max_s E_{π_θ}‖∇log π_θ(a|s)‖ = max_s Σ_a ‖∇π_θ(a|s)‖."""
     flat, unravel = ravel_pytree(params)
     slope = jax.jacrev(lambda p: jnp.exp(log_policy(unravel(p))))(flat)

@@ -18,10 +18,9 @@ def emphatic_law(mdp: MDP, target: Array, behaviour: Array, interest: ArrayLike 
       target: log π, [S, A] or [T, S, A].
       behaviour: log μ, likewise.
       interest: i_t(s), a number or [T, S].
-
     Source: Sutton, Mahmood & White 2016. https://arxiv.org/abs/1503.04269
     """
-    law = exact_values(mdp, behaviour).state_law
+    state_probs = exact_values(mdp, behaviour).state_law
     pi = jnp.exp(per_step(mdp, target))
 
     def forward(arriving: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -29,7 +28,7 @@ def emphatic_law(mdp: MDP, target: Array, behaviour: Array, interest: ArrayLike 
         mass = fresh + arriving
         return mdp.discount * jnp.einsum("s,sa,sax->x", mass, pi_t, jnp.asarray(mdp.transition)), mass
 
-    return jax.lax.scan(forward, jnp.zeros_like(law[0]), (law * interest, pi))[1]
+    return jax.lax.scan(forward, jnp.zeros_like(state_probs[0]), (state_probs * interest, pi))[1]
 
 
 def emphatic_moments(mdp: MDP, target: Array, behaviour: Array, interest: ArrayLike = 1.0) -> tuple[Array, Array]:

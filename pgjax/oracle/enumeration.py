@@ -173,9 +173,9 @@ def _moments(
         k = c * chunk + jnp.arange(chunk)
         members = jnp.stack([k // len(chance) ** j % len(chance) for j in range(sampling.batch_size)], axis=-1)
         weight = jnp.where(k < count, jnp.prod(chance[members], axis=-1), 0.0)
-        each, whole = jax.vmap(estimate)(members), jnp.sum(weight)
-        mean = quotient(weight @ each, whole)
-        return whole, mean, ((each - mean) * weight[:, None]).T @ (each - mean)
+        each, total = jax.vmap(estimate)(members), jnp.sum(weight)
+        mean = quotient(weight @ each, total)
+        return total, mean, ((each - mean) * weight[:, None]).T @ (each - mean)
 
     def merge(one: tuple[Array, Array, Array], c: Array) -> tuple[tuple[Array, Array, Array], None]:
         (before, mean, covariance), (weight, chunk_mean, chunk_covariance) = one, of_chunk(c)

@@ -57,7 +57,6 @@ def pois_penalty(mdp: MDP, target: Array, behaviour: Array, trajectories: int, c
 
     Raises:
       SettingError: for a confidence outside (0, 1).
-
     Source: Metelli et al. 2018, policy optimisation via importance sampling. https://arxiv.org/abs/1809.06098
     """
     if not 0.0 < confidence < 1.0:
@@ -87,7 +86,6 @@ def clipped_surrogate(
     """(1/N) Σ_n Σ_t min(ρ_t Â_t, clip(ρ_t, 1 ± ε) Â_t), with Â_t the reward-to-go minus its mean over the batch.
 
     Arguments as in `ratio_surrogate`; `clip` is ε.
-
     Source: Schulman et al. 2017. https://arxiv.org/abs/1707.06347
     """
     mask = jnp.asarray(trajectories.mask)

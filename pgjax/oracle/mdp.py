@@ -137,13 +137,13 @@ def exact_values(mdp: MDP, log_probs: Array) -> Values:
         v = jnp.sum(pi_t * q, axis=-1)
         return v, (v, q)
 
-    def forward(law: Array, pi_t: Array) -> tuple[Array, Array]:
-        return jnp.einsum("s,sa,sax->x", law, pi_t, transition), law
+    def forward(state_probs: Array, pi_t: Array) -> tuple[Array, Array]:
+        return jnp.einsum("s,sa,sax->x", state_probs, pi_t, transition), state_probs
 
     end = jnp.zeros(len(mdp.initial), pi.dtype)
     first, (value, action_value) = jax.lax.scan(backward, end, pi, reverse=True)
-    laws = jax.lax.scan(forward, jnp.asarray(mdp.initial, pi.dtype), pi)[1]
-    return Values(jnp.asarray(mdp.initial) @ first, jnp.concatenate([value, end[None]]), action_value, laws)
+    all_state_probs = jax.lax.scan(forward, jnp.asarray(mdp.initial, pi.dtype), pi)[1]
+    return Values(jnp.asarray(mdp.initial) @ first, jnp.concatenate([value, end[None]]), action_value, all_state_probs)
 
 
 @partial(jax.jit, static_argnames="log_policy")
@@ -193,9 +193,9 @@ def _score_terms(mdp: MDP, log_policy: LogPolicy, params: Params) -> tuple[Array
     def log_probs(p: Array) -> Array:
         return per_step(mdp, log_policy(unravel(p)))
 
-    law = exact_values(mdp, log_probs(flat)).state_law
+    state_probs = exact_values(mdp, log_probs(flat)).state_law
     slope = jax.jacfwd(lambda p: exact_values(mdp, log_probs(p)).action_value)(flat)
-    return law[..., None] * jnp.exp(log_probs(flat)), jax.jacfwd(log_probs)(flat), slope
+    return state_probs[..., None] * jnp.exp(log_probs(flat)), jax.jacfwd(log_probs)(flat), slope
 
 
 def per_step(mdp: MDP, log_probs: Array) -> Array:

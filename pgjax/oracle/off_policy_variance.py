@@ -26,7 +26,6 @@ def per_decision_variance(mdp: MDP, target: Array, behaviour: Array) -> Array:
     """Variance of Σ_t ρ_{1:t} γ^t r_t over trajectories of the behaviour policy. Arguments as in `state_ratios`.
 
         M_t(s) = E_μ[ρ² (r² + 2 γ r V_{t+1} + γ² M_{t+1})],   variance = E[M_0(s_0)] − J²
-
     Source: Jiang & Li 2016, theorem 1 without a critic. https://arxiv.org/abs/1511.03722
 
     >>> from pgjax.oracle import make_mdp
@@ -56,7 +55,6 @@ def marginal_variance(mdp: MDP, target: Array, behaviour: Array) -> Array:
 
         w_t = d_t^π(s, a)/d_t^μ(s, a),   f_t = w_t γ^t r_t
         M_t(s) = E_μ[f_t² + 2 f_t m_{t+1} + M_{t+1}],   m_t(s) = E_μ[f_t + m_{t+1}]
-
     Source: Xie, Ma & Wang 2019. https://arxiv.org/abs/1906.03393
     """
     transition = jnp.asarray(mdp.transition)
@@ -92,10 +90,9 @@ def dual_variance(mdp: MDP, target: Array, behaviour: Array, of_actions: bool = 
       target: log π, [S, A] or [T, S, A].
       behaviour: log μ, likewise.
       of_actions: whether tables are over (s, a) instead of s.
-
     Source: Kallus & Uehara 2020. https://arxiv.org/abs/1908.08526
     """
-    values, law = exact_values(mdp, target), exact_values(mdp, behaviour).state_law
+    values, state_probs = exact_values(mdp, target), exact_values(mdp, behaviour).state_law
     transition, gamma = jnp.asarray(mdp.transition), mdp.discount
     log_pi, log_mu = per_step(mdp, target), per_step(mdp, behaviour)
     weight = (gamma ** jnp.arange(mdp.horizon))[:, None] * state_ratios(mdp, target, behaviour)
@@ -105,4 +102,4 @@ def dual_variance(mdp: MDP, target: Array, behaviour: Array, of_actions: bool = 
     given_state = jnp.sum(jnp.exp(2.0 * log_pi - log_mu) * second, axis=-1)
     given_state = given_state if of_actions else given_state - values.value[:-1] ** 2
     start = jnp.asarray(mdp.initial) @ (values.value[0] - values.objective) ** 2
-    return start + jnp.sum(law * weight**2 * given_state)
+    return start + jnp.sum(state_probs * weight**2 * given_state)

@@ -161,8 +161,8 @@ def _optimal_per_parameter(mdp: MDP, theta: Array) -> tuple[float, tuple[Array, 
     b = jnp.where(square > 0, inner / jnp.where(square > 0, square, 1.0), 0.0)
     corrected = each - b * scores
     mean = chance @ corrected
-    whole = float(jnp.sum(square))
-    optimum = float(jnp.sum(inner)) / whole if whole > 0 else 0.0
+    total_square = float(jnp.sum(square))
+    optimum = float(jnp.sum(inner)) / total_square if total_square > 0 else 0.0
     return optimum, (mean, chance @ jnp.sum((corrected - mean) ** 2, axis=-1))
 
 

@@ -167,7 +167,7 @@ def every_update(
 
     Args:
       trainer: with any settings except `Config.accumulate` above 1.
-      algorithm: its hyperparameters.
+      algorithm: hyperparameters.
       state: contains the parameters of the behaviour policy.
       rows: from `as_rows`, [T, M].
       members: the rollouts of each batch, [B, N].
@@ -229,8 +229,8 @@ def keys_of_batches(
     Raises:
       SettingError: if some batch is not found in `rounds` times `draws` keys.
     """
-    whole = replace(trainer.config, accumulate=1)
-    holding = make_trainer(trainer.environment, trainer.agent, whole)
+    config = replace(trainer.config, accumulate=1)
+    holding = make_trainer(trainer.environment, trainer.agent, config)
     wanted = {tuple(chosen): b for b, chosen in enumerate(batches.members.tolist())}
     found: dict[int, Array] = {}
 

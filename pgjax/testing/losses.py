@@ -17,7 +17,7 @@ from pgjax.oracle.certificates.evaluation import Case, Estimates, estimates
 from pgjax.oracle.certificates.invariances import (
     LARGE,
     before,
-    padding_left_out,
+    padding_gradient_removed,
     padding_overwritten,
     relative,
     worst,
@@ -178,7 +178,7 @@ def assert_padding_ignored(loss: Any, *, nan: bool = False, tolerance: float | N
     assert cases, "no problem has padding; use episodes of different lengths, and a layout that pads"
     tolerance, name = _rounding(cases) if tolerance is None else tolerance, cases[0].loss.name
     given = [before(c, AWAY) for c in cases]
-    found = worst(padding_left_out(x) for x in given)
+    found = worst(padding_gradient_removed(x) for x in given)
     part = f"{found.on_batches:.3g} of the largest estimate on {found.problem!r}"
     assert found.on_batches < tolerance, f"{name}: gradients through padding are up to {part}"
     for filler in [LARGE, *([np.nan] if nan else [])]:

@@ -35,7 +35,9 @@ def enumerate_batches(problem: Problem, *, ordered: bool, max_batches: int = MAX
     """
     many = count_trajectories(problem.mdp)
     if many > max_batches:  # checked before listing them, which is slow
-        reason = f"has {whole(many)} trajectories; at most {max_batches} batches (max_batches): reduce the horizon"
+        reason = (
+            f"has {format_count(many)} trajectories; at most {max_batches} batches (max_batches): reduce the horizon"
+        )
         raise SettingError("problem", problem.name, reason)
     rollouts = list_rollouts(problem.mdp, Config(), time_limit=problem.time_limit)
     first, size = rollouts.state[0], problem.group_size
@@ -44,7 +46,7 @@ def enumerate_batches(problem: Problem, *, ordered: bool, max_batches: int = MAX
     groups = sum(_count(len(which), size, ordered) for which in same_start)
     total = _count(groups, number, ordered)
     if total > max_batches:
-        many = f"{whole(total)} batches of {problem.batch_size} out of {len(first)} trajectories"
+        many = f"{format_count(total)} batches of {problem.batch_size} out of {len(first)} trajectories"
         reason = f"means {many}; at most {max_batches} (max_batches): reduce batch_size or horizon"
         raise SettingError("problem", problem.name, reason)
     each = [pair for which in same_start for pair in _collections(which, size, ordered)]
@@ -54,7 +56,7 @@ def enumerate_batches(problem: Problem, *, ordered: bool, max_batches: int = MAX
     return Batches(rollouts, members, orderings)
 
 
-def whole(count: float) -> str:
+def format_count(count: float) -> str:
     """A count as an integer, or in scientific notation from 10⁶ on."""
     return f"{count:.0f}" if count < 10**6 else f"{count:.1e}"
 

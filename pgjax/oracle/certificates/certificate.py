@@ -34,7 +34,7 @@ from pgjax.oracle.certificates.invariances import (
     batch_permuted,
     before,
     invariances,
-    sees,
+    takes_any,
     time_limit_as_termination,
     worst,
 )
@@ -47,7 +47,7 @@ from pgjax.oracle.mdp import MDP
 from pgjax.types import Algorithm, Credit, Estimator, SettingError
 
 
-class Tried(NamedTuple):
+class TestedProblem(NamedTuple):
     """A problem on which a loss was evaluated."""
 
     name: str
@@ -91,7 +91,7 @@ class Certificate:
     pad_to: str
     precision: Precision
     arrays: Mapping[str, str]
-    problems: tuple[Tried, ...]
+    problems: tuple[TestedProblem, ...]
     objective: Objective
     errors: Mapping[Objective, float | None]
     rows: tuple[Row, ...]
@@ -165,7 +165,7 @@ class Certificate:
         return show.as_html(self)
 
     def plot(self) -> Any:
-        """A matplotlib figure: mean gradients beside ∇J, the error against the distance, and bias beside variance."""
+        """A matplotlib figure: mean gradients and ∇J, the error against the distance, and bias and variance."""
         return show.as_figure(self)
 
 
@@ -234,7 +234,9 @@ def certify(
         [make_row(found[d][i].case, found[d][i].estimates, d, objective) for d in DISTANCES] for i in range(len(cases))
     ]
     varied = [c for c in cases if _lengths(c)[0] < _lengths(c)[1]] or cases
-    limited = [x for x in on_policy if x.case.batches.rollouts.truncated.any() and sees(x.case, (*REWARDED, *FLAGS))]
+    limited = [
+        x for x in on_policy if x.case.batches.rollouts.truncated.any() and takes_any(x.case, (*REWARDED, *FLAGS))
+    ]
     ends = [time_limit_as_termination(x) for x in limited]
     unbiased_at = {
         d: all((r.error or 0.0) < precision.nearly for each in rows for r in each if r.distance == d)
@@ -247,7 +249,7 @@ def certify(
         pad_to,
         precision,
         {p: x if isinstance(x, str) else name_of(x) for p, x in cases[0].loss.sources.items()},
-        tuple(_tried(c) for c in cases),
+        tuple(_tested_problem(c) for c in cases),
         objective,
         errors,
         tuple(row for each in rows for row in each),
@@ -283,8 +285,8 @@ def make_cases(
             raise SettingError(
                 "problems", [c.problem.name for c in cases], "have no reward: every reachable reward is 0"
             )
-        alone = [c for c in cases if c.problem.batch_size == 1]
-        if len(alone) == len(cases) and not _no_gradient(_case(wrapped, _in_pairs(cases[0].problem), layout, pad_to)):
+        single = [c for c in cases if c.problem.batch_size == 1]
+        if len(single) == len(cases) and not _no_gradient(_case(wrapped, _in_pairs(cases[0].problem), layout, pad_to)):
             reason = "has a gradient of 0 on every batch of 1 trajectory, which has no others for a baseline: "
             raise SettingError("loss", wrapped.name, reason + "increase batch_size")
         reason = "does not depend on log π: its gradient is 0 on every batch; check for a stop-gradient or detach"
@@ -328,10 +330,10 @@ def _lengths(case: Case) -> tuple[int, int]:
     return int(length.min()), int(length.max())
 
 
-def _tried(case: Case) -> Tried:
+def _tested_problem(case: Case) -> TestedProblem:
     p = case.problem
     ordered = bool(np.all(case.batches.orderings == 1)) and p.batch_size > 1
-    return Tried(
+    return TestedProblem(
         p.name,
         int(case.batches.orderings.sum()),
         p.batch_size,

@@ -77,10 +77,9 @@ def _mean(c: Certificate) -> Entry:
             return entry("0 on every batch: the loss has no gradient on-policy")
         return entry("0 on every problem: the gradient of a batch is noise with mean 0")
     if c.fits(precision.nearly):
-        close = (
-            f", to a relative error of {c.error:.0e}" if not c.fits(precision.rounding) or precision != FLOAT64 else ""
-        )
-        near = "" if c.fits(precision.rounding) else "nearly "
+        exact = c.fits(precision.rounding)
+        close = "" if exact and precision == FLOAT64 else f", to a relative error of {c.error:.0e}"
+        near = "" if exact else "nearly "
         if not c.objective.is_function:
             return entry(f"{near}unbiased for γ = 1 only: the factor γ^t of step t is missing")
         tested = "on every problem" if len(known) == len(rows) else "on every problem where it is not 0"
@@ -89,8 +88,10 @@ def _mean(c: Certificate) -> Entry:
         near = "" if all(r.turned < precision.rounding for r in known) else "nearly "
         same = high - low < precision.nearly * max(abs(high), abs(low))
         factor = f"{number(low, 0)} · ∇J" if same else f"c · ∇J, c = {_range(low, high, precision.nearly)}"
-        if _shrunk(c):
-            return entry(f"{near}(1 − 1/N) · ∇J: the baseline, a mean over N trajectories, includes the own return")
+        if _has_own_mean_baseline(c):
+            return entry(
+                f"{near}(1 − 1/N) · ∇J: the baseline, a mean over N trajectories, includes each one's own return"
+            )
         factor += "" if same else ", depending on the problem"
         return entry(f"{near}{factor}" + (": points away from ∇J; check the sign of the loss" if high < 0 else ""))
     detail = "; ".join([f"error up to {number(c.error)}", *notes])
@@ -104,7 +105,7 @@ def degrees(angle: float) -> str:
     return "–" if np.isnan(angle) else f"{number(angle)}°"
 
 
-def _shrunk(c: Certificate) -> bool:
+def _has_own_mean_baseline(c: Certificate) -> bool:
     """Whether the loss has its own group's or batch's mean as a baseline, batch by batch, and the scale 1 − 1/N.
 
     The scale alone is not enough: half of an unbiased loss has the same scale in batches of two.
@@ -162,12 +163,11 @@ def _noise(c: Certificate) -> Entry:
     sizes = [(r.mean_squared_error, r.variance, float(np.sum(np.square(r.gradient)))) for r in c.on_policy]
     ratio = [m / g for m, _, g in sizes if g > 0]
     if not ratio:
-        return Entry("mean squared error", "not relative to ∇J, which is 0", "")
+        return Entry("mean squared error", "no relative value: ∇J is 0", "")
     share = [v / m for m, v, g in sizes if g > 0 and m > 0]
     verdict = f"E‖ĝ − ∇J‖² of one batch is {_range(min(ratio), max(ratio))} times ‖∇J‖²"
-    return Entry(
-        "mean squared error", verdict, f"variance {_share(min(share), max(share))} % of it, the rest squared bias"
-    )
+    detail = f"variance {_share(min(share), max(share))} % of it, the rest squared bias"
+    return Entry("mean squared error", verdict, detail)
 
 
 def _share(low: float, high: float) -> str:
@@ -222,13 +222,14 @@ def _gradient(c: Certificate) -> Entry:
 
     both = f"data of π_θ: {verdict('following')}; data of a policy at distance {JACOBIAN_DISTANCE}: {verdict('fixed')}"
     each = ", ".join(
-        f"{a.problem} {_skew(a.following, tolerance)} | {_skew(a.fixed, tolerance)}" for a in c.asymmetries
+        f"{a.problem} {_asymmetry_text(a.following, tolerance)} | {_asymmetry_text(a.fixed, tolerance)}"
+        for a in c.asymmetries
     )
     detail = f"asymmetry ‖M − Mᵀ‖/‖M‖ of the Jacobian M of ḡ(θ), tolerance {tolerance:.0e}, both data: {each}"
     return Entry("gradient of a function", both, detail)
 
 
-def _skew(x: float | None, tolerance: float) -> str:
+def _asymmetry_text(x: float | None, tolerance: float) -> str:
     if x is not None and np.isnan(x):
         return "undecided"
     return "0" if x is not None and x < tolerance else number(x)
@@ -277,7 +278,7 @@ def _ends(c: Certificate) -> Entry:
         why = "the loss takes neither rewards nor termination flags" if limit else "no problem has a time limit"
         return Entry("time limits", f"not tested: {why}", "")
     if c.ends.on_batches < c.precision.nearly:
-        return Entry("time limits", "treated as terminations", "exchanging the two flags changes nothing")
+        return Entry("time limits", "treated as terminations", "marking time limits as terminations changes nothing")
     bootstrapped = "the value after the limit is added"
     after = bootstrapped if c.objective.time_limit == "goes on" else "but no value is added after the limit"
     detail = f"marked as terminations, batches change by up to {number(c.ends.on_batches)} and the mean by "
@@ -291,13 +292,13 @@ def _equal(e: Equal) -> Entry:
     if products:
         return Entry(name, _listed(products), "on every batch of every problem")
     if e.otherwise:
-        return Entry(name, _listed(list(e.otherwise.values())), LETTERS)
+        return Entry(name, _listed(list(e.otherwise.values())), SYMBOLS)
     if e.in_mean:
         return Entry(name, _listed(e.in_mean), "only in the mean")
     return Entry(name, "no product credit × surrogate of the library", "")
 
 
-LETTERS = "on every batch of these problems; T: horizon, N: batch size, G: group size, N without groups"
+SYMBOLS = "on every batch of these problems; T: horizon, N: batch size, G: group size, N without groups"
 
 
 def _listed(names: list[str]) -> str:

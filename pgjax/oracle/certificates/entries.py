@@ -46,7 +46,7 @@ def compare(
       mean: ḡ, [P].
       gradient: ∇J, [P].
       size: largest component of single estimates; ḡ is 0 if it is below `zero` times this.
-      earned: size of the terms of ∇J; ∇J is 0 if it is rounding error beside this.
+      earned: size of the terms of ∇J; ∇J is 0 if it is rounding error relative to this.
       zero: relative threshold.
     """
     length, wanted = float(np.linalg.norm(mean)), float(np.linalg.norm(gradient))
@@ -65,7 +65,7 @@ def compare(
 class Row(NamedTuple):
     """Results on one problem at one distance; fields without comment are those of `Comparison`."""
 
-    problem: str  # its name
+    problem: str  # name of the problem
     distance: float  # δ = ‖θ − θ̄‖
     ratios: tuple[float, float]  # smallest and largest π_θ/μ of a step
     mean: list[float]  # ḡ = E[−∇loss], [P]
@@ -146,7 +146,7 @@ def choose_objective(on_policy: list[tuple[Case, Estimates]]) -> tuple[Objective
 class Order(NamedTuple):
     """Growth of the bias with the distance to the behaviour policy."""
 
-    problem: str  # its name
+    problem: str  # name of the problem
     # log-log slope of the bias. None without bias at any distance, 0 with bias at distance 0, infinite if the bias
     # starts with a jump, as with clipping.
     order: float | None
@@ -185,7 +185,7 @@ class Asymmetry(NamedTuple):
     None where M is 0. NaN where it is undecided, because of a kink or a coarse floating type.
     """
 
-    problem: str  # its name
+    problem: str  # name of the problem
     following: float | None  # with data of the policy itself, μ = π_θ, as in training
     fixed: float | None  # with data of a behaviour policy that stays at distance 0.35
 
@@ -258,7 +258,7 @@ def _has_kink(points: np.ndarray, length: float, flat: float, precision: Precisi
     return fourth > max(10 * precision.symmetric * length, flat) or third > max(300 * precision.step**2 * length, flat)
 
 
-def _some(members: np.ndarray) -> np.ndarray:
+def _subsample(members: np.ndarray) -> np.ndarray:
     """At most CLIP_BATCHES batches, evenly spaced in the list."""
     return members[np.unique(np.linspace(0, len(members) - 1, CLIP_BATCHES).astype(int))]
 
@@ -280,7 +280,7 @@ def clipping(case: Case) -> Clipping:
     smooth function.
     """
     theta, name, largest = case.problem.logits, case.problem.name, float(CLIP_GRID[-1])
-    case = case._replace(batches=case.batches._replace(members=_some(case.batches.members)))
+    case = case._replace(batches=case.batches._replace(members=_subsample(case.batches.members)))
 
     def at(distance: float) -> np.ndarray:
         return slopes(case, case_data(case, theta, case.at(distance)))[1]
@@ -288,11 +288,11 @@ def clipping(case: Case) -> Clipping:
     last: list[np.ndarray] = []
     for i, distance in enumerate(CLIP_GRID):
         last = [*last[-4:], at(float(distance))]
-        if len(last) < 5 or not (gap := _unpredicted(last)) > max(CLIP_JUMP, 20 * case.precision.rounding):
+        if len(last) < 5 or not (gap := _extrapolation_error(last)) > max(CLIP_JUMP, 20 * case.precision.rounding):
             continue
         fine = [at(float(d)) for d in np.linspace(CLIP_GRID[i - 4], distance, 17)]
         size = max(float(np.abs(x).max()) for x in last)
-        finer = max(_unpredicted(fine[k : k + 5], size) for k in range(13))
+        finer = max(_extrapolation_error(fine[k : k + 5], size) for k in range(13))
         if finer > gap / CLIP_FALL:
             logs = log_softmax(theta) - log_softmax(case.at(float(distance)))
             ratios = math.exp(logs.min()), math.exp(logs.max())
@@ -301,7 +301,7 @@ def clipping(case: Case) -> Clipping:
     return Clipping(name, None, None, largest)
 
 
-def _unpredicted(points: list[np.ndarray], size: float | None = None) -> float:
+def _extrapolation_error(points: list[np.ndarray], size: float | None = None) -> float:
     """Error of extrapolating the fifth slope from four, relative to the largest slope."""
     a, b, c, d, e = points
     size = max(float(np.abs(x).max()) for x in points) if size is None else size

@@ -176,7 +176,7 @@ def padding_with_numbers(given: Before) -> list[Invariance]:
     return [overflow] if smaller.verdict == "not finite" else [smaller, overflow]
 
 
-def padding_left_out(given: Before) -> Invariance:
+def padding_gradient_removed(given: Before) -> Invariance:
     """Remove the gradient through log-probabilities on padding."""
     case, theta = given.case, given.case.problem.logits
     data = case_data(case, theta, given.behaviour)
@@ -211,7 +211,9 @@ def other_rewards_changed(given: Before) -> Invariance:
     was = slopes(case, case_data(case, theta, given.behaviour))[1]
     size, largest = float(np.abs(was[:, :, 1:]).max()), 0.0
     for change in CHANGES:
-        after = slopes(case, case_data(case, theta, given.behaviour, lambda data, c=change: _earning(data, case, c)))[1]
+        after = slopes(
+            case, case_data(case, theta, given.behaviour, lambda data, c=change: _add_reward(data, case, c))
+        )[1]
         moved = float(np.abs(after - was)[:, :, 1:].max())
         size = max(size, float(np.abs(after[:, :, 1:]).max()))
         largest = max(largest, relative(moved, size)) if np.isfinite(moved) else np.inf
@@ -221,7 +223,7 @@ def other_rewards_changed(given: Before) -> Invariance:
     return Invariance(OTHER_REWARDS, verdict, largest, None, case.problem.name, given.distance)
 
 
-def _earning(data: Data, case: Case, change: float) -> Data:
+def _add_reward(data: Data, case: Case, change: float) -> Data:
     """Add `change` to every reward of the first trajectory of every batch."""
     mask, gamma = data.mask, case.problem.mdp.discount
     more = np.zeros(mask.shape)
@@ -258,7 +260,7 @@ def time_limit_as_termination(given: Before) -> Invariance:
     return _between("time limit as termination", given, after)
 
 
-def sees(case: Case, names: Iterable[str]) -> bool:
+def takes_any(case: Case, names: Iterable[str]) -> bool:
     """Whether a loss takes one of these arrays, or a credit, which may depend on all of them."""
     return any(not isinstance(source, str) or source in names for source in case.loss.sources.values())
 
@@ -271,10 +273,10 @@ def invariances(on_policy: list[Before], away: list[Before]) -> list[Invariance]
       away: the same at another distance.
     """
     cases = [x.case for x in away]
-    whole = [bool((c.batches.rollouts.mask > 0).all()) for c in cases]
+    fixed_length = [bool((c.batches.rollouts.mask > 0).all()) for c in cases]
 
     def those(given: list[Before], test: Callable[[Case, bool], bool]) -> list[Before]:
-        return [x for x, case, fixed in zip(given, cases, whole, strict=True) if test(case, fixed)]
+        return [x for x, case, fixed in zip(given, cases, fixed_length, strict=True) if test(case, fixed)]
 
     def valued(case: Case, _: bool) -> bool:
         return "next_value" in case.loss.sources.values() and bool(case.batches.rollouts.terminated.any())
@@ -282,7 +284,7 @@ def invariances(on_policy: list[Before], away: list[Before]) -> list[Invariance]
     def on(given: list[Before], test: Callable, *args: float) -> list[Invariance]:
         return [found for x in given if (found := test(x, *args)) is not None]
 
-    rewarded = sees(cases[0], REWARDED)
+    rewarded = takes_any(cases[0], REWARDED)
     padded = those(away, lambda case, fixed: not fixed and case.layout != "flat")
     overwritten = [found for x in padded for found in padding_with_numbers(x)]
     tests = [
@@ -290,12 +292,15 @@ def invariances(on_policy: list[Before], away: list[Before]) -> list[Invariance]
         on(those(away, lambda _, fixed: rewarded and fixed), reward_shifted),
         on(away if rewarded else [], reward_scaled),
         on(away, batch_permuted),
-        on(padded, padding_left_out),
+        on(padded, padding_gradient_removed),
         [x for x in overwritten if x.name == "padding overwritten"],
         [x for x in overwritten if x.name == "padding overflow"],
         on(padded, padding_overwritten, np.nan),
         on(away, trajectories_repeated),
-        on(those(on_policy, lambda case, _: sees(case, EARNED) and case.problem.batch_size > 1), other_rewards_changed),
+        on(
+            those(on_policy, lambda case, _: takes_any(case, EARNED) and case.problem.batch_size > 1),
+            other_rewards_changed,
+        ),
         on(those(away, valued), after_termination_overwritten),
     ]
     return [worst(found) for found in tests if found]

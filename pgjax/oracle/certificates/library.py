@@ -269,13 +269,13 @@ def equal_to(found: list[tuple[Case, Estimates]], distance: float, *, exact: boo
             again = _agreements(case, mine, distance, horizon, fail, _parts(fail), grouped=False) if fail else {}
             now |= {p: a._replace(in_mean=now[p].in_mean) for p, a in again.items()}
         seen = {p: [*before, now[p]] for p, before in seen.items()}
-        seen = {p: agreements for p, agreements in seen.items() if _still_agrees(agreements, exact)}
+        seen = {p: agreements for p, agreements in seen.items() if _agrees_so_far(agreements, exact)}
         if not seen:
             break
-    return _sorted_out(seen, distance)
+    return _classify(seen, distance)
 
 
-def _sorted_out(seen: dict[Product, list[_Agreement]], distance: float) -> Equal:
+def _classify(seen: dict[Product, list[_Agreement]], distance: float) -> Equal:
     """Sort the remaining products by their relation to the loss."""
     relations = {p: _relation(agreements) for p, agreements in seen.items()}
     on_batches = {p: x for p, x in relations.items() if isinstance(x, float)}
@@ -284,9 +284,13 @@ def _sorted_out(seen: dict[Product, list[_Agreement]], distance: float) -> Equal
     otherwise = plain or otherwise  # formulas for other products add nothing
     return Equal(
         distance,
-        {_nearly(p, seen[p]): f for p, f in on_batches.items() if _first(p, on_batches)},
+        {_name_with_nearly(p, seen[p]): f for p, f in on_batches.items() if _is_preferred(p, on_batches)},
         _names([p for p, x in relations.items() if x is None and all(a.in_mean for a in seen[p])]),
-        {(name := _nearly(p, seen[p])): text.format(name) for p, text in otherwise.items() if _first(p, otherwise)},
+        {
+            (name := _name_with_nearly(p, seen[p])): text.format(name)
+            for p, text in otherwise.items()
+            if _is_preferred(p, otherwise)
+        },
     )
 
 
@@ -301,10 +305,10 @@ def _parts(products: list[Product]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _names(products: list[Product]) -> list[str]:
-    return [str(p) for p in products if _first(p, products)]
+    return [str(p) for p in products if _is_preferred(p, products)]
 
 
-def _first(product: Product, products: Iterable[Product]) -> bool:
+def _is_preferred(product: Product, products: Iterable[Product]) -> bool:
     """Whether to name this product: not if it equals the one without γ^t."""
     return not product.front or product._replace(front=False) not in products
 
@@ -345,7 +349,7 @@ def _agreement(case: Case, mine: Estimates, theirs: np.ndarray) -> _Agreement:
     return _Agreement(case, factor if same else None, exactly, gap < precision.nearly * size)
 
 
-def _still_agrees(seen: list[_Agreement], exact: bool) -> bool:
+def _agrees_so_far(seen: list[_Agreement], exact: bool) -> bool:
     """Whether a product agrees so far on the problems without groups, or in the mean on all."""
     agrees = all(a.factor is not None for a in seen if a.case.problem.group_size == 1)
     without = any(a.case.problem.group_size == 1 for a in seen) or all(a.factor is not None for a in seen)
@@ -355,10 +359,8 @@ def _still_agrees(seen: list[_Agreement], exact: bool) -> bool:
 def _relation(seen: list[_Agreement]) -> float | str | None:
     """A factor that holds on all problems, a formula for it, or the problems on which it holds; None otherwise."""
     ungrouped = [a for a in seen if a.case.problem.group_size == 1]
-    whole = (
-        (WHOLE_BATCH if ungrouped else ", computed over the whole batch") if any(a.whole_batch for a in seen) else ""
-    )
-    found = _multiple(seen, whole)
+    where = WHOLE_BATCH if ungrouped else ", computed over the whole batch"
+    found = _multiple(seen, where if any(a.whole_batch for a in seen) else "")
     return _multiple(ungrouped, UNGROUPED) if found is None and 0 < len(ungrouped) < len(seen) else found
 
 
@@ -380,7 +382,7 @@ def factor_text(factor: float, tolerance: float = NEARLY) -> str:
     return "" if abs(factor - 1) < tolerance else f"{factor:.3g} · "
 
 
-def _nearly(product: Product, seen: list[_Agreement]) -> str:
+def _name_with_nearly(product: Product, seen: list[_Agreement]) -> str:
     """The product's name, with "nearly" if it agrees to 1e-6 but not to rounding."""
     agreeing = [a for a in seen if a.factor is not None]
     near = any(

@@ -13,31 +13,18 @@ CRITIC_ERROR = 0.3
 
 
 class Problem(NamedTuple):
-    """An MDP with a policy, critics, and the shape of its batches. Build it with `problem`.
+    """An MDP with a policy, critics, and the shape of its batches. Build it with `problem`."""
 
-    Attributes:
-      name: label in the report.
-      mdp: the tables.
-      logits: θ of the tabular softmax policy, [S, A].
-      direction: unit vector, [S, A]; the behaviour policy at distance δ has the logits θ − δ · direction.
-      reference: logits of the reference policy, [S, A].
-      value: V_t(s) of an inexact critic, [T + 1, S].
-      action_value: Q̃_t(s, a) of an inexact critic, [T, S, A].
-      batch_size: N.
-      group_size: number of consecutive trajectories with the same first state; 1 for independent trajectories.
-      time_limit: whether the horizon truncates episodes instead of terminating them.
-    """
-
-    name: str
-    mdp: MDP
-    logits: np.ndarray
-    direction: np.ndarray
-    reference: np.ndarray
-    value: np.ndarray
-    action_value: np.ndarray
-    batch_size: int
-    group_size: int
-    time_limit: bool
+    name: str  # label in the report
+    mdp: MDP  # the tables
+    logits: np.ndarray  # θ of the tabular softmax policy, [S, A]
+    direction: np.ndarray  # unit vector, [S, A]; the behaviour policy at distance δ has the logits θ − δ · direction
+    reference: np.ndarray  # logits of the reference policy, [S, A]
+    value: np.ndarray  # V_t(s) of an inexact critic, [T + 1, S]
+    action_value: np.ndarray  # Q̃_t(s, a) of an inexact critic, [T, S, A]
+    batch_size: int  # N
+    group_size: int  # number of consecutive trajectories with the same first state; 1 for independent trajectories
+    time_limit: bool  # whether the horizon truncates episodes instead of terminating them
 
 
 def problem(

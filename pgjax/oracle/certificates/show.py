@@ -114,19 +114,19 @@ def as_figure(c: Certificate) -> Any:
     """Three panels: components of ḡ against those of ∇J, error against distance, variance and squared bias."""
     import matplotlib.pyplot as plt
 
-    figure, (beside, away, noise) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    figure, (components, distances, noise) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     on_policy = c.on_policy
     for i, row in enumerate(on_policy):
-        beside.plot(row.gradient, row.mean, "osD^v<>"[i % 7], color=f"C{i}", label=row.problem, alpha=0.8)
+        components.plot(row.gradient, row.mean, "osD^v<>"[i % 7], color=f"C{i}", label=row.problem, alpha=0.8)
         mine = [r for r in c.rows if r.problem == row.problem and r.distance > 0 and r.error is not None]
         # Errors of 0 are drawn at the rounding level.
-        away.loglog([r.distance for r in mine], [max(r.error or 0.0, 1e-16) for r in mine], ".-", color=f"C{i}")
+        distances.loglog([r.distance for r in mine], [max(r.error or 0.0, 1e-16) for r in mine], ".-", color=f"C{i}")
     ends = np.array([min(min(r.gradient) for r in on_policy), max(max(r.gradient) for r in on_policy)])
-    beside.plot(ends, ends, color="0.6", linewidth=1, zorder=0, label="unbiased: ḡ = ∇J")
-    beside.set(title="on-policy mean, by component", xlabel="∇J", ylabel="ḡ = E[−∇loss]")
-    beside.legend(fontsize=8, frameon=False)
-    away.set(title="error ‖ḡ − ∇J‖/‖∇J‖", xlabel="distance ‖θ − θ̄‖ to the behaviour policy")
-    away.set_ylim(1e-17 if any((r.error or 0) < 1e-9 for r in c.rows if r.distance > 0) else None, None)
+    components.plot(ends, ends, color="0.6", linewidth=1, zorder=0, label="unbiased: ḡ = ∇J")
+    components.set(title="on-policy mean, by component", xlabel="∇J", ylabel="ḡ = E[−∇loss]")
+    components.legend(fontsize=8, frameon=False)
+    distances.set(title="error ‖ḡ − ∇J‖/‖∇J‖", xlabel="distance ‖θ − θ̄‖ to the behaviour policy")
+    distances.set_ylim(1e-17 if any((r.error or 0) < 1e-9 for r in c.rows if r.distance > 0) else None, None)
 
     places = np.arange(len(on_policy))
     sizes = np.array([max(float(np.sum(np.square(r.gradient))), 1e-300) for r in on_policy])
@@ -138,7 +138,7 @@ def as_figure(c: Certificate) -> Any:
     noise.set_xticks(places, names, fontsize=8)
     noise.set(title="on-policy, relative to ‖∇J‖²")
     noise.legend(fontsize=8, frameon=False)
-    for axes in (beside, away, noise):
+    for axes in (components, distances, noise):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(headline(c), fontsize=11)

@@ -129,7 +129,6 @@ def entropy_gradient(temperature: float, log_policy: LogPolicy = jax.nn.log_soft
 
     Raises:
       SettingError: for a temperature that is not positive.
-
     Source: Mei et al. 2020. https://arxiv.org/abs/2005.06392
     """
     _positive("temperature", temperature)
@@ -142,7 +141,6 @@ def log_barrier_gradient(weight: float) -> Flow:
 
     Raises:
       SettingError: for a weight λ that is not positive.
-
     Source: Agarwal et al. 2021. https://arxiv.org/abs/1908.00261
     """
     _positive("weight", weight)
@@ -154,7 +152,6 @@ def natural_gradient(log_policy: LogPolicy | None = None) -> Flow:
     """The natural gradient F⁺ ∇J. For a table of logits, the default, it is A(s, a)/(1 − γ), without matrix inversion.
 
     A step of size η then multiplies π(a|s) by a factor proportional to exp(η A(s, a)/(1 − γ)).
-
     Source: Kakade 2001; Agarwal et al. 2021. https://arxiv.org/abs/1908.00261
     """
     if log_policy is None:
@@ -170,7 +167,6 @@ def soft_natural_gradient(temperature: float) -> Flow:
 
     Raises:
       SettingError: for a temperature that is not positive.
-
     Source: Cen et al. 2022, eq. 18. https://arxiv.org/abs/2007.06558
     """
     _positive("temperature", temperature)
@@ -189,7 +185,6 @@ def soft_values(problem: Discounted, log_probs: Array, temperature: Array | floa
 
 def projected_gradient() -> Flow:
     """Projected gradient in the probabilities, ∂J/∂π(a|s) = d_ρ(s) Q(s, a)/(1 − γ); θ is the table π(a|s).
-
     Source: Agarwal et al. 2021. https://arxiv.org/abs/1908.00261
     """
 
@@ -204,7 +199,6 @@ def mirror_descent(mirror_map: MirrorMap = KL) -> Flow:
     """Policy mirror descent: in every state, argmax_p ⟨η Q(s, ·), p⟩ − D(p, π(·|s)). θ is the table π(a|s).
 
     With the KL divergence it equals `natural_gradient` with η (1 − γ) in place of η.
-
     Source: Xiao 2022. https://arxiv.org/abs/2201.07443
     """
 
@@ -222,7 +216,6 @@ def escort_gradient(power: float = 2.0) -> Flow:
 
     Raises:
       SettingError: for a power below 1.
-
     Source: Mei et al. 2020b, Escaping the gravitational pull of softmax, NeurIPS.
     """
     if power < 1:
@@ -234,7 +227,6 @@ def normalised(flow: Flow) -> Flow:
     """A flow with its direction scaled to length 1.
 
     Of `softmax_gradient` this is the geometry-aware normalised policy gradient.
-
     Source: Mei et al. 2021. https://arxiv.org/abs/2105.06072
     """
 

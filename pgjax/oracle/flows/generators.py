@@ -18,7 +18,6 @@ def garnet(seed: int, states: int = 5, actions: int = 3, branches: int = 3, disc
 
     Raises:
       SettingError: for more branches than states.
-
     Source: Archibald, McKinnon & Thomas 1995.
 
     >>> garnet(seed=0).reward.shape
@@ -58,7 +57,6 @@ def vanishing_chain(length: int) -> Discounted:
     States are 0 … length + 1, γ = length/(length + 1), start at 0. The other actions move left, or stay at 0. At the
     right end every action stays and earns 1. Under a policy that moves right with probability below 1/4, the gradient
     is of order exp(−length).
-
     Source: after Agarwal et al. 2021, figure 1 and proposition 4.1. https://arxiv.org/abs/1908.00261
     """
     states = length + 2
@@ -87,7 +85,6 @@ def delaying_chain(length: int, discount: float = 0.9, leak: float = 0.1) -> Dis
 
     Raises:
       SettingError: for fewer than 3 primary states.
-
     Source: after Li et al. 2021, whose buffer states are s ≤ 2; their booster states, which only add weight to the
     start, are left out. https://arxiv.org/abs/2102.11270
     """

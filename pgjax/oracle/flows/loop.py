@@ -77,7 +77,6 @@ def line_searched(size: ArrayLike, shrink: ArrayLike = 0.5, slope: ArrayLike = 0
     """The largest of α, α·shrink, … with f(θ + α x) ≥ f(θ) + slope · α ⟨∇f, x⟩, where f is the flow's objective.
 
     For flows that retract by addition.
-
     Source: Armijo 1966.
     """
     return Partial(_searched, size, shrink, slope)
@@ -117,7 +116,6 @@ def integrate(
 
     Raises:
       SettingError: for steps that do not increase.
-
     Source for momentum: Chen et al. 2024, accelerated policy gradient. https://arxiv.org/abs/2310.11897
 
     >>> from pgjax.oracle.flows import bandit, softmax_gradient

@@ -17,7 +17,6 @@ def natural(problem: Discounted, steps: np.ndarray) -> Checked:
     """Natural policy gradient with constant step η = 1 from uniform: δ_k ≤ (log A/η + 1/(1 − γ)²)/k.
 
     This is `mirror_euclidean` with the KL divergence, D_0 = log A, and η/(1 − γ) as its step.
-
     Source: Agarwal et al. 2021, theorem 16 in JMLR, 5.3 on https://arxiv.org/abs/1908.00261
     """
     actions, left = problem.reward.shape[1], 1.0 - problem.discount
@@ -38,7 +37,6 @@ def mirror_euclidean(problem: Discounted, steps: np.ndarray) -> Checked:
 
     D_0 = E_{d*} D(π*, π_0). Holds for every mirror map and η. The proof uses the three-point identity, Σ_j E_{d*}⟨Q_j,
     π_{j+1} − π_j⟩ ≤ 1/(1 − γ), and that δ_k decreases.
-
     Source: Xiao 2022, theorem 8. https://arxiv.org/abs/2201.07443
     """
     left, flow = 1.0 - problem.discount, directions.mirror_descent(EUCLIDEAN)
@@ -52,7 +50,6 @@ def mirror_growing(problem: Discounted, steps: np.ndarray) -> Checked:
 
     Steps grow from 1 by ϑ/(ϑ − 1), on logits to avoid underflow; D_0 = E_{d*} KL(π*, uniform) = log A. The proof uses
     the three-point identity with d* ≤ ϑ d_{k+1}.
-
     Source: Xiao 2022, theorem 10. https://arxiv.org/abs/2201.07443
     """
     _, actions, left, far = constants(problem)
@@ -70,7 +67,6 @@ def projected(problem: Discounted, steps: np.ndarray) -> Checked:
     J is L-smooth in π with L = 2γA/(1 − γ)³, so that a step of 1/L gains L ‖π⁺ − π‖²/2. By gradient domination δ(π⁺) ≤
     2 √(2S) L M ‖π⁺ − π‖/(1 − γ). With D = M/(1 − γ), δ_k − δ_{k+1} ≥ δ_{k+1}²/(16 L S D²) and δ_k ≤ 32 L S D²/k. The
     constant is derived here.
-
     Source: Xiao 2022, theorem 2, has this step, 1/k and (1 − γ)⁵; https://arxiv.org/abs/2201.07443. Theorem 5 of
     Agarwal et al. 2021 (JMLR) bounds the best of k policies by the square root of 64 γ S A M²/((1 − γ)⁶ k).
     """

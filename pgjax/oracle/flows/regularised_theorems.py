@@ -38,7 +38,6 @@ def entropy(problem: Discounted, steps: np.ndarray) -> Checked:
     C = (1 − γ)⁴ min ρ (min_{s,a} π)²/((8/τ + 4 + 8 log A) S ‖d*_τ/ρ‖_∞), with min π over all steps up to k. The step is
     1/L with L = (8 + τ (4 + 8 log A))/(1 − γ)³, which makes J_τ L-smooth. Then ‖∇J_τ‖² ≥ 2 L C δ follows from ‖∇J_τ‖² ≥
     (2τ/S) min ρ (min π)² ((1 − γ)/‖d*_τ/ρ‖_∞) δ.
-
     Source: Mei et al. 2020, lemma 15 and theorem 6, with this step. https://arxiv.org/abs/2005.06392
     """
     states, actions, left, _ = constants(problem)
@@ -58,7 +57,6 @@ def soft_natural(problem: Discounted, steps: np.ndarray) -> Checked:
     """Entropy-regularised natural gradient, step (1 − γ)/τ: max_s (V*_τ − V_k) ≤ γ^k max_s (V*_τ − V_0).
 
     This is soft policy iteration: V_{k+1} is at least the soft Bellman operator of V_k, a γ-contraction.
-
     Source: Cen et al. 2022, theorem 1, for any step η ≤ (1 − γ)/τ: soft Q-functions contract by 1 − ητ, here γ.
     https://arxiv.org/abs/2007.06558
     """
@@ -85,7 +83,6 @@ def log_barrier(problem: Discounted, steps: np.ndarray) -> Checked:
 
     L_λ is β-smooth, the step is 1/β, and L_λ* − L_λ(uniform) ≤ 1/(1 − γ), as the barrier is largest at uniform.
     `log_barrier_gap` bounds δ where the gradient is small.
-
     Source: Agarwal et al. 2021, proof of corollary 5.1 on arXiv, with the β of lemma D.4 (the corollary prints 8γ for
     8). https://arxiv.org/abs/1908.00261
     """
@@ -101,7 +98,6 @@ def log_barrier_gap(problem: Discounted, steps: np.ndarray) -> Checked:
     """Log barrier, λ = 0.05, line-searched: where ‖∇L_λ‖ ≤ λ/(2 S A), δ ≤ 2λ M/(1 − γ); elsewhere δ ≤ 1/(1 − γ).
 
     Where the gradient is small, A(s, a) ≥ 0 implies π(a|s) ≥ 1/2A and A(s, a) ≤ 2 (1 − γ) λ/(S d(s)) ≤ 2λ/(S ρ(s)).
-
     Source: Agarwal et al. 2021, theorem 5.2 on arXiv. https://arxiv.org/abs/1908.00261
     """
     states, actions, left, far = constants(problem)

@@ -54,11 +54,11 @@ def discounted_values(problem: Discounted, probs: Array, bonus: Array | float = 
     stays = problem.discount * jnp.einsum("sa,sax->sx", probs, transition)
     system = jnp.eye(stays.shape[0], dtype=probs.dtype) - stays
     value = jnp.linalg.solve(system, jnp.sum(probs * reward, axis=-1) + bonus)
-    law = jnp.linalg.solve(system.T, jnp.asarray(problem.initial, probs.dtype))
+    visits = jnp.linalg.solve(system.T, jnp.asarray(problem.initial, probs.dtype))
     action_value = reward + problem.discount * transition @ value
     advantage = action_value - jnp.sum(probs * action_value, axis=-1, keepdims=True)
     return DiscountedValues(
-        jnp.asarray(problem.initial) @ value, value, action_value, advantage, (1.0 - problem.discount) * law
+        jnp.asarray(problem.initial) @ value, value, action_value, advantage, (1.0 - problem.discount) * visits
     )
 
 
