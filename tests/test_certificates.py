@@ -404,7 +404,7 @@ def test_zeros_are_said_in_words():
     assert "the gradient of a batch is noise with mean 0" in str(certificate) and not certificate.unbiased
     flat = oracle.problem(oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 1.0]], horizon=1), name="flat")
     certificate = certify(losses.trajectory_is, problems=flat)
-    assert certificate.on_policy[0].note == "∇J is 0, and so is the mean gradient" and certificate.unbiased
+    assert certificate.on_policy[0].note == "∇J is 0, as is the mean gradient" and certificate.unbiased
     assert certificate.on_policy[0].error is None and np.isnan(certificate.error)
 
 

@@ -82,6 +82,7 @@ def performance_difference(mdp: MDP, log_probs: Array, behaviour: Array) -> Perf
     """The two sides of the performance difference lemma, scalars. Arguments as in `policy_distance`.
 
         J(θ) − J(θ̄) = Σ_t γ^t E_{s ~ d_t^θ}[Ā_t(s)],   Ā_t(s) = Σ_a π_θ(a|s) A_t^θ̄(s, a)
+
     Source: Kakade & Langford 2002, lemma 6.1.
     """
     here, there = exact_values(mdp, log_probs), exact_values(mdp, behaviour)

@@ -26,6 +26,7 @@ def per_decision_variance(mdp: MDP, target: Array, behaviour: Array) -> Array:
     """Variance of Σ_t ρ_{1:t} γ^t r_t over trajectories of the behaviour policy. Arguments as in `state_ratios`.
 
         M_t(s) = E_μ[ρ² (r² + 2 γ r V_{t+1} + γ² M_{t+1})],   variance = E[M_0(s_0)] − J²
+
     Source: Jiang & Li 2016, theorem 1 without a critic. https://arxiv.org/abs/1511.03722
 
     >>> from pgjax.oracle import make_mdp
@@ -55,6 +56,7 @@ def marginal_variance(mdp: MDP, target: Array, behaviour: Array) -> Array:
 
         w_t = d_t^π(s, a)/d_t^μ(s, a),   f_t = w_t γ^t r_t
         M_t(s) = E_μ[f_t² + 2 f_t m_{t+1} + M_{t+1}],   m_t(s) = E_μ[f_t + m_{t+1}]
+
     Source: Xie, Ma & Wang 2019. https://arxiv.org/abs/1906.03393
     """
     transition = jnp.asarray(mdp.transition)
