@@ -43,7 +43,10 @@ def test_layouts_and_frameworks_may_differ():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: assert_unbiased(losses.flipped, problems=SMALL), "relative error of 2 to ∇J, .*scale -1, cosine -1"),
+        (
+            lambda: assert_unbiased(losses.flipped, problems=SMALL),
+            "relative error of 2 against ∇J, .*scale -1, cosine -1",
+        ),
         (
             lambda: assert_unbiased(losses.discount_dropped, problems=SMALL),
             "on 'varied' at distance 0 .* relative error of 0.0",
@@ -58,7 +61,7 @@ def test_layouts_and_frameworks_may_differ():
         ),
         (
             lambda: assert_scale(losses.own_mean, 0.6, problems=SMALL),
-            "relative error of 0.167 to 0.6 · ∇J, .*scale 0.5",
+            "relative error of 0.167 against 0.6 · ∇J, .*scale 0.5",
         ),
         (
             lambda: assert_same_estimator(losses.clipped, losses.ratio_time_major, problems=SMALL),

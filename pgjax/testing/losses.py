@@ -110,7 +110,7 @@ class _Found(NamedTuple):
             numbers = f"scale {c.scale:.4g}, cosine {c.cosine:.4g}, angle {degrees(c.angle)}"
         where = f"on {self.case.problem.name!r} at distance {distance:g}"
         target = "∇J" if self.wanted == 1 else f"{self.wanted:g} · ∇J"
-        error = f"the mean gradient has a relative error of {self.gap:.3g} to {target}, J = {self.objective}"
+        error = f"the mean gradient has a relative error of {self.gap:.3g} against {target}, J = {self.objective}"
         return f"{where} {error} ({numbers})"
 
 
