@@ -171,10 +171,10 @@ def padding(c: Certificate) -> str:
     verdicts = {x.name: x.verdict == "unchanged" for x in c.invariances if x.name.startswith("padding")}
     if not verdicts:
         return "none"
-    if not (verdicts["padding left out"] and verdicts["padding overwritten"]):
+    if not (verdicts["padding gradient removed"] and verdicts["padding overwritten"]):
         return "counts"
-    refused = any(x.verdict == "refused" for x in c.invariances if x.name == "padding NaN")
-    return "ignored" if verdicts["padding NaN"] else "NaN refused" if refused else "times 0"
+    rejected = any(x.verdict == "rejected" for x in c.invariances if x.name == "padding NaN")
+    return "ignored" if verdicts["padding NaN"] else "NaN rejected" if rejected else "times 0"
 
 
 def ends(c: Certificate) -> str:
@@ -183,7 +183,7 @@ def ends(c: Certificate) -> str:
         return "–"
     if c.ends.on_batches < ROUNDING:
         return "as termination"
-    return "value goes on" if c.objective.time_limit == "goes on" else "apart, J ends"
+    return "value goes on" if c.objective.time_limit == "goes on" else "distinguished, J ends"
 
 
 def equal(c: Certificate) -> str:
