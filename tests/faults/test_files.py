@@ -108,7 +108,7 @@ def two(tmp_path):
 
 def newest(folder):
     lines = []
-    return checkpoints.newest(folder, lines.append, checkpoints.OF_A_RUN).number, lines
+    return checkpoints.newest(folder, lines.append, checkpoints.RUN_RECORD).number, lines
 
 
 def test_only_what_is_called_as_a_checkpoint_is_one(two):
@@ -128,7 +128,7 @@ def test_a_copy_under_another_number_is_not_the_newest(two):
     assert checkpoints.highest_score(two) == 10
 
 
-@pytest.mark.parametrize("entry", ["format", "leaves", "leaves_sha256", "record_sha256", *checkpoints.OF_A_RUN])
+@pytest.mark.parametrize("entry", ["format", "leaves", "leaves_sha256", "record_sha256", *checkpoints.RUN_RECORD])
 @pytest.mark.parametrize("change", ["lost", "of another type"])
 def test_a_record_without_one_of_its_entries_is_damaged(two, entry, change):
     """Also where its hash is right, as in one that another version has written."""
