@@ -74,7 +74,7 @@ def main(shipping: Shipping) -> None:
     if shipping.episodes is not None and shipping.episodes < 2:
         raise SettingError("episodes", shipping.episodes, "must be at least 2")
     if shipping.add and shipping.names:
-        raise SettingError("names", shipping.names, "does nothing beside --add; leave it out")
+        raise SettingError("names", shipping.names, "does nothing with --add; leave it out")
     if shipping.commit and not shipping.add:
         raise SettingError("commit", shipping.commit, "does nothing without --add; leave it out")
     start(1)

@@ -67,7 +67,7 @@ def check_log(arrays: dict[str, np.ndarray]) -> None:
         raise SettingError("reward", shape, "is its shape; an interval needs at least 2 trajectories")
     for name, array in arrays.items():
         if array.shape != shape:
-            raise SettingError(name, array.shape, f"is its shape; it must be that of reward, {shape}")
+            raise SettingError(name, array.shape, f"is its shape; reward asks for {shape}")
     _check_flags(arrays)
     _check_numbers(arrays, arrays.get("mask", np.ones(shape)) > 0)
 

@@ -96,7 +96,7 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
 
 
 def mended(path: Path, length: int, first: Sequence[str]) -> int:
-    """Drop damaged lines from the first `length` bytes of a CSV file with first columns `first`; returns its new length.
+    """Drop damaged lines from the first `length` bytes of a CSV file with first columns `first`; its new length.
 
     Prints warnings, and raises OSError if the file cannot be read or rewritten.
     """

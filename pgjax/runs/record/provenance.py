@@ -54,7 +54,7 @@ def commit(package: Path = PACKAGE) -> str:
 
 
 def provenance(mesh: Mesh) -> dict[str, str]:
-    """Versions, threads, mesh, processes and processor; with these and the settings equal, results are bitwise equal."""
+    """Versions, threads, mesh, processes and processor; if these and the settings are equal, results are identical."""
     return versions() | {
         "threads": os.environ.get("NPROC", str(os.cpu_count())),
         "devices": " × ".join([*(f"{n} {axis}" for axis, n in mesh.shape.items()), mesh.devices.flat[0].device_kind]),

@@ -15,7 +15,7 @@ import numpy as np
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a regular file; raises OSError for unreadable files, and for pipes and devices, which could block."""
+    """The bytes of a regular file; raises OSError for unreadable files, pipes and devices, which could block."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with open(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
