@@ -61,8 +61,8 @@ def exact(theta: Array) -> Array:
 def without_factor(theta: Array) -> Array:
     """Σ_t E[score_t Q_t], without γ^t."""
     values = oracle.exact_values(MDP, log_policy(theta))
-    law, q = jax.lax.stop_gradient((values.state_law, values.action_value))
-    return jax.grad(lambda x: jnp.einsum("ts,sa,tsa->", law, jnp.exp(log_policy(x)), q))(theta) - DECAY * theta
+    visits, q = jax.lax.stop_gradient((values.state_law, values.action_value))
+    return jax.grad(lambda x: jnp.einsum("ts,sa,tsa->", visits, jnp.exp(log_policy(x)), q))(theta) - DECAY * theta
 
 
 def grpo(theta: Array) -> Array:

@@ -107,12 +107,12 @@ def claim(options: Options) -> blocks.BlockTable:
       SettingError: if it was made with other settings.
     """
     made_with = {name: x for name, x in asdict(options).items() if name not in ("table", "out", "quick", "block")}
-    text, beside = json.dumps(made_with, indent=1) + "\n", options.table.with_suffix(".json")
+    text, settings_file = json.dumps(made_with, indent=1) + "\n", options.table.with_suffix(".json")
     try:
         options.table.parent.mkdir(parents=True, exist_ok=True)
-        if options.table.exists() and read_text(beside) != text:
-            raise SettingError("table", str(options.table), f"was made with other settings: see {beside}")
-        write_text(beside, text)
+        if options.table.exists() and read_text(settings_file) != text:
+            raise SettingError("table", str(options.table), f"was made with other settings: see {settings_file}")
+        write_text(settings_file, text)
         return blocks.BlockTable(options.table, COLUMNS, options.block)
     except OSError as error:
         raise SettingError("table", str(options.table), f"cannot be written: {error.strerror}") from error

@@ -446,11 +446,11 @@ def kl_values() -> Iterator[Fact]:
 
 def kl_losses() -> Iterator[Fact]:
     """As losses at visited states: k1 gives 0, k2 gives ∇KL(π ‖ π_ref), k3 gives ∇KL(π_ref ‖ π)."""
-    law, theta, reference = jnp.asarray(visits()), jnp.asarray(THETA), jnp.asarray(REFERENCE)
+    expected_visits, theta, reference = jnp.asarray(visits()), jnp.asarray(THETA), jnp.asarray(REFERENCE)
     expected = {
         "k1": ("0", jnp.zeros_like(theta)),
-        "k2": ("‖Σ d ∇KL(π ‖ π_ref)‖", jax.grad(lambda x: law @ kl(x, reference))(theta)),
-        "k3": ("‖Σ d ∇KL(π_ref ‖ π)‖", jax.grad(lambda x: law @ kl(reference, x))(theta)),
+        "k2": ("‖Σ d ∇KL(π ‖ π_ref)‖", jax.grad(lambda x: expected_visits @ kl(x, reference))(theta)),
+        "k3": ("‖Σ d ∇KL(π_ref ‖ π)‖", jax.grad(lambda x: expected_visits @ kl(reference, x))(theta)),
     }
     for name, (what, target) in expected.items():
         _, found = trajectory_mean(TWO_STATES, lambda s, x, k=ESTIMATES[name]: k(log_to_reference(s, x)), THETA)
@@ -462,11 +462,10 @@ def kl_losses() -> Iterator[Fact]:
 
 def kl_rewards() -> Iterator[Fact]:
     """In the reward, without gradient, as reward-to-go: k1 gives the gradient of the episode's KL; k2 and k3 do not."""
-    law_of = oracle.exact_values
 
     def whole(theta: Array) -> Array:
-        law = law_of(TWO_STATES, jax.nn.log_softmax(theta)).state_law.sum(0)
-        return law @ kl(theta, jnp.asarray(REFERENCE))
+        expected_visits = oracle.exact_values(TWO_STATES, jax.nn.log_softmax(theta)).state_law.sum(0)
+        return expected_visits @ kl(theta, jnp.asarray(REFERENCE))
 
     target = np.ravel(jax.grad(whole)(jnp.asarray(THETA)))
     for name, estimate in ESTIMATES.items():
