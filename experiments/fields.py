@@ -3,14 +3,14 @@
 Two states share one policy of three actions with logits (θ₁, θ₂, 0); three steps, γ = 0.5. The objective is J
 − 0.01 ‖θ‖², so that its maximum is finite; every field has the same penalty. Every field is an exact mean:
 
-    exact         ∇J
-    no γ^t        the sum of scores × discounted reward-to-go without the factor γ^t, as in nearly every library
-    GRPO          standardised returns of a group of two
-    first order   the mean of ρ_t ∇log π Q̂_t on data of the fixed policy at the start
-    prefix        the mean of ρ_{1:t} ∇log π Q̂_t on the same data
+- exact: ∇J
+- no γ^t: the sum of scores × discounted reward-to-go without the factor γ^t, as in nearly every library
+- GRPO: standardised returns of a group of two
+- first order: the mean of ρ_t ∇log π Q̂_t on data of the fixed policy at the start
+- prefix: the mean of ρ_{1:t} ∇log π Q̂_t on the same data
 
 For each field the script prints the end point from the common start, and the objective and the norm of the true
-gradient there. Expect the exact field to end where ∇ is zero. The others end at points where ∇ is not zero, with an
+gradient there. Expect the exact field to end where that gradient is zero. The others end at points where it is not, with an
 objective that is lower by one or two percent. Half a minute.
 """
 

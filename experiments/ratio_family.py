@@ -1,17 +1,17 @@
 """What do the parts of GRPO and its relatives estimate? Each by enumeration, beside a closed form where there is one.
 
-    group's std      the objective that it maximises, for rewards 0 and 1
-    group's mean     how much it shrinks the gradient
-    own length       the objective that it maximises, for varying lengths
-    global std       the weights of prompts that share a batch
-    clipping         its bias, below and beyond the distance at which clipping begins
-    dynamic sampling the effect on the mean of dropping groups with equal returns
-    sequence ratio   the geometric mean of an episode's ratios, compared with their product
-    k1, k2, k3       estimates of the KL to a reference policy: as value, as loss, in the reward
+- group's std: the objective that it maximises, for rewards 0 and 1
+- group's mean: how much it shrinks the gradient
+- own length: the objective that it maximises, for varying lengths
+- global std: the weights of prompts that share a batch
+- clipping: its bias, below and beyond the distance at which clipping begins
+- dynamic sampling: the effect on the mean of dropping groups with equal returns
+- sequence ratio: the geometric mean of an episode's ratios, compared with their product
+- k1, k2, k3: estimates of the KL to a reference policy, as value, as loss and in the reward.
 
-A second table has the estimators of the recipes on batches of two, for varying and for fixed lengths, on-policy and at
-two distances δ. Its columns are the scale ⟨ḡ, ∇J⟩/‖∇J‖², the cosine, the relative bias ‖ḡ − ∇J‖/‖∇J‖, and the variance
-of one trajectory. Everything is a sum over every batch of small problems in float64. `--json OUT.json` writes both
+The second table has the estimators of the recipes on batches of two, for varying and for fixed lengths, on-policy and
+at two distances δ. Its columns are the scale ⟨ḡ, ∇J⟩/‖∇J‖², the cosine, the relative bias ‖ḡ − ∇J‖/‖∇J‖, and the
+variance of one trajectory. Everything is a sum over every batch of small problems in float64. `--json OUT.json` writes both
 tables. Expect enumeration and closed form to agree up to rounding. About two minutes; --quick shows two parts of the
 first table only.
 """

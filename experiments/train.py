@@ -209,4 +209,4 @@ def show(path: Path, settings: Settings, rows: list) -> None:
 
 if __name__ == "__main__":
     with one_line():
-        main(from_command_line(description=" ".join((__doc__ or "").split())))
+        main(from_command_line(description=__doc__ or ""))

@@ -3,12 +3,11 @@
 Measures the time that the continuous flow dθ/dt = direction(θ) needs to leave three traps; gradient steps of size α
 need about time/α steps. In float64, integrated to a relative error of 1e-7.
 
-    corner   Three arms have rewards 1, 0.8 and 0, and the second is almost certain. Time until π(best) = 1/2, against
-             π₀(best).
-    vanish   A chain has a reward at its far end only, and one of four actions advances. The policy is uniform and
-             starts at the near end. Time until J = J*/2, against the length (Agarwal et al. 2021).
-    delay    The states of a chain learn one after the other, with uniform start and policy and γ = 0.95. Time until
-             every state's best action has probability 1/2, against the number of states (after Li et al. 2021).
+- corner: three arms with rewards 1, 0.8 and 0, the second almost certain. Time until π(best) = 1/2, against π₀(best).
+- vanish: a chain with a reward at its far end only, where one of four actions advances. The policy is uniform and
+  starts at the near end. Time until J = J*/2, against the length (Agarwal et al. 2021).
+- delay: a chain whose states learn one after the other, with uniform start and policy and γ = 0.95. Time until every
+  state's best action has probability 1/2, against the number of states (after Li et al. 2021).
 
 The growth rate is fitted over the larger half of the sizes, with a 95 % interval over neighbouring sizes. It is the
 exponent of 1/π₀ in the corner, and the factor per additional state on the chains. About two minutes.

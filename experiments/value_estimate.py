@@ -15,13 +15,13 @@ little here. Five minutes on one core.
 With `--log FILE.npz`: the same estimates for logged trajectories. The arrays are [T, N], with one complete episode per
 column:
 
-    reward             reward of each step
-    log_prob           log-probability of the taken action under the behaviour policy, as recorded
-    target_log_prob    the same under the target policy (−inf for an action that it never takes)
-    mask               optional: 1 on executed steps, which come first
-    terminated         optional: 1 where an episode terminated (only checked)
-    action_value       optional, for the doubly robust estimate: Q(s_t, a_t) of a critic fitted to other data
-    value              its mean over the actions of the target policy
+- reward: the reward of each step
+- log_prob: log-probability of the taken action under the behaviour policy, as recorded
+- target_log_prob: the same under the target policy (−inf for an action that it never takes)
+- mask (optional): 1 on executed steps, which come first
+- terminated (optional): 1 where an episode terminated (only checked)
+- action_value (optional, for the doubly robust estimate): Q(s_t, a_t) of a critic fitted to other data
+- value (with action_value): its mean over the actions of the target policy
 """
 
 import json

@@ -2,9 +2,9 @@
 
 A row runs `pgjax.learn` on every batch that a tabular problem can produce and compares two results:
 
-    each       new parameters of every batch, with those of the NumPy update
-    expected   expected change, with α times the exact mean of the estimator; if a pass has several steps, or the step
-               is not linear in α, the derivative of the expected change at α = 0
+- each: the new parameters of every batch, with those of the NumPy update
+- expected: the expected change, with α times the exact mean of the estimator. If a pass has several steps, or the step
+  is not linear in α, it is the derivative of the expected change at α = 0.
 
 The expected mean and the probabilities are those of the NumPy reference. If a method does not support a path, it is
 rejected with a `SettingError`, and the row shows the error.

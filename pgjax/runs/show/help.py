@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import inspect
+import re
 import shutil
 import textwrap
 from collections.abc import Collection, Mapping
@@ -78,7 +79,21 @@ def texts(kind: type) -> dict[str, str]:
 
 
 def paragraphs(text: str) -> str:
-    """A docstring wrapped to the width of the terminal, with its paragraphs."""
+    """A docstring wrapped to the width of the terminal; paragraphs, list items and indented lines stay separate.
+
+    >>> print(paragraphs("One, two\\n    and three:\\n\\n    - four\\n    - five"))
+    One, two and three:
+    <BLANKLINE>
+    - four
+    - five
+    """
     width = shutil.get_terminal_size().columns
-    parts = (" ".join(part.split()) for part in inspect.cleandoc(text).split("\n\n"))
-    return "\n\n".join(textwrap.fill(part, width, break_on_hyphens=False) for part in parts)
+    parts = (re.split(r"\n(?=- |    \S)", part) for part in inspect.cleandoc(text).split("\n\n"))
+    return "\n\n".join("\n".join(_filled(item, width) for item in items) for items in parts)
+
+
+def _filled(item: str, width: int) -> str:
+    first = item[: len(item) - len(item.lstrip())]
+    rest = first + "  " * item.startswith("- ")
+    text = " ".join(item.split())
+    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
