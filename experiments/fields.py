@@ -10,8 +10,8 @@ Two states share one policy of three actions with logits (θ₁, θ₂, 0); thre
 - prefix: the mean of ρ_{1:t} ∇log π Q̂_t on the same data
 
 For each field the script prints the end point from the common start, and the objective and the norm of the true
-gradient there. Expect the exact field to end where that gradient is zero. The others end at points where it is not, with an
-objective that is lower by one or two percent. Half a minute.
+gradient there. Expect the exact field to end where that gradient is zero. The others end at points where it is not,
+with an objective that is lower by one or two percent. Half a minute.
 """
 
 from collections.abc import Callable

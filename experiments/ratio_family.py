@@ -11,9 +11,9 @@
 
 The second table has the estimators of the recipes on batches of two, for varying and for fixed lengths, on-policy and
 at two distances δ. Its columns are the scale ⟨ḡ, ∇J⟩/‖∇J‖², the cosine, the relative bias ‖ḡ − ∇J‖/‖∇J‖, and the
-variance of one trajectory. Everything is a sum over every batch of small problems in float64. `--json OUT.json` writes both
-tables. Expect enumeration and closed form to agree up to rounding. About two minutes; --quick shows two parts of the
-first table only.
+variance of one trajectory. Everything is a sum over every batch of small problems in float64. `--json OUT.json` writes
+both tables. Expect enumeration and closed form to agree up to rounding. About two minutes; --quick shows two parts of
+the first table only.
 """
 
 import json
