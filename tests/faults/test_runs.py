@@ -54,7 +54,7 @@ def stopped_run(here, monkeypatch, path, chunks, *arguments):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_saves_says_so_and_goes_on_to_the_same_bits(here, whole, tmp_path, monkeypatch, number):
     undo = stop_after(monkeypatch, 1, number)
-    with pytest.raises(Stopped, match="update 10 of .* is saved; go on with --resume") as stopped:
+    with pytest.raises(Stopped, match="update 10 of .* is saved; continue with --resume") as stopped:
         here(*TINY, *STEPS, "--save-every", 1e6, "--out", tmp_path / "run")
     assert stopped.value.code == 128 + number and str(stopped.value).startswith(f"stopped by {number.name}: ")
     undo()
