@@ -32,7 +32,7 @@ ON_EVERY_RUN = ("baselines", "benchmark", "certificates", "large_sweep", "value_
 
 def fits(text):
     """No line is longer than a terminal's 80 columns, but for those that end with where a file is; none is cut."""
-    long = [line for line in text.splitlines() if len(line) > 80 and not re.match("wrote |everything is in ", line)]
+    long = [line for line in text.splitlines() if len(line) > 80 and not re.match("wrote |results are in ", line)]
     return not long and not re.search("… *[│┃]", text)
 
 

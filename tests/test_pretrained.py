@@ -284,11 +284,11 @@ def test_what_cannot_be_shipped_or_scored(script, plain, tmp_path):
     (tmp_path / "own" / "config.toml").write_text(text)
     for change, message in [
         ({"episodes": 1}, "episodes: 1 must be at least 2"),
-        ({"names": ("Catch-bsuite",), "add": (run,)}, "names: .* does nothing beside --add"),
+        ({"names": ("Catch-bsuite",), "add": (run,)}, "names: .* does nothing with --add"),
         ({"commit": "abc"}, "commit: 'abc' does nothing without --add"),
         ({"names": ("Catch",)}, "policy: 'Catch' is not shipped"),
         ({"folder": tmp_path}, "folder: .* holds no policy"),
-        ({"add": (tmp_path / "own",)}, "add: .* needs a module of your own"),
+        ({"add": (tmp_path / "own",)}, "add: .* needs an imported module"),
         ({"add": (tmp_path,)}, "runs: .*config.toml. cannot be read: No such file"),
     ]:
         with pytest.raises(SettingError, match=f"^{message}"):
@@ -304,7 +304,7 @@ def test_a_card_takes_the_commit_that_its_run_recorded(script, plain, tmp_path, 
     (tmp_path / "run" / "config.toml").write_text(text)
     shipping = script["Shipping"](add=(tmp_path / "run",), folder=tmp_path / "policies", episodes=16)
     if not recorded:
-        with pytest.raises(SettingError, match="^commit: '' is not recorded by .*; name it$"):
+        with pytest.raises(SettingError, match="^commit: '' is not recorded in .*; give --commit$"):
             script["main"](shipping)
         return
     script["main"](shipping)

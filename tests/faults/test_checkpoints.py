@@ -140,7 +140,7 @@ def test_a_changed_record_is_damage(tmp_path):
     path = tmp_path / "00000001" / "record.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"metrics_bytes": 101}))
-    with pytest.raises(checkpoints.Damaged, match="not as it was written"):
+    with pytest.raises(checkpoints.Damaged, match="does not match its hash"):
         checkpoints.read(path.parent)
 
 
