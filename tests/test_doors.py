@@ -171,9 +171,9 @@ NESTED = {"a": (SEEN, jax.ShapeDtypeStruct((), jnp.int32)), "b": SEEN}
             giving(at_step=lambda t: (jnp.ones(1), t, 1.0, False)),
             r"gives 4 values in step; needs \(observation, state, reward, terminated, truncated\)$",
         ),
-        (walk(reset=lambda: None), r"has a reset of other arguments \(too many .*\); needs reset\(key\)$"),
-        (walk(step=lambda key, state: None), r"has a step of other arguments .*; needs step\(key, state, action\)$"),
-        (walk(step=None), r"has a step that is None, no function; needs step\(key, state, action\)$"),
+        (walk(reset=lambda: None), r"has a reset with other arguments \(too many .*\); needs reset\(key\)$"),
+        (walk(step=lambda key, state: None), r"has a step with other arguments .*; needs step\(key, state, action\)$"),
+        (walk(step=None), r"has a step None that is not a function; needs step\(key, state, action\)$"),
         (walk(observation=(1,)), r"declares observation\[0\] as 1; needs a shape and a dtype$"),
         (
             walk(action_space="up or down"),

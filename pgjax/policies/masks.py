@@ -59,7 +59,7 @@ def flat_mask(part: Part, leaves: Sequence[Array], leading: int) -> Array:
     """An action mask in the order of the part's outputs, [..., outputs].
 
     Args:
-      leaves: of the observation: [..., outputs] or [..., *shape, largest n], or one array for each number of the action.
+      leaves: of the observation: [..., outputs] or [..., *shape, largest n], or one array for each number of an action.
       leading: number of axes before the mask's own.
     """
     counts: tuple[int, ...] = part.counts  # type: ignore[union-attr]  (no Box)
