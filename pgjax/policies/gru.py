@@ -20,7 +20,7 @@ class Inputs(nn.Module):
 
 
 class Step(nn.Module):
-    """The rest of a GRU step, with the reset gate after the product, as in cuDNN (Cho et al. 2014).
+    """The rest of a GRU step, with the reset gate after the product, as in cuDNN (Cho et al. 2014):
 
     r = σ(i_r + W_r h),  z = σ(i_z + W_z h),  n = tanh(i_n + r (W_n h + b_n)),  h' = (1 − z) n + z h
     """

@@ -50,9 +50,9 @@ def no_moments(shape: tuple[int, ...] = ()) -> Moments:
 
 
 def merge(moments: Moments, x: Array, mask: Array) -> Moments:
-    """Moments with a batch x [T, N, ...] added, equal to the moments of all data together (Chan, Golub & LeVeque 1983).
+    """Moments with a batch x [T, N, ...] added, as if all data were seen at once (Chan, Golub & LeVeque 1983):
 
-        n = n_a + n_b,   m = m_a + δ n_b/n,   M = M_a + M_b + δ² n_a n_b/n,   δ = m_b − m_a
+        n = n_a + n_b,   m = m_a + δ n_b/n,   M = M_a + M_b + δ² n_a n_b/n,   δ = m_b − m_a.
 
     Entries with mask [T, N] 0 are ignored. x is cast to the dtype of the moments.
     """

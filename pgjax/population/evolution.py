@@ -69,7 +69,7 @@ def sources(key: Array, score: Array, may: Array, share: float = 0.25) -> Array:
 
 
 def exploit(state: TrainState, source: Array) -> TrainState:
-    """Every member [R, ...] with the learned state of member `source` [R]; the fields in `OF_THE_MEMBER` stay its own."""
+    """Every member [R, ...] with the learned state of member `source` [R]; it keeps its own `OF_THE_MEMBER`."""
     taken = jax.tree.map(lambda x: x[source], state)
     taken = taken._replace(**{name: getattr(state, name) for name in OF_THE_MEMBER})
     if state.reward_scale is not None:  # running returns belong to the member's environments
@@ -103,7 +103,7 @@ def evolved(
 
 
 def last_score(metrics: Mapping[str, Array], stopped: Array) -> Array:
-    """Mean return of each member's updates, [R], from metrics [R, updates]; −∞ for members that `stopped` as not finite.
+    """Mean return of each member's updates, [R], from metrics [R, updates]; −∞ for members in `stopped` (not finite).
 
     A member without a finished episode gets the median score, so that it neither copies nor is copied.
     """

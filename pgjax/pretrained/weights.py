@@ -1,4 +1,4 @@
-"""Parameters as npz without pickle. The same parameters give the same bytes; files that do not match the agent raise."""
+"""Parameters as npz without pickle. The same parameters give the same bytes, and files are checked on reading."""
 
 import hashlib
 import io

@@ -16,7 +16,7 @@ MAX_COLOURS = 10
 def draw_curve(
     axes: Axes, grid: np.ndarray, returns: np.ndarray, label: str, spread: str, colour: str, marker: str = ""
 ) -> None:
-    """The mean over seeds, with a band from the lowest to the highest seed ("range") or between quartiles ("quartiles")."""
+    """The mean over seeds, with a band from the lowest to the highest seed ("range") or over the "quartiles"."""
     if not grid.size:
         return
     low, high = np.quantile(returns, (0.0, 1.0) if spread == "range" else (0.25, 0.75), axis=0)

@@ -53,8 +53,8 @@ def sweep(
         the end of a chunk, and at the end of training. Training itself does not change, bit for bit.
       eval_episodes: number of episodes, sampled and greedy each, the same in every evaluation.
       progress: show a progress bar on standard error, if that is a terminal, or in a notebook.
-      callback: called after every chunk with the runs and the chunk's metrics, [R, updates]. It returns None or False to
-        continue, True to stop all runs, bools [R] to stop some, or Runs to continue with, such as
+      callback: called after every chunk with the runs and the chunk's metrics, [R, updates]. It returns None or False
+        to continue, True to stop all runs, bools [R] to stop some, or Runs to continue with, such as
         `runs.with_hyperparameters(learning_rate=1e-4)`. The next chunk deletes the state of runs: copy what you need.
 
     Ctrl-C stops after the current chunk, prints a line and returns the result so far; a second Ctrl-C raises

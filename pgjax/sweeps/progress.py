@@ -19,7 +19,7 @@ Show = Callable[[str, float, str], None]
 
 
 class ProgressBar:
-    """Shows steps, the last update's mean return, the worst and the best seed's return, steps per second and time left."""
+    """Shows steps, the mean return of the last update, worst and best seed, steps per second and time left."""
 
     def __init__(self, show: Show, total_steps: int, done: int):
         """Start at `done` environment steps per run, of `total_steps`."""

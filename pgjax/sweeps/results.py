@@ -65,10 +65,10 @@ class SweepResult(NamedTuple):
         return DataFrame(columns | {name: x[active] for name, x in metrics.items() if name != "active"})
 
     def plot(self, name: str = "return_mean", *, title: str = "", spread: str = "quartiles") -> Figure:
-        """Plot a metric against environment steps: for each setting the mean over seeds and a band, "range" or "quartiles".
+        """Plot a metric against environment steps: for each setting the mean over seeds, and a band.
 
-        With a single setting, the returns of greedy evaluations are shown too. Raises a SettingError for an unknown
-        name.
+        `spread` is "range" or "quartiles". With a single setting, the returns of greedy evaluations are shown too.
+        Raises a SettingError for an unknown name.
         """
         from pgjax.sweeps.curves import learning_curves, plt
 

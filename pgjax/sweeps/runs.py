@@ -134,16 +134,16 @@ def start(
     Args:
       algorithm: hyperparameters that are not swept: numbers, or arrays such as a discount for each environment.
       seeds: how many (0, 1, …) or which: different integers from 0 to 2³¹ − 1.
-      over: hyperparameter name -> values, run in all combinations; or a list of settings. Each value is a number. A name
-        such as "environment.length" refers to `Environment.parameters`.
+      over: hyperparameter name -> values, run in all combinations; or a list of settings. Each value is a number. A
+        name such as "environment.length" refers to `Environment.parameters`.
       paired: run the i-th setting with the i-th seed, instead of every setting with every seed.
       devices: which to use; default all, of all processes. Runs are spread over as many devices as divide their number,
         without communication. Remaining devices share the environments of each batch if batches are large.
       mesh: (devices along runs, devices that share each batch's environments), instead of this choice.
 
     Raises:
-      SettingError: for no seeds, invalid or repeated seeds; for unknown names, no values or invalid ones; for a mesh that
-        does not divide the runs or environments or needs more devices than there are; for processes without runs.
+      SettingError: for no seeds, invalid or repeated seeds; for unknown names, no values or invalid ones; for a mesh
+        that does not divide the runs or environments or needs too many devices; for processes without runs.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env = environments.make("SimpleBandit-bsuite")

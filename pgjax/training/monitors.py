@@ -34,11 +34,11 @@ class GradientNoise(NamedTuple):
 
 
 def gradient_noise(gradients: Params, trajectories: int | None = None) -> GradientNoise:
-    """Noise of the batch gradient, from gradients of single trajectories or of K groups.
+    """Noise of the batch gradient, from gradients of single trajectories or of K groups:
 
-        s² = (N/K) Σ_k ‖g_k − ḡ‖² / (K − 1)
+        s² = (N/K) Σ_k ‖g_k − ḡ‖² / (K − 1).
 
-    `gradients` is a pytree of [K, ...], mean gradients of K disjoint groups of equal size; K = 1 gives NaN.
+    Each leaf of `gradients` [K, ...] holds mean gradients of K disjoint groups of equal size; K = 1 gives NaN.
     `trajectories` is N, of all groups together; default K. Source: McCandlish et al. 2018.
     https://arxiv.org/abs/1812.06162
 
@@ -118,20 +118,13 @@ def weight_statistics(
 ) -> dict[str, Array]:
     """Statistics of the importance weights at `params`, which show whether a batch has been reused too often.
 
-        effective_sample_size   (Σw)²/Σw² as a fraction of the batch; 1 on-policy
-        largest_weight_share    max w / Σw
-        mean_weight             about 1; otherwise recorded actions and log-probabilities do not match
-        kl                      mean of (ρ − 1) − log ρ, an estimate of KL(θ̄ ‖ θ) per step
-        clamped                 fraction of steps whose weight was clamped (`pgjax.estimators.importance`)
+    - `effective_sample_size`: (Σw)²/Σw² as a fraction of the batch; 1 on-policy.
+    - `largest_weight_share`: max w / Σw.
+    - `mean_weight`: about 1; otherwise recorded actions and log-probabilities do not match.
+    - `kl`: mean of (ρ − 1) − log ρ, an estimate of KL(θ̄ ‖ θ) per step.
+    - `clamped`: fraction of steps whose weight was clamped (`pgjax.estimators.importance`).
 
     For "episodes" w = ρ_{1:T} of each trajectory; for "stream" w = ρ_t of each step.
-
-    >>> from pgjax import oracle
-    >>> mdp = oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)  # one step, two actions
-    >>> rows = oracle.as_transition(mdp, oracle.enumerate_trajectories(mdp), jnp.log(jnp.full((1, 2), 0.5)))
-    >>> agent, params = oracle.mdp_agent(jax.nn.log_softmax), jnp.log(jnp.array([[0.75, 0.25]]))  # w = 1.5 and 0.5
-    >>> round(float(weight_statistics(agent, Config(), params, rows)["effective_sample_size"]), 3)
-    0.8
     """
     x = ratios_of(agent, params, transition, memory, engine(config.engine))
     mask = transition.mask
@@ -174,9 +167,9 @@ def score_probe(
     memory: Any = (),
     how: Engine | None = None,
 ) -> Array:
-    """t-statistic of the mean score along one random direction, from one forward pass; needs N ≥ 2 trajectories.
+    """t-statistic of the mean score along one random direction, from one forward pass; needs N ≥ 2 trajectories:
 
-        z ~ N(0, I),   x_n = ⟨Σ_t ∇log π(a_{n,t}|s_{n,t}), z⟩,   t = mean(x) / (std(x)/√N)
+        z ~ N(0, I),   x_n = ⟨Σ_t ∇log π(a_{n,t}|s_{n,t}), z⟩,   t = mean(x) / (std(x)/√N).
 
     A score has mean 0 under the policy that acted. So t² averages 1 over updates if actions, log-probabilities and
     masks match, and grows with the batch if they do not. `params` must be those that sampled the batch; `memory` is a
