@@ -27,10 +27,7 @@ Choose = Callable[[Any, Array, Any], Any]
 def in_the_loop(reset: Callable[[Any], Any], keys: Any, columns: int) -> tuple[Any, Choose]:
     """Inputs of the loop for resets, [T, ...], and the function that applies them: plain counterpart of `as_it_pays`.
 
-    Args:
-      reset: key -> a fresh place.
-      keys: one per step, a pytree of [T, ...].
-      columns: number of environments.
+    `reset` is key -> a fresh place; `keys` is a pytree of [T, ...], one per step; `columns` the number of environments.
     """
 
     def choose(key: Any, ended: Array, place: Any) -> Any:

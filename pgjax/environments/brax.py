@@ -52,11 +52,8 @@ def make(name: str, *, episode_length: int = 1000, **settings: Any) -> Environme
     """Make an environment by its brax name after "brax/", truncated after `episode_length` steps (brax's default).
 
     `settings` are arguments of the task's constructor, such as `backend`: "generalized" (the default), "spring",
-    "positional" or "mjx".
-
-    Raises:
-      SettingError: if brax is not installed; for an unknown name or setting; for a task that does not run with the
-        installed jax.
+    "positional" or "mjx". Raises a SettingError if brax is not installed, for an unknown name or setting, and for a
+    task that does not run with the installed jax.
     """
     envs = _import_envs(name)
     factory(name)

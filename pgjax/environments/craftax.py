@@ -52,10 +52,7 @@ def make(name: str, **settings: Any) -> Environment:
     """Make "craftax/Craftax-Symbolic-v1" or "craftax/Craftax-Classic-Symbolic-v1".
 
     `settings` are its parameters, such as `max_timesteps` (truncation), or its static parameters, such as `map_size`.
-
-    Raises:
-      NotInstalled: if craftax is not installed.
-      SettingError: for an unknown name or parameter.
+    Raises NotInstalled without craftax, and a SettingError for an unknown name or parameter.
     """
     kind = factory(name)
     static, params = kind.default_static_params(), kind().default_params

@@ -87,11 +87,8 @@ def make(name: str, *, time_limit: int | None = None, **settings: Any) -> Enviro
     """Make an environment by its name after "jumanji/", such as "jumanji/Snake-v1".
 
     `time_limit` is the number of steps after which an episode is truncated; default: the environment's own. `settings`
-    are arguments of its constructor, such as `generator`.
-
-    Raises:
-      NotInstalled: if jumanji is not installed.
-      SettingError: for an unknown name or setting, levels that would be downloaded, or unsupported actions.
+    are arguments of its constructor, such as `generator`. Raises NotInstalled without jumanji, and a SettingError for
+    an unknown name or setting, levels that would be downloaded, or unsupported actions.
     """
     made_of = factory(name)
     takes, spec = inspect.signature(made_of.kind).parameters, made_of.spec
@@ -107,10 +104,7 @@ def from_jumanji(env: Any, *, name: str, time_limit: int | None = None) -> Envir
     """Wrap a `jumanji.env.Environment` without wrappers.
 
     `time_limit` is the number of steps after which an episode is truncated; default: the attribute `time_limit`, if
-    any.
-
-    Raises:
-      SettingError: for a wrapper, no time limit at all, or unsupported actions.
+    any. Raises a SettingError for a wrapper, no time limit at all, or unsupported actions.
     """
     if env.unwrapped is not env:
         raise SettingError("environment", name, f"is wrapped in {type(env).__name__}; remove that wrapper")

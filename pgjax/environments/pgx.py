@@ -55,11 +55,8 @@ def make(name: str, *, max_steps: int | None = None, **settings: Any) -> Environ
     """Make a game by its pgx name after "pgx/", such as "pgx/2048".
 
     `max_steps` is the number of steps after which an episode is truncated; default 4000 in 2048, 2500 in Freeway, else
-    1000. `settings` are arguments of the game's constructor, such as `sticky_action_prob` in MinAtar.
-
-    Raises:
-      NotInstalled: if pgx is not installed.
-      SettingError: for an unknown name or setting.
+    1000. `settings` are arguments of the game's constructor, such as `sticky_action_prob` in MinAtar. Raises
+    NotInstalled without pgx, and a SettingError for an unknown name or setting.
     """
     pgx_make, plain = factory(name), name.removeprefix(PREFIX)
     env = pgx_make(plain)

@@ -57,11 +57,8 @@ def make(name: str, *, impl: str = "jax", **settings: Any) -> Environment:
     """Make a task by its name after "playground/", such as "playground/CartpoleBalance".
 
     `impl` selects the physics, "jax" or "warp". `settings` are fields of the task's config, such as `episode_length`
-    (truncation).
-
-    Raises:
-      NotInstalled: if playground is not installed.
-      SettingError: for an unknown name or setting, or a task whose models are not on disk.
+    (truncation). Raises NotInstalled without playground, and a SettingError for an unknown name or setting, or a task
+    whose models are not on disk.
     """
     factory(name)
     registry, plain = load("mujoco_playground", name, EXTRA).registry, name.removeprefix(PREFIX)

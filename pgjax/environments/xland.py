@@ -42,10 +42,7 @@ def make(name: str, **settings: Any) -> Environment:
     """Make an environment by its name after "xland/", such as "xland/MiniGrid-DoorKey-5x5".
 
     `settings` are its parameters, such as `max_steps` (truncation), `view_size` and, for XLand's worlds, `ruleset`.
-
-    Raises:
-      NotInstalled: if xminigrid is not installed.
-      SettingError: for an unknown name or parameter.
+    Raises NotInstalled without xminigrid, and a SettingError for an unknown name or parameter.
     """
     factory(name)
     with making(name, settings):

@@ -29,16 +29,11 @@ def continuous(space: Space) -> int:
 
 
 def distribution(space: Space, kind: PolicyKind, output: Array, log_std: Array | None, masks: Sequence) -> Distribution:
-    """The policy's action distribution, from network outputs.
+    """The policy's action distribution, from network outputs [..., outputs(space)] in the order of the space's parts.
 
-    Args:
-      kind: "squashed" maps bounded continuous numbers through tanh; otherwise they are clipped to their bounds.
-      output: [..., outputs(space)], the parts of the space one after the other.
-      log_std: [continuous(space)]; None without continuous numbers.
-      masks: for each part, the result of `pgjax.policies.masks.flat_mask`, or None.
-
-    Returns:
-      The distribution of a single part, or a `Joint` of all parts in the structure of the space.
+    `kind` "squashed" maps bounded continuous numbers through tanh; otherwise they are clipped to their bounds.
+    `log_std` is [continuous(space)], None without continuous numbers. `masks` holds for each part a `flat_mask` or
+    None. Returns a `Joint` in the structure of the space if it has several parts.
     """
     spaces, _, structure = parts(space)
     each, start, std_start = [], 0, 0

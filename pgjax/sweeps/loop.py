@@ -41,24 +41,13 @@ def advance(
     """Make up to `updates` more updates of every run that has not yet taken `total_steps` environment steps.
 
     Runs with `max_skipped` skipped (non-finite) updates in a row, and those with `stopped` [R] True, stay unchanged.
-
-    Args:
-      total_steps: environment steps per run.
-      updates: the number of updates.
-      donate: reuse the memory of `runs.state`, which is then deleted.
+    With `donate` the memory of `runs.state` is reused, and `runs.state` is deleted. `chunks` shows an example.
 
     Returns:
       Runs, and metrics by name, [R, updates]; `active` is False where a run was already done.
 
     Raises:
       SettingError: for numbers that are not counts, or more steps than a 32-bit counter holds.
-
-    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweeps
-    >>> env = environments.make("SimpleBandit-bsuite")  # one-step episodes
-    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
-    >>> runs, metrics = advance(trainer, sweeps.start(trainer, reinforce().algorithm), total_steps=100, updates=3)
-    >>> runs.state.env_steps.tolist()
-    [6]
     """
     budget = counters.budget("total_steps", total_steps, steps_of(trainer))
     limits = (

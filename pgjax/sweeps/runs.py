@@ -183,15 +183,7 @@ def check_runs(trainer: Trainer, algorithm: Algorithm, seeds: int, count: int) -
 
 
 def take(trainer: Trainer, runs: Runs, positions: Sequence[int], devices: Sequence[Any] | None = None) -> Runs:
-    """The runs at these positions in their current state, spread over the devices anew.
-
-    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweeps
-    >>> env = environments.make("SimpleBandit-bsuite")
-    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
-    >>> runs = sweeps.start(trainer, reinforce().algorithm, seeds=4)
-    >>> sweeps.take(trainer, runs, [3, 1]).seeds.tolist()
-    [3, 1]
-    """
+    """The runs at these positions in their current state, spread over the devices anew."""
     chosen = np.asarray(positions, int)
     algorithm, state = jax.tree.map(lambda x: x[chosen], (runs.algorithm, runs.state))
     mesh = plan(trainer, jax.tree.map(lambda x: x[0], algorithm), len(chosen), devices=devices)

@@ -36,14 +36,8 @@ class Collection(NamedTuple):
 def collect(trainer: Trainer, algorithm: Algorithm, state: TrainState) -> Collection:
     """Collect a batch with the policy of `state`: whole episodes, or `num_steps` steps of every environment.
 
-    With `Config.accumulate` > 1 the rows are not stored; each slice is simulated again whenever it is needed.
-
-    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
-    >>> env, algorithm = environments.make("Catch-bsuite"), reinforce().algorithm
-    >>> trainer = make_trainer(env, make_agent(env), Config(num_envs=4))
-    >>> collected = collect(trainer, algorithm, trainer.init(algorithm, jax.random.key(0)))
-    >>> collected.batch.transition.reward.shape, float(collected.statistics.episodes)
-    ((9, 4), 4.0)
+    With `Config.accumulate` > 1 the rows are not stored; each slice is simulated again whenever it is needed. `learn`
+    shows an example.
     """
     check_algorithm(algorithm)
     check_state(state)

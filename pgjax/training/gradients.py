@@ -130,15 +130,6 @@ def trajectory_gradients(agent: Agent, estimator: Estimator, params: Params, bat
     """Gradient of the surrogate in `params["policy"]` for each trajectory, a pytree of [N, ...].
 
     Their mean is the gradient estimate.
-
-    >>> from pgjax import Categorical, Transition, make_signals, product, reward_to_go, score
-    >>> agent = Agent(init=None, policy=lambda params, x: Categorical(params["policy"] * x))  # a two-armed bandit
-    >>> x, ones = jnp.ones((1, 2, 1)), jnp.ones((1, 2))
-    >>> rows = Transition(x, jnp.array([[0, 1]]), jnp.log(0.5 * ones), ones, ones, 0 * ones, x, ones)
-    >>> batch = Batch(rows, make_signals(rows.reward), credit=jnp.array([[1.0, 3.0]]))
-    >>> estimator, params = product(reward_to_go, score), {"policy": jnp.zeros(2)}
-    >>> trajectory_gradients(agent, estimator, params, batch).tolist()  # 1 · (½, −½) and 3 · (−½, ½)
-    [[0.5, -0.5], [-1.5, 1.5]]
     """
 
     def surrogate(policy: Params, trajectory: Batch) -> Array:

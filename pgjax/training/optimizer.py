@@ -24,11 +24,8 @@ _ELEMENTWISE = {
 def elementwise(make: F) -> F:
     """Declare that an optimiser treats all numbers alike, so that it may run on one flat vector.
 
-    This is faster for small networks. The common optax optimisers are declared already.
-
-    >>> @elementwise
-    ... def slow_sgd(learning_rate):
-    ...     return optax.sgd(0.1 * learning_rate)
+    This is faster for small networks. The common optax optimisers are declared already. Use it as a decorator of the
+    function that makes the optimiser.
     """
     _ELEMENTWISE.add(make)
     return make
