@@ -119,6 +119,6 @@ def test_a_sweep_of_seeds_is_one_by_one():
 def test_every_engine_has_resets():
     assert {name: how.resets for name, how in ENGINES.items()} == {
         "plain": resets.in_the_loop,
-        "cpu": resets.as_it_pays,
-        "accelerator": resets.as_it_pays,
+        "cpu": resets.by_cost,
+        "accelerator": resets.by_cost,
     }

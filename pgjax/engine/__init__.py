@@ -41,7 +41,7 @@ PLAIN = Engine(
 )
 ACCELERATOR = PLAIN._replace(
     scan_while_running=control_flow.scan_while_running,
-    resets=resets.as_it_pays,
+    resets=resets.by_cost,
     values=control_flow.values_along,
     on_one_vector=optax.flatten,
 )

@@ -25,7 +25,7 @@ Choose = Callable[[Any, Array, Any], Any]
 
 
 def in_the_loop(reset: Callable[[Any], Any], keys: Any, columns: int) -> tuple[Any, Choose]:
-    """Inputs of the loop for resets, [T, ...], and the function that applies them: plain counterpart of `as_it_pays`.
+    """Inputs of the loop for resets, [T, ...], and the function that applies them: plain counterpart of `by_cost`.
 
     `reset` is key -> a fresh place; `keys` is a pytree of [T, ...], one per step; `columns` the number of environments.
     """
@@ -36,7 +36,7 @@ def in_the_loop(reset: Callable[[Any], Any], keys: Any, columns: int) -> tuple[A
     return keys, choose
 
 
-def as_it_pays(reset: Callable[[Any], Any], keys: Any, columns: int) -> tuple[Any, Choose]:
+def by_cost(reset: Callable[[Any], Any], keys: Any, columns: int) -> tuple[Any, Choose]:
     """Choose by cost: expensive resets only where an episode ended, cheap ones in the loop, or before it for small
     batches.
     """

@@ -12,17 +12,17 @@ class Interrupt:
 
     def __init__(self) -> None:
         """Start without an interrupt."""
-        self.asked = False
+        self.pressed = False
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Signal handler: record the first Ctrl-C, raise KeyboardInterrupt on the second."""
-        if self.asked:
+        if self.pressed:
             signal.default_int_handler(number, frame)
-        self.asked = True
+        self.pressed = True
 
     def __bool__(self) -> bool:
         """Whether Ctrl-C was pressed."""
-        return self.asked
+        return self.pressed
 
 
 @contextmanager
