@@ -101,7 +101,7 @@ def test_what_two_processes_refuse_they_refuse_together(pair, whole, tmp_path):
     assert not (tmp_path / "run").exists()
     processes = pair(*RUN, "--out", whole)
     assert [p.end() for p in processes] == [2, 2]
-    assert "already holds a run" in processes[0].stderr and "process 0 could not begin" in processes[1].stderr
+    assert "already holds a run" in processes[0].stderr and "process 0 failed to start" in processes[1].stderr
 
 
 @pytest.mark.parametrize(
