@@ -72,7 +72,7 @@ MISFITS = {
     "action_value [T, N]": ({"action_value": Q[..., 0], "action": ACTION}, r"action_value: .*expected \(3, 4, A\)"),
     "action_value [N, A]": ({"action_value": Q[0], "action": ACTION}, r"action_value: \(4, 2\) .*\(3, 4, A\)"),
     "action [T, N, 1]": ({"action_value": Q, "action": ACTION[..., None]}, r"action: \(3, 4, 1\) is the wrong shape"),
-    "action, floats": ({"action_value": Q, "action": 1.0 * ACTION}, "action: 'float.*' .*needs whole numbers"),
+    "action, floats": ({"action_value": Q, "action": 1.0 * ACTION}, "action: 'float.*' .*expected integers"),
     "truncation": ({"truncation": "end"}, "truncation: 'end' is neither"),
 }
 

@@ -96,8 +96,7 @@ def vtrace(signals: Signals, gae_lambda: ArrayLike = 1.0, max_rho: ArrayLike = 1
 def action_advantage(signals: Signals) -> Array:
     """Advantage Q̃(s_t, a_t) − V(s_t) from `Signals.action_value` and `Signals.value`; 0 within rounding.
 
-    Raises:
-      SettingError: without action values.
+    Raises SettingError without action values.
     """
     if signals.taken_value is None:
         raise SettingError("action_value", None, "is missing; action_advantage needs Q̃(s_t, a_t)")

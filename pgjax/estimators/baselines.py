@@ -47,9 +47,7 @@ def leave_one_out(signals: Signals, credit: Array) -> Array:
     Unbiased. A finished trajectory counts with the credit of its padding: 0 under reward-to-go, R under the total
     return. With groups (`Config.group_size`) the mean is over the same group: RLOO, Ahmadian et al. 2024.
 
-    Raises:
-      ValueError: with fewer than two trajectories.
-    Kool et al. 2019. https://openreview.net/forum?id=r1lgTGL5DE
+    Raises ValueError with fewer than two trajectories. Kool et al. 2019. https://openreview.net/forum?id=r1lgTGL5DE
 
     >>> from pgjax import make_signals
     >>> leave_one_out(make_signals([[1.0, 3.0]]), jnp.array([[1.0, 3.0]]))
@@ -65,8 +63,7 @@ def time_step(signals: Signals, credit: Array) -> Array:
 
     Unbiased; 0 where no other trajectory is running.
 
-    Raises:
-      ValueError: with fewer than two trajectories.
+    Raises ValueError with fewer than two trajectories.
 
     >>> from pgjax import make_signals
     >>> signals = make_signals([[1.0, 3.0], [0.0, 2.0]], mask=[[1.0, 1.0], [0.0, 1.0]])

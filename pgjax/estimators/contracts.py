@@ -60,12 +60,7 @@ def of_its_parts(function: F) -> F:
 
 
 def promises(function: Any, what: str) -> bool:
-    """Whether a function has the declaration `what`; looks through `Partial` and `jit`.
-
-    >>> from pgjax import reward_to_go, off_policy_reward_to_go
-    >>> promises(reward_to_go, RATIO_FREE), promises(off_policy_reward_to_go, RATIO_FREE)
-    (True, False)
-    """
+    """Whether a function has the declaration `what`; looks through `Partial` and `jit`."""
     if isinstance(function, functools.partial):
         if getattr(function.func, _OF_PARTS, None) is not function.func:
             return promises(function.func, what)
@@ -127,12 +122,7 @@ def reported(function: Any, log_ratio: Any, continues: Any) -> dict[str, Any]:
 
 
 def name_of(function: Any) -> str:
-    """Name of a function for messages, with the functions bound in it but not the numbers.
-
-    >>> from pgjax import gae, standardised
-    >>> name_of(standardised(gae))
-    'standardised(gae)'
-    """
+    """Name of a function for messages, with the functions bound in it but not the numbers."""
     if isinstance(function, functools.partial):
         name = name_of(function.func).removeprefix("_")
         parts = [name_of(x) for x in (*function.args, *function.keywords.values()) if callable(x)]

@@ -55,11 +55,9 @@ def fit_dual(
       emphasis: e_t, [T, N]; default γ^t. `followon_trace` for emphatic equations.
       stationary: fit one x and β for all times; for episodes that terminate or for which γ^T is small. The default fits
         one for every t, and is right for any horizon.
-
-    Raises:
-      SettingError: for arrays of other shapes.
-    Uehara, Huang & Jiang 2020 (minimax weights). https://arxiv.org/abs/1910.12809 Nachum et al. 2019 (DualDICE, whose
-    saddle point with linear classes is the first equation with state-action features and `stationary`).
+    Raises SettingError for arrays of other shapes.
+    Minimax weights: Uehara, Huang & Jiang 2020. https://arxiv.org/abs/1910.12809
+    DualDICE, the first equation with state-action features and `stationary`: Nachum et al. 2019.
     https://arxiv.org/abs/1906.04733
     """
     shape = signals.reward.shape
@@ -146,9 +144,7 @@ def dual(
     Args:
       signals, features, expected, emphasis, stationary: as for `fit_dual`.
       level: confidence level.
-
-    Raises:
-      SettingError: as `marginal` and `fit_dual`.
+    Raises SettingError for the same reasons as `marginal` and `fit_dual`.
 
     >>> from pgjax import make_signals
     >>> signals = make_signals(jnp.array([[1.0, 3.0]]), log_ratio=jnp.log(jnp.array([[1.5, 0.5]])))

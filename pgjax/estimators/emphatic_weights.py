@@ -36,9 +36,7 @@ def followon_trace(signals: Signals, interest: Array | float = 1.0) -> Array:
 def emphasis(signals: Signals, interest: Array | float = 1.0, trace_decay: float = 0.0) -> Array:
     """Weights of emphatic TD(λ), M_t = λ i_t + (1 − λ) F_t, [T, N].
 
-    Raises:
-      SettingError: for λ outside [0, 1].
-    Sutton, Mahmood & White 2016. https://arxiv.org/abs/1503.04269
+    Raises SettingError for λ outside [0, 1]. Sutton, Mahmood & White 2016. https://arxiv.org/abs/1503.04269
     """
     if not 0.0 <= trace_decay <= 1.0:
         raise SettingError("trace_decay", trace_decay, "must lie in [0, 1]")
@@ -65,8 +63,8 @@ def emphatic(
     stationary: bool = False,
     level: float = 0.95,
 ) -> ValueEstimate:
-    """Estimate of J by emphatic least squares: values linear in φ(s_t), fitted with weights M_t, averaged over start
-    states.
+    """Estimate of J by emphatic least squares: values linear in φ(s_t), fitted with weights M_t and averaged over
+    starts:
 
         Σ M_t φ_t (ρ_t (r_t + γ φ_{t+1}·β) − φ_t·β) = 0,   Ĵ = (1/N) Σ_n φ(s_0)·β.
 
@@ -81,9 +79,7 @@ def emphatic(
       interest: i_t, a number or [T, N].
       trace_decay: λ.
       level: confidence level.
-
-    Raises:
-      SettingError: as `dual` and `emphasis`.
+    Raises SettingError for the same reasons as `dual` and `emphasis`.
     Sutton, Mahmood & White 2016; least squares: Yu 2015. https://arxiv.org/abs/1506.02582
     """
     weights = emphasis(signals, interest, trace_decay)

@@ -26,12 +26,7 @@ def weight(log_weight: ArrayLike) -> Array:
 
 
 def log_prefix(log_ratio: Array, continues: Array) -> Array:
-    """log ρ_{1:t} within each episode, [T, ...].
-
-    >>> log_rho, continues = jnp.log(jnp.array([2.0, 3.0, 5.0])), jnp.array([1.0, 0.0, 0.0])
-    >>> [round(x, 3) for x in jnp.exp(log_prefix(log_rho, continues)).tolist()]  # two episodes
-    [2.0, 6.0, 5.0]
-    """
+    """log ρ_{1:t} within each episode, [T, ...]."""
     return linear_recurrence(log_ratio, continues)
 
 
@@ -83,11 +78,7 @@ def clamped_fraction(log_weight: Array, mask: Array) -> Array:
 
 
 def effective_sample_size(log_weight: Array, axis: int = -1) -> Array:
-    """Effective sample size (Σ w)² / Σ w² over trajectories; 0 where all w are 0. Kong 1992.
-
-    >>> effective_sample_size(jnp.log(jnp.array([1.0, 1.0, 1e-9]))).round()
-    Array(2., dtype=float32)
-    """
+    """Effective sample size (Σ w)² / Σ w² over trajectories; 0 where all w are 0. Kong 1992."""
     scaled = relative_weight(log_weight, jnp.max(log_weight, axis=axis, keepdims=True))
     return quotient(jnp.sum(scaled, axis=axis) ** 2, jnp.sum(scaled**2, axis=axis))
 

@@ -36,10 +36,6 @@ def mean_length(signals: Signals) -> Array:
 
     The divisor of DAPO. **Biased** as a ratio of two sums; the bias is smaller than that of `own_length` and vanishes
     for large groups. Yu et al. 2025. https://arxiv.org/abs/2503.14476
-
-    >>> from pgjax import make_signals
-    >>> mean_length(make_signals(jnp.ones((2, 2)), mask=jnp.array([[1.0, 1.0], [1.0, 0.0]]))).tolist()
-    [[1.5, 1.5], [1.5, 1.5]]
     """
     length = own_length(signals)[:1]
     mean = jnp.maximum(own_spread(signals, length, signals.mask[:1]).mean, 1.0)

@@ -35,10 +35,7 @@ def double_values(signals: Signals, state_ratio: Array) -> Array:
     Args:
       signals: whole episodes, [T, N], with `value` and `taken_value` as for `doubly_robust`.
       state_ratio: d_t^π(s_t)/d_t^μ(s_t) along the trajectories, [T, N].
-
-    Raises:
-      SettingError: without action values.
-    Kallus & Uehara 2020. https://arxiv.org/abs/1908.08526
+    Raises SettingError without action values. Kallus & Uehara 2020. https://arxiv.org/abs/1908.08526
     """
     if signals.taken_value is None:
         raise SettingError("taken_value", None, "is missing; double needs Q(s_t, a_t), from action_value")
@@ -57,9 +54,7 @@ def marginal(signals: Signals, state_ratio: Array, level: float = 0.95) -> Value
       signals: whole episodes, [T, N].
       state_ratio: d_t^π(s_t)/d_t^μ(s_t) along the trajectories, [T, N].
       level: confidence level.
-
-    Raises:
-      SettingError: as `value_estimates.per_decision`, and for ratios of another shape.
+    Raises SettingError for the same reasons as `per_decision`, and for ratios of another shape.
     Xie, Ma & Wang 2019. https://arxiv.org/abs/1906.03393
 
     >>> from pgjax import make_signals
@@ -78,9 +73,7 @@ def double(signals: Signals, state_ratio: Array, level: float = 0.95) -> ValueEs
       signals: whole episodes, [T, N], with a critic's `value` and `taken_value`.
       state_ratio: d_t^π(s_t)/d_t^μ(s_t) along the trajectories, [T, N].
       level: confidence level.
-
-    Raises:
-      SettingError: as `marginal`, and without action values.
+    Raises SettingError for the same reasons as `marginal`, and without action values.
     Kallus & Uehara 2020. https://arxiv.org/abs/1908.08526
     """
     _check(signals, level)
@@ -100,12 +93,6 @@ def counted_state_ratios(signals: Signals, state: Array, num_states: int) -> Arr
       state: s_t, integers, [T, N].
       num_states: S.
     Xie, Ma & Wang 2019. https://arxiv.org/abs/1906.03393
-
-    >>> from pgjax import make_signals
-    >>> log_ratio = jnp.log(jnp.array([[2.0, 1.0], [1.0, 1.0]]))
-    >>> signals = make_signals(jnp.ones((2, 2)), log_ratio=log_ratio)
-    >>> [round(x, 3) for x in counted_state_ratios(signals, jnp.array([[0, 0], [1, 0]]), 2)[1].tolist()]
-    [1.333, 0.667]
     """
     rho = jnp.exp(signals.log_ratio)
 

@@ -28,9 +28,6 @@ def optimal_baseline(gradients: Params, scores: Params, *, per_parameter: bool =
     Returns:
       b_n, a pytree of [N, ...] (the scalar one broadcast); 0 where the scores of all others are 0.
     Weaver & Tao 2001; Greensmith et al. 2004; Peters & Schaal 2008.
-
-    >>> optimal_baseline(jnp.array([[2.0], [6.0]]), jnp.array([[1.0], [1.0]])).T
-    Array([[6., 2.]], dtype=float32)
     """
     inner, square = jax.tree.map(jnp.multiply, gradients, scores), jax.tree.map(jnp.square, scores)
     if per_parameter:

@@ -34,15 +34,7 @@ def doubly_robust() -> Estimator:
     importance sampling. Needs whole episodes, `Signals.action_value` and a Categorical policy. The sum is the unrolled
     recursion of Jiang & Li 2016. https://arxiv.org/abs/1511.03722
 
-    Raises:
-      SettingError: from its credit, for signals without action values.
-
-    >>> from pgjax import make_signals
-    >>> signals = make_signals([[1.0]], action_value=jnp.array([[[1.0, 3.0]]]), action=jnp.array([[0]]))
-    >>> estimator, policy = doubly_robust(), Categorical(jnp.log(jnp.array([[[0.25, 0.75]]])))
-    >>> out = estimator.contribution(estimator.credit(signals), signals, policy, jnp.array([[9.0]]))
-    >>> round(out.item(), 3)  # 0.25 · 1 + 0.75 · 3, because this Q̃ is exact
-    2.5
+    Its credit raises SettingError for signals without action values.
     """
     return Estimator(Partial(_values), Partial(_doubly_robust))
 
@@ -53,8 +45,7 @@ def all_action() -> Estimator:
     Unbiased on-policy if Q̃ is exact. Apply `discounted_objective` to include the factor γ^t. Needs
     `Signals.action_value` and a Categorical policy.
 
-    Raises:
-      SettingError: from its credit, for signals without action values.
+    Its credit raises SettingError for signals without action values.
     Sutton et al. 2000; Ciosek & Whiteson 2020. https://arxiv.org/abs/1801.03326
     """
     return Estimator(Partial(_action_value), Partial(_all_action))

@@ -97,11 +97,7 @@ def rounding(size: ArrayLike, dtype: Any = None) -> Array:
 
 
 def difference(a: ArrayLike, b: ArrayLike, size: ArrayLike = 0.0) -> Array:
-    """a − b, and exactly 0 where they are equal up to rounding of a, b or numbers of magnitude `size`.
-
-    >>> difference(jnp.array([0.3, 0.5]) + 1e-7, jnp.array([0.3, 0.25])).round(2).tolist()
-    [0.0, 0.25]
-    """
+    """a − b, and exactly 0 where they are equal up to rounding of a, b or numbers of magnitude `size`."""
     a, b = as_float(a), as_float(b)
     result = a - b
     limit = rounding(jnp.maximum(jnp.maximum(jnp.abs(a), jnp.abs(b)), size))
@@ -109,11 +105,7 @@ def difference(a: ArrayLike, b: ArrayLike, size: ArrayLike = 0.0) -> Array:
 
 
 def quotient(a: ArrayLike, b: ArrayLike) -> Array:
-    """a / b, and 0 where b is 0; also differentiable there.
-
-    >>> quotient(jnp.array([6.0, 6.0]), jnp.array([2.0, 0.0])).tolist()
-    [3.0, 0.0]
-    """
+    """a / b, and 0 where b is 0; also differentiable there."""
     a, b = as_float(a), as_float(b)
     return jnp.where(b == 0, 0.0, a / jnp.where(b == 0, 1.0, b))
 
@@ -123,10 +115,6 @@ class Spread(NamedTuple):
 
     The mean is `reference` + `shift`, where the reference is the largest of the numbers. Equal numbers thus have
     deviations of exactly 0, and a small spread around a large mean keeps its precision.
-
-    >>> far = spread(jnp.array([1e6, 1e6, 1e6 + 1]))
-    >>> [round(x, 4) for x in far.deviation(jnp.array([1e6, 1e6 + 1])).tolist()]
-    [-0.3333, 0.6667]
     """
 
     count: Array
@@ -243,11 +231,7 @@ def merged(each: Spread) -> Spread:
 
 
 def others(x: Array) -> Array:
-    """Σ_{k≠n} x_k over axis 0, for x ≥ 0, without the cancellation of Σ x − x_n.
-
-    >>> others(jnp.array([1e9, 1.0, 2.0])).tolist()
-    [3.0, 1000000000.0, 1000000000.0]
-    """
+    """Σ_{k≠n} x_k over axis 0, for x ≥ 0, without the cancellation of Σ x − x_n."""
     zero = jnp.zeros_like(x[:1])
     before = jnp.concatenate([zero, jnp.cumsum(x, axis=0)[:-1]])
     after = jnp.concatenate([jnp.cumsum(x[::-1], axis=0)[::-1][1:], zero])

@@ -35,11 +35,7 @@ def k2(x: ArrayLike) -> Array:
 
 
 def k3(x: ArrayLike) -> Array:
-    """k3 = e^{−x} − 1 + x ≥ 0; e^{−x} is clipped as importance weights are.
-
-    >>> round(k3(0.5).item(), 4)
-    0.1065
-    """
+    """k3 = e^{−x} − 1 + x ≥ 0; e^{−x} is clipped as importance weights are."""
     x = as_float(x)
     return weight(-x) - 1.0 + x
 
@@ -64,8 +60,7 @@ class ReferenceKL(NamedTuple):
 def reference_kl(estimate: str, reference_coefficient: ArrayLike, length: Any = None) -> ReferenceKL:
     """Make the penalty for `Algorithm.reference_loss` or `Algorithm.reference_reward` by name.
 
-    Raises:
-      SettingError: for a name other than k1, k2 and k3.
+    Raises SettingError for a name other than k1, k2 and k3.
     """
     if estimate not in ESTIMATES:
         raise SettingError("reference_kl", estimate, f"is none of {', '.join(ESTIMATES)}")
@@ -86,14 +81,7 @@ def step_divisor(penalty: ReferenceKL, signals: Signals) -> Array:
 
 
 def penalised_reward(penalty: ReferenceKL, signals: Signals) -> Signals:
-    """Signals with reward r_t − β k(x_t), evaluated at the policy that sampled the batch; not differentiated.
-
-    >>> from pgjax import make_signals
-    >>> half, quarter = jnp.log(jnp.array([0.5])), jnp.log(jnp.array([0.25]))
-    >>> signals = make_signals([1.0], behaviour_log_prob=half, reference_log_prob=quarter)
-    >>> round(penalised_reward(reference_kl("k1", 0.1), signals).reward.item(), 3)  # 1 − 0.1 log 2
-    0.931
-    """
+    """Signals with reward r_t − β k(x_t), evaluated at the policy that sampled the batch; not differentiated."""
     x = log_to_reference(signals, jnp.zeros_like(signals.reward))
     cost = penalty.reference_coefficient * penalty.estimate(x)
     return signals._replace(reward=signals.reward - stop_gradient(jnp.where(signals.mask > 0, cost, 0.0)))

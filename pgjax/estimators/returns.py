@@ -58,9 +58,7 @@ def make_signals(
 
     Returns:
       Signals, every array [T, ...].
-
-    Raises:
-      SettingError: for an array of another shape or dtype.
+    Raises SettingError for an array of another shape or dtype.
 
     >>> make_signals([1.0, 2.0], terminated=[False, True]).continues
     Array([1., 0.], dtype=float32)
@@ -154,7 +152,7 @@ def _action_values(q: ArrayLike | None, action: ArrayLike | None, reward: Array)
             return None, None
         raise SettingError("action", jnp.shape(action), "is given without action_value, which alone uses it")
     if action is None:
-        raise SettingError("action_value", jnp.shape(q), "is given without action, the indices of the taken actions")
+        raise SettingError("action_value", jnp.shape(q), "needs action, the indices of the taken actions")
     q = _real("action_value", q).astype(reward.dtype)
     if q.shape[:-1] != reward.shape or q.ndim == 0:
         needed = str((*reward.shape, "A")).replace("'", "")
@@ -166,8 +164,7 @@ def _action_values(q: ArrayLike | None, action: ArrayLike | None, reward: Array)
 def log_prob(signals: Signals) -> Array:
     """log π_θ(a_t|s_t) of the taken actions, [T, ...]: the recorded log-probability plus the log-ratio.
 
-    Raises:
-      SettingError: for signals without `behaviour_log_prob`.
+    Raises SettingError for signals without `behaviour_log_prob`.
     """
     if signals.behaviour_log_prob is None:
         raise SettingError("behaviour_log_prob", None, "is missing: this credit needs log π of the taken actions")
@@ -178,9 +175,6 @@ def discount_factor(signals: Signals) -> Array:
     """Γ_t = γ_0 γ_1 ⋯ γ_{t−1}, with t counted from the start of each episode, [T, ...]; γ^t for a constant γ.
 
     For episodes that began before the first row, `Signals.elapsed` gives the number of earlier steps.
-
-    >>> discount_factor(make_signals([1.0, 1.0, 1.0], terminated=[False, True, False], discount=0.5)).tolist()
-    [1.0, 0.5, 1.0]
     """
     ones = jnp.ones_like(signals.discount)
     first = ones[:1] if signals.elapsed is None else signals.discount[:1] ** signals.elapsed[:1]

@@ -35,9 +35,6 @@ def ratio(log_ratio: Array, credit: Array, continues: Array) -> Array:
 
     With off-policy reward-to-go as credit it is the suffix form, without past ratios.
     Schulman et al. 2015, eq. 3; Degris et al. 2012.
-
-    >>> ratio(jnp.log(jnp.array([2.0])), jnp.array([3.0]), jnp.ones(1))
-    Array([6.], dtype=float32)
     """
     return weight(log_ratio) * credit
 
@@ -68,9 +65,6 @@ def stopped_prefix(log_ratio: Array, credit: Array, continues: Array, max_weight
       credit: Ψ.
       continues: [T, ...].
       max_weight: c; finite values truncate the weights, which bounds the variance and biases the estimate.
-
-    >>> stopped_prefix(jnp.log(jnp.array([2.0, 2.0])), jnp.ones(2), jnp.array([1.0, 0.0]), max_weight=3.0)
-    Array([2., 3.], dtype=float32)
     """
     w = jnp.minimum(weight(log_prefix(log_ratio, continues)), max_weight)
     return stop_gradient(w) * score(log_ratio, credit, continues)
@@ -81,9 +75,6 @@ def trajectory_weight(log_ratio: Array, credit: Array, continues: Array, max_wei
     """Trajectory importance sampling stop_gradient(min(ρ_{1:T}, c)) · score · Ψ_t; exact with any on-policy credit.
 
     Whole episodes only. `max_weight` is c, as in `stopped_prefix`.
-
-    >>> trajectory_weight(jnp.log(jnp.array([2.0, 2.0])), jnp.ones(2), jnp.array([1.0, 0.0]))
-    Array([4., 4.], dtype=float32)
     """
     w = jnp.minimum(weight(log_whole(log_ratio, continues)), max_weight)
     return stop_gradient(w) * score(log_ratio, credit, continues)
@@ -127,9 +118,7 @@ def surrogate_loss(
 
     Returns:
       A scalar to minimise.
-
-    Raises:
-      SettingError: for arrays whose shape differs from that of `log_prob`, and for an unknown `mean`.
+    Raises SettingError for arrays whose shape differs from that of `log_prob`, and for an unknown `mean`.
 
     >>> import jax
     >>> jax.grad(surrogate_loss)(jnp.zeros((2, 1)), jnp.array([[3.0], [2.0]])).T

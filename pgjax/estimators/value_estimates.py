@@ -27,13 +27,7 @@ from pgjax.types import SettingError, Signals
 
 
 class ValueEstimate(NamedTuple):
-    """Estimate of J with a confidence interval, and diagnostics of the weights w_n = ρ_{1:T}; all scalars.
-
-    >>> from pgjax import make_signals
-    >>> estimate = trajectory(make_signals([[1.0, 3.0]]))
-    >>> [round(float(x), 3) for x in (estimate.mean, estimate.standard_error, estimate.low, estimate.high)]
-    [2.0, 1.0, -10.706, 14.706]
-    """
+    """Estimate of J with a confidence interval, and diagnostics of the weights w_n = ρ_{1:T}; all scalars."""
 
     mean: Array
     standard_error: Array
@@ -53,9 +47,7 @@ def trajectory(signals: Signals, level: float = 0.95) -> ValueEstimate:
     Args:
       signals: whole episodes, [T, N].
       level: confidence level, between 0 and 1; a Python number.
-
-    Raises:
-      SettingError: for fewer than two trajectories, arrays of other shapes, or a level outside (0, 1).
+    Raises SettingError for fewer than two trajectories, arrays of other shapes, or a level outside (0, 1).
     Precup, Sutton & Singh 2000.
     """
     _check(signals, level)
@@ -90,9 +82,7 @@ def doubly_robust(signals: Signals, level: float = 0.95) -> ValueEstimate:
       signals: whole episodes, [T, N], with `taken_value` Q̃(s_t, a_t). Their `value` must be the mean of the same
         critic over the target policy's actions, Ṽ(s) = Σ_a π(a|s) Q̃(s, a); any other makes the estimate biased.
       level: confidence level, between 0 and 1; a Python number.
-
-    Raises:
-      SettingError: without action values, and as `trajectory`.
+    Raises SettingError without action values, and for the same reasons as `trajectory`.
     Jiang & Li 2016, eq. 10. https://arxiv.org/abs/1511.03722
 
     >>> import jax.numpy as jnp
@@ -114,12 +104,6 @@ def weighted_trajectory(signals: Signals, level: float = 0.95) -> ValueEstimate:
 
     Arguments and errors as for `trajectory`. The result is NaN where every trajectory has weight 0.
     Precup, Sutton & Singh 2000; Owen, Monte Carlo theory, methods and examples, eq. 9.8 and 9.9.
-
-    >>> import jax.numpy as jnp
-    >>> from pgjax import make_signals
-    >>> signals = make_signals([[1.0, 4.0]], log_ratio=jnp.log(jnp.array([[2.0, 1.0]])))
-    >>> float(weighted_trajectory(signals).mean)
-    2.0
     """
     _check(signals, level)
     total = total_return(signals)[0]
@@ -162,8 +146,7 @@ def doubly_robust_values(signals: Signals) -> Array:
 
     The recursion is unrolled so that the clipping of weights applies to their products.
 
-    Raises:
-      SettingError: without action values.
+    Raises SettingError without action values.
     """
     if signals.taken_value is None:
         raise SettingError("taken_value", None, "is missing; doubly_robust needs Q̃(s_t, a_t), from action_value")
