@@ -1,8 +1,8 @@
 """Declarations of what a function depends on, which decide how a batch may be split.
 
 A surrogate (or an estimator's contribution) without a declaration may depend on all steps and trajectories, and is
-always given a whole batch. Before a credit without one is computed, the ratios are computed anew. Declarations make
-training faster. A false one gives wrong results; `pgjax.testing.assert_declarations` compares them with Jacobians.
+always given a whole batch. A credit without one may depend on the ratios, which are then recomputed first. Declarations
+make training faster. A false one gives wrong results; `pgjax.testing.assert_declarations` compares them with Jacobians.
 """
 
 import functools
@@ -67,9 +67,7 @@ def promises(function: Any, what: str) -> bool:
         parts = [x for x in (*function.args, *function.keywords.values()) if callable(x)]
         return bool(parts) and all(promises(part, what) for part in parts)
     declared = getattr(function, _DECLARATIONS, None)
-    if (
-        declared is not None and declared[0] is function
-    ):  # `functools.wraps` copies the attribute, which then belongs to another function
+    if declared is not None and declared[0] is function:  # `functools.wraps` copies attributes, not declarations
         return what in declared[1]
     return isinstance(function, jax.stages.Wrapped) and promises(function.__wrapped__, what)  # type: ignore[attr-defined]  (jitted)
 

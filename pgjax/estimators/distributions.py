@@ -257,9 +257,7 @@ def expected_log_tanh_slope(mean: Array, log_std: Array) -> Array:
 
 
 def _to_box(unit: Array, low: Array, high: Array) -> Array:
-    return (0.5 * high + 0.5 * low) + (
-        0.5 * high - 0.5 * low
-    ) * unit  # halved before the difference, which may overflow
+    return (0.5 * high + 0.5 * low) + (0.5 * high - 0.5 * low) * unit  # halves: high − low may overflow
 
 
 def log_tanh_slope(u: Array) -> Array:

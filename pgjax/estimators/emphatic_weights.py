@@ -63,8 +63,7 @@ def emphatic(
     stationary: bool = False,
     level: float = 0.95,
 ) -> ValueEstimate:
-    """Estimate of J by emphatic least squares: values linear in φ(s_t), fitted with weights M_t and averaged over
-    starts:
+    """Estimate of J by emphatic least squares: values linear in φ(s_t), fitted with weights M_t:
 
         Σ M_t φ_t (ρ_t (r_t + γ φ_{t+1}·β) − φ_t·β) = 0,   Ĵ = (1/N) Σ_n φ(s_0)·β.
 

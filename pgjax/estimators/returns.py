@@ -293,6 +293,6 @@ def _normalised(signals: Signals, log_w: Array) -> Array:
 
 def _from_weighted_mean(signals: Signals, share: Array, x: Array) -> Array:
     """x − Σ_n share x; exactly 0 where all x are equal up to rounding."""
-    found = batch_spread(x, signals.mask[:1])
-    shifted = x - found.reference
-    return jnp.where(found.std() == 0, 0.0, shifted - batch_sum(share * shifted))
+    spread = batch_spread(x, signals.mask[:1])
+    shifted = x - spread.reference
+    return jnp.where(spread.std() == 0, 0.0, shifted - batch_sum(share * shifted))

@@ -30,10 +30,9 @@ def score(log_ratio: Array, credit: Array, continues: Array) -> Array:
 
 @per_step
 def ratio(log_ratio: Array, credit: Array, continues: Array) -> Array:
-    """First-order importance sampling ρ_t Ψ_t, without past and future ratios; exact at θ = θ̄, bias O(‖θ − θ̄‖)
-    elsewhere.
+    """First-order importance sampling ρ_t Ψ_t, without past and future ratios.
 
-    With off-policy reward-to-go as credit it is the suffix form, without past ratios.
+    Exact at θ = θ̄, with bias O(‖θ − θ̄‖) elsewhere. With off-policy reward-to-go as credit it is the suffix form.
     Schulman et al. 2015, eq. 3; Degris et al. 2012.
     """
     return weight(log_ratio) * credit

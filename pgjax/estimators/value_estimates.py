@@ -203,10 +203,10 @@ def _weighted(share: Array, x: Array, signals: Signals) -> tuple[Array, Array]:
 
 def _mean_of(values: Array, signals: Signals, level: float) -> ValueEstimate:
     """Estimate from the mean of independent values, [N]."""
-    found = batch_spread(values[None], signals.mask[:1])
+    spread = batch_spread(values[None], signals.mask[:1])
     log_weight = _log_prefix(signals)
     clamped = clamped_fraction(log_weight, signals.mask)
-    estimate = _estimate(found.mean[0, 0], found.deviation(values[None])[0], signals, level, size=values)
+    estimate = _estimate(spread.mean[0, 0], spread.deviation(values[None])[0], signals, level, size=values)
     return estimate._replace(clamped=clamped)
 
 

@@ -24,10 +24,9 @@ def doubly_robust_is(
 def all_action_gradient(
     *, learning_rate: ArrayLike = 3e-3, discount: ArrayLike = 1.0, value_coefficient: ArrayLike = 0.5
 ) -> Recipe:
-    """Policy gradient summed over actions, Σ_t Σ_a ∇π(a|s_t) Q(s_t, a), with a learned Q; its bias is that of the
-    critic.
+    """Policy gradient summed over actions, Σ_t Σ_a ∇π(a|s_t) Q(s_t, a), with a learned Q.
 
-    Needs an agent with `critic="action"`. There are no ratios, so each batch gets one update.
+    Its bias is that of the critic. Needs an agent with `critic="action"`. Without ratios, each batch gets one update.
     """
     return _with_action_values(all_action(), learning_rate, discount, 1, value_coefficient)
 

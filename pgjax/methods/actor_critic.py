@@ -150,8 +150,7 @@ def trpo(
     learning_rate: ArrayLike = 3e-3,
     discount: ArrayLike = 0.99,
 ) -> Recipe:
-    """Trust-region policy optimisation: the natural step, backtracked until the KL is within `max_kl` and the surrogate
-    rises.
+    """Trust-region policy optimisation: the natural step, backtracked until KL and surrogate are acceptable.
 
     Arguments as for `natural`; here `max_kl` is never exceeded. Schulman et al. 2015. https://arxiv.org/abs/1502.05477
     """

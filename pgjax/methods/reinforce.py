@@ -81,8 +81,7 @@ def rloo(*, learning_rate: ArrayLike = 1e-2, discount: ArrayLike = 1.0) -> Recip
 
 
 def dice(*, learning_rate: ArrayLike = 3e-3, discount: ArrayLike = 1.0) -> Recipe:
-    """DiCE: Σ_t ρ_{1:t} γ^t r_t, differentiated relative to the recorded log-probability, with all derivatives
-    unbiased.
+    """DiCE: Σ_t ρ_{1:t} γ^t r_t, differentiated through every ratio, with all derivatives unbiased.
 
     Its gradient is that of REINFORCE with reward-to-go. Foerster et al. 2018. https://arxiv.org/abs/1802.05098
     """

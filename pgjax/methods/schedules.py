@@ -64,8 +64,8 @@ SCHEDULES: dict[str, Callable[..., Array]] = {"constant": constant, "linear": li
 def scheduled(algorithm: Algorithm, schedule: str, *, total_steps: float, warmup_steps: float = 0.0) -> Algorithm:
     """Method with a learning rate that follows a schedule over environment steps.
 
-    The rate of an update is the optimiser's own times a factor of the environment steps before it. Both can be swept,
-    and so can `schedule_steps` and `warmup_steps`.
+    The rate of an update is the optimiser's own times a factor of the environment steps before it. The rate,
+    `schedule_steps` and `warmup_steps` can be swept.
 
     Args:
       algorithm: a method whose optimiser has a hyperparameter `learning_rate`.
