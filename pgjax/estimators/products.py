@@ -25,13 +25,13 @@ def product(credit: Credit, surrogate: Surrogate) -> Estimator:
 
 
 def doubly_robust() -> Estimator:
-    """Per-decision importance sampling with a critic Q̃(s, a) as control variate.
+    """Per-decision importance sampling with a critic Q̃(s, a) as control variate:
 
-        J̃ = Σ_t γ^t [ ρ_{1:t−1} Σ_a π_θ(a|s_t) Q̃(s_t, a) + ρ_{1:t} (r_t − Q̃(s_t, a_t)) ]
+        J̃ = Σ_t γ^t [ ρ_{1:t−1} Σ_a π_θ(a|s_t) Q̃(s_t, a) + ρ_{1:t} (r_t − Q̃(s_t, a_t)) ].
 
-    It is differentiated through every ρ and π_θ. The mean is J(θ) and that of the gradient ∇J(θ), for any Q̃ fitted to other data; Q̃ = 0 gives per-decision
-    importance sampling. Needs whole episodes, `Signals.action_value` and a Categorical policy. The sum is the unrolled
-    recursion of Jiang & Li 2016. https://arxiv.org/abs/1511.03722
+    It is differentiated through every ρ and π_θ. For any Q̃ fitted to other data, its mean is J(θ) and the mean of its
+    gradient ∇J(θ); Q̃ = 0 gives per-decision importance sampling. Needs whole episodes, `Signals.action_value` and a
+    Categorical policy. The sum is the unrolled recursion of Jiang & Li 2016. https://arxiv.org/abs/1511.03722
 
     Its credit raises SettingError for signals without action values.
     """
