@@ -284,7 +284,7 @@ def test_a_stream_starts_in_its_own_environment():
         ({"environment.length": [0.5, float("nan")]}, "environment.length: nan must be a finite number"),
         ({"environment.length": ["long"]}, "environment.length: 'long' cannot be swept"),
         ({"environment.length": [[0.5, 0.6]]}, r"environment.length: .* cannot be swept"),
-        ({"length": [0.5]}, "length: .* is no hyperparameter here; .* begin with environment."),
+        ({"length": [0.5]}, "length: .* is not a hyperparameter here; .* begin with environment."),
     ],
 )
 def test_what_cannot_be_swept_is_refused_in_one_line(over, line):

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from pgjax import counters
-from pgjax.methods.hyperparameters import OF_THE_ENVIRONMENT, hyperparameters, with_hyperparameters
+from pgjax.methods.hyperparameters import ENVIRONMENT_PREFIX, hyperparameters, with_hyperparameters
 from pgjax.types import Algorithm, SettingError, TrainState
 
 OF_THE_MEMBER = ("key", "rollout_state", "update", "env_steps", "skipped")
@@ -35,7 +35,7 @@ class Evolution:
         for name, low, high in self.ranges:
             if not 0 < low <= high < float("inf"):
                 raise SettingError(name, (low, high), "must be two positive numbers, the lower one first")
-            if name.startswith(OF_THE_ENVIRONMENT):
+            if name.startswith(ENVIRONMENT_PREFIX):
                 raise SettingError(
                     name, (low, high), "cannot evolve, because the members would then have different tasks"
                 )

@@ -21,7 +21,7 @@ from pgjax.engine.devices import SEED_AXIS
 from pgjax.engine.memory import LARGE, check_room
 from pgjax.environments.parameters import check_parameters
 from pgjax.estimators.reductions import ENV_AXIS
-from pgjax.methods.hyperparameters import OF_THE_ENVIRONMENT, check_hyperparameters, with_hyperparameters
+from pgjax.methods.hyperparameters import ENVIRONMENT_PREFIX, check_hyperparameters, with_hyperparameters
 from pgjax.training.sharing import plan
 from pgjax.types import Algorithm, SettingError, Trainer, TrainState, check_algorithm
 
@@ -163,7 +163,7 @@ def start(
     settings = {name: np.repeat([c[name] for c in combinations], each) for name in combinations[0]}
     whole = with_hyperparameters(algorithm, settings)
     check_hyperparameters(whole)
-    varying = {name: settings.get(OF_THE_ENVIRONMENT + name, x) for name, x in (whole.environment or {}).items()}
+    varying = {name: settings.get(ENVIRONMENT_PREFIX + name, x) for name, x in (whole.environment or {}).items()}
     check_parameters(trainer.environment, {name: np.unique(np.asarray(x)).tolist() for name, x in varying.items()})
     same = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count, *jnp.shape(x))), algorithm)
     columns = {name: jnp.asarray(values, jnp.float32) for name, values in settings.items()}
