@@ -265,7 +265,7 @@ def test_a_recurrent_masked_policy_remembers_what_a_picture_showed(method):
         ({"dropout": float("nan")}, r"dropout: nan must be a number in \[0, 1\)"),
         ({"dropout": "a"}, r"dropout: 'a' must be a number in \[0, 1\)"),
         ({"dropout": 0.5, "hidden": ()}, "dropout: 0.5 has no effect without a dense layer"),
-        ({"layer_norm": True, "hidden": ()}, "layer_norm: True does nothing"),
+        ({"layer_norm": True, "hidden": ()}, "layer_norm: True has no effect"),
         ({"memory": nn.ConvLSTMCell(3, (3, 3))}, "memory: 'ConvLSTMCell' is a cell that cannot read vectors"),
         ({"memory": nn.GRUCell}, "memory: .*is none of none, gru, lstm, and no flax RNN cell such as"),
         ({"network": "cnn"}, "network: 'cnn' needs images"),

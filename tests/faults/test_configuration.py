@@ -159,8 +159,8 @@ def test_a_new_method_reaches_the_command_line_by_standing_in_the_table():
     lines = done.stdout.splitlines()
     text = " ".join(" ".join(line.strip("│ ") for line in lines).split())
     assert done.returncode == 0 and "2.0 3.0 True soft" in lines, done.stderr
-    assert "--strength FLOAT How much of it. (default: 0.5, mine)" in text
-    assert "--mode STR Soft or hard. (default: soft, mine)" in text and "--cautious, --no-cautious" in text
+    assert "--strength FLOAT How much of it. (default: 0.5 for mine)" in text
+    assert "--mode STR Soft or hard. (default: soft for mine)" in text and "--cautious, --no-cautious" in text
     assert "vtrace, mine." in text and "optimal_per_parameter, mine_too;" in text and "0.25 for mine" in text
 
 
