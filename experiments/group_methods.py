@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from matplotlib import pyplot as plt
+from parts import seeds_below
 from parts.command import as_script
 from parts.results import Options
 
@@ -54,29 +54,19 @@ def main(options: Options) -> None:
     start()
     seeds = 2 if options.quick else 8
     tasks, methods = (TASKS[:1], METHODS[1:3]) if options.quick else (TASKS, METHODS)
-    size = 5.0 * len(tasks), 7.6
-    figure, panels = plt.subplots(
-        2, len(tasks), figsize=size, squeeze=False, height_ratios=(3, 2), layout="constrained"
-    )
+    figure, panels = seeds_below.columns(len(tasks))
     rows = []
-    for (axes, below), task in zip(panels.T, tasks, strict=True):
+    for column, task in zip(panels.T, tasks, strict=True):
         steps = 4_000 if options.quick else task.total_steps
         for i, method in enumerate(methods):
             rate, metrics, greedy, area = best(task, method, seeds, steps)
             rows.append((task.name, method, seeds, steps, rate, greedy.mean(), greedy.min(), area))
             print(f"{task.name}, {method}: greedy return {greedy.mean():.2f} at learning rate {rate:.2g}", flush=True)
             window = max(1, metrics["update"].shape[1] // 50)
-            grid, returns = figures.curve(metrics, window=window)
-            axes.plot(grid, returns.mean(axis=0), color=f"C{i}", linewidth=1.8, label=method)
-            below.plot(np.full(seeds, i), greedy, "o", color=f"C{i}", markersize=5, alpha=0.5, markeredgewidth=0)
-            below.plot(i, greedy.mean(), "_", color=f"C{i}", markersize=22, markeredgewidth=3)
-        figures.finish(axes, task.name)
-        below.set_xticks(range(len(methods)), methods, rotation=40, ha="right")
-        below.set_ylabel("greedy return at the end")
-        below.grid(axis="y", alpha=0.3)
-        below.spines[["top", "right"]].set_visible(False)
+            seeds_below.draw(column, i, method, *figures.curve(metrics, window=window), greedy)
+        seeds_below.finish(column, task.name, methods, first=task is tasks[0])
     panels[0, 0].legend(frameon=False, fontsize=9)
-    figure.suptitle(f"Equal steps, best of three learning rates: mean of {seeds} seeds; below, each seed and the mean")
+    figure.suptitle(f"Mean of {seeds} seeds, best of three learning rates; below, each seed and the mean")
     options.write("group_methods", figure, COLUMNS, rows)
 
 

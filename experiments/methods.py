@@ -12,7 +12,7 @@ with one seed of five on Acrobot. REINFORCE, A2C and V-trace do not solve Pendul
 from dataclasses import dataclass, replace
 
 import jax
-from matplotlib import pyplot as plt
+from parts import seeds_below
 from parts.command import as_script
 from parts.results import Options
 
@@ -54,25 +54,23 @@ COLUMNS = ("environment", "method", "seeds", "total_steps", "greedy_mean", "gree
 
 
 def main(options: Options) -> None:
-    """Train all methods and draw one panel per environment."""
+    """Train all methods and draw one column per environment."""
     start()
     seeds = 2 if options.quick else 5
     tasks, methods = (TASKS[1:2], METHODS[1:3]) if options.quick else (TASKS, METHODS)
-    shape = (1, 1) if options.quick else (2, 2)
-    figure, panels = plt.subplots(*shape, figsize=(6.5 * shape[1], 4.6 * shape[0]), squeeze=False, layout="constrained")
+    figure, panels = seeds_below.columns(len(tasks))
     rows = []
-    for axes, task in zip(panels.flat, tasks, strict=True):
+    for column, task in zip(panels.T, tasks, strict=True):
         steps = 4_000 if options.quick else task.total_steps
         for i, method in enumerate(methods):
             metrics, greedy = run(task, method, seeds, steps)
             rows.append((task.name, method, seeds, steps, greedy.mean(), greedy.min()))
             print(f"{task.name}, {method}: greedy return {greedy.mean():.1f}", flush=True)
             window = max(1, metrics["update"].shape[1] // SMOOTH)
-            curve = figures.curve(metrics, window=window)
-            figures.draw_curve(axes, *curve, label=method, spread="range", colour=f"C{i}")
-        figures.finish(axes, task.name)
+            seeds_below.draw(column, i, method, *figures.curve(metrics, window=window), greedy)
+        seeds_below.finish(column, task.name, methods, first=task is tasks[0])
     panels[0, 0].legend(frameon=False)
-    figure.suptitle(f"Default settings: mean of {seeds} seeds, band: lowest to highest")
+    figure.suptitle(f"Default settings: mean of {seeds} seeds; below, each seed and the mean")
     options.write("methods", figure, COLUMNS, rows)
 
 

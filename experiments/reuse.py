@@ -1,7 +1,7 @@
 """How far can a batch be reused, with which ratios? Every form with 1, 4 and 16 passes over each batch, on CartPole-v1.
 
-Expect all forms to agree with one pass, since all ratios are 1. With sixteen passes they differ, and the lower panels
-show their effective sample sizes. A run whose policy has collapsed takes few steps per batch; it is stopped after
+Expect all forms to agree with one pass, since all ratios are 1. With sixteen passes they differ, and the second figure
+shows their effective sample sizes. A run whose policy has collapsed takes few steps per batch; it is stopped after
 MAX_BATCHES, and its curve is continued as a constant.
 """
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import jax
 from matplotlib import pyplot as plt
+from parts import seeds_below
 from parts.command import as_script
 from parts.results import Options
 
@@ -31,14 +32,18 @@ COLUMNS = ("form", "epochs", "seeds", "total_steps", "greedy_mean", "greedy_wors
 
 
 def main(options: Options) -> None:
-    """Train every form with every number of passes, one panel per number."""
+    """Train every form with every number of passes: a column for each number, and a figure of sample sizes."""
     start()
     environment = environments.make("CartPole-v1")
     seeds, total_steps = (2, 2_000) if options.quick else (6, 150_000)
     forms = ("first_order",) if options.quick else METHODS
-    figure, panels = plt.subplots(2, len(EPOCHS), figsize=(15, 7.5), sharey="row", layout="constrained")
-    rows = []
-    for column, epochs in enumerate(EPOCHS[:2] if options.quick else EPOCHS):
+    passes = EPOCHS[:2] if options.quick else EPOCHS
+    figure, panels = seeds_below.columns(len(passes))
+    sizes, size_panels = plt.subplots(
+        1, len(passes) - 1, figsize=(4.5 * len(passes) - 4.5, 4), squeeze=False, sharey=True, layout="constrained"
+    )
+    rows, size_rows = [], []
+    for k, epochs in enumerate(passes):
         for i, form in enumerate(forms):
             recipe = ALGORITHMS[form](learning_rate=LEARNING_RATE, epochs=epochs)
             agent = make_agent(environment, critic=recipe.config.critic)
@@ -47,20 +52,21 @@ def main(options: Options) -> None:
             greedy = evaluate_runs(environment, agent, result.runs, jax.random.key(1 << 31), greedy=True).mean(axis=1)
             rows.append((form, epochs, seeds, total_steps, greedy.mean(), greedy.min()))
             print(f"{epochs} passes, {form}: greedy return {greedy.mean():.1f}", flush=True)
-            style = {"label": form, "spread": "quartiles", "colour": f"C{i}"}
-            figures.draw_curve(panels[0, column], *figures.curve(result.metrics, until=total_steps), **style)
+            seeds_below.draw(panels[:, k], i, form, *figures.curve(result.metrics, until=total_steps), greedy)
             if epochs > 1:
-                sample = figures.curve(result.metrics, "effective_sample_size", until=total_steps)
-                panels[1, column].plot(sample[0], sample[1].mean(axis=0), color=f"C{i}")
-        figures.finish(panels[0, column], f"{epochs} passes over each batch" if epochs > 1 else "1 pass")
-        figures.finish(panels[1, column], "", "effective sample size / batch")
-    panels[1, 0].axis("off")
-    panels[1, 1].tick_params(labelleft=True)
-    panels[1, 0].legend(*panels[0, 0].get_legend_handles_labels(), frameon=False, loc="center", title="form")
-    figure.suptitle(
-        f"Reusing batches of {EPISODES_PER_BATCH} episodes on CartPole-v1: mean of {seeds} seeds, band: middle half"
-    )
+                grid, share = figures.curve(result.metrics, "effective_sample_size", until=total_steps)
+                size_panels[0, k - 1].plot(grid, share.mean(axis=0), color=f"C{i}", label=form)
+                size_rows.append((form, epochs, share[:, share.shape[1] // 2 :].mean()))
+        title = f"{epochs} passes over each batch" if epochs > 1 else "1 pass over each batch"
+        seeds_below.finish(panels[:, k], title, forms, first=k == 0)
+        if epochs > 1:
+            figures.finish(size_panels[0, k - 1], title, "effective sample size / batch" if k == 1 else "")
+    panels[0, 0].legend(frameon=False, fontsize=8)
+    size_panels[0, 0].legend(frameon=False, fontsize=8)
+    figure.suptitle(f"Batches of {EPISODES_PER_BATCH} episodes on CartPole-v1: mean of {seeds} seeds; below, each seed")
+    sizes.suptitle(f"Effective sample size after the last pass, mean of {seeds} seeds")
     options.write("reuse", figure, COLUMNS, rows)
+    options.write("reuse_sample_sizes", sizes, ("form", "epochs", "effective_share_second_half"), size_rows)
 
 
 if __name__ == "__main__":

@@ -104,7 +104,11 @@ def test_runs_that_make_no_table(scores, tmp_path):
     finished = scored_run(tmp_path / "a", "Catch-bsuite", [0.0, 0.5])
     other = scored_run(tmp_path / "b", "Catch-bsuite", [0.0, 0.5], algorithm="a2c")
     begun = write_run(tmp_path / "c", "Catch-bsuite", 0.1, [1.0], finished=False)
-    for runs, message in [((), "are missing"), ((finished, other), "a different algorithm"), ((begun,), "not finished")]:
+    for runs, message in [
+        ((), "are missing"),
+        ((finished, other), "different algorithm"),
+        ((begun,), "not finished"),
+    ]:
         with pytest.raises(SettingError, match=f"^runs: .*{message}"):
             scores["by_environment"](runs)
 
