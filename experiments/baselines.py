@@ -1,8 +1,8 @@
 """Which baseline should REINFORCE use? Total return, reward-to-go and every baseline on CartPole-v1, 8 seeds each.
 
-Expect the greedy policies of every method to reach 475, causality and baselines to get there in fewer steps and
-more steadily, and the averages over other trajectories (leave-one-out, per time step) to do as well as anything
-more expensive. About five minutes on two CPU cores.
+Expect all methods to reach a greedy return of 475. Reward-to-go and baselines need fewer steps and have less variance
+between seeds. Baselines that average over other trajectories (leave-one-out, per time step) do as well as more
+expensive ones. About five minutes on two CPU cores.
 """
 
 from dataclasses import replace
@@ -43,7 +43,7 @@ EPISODES_PER_UPDATE, LEARNING_RATE, CONSTANT = 32, 2e-3, 100.0
 
 
 def main(options: Options) -> None:
-    """Train every method once and draw the panels."""
+    """Train every method and draw the panels."""
     start()
     environment = environments.make("CartPole-v1")
     seeds, total_steps = (2, 4_000) if options.quick else (8, 800_000)
@@ -63,14 +63,14 @@ def main(options: Options) -> None:
 
 
 def steps_to_solve(metrics: dict[str, np.ndarray]) -> float:
-    """Environment steps until the mean over seeds of the training return first reaches SOLVED; NaN if never."""
+    """Environment steps until the training return, mean over seeds, first reaches SOLVED; NaN if it never does."""
     grid, returns = figures.curve(metrics)
     above = returns.mean(axis=0) >= SOLVED
     return float(grid[np.argmax(above)]) if above.any() else float("nan")
 
 
 def draw(titles: dict, curves: dict) -> Figure:
-    """A panel for each question."""
+    """One panel per group of methods."""
     figure, panels = plt.subplots(
         1, len(titles), figsize=(5 * len(titles), 4.6), sharey=True, squeeze=False, layout="constrained"
     )

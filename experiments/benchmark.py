@@ -1,10 +1,12 @@
-"""How many environment steps per second does training take, and what bounds it?
+"""How many environment steps per second does training take, and what limits it?
 
-Every shape trains from scratch, several times, and the median counts; compilation is timed apart. Beside it, in one
-process: the same rollouts with the policy only and with random actions, the arithmetic that an update cannot do
-without as a share of what a large matrix product reaches, and PPO and A2C of the libraries that come with
-`pip install -e ".[bench]"`, with the same settings. Expect, on two CPU cores, PPO to be ahead of rejax in every shape,
-by most where there are many environments or seeds, and REINFORCE to be bound by its rollout. Run nothing beside it.
+Every shape is trained from scratch several times, and the median is reported; compilation is timed separately. The
+same process also times rollouts with the policy only and with random actions. The arithmetic that an update needs is
+given as a share of the rate of a large matrix product. PPO and A2C of other libraries run with the same settings
+(`pip install -e ".[bench]"`).
+
+Expect PPO to be faster than rejax in every shape on two CPU cores, by most with many environments or seeds. Expect the
+rollout to dominate the time of REINFORCE. Run nothing else at the same time.
 """
 
 import json
@@ -20,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec as P
-from matplotlib import pyplot as plt
 from parts import peers, results
 from parts.command import as_script, refuse
+from parts.growth import drawn, growth
 from parts.overhead import overhead
 from parts.shapes import QUICK, SHAPES, Shape, built, flops_per_step, ppo_shape
 from parts.tables import fitted, wrapped
@@ -40,32 +42,33 @@ from pgjax.runs.record.provenance import processor
 from pgjax.runs.record.texts import write_text
 from pgjax.types import Agent, Environment, Trainer
 
-FEW = {"repeats": 2}  # of --quick
-SEEDS_SHAPE = next(shape for shape in SHAPES if shape.seeds == 16)  # of --overhead
+FEW = {"repeats": 2}  # for --quick
+SEEDS_SHAPE = next(shape for shape in SHAPES if shape.seeds == 16)  # for --overhead
 
 
 @dataclass(frozen=True)
 class Options(results.Options):
-    """What to measure."""
+    """Options of the benchmark."""
 
     json: Path | None = None
-    """Write all numbers there."""
+    """JSON file for all numbers."""
     repeats: int = 5
-    """Trainings per shape; the median counts."""
+    """Trainings per shape, of which the median is reported."""
     peers: bool = True
-    """Measure other libraries too, those that are installed."""
+    """Also measure the other libraries that are installed."""
     scaling: bool = True
-    """Draw throughput against the number of environments and of seeds."""
+    """Draw training time against updates, environments, seeds and parameters."""
     devices: int = 0
-    """CPU cores as devices (0: all). Other libraries use the first, and are a little faster with 1."""
+    """Number of CPU cores to use as devices (0: all). Other libraries use the first one, and are a little faster with
+    1."""
     overhead: bool = False
-    """Measure instead what the progress bar and a callback cost, in --repeats pairs of trainings of 16 seeds."""
+    """Measure only the overhead of the progress bar and a callback, in --repeats pairs of trainings of 16 seeds."""
     only: str = ""
-    """Only shapes whose name contains this."""
+    """Measure only shapes whose name contains this text."""
 
 
 class Entry(NamedTuple):
-    """What was measured; rates in executed environment steps per second, all seeds together."""
+    """One measurement; rates are executed environment steps per second, of all seeds together."""
 
     name: str
     steps_per_second: float
@@ -79,7 +82,7 @@ class Entry(NamedTuple):
 
 
 def main(options: Options) -> None:
-    """Measure everything, print the table, write what was asked for."""
+    """Measure everything, print the table and write the files asked for."""
     if options.overhead:
         refuse(options, ["json", "peers", "scaling", "only", "out"], "--overhead is one measurement")
         use_cpu_devices(options.devices or None)
@@ -90,7 +93,7 @@ def main(options: Options) -> None:
         return
     if not options.scaling:
         refuse(options, ["out"], "without --scaling there is no figure; --json writes the numbers")
-    use_cpu_devices(options.devices or None)  # no programs kept from earlier runs: compiling is timed
+    use_cpu_devices(options.devices or None)  # no compilation cache, because compilation is timed
     shapes = [s for s in (QUICK if options.quick else SHAPES) if options.only in s.name]
     repeats, measured = counters.count("repeats", options.repeats), 4_000 if options.quick else 400_000
     entries = []
@@ -105,18 +108,18 @@ def main(options: Options) -> None:
         record = {"devices": devices_in_words(), "jax": jax.__version__, "entries": [e._asdict() for e in entries]}
         write_text(options.json, json.dumps(record, indent=2) + "\n")
     if options.scaling:
-        draw(options, *scaling(options.quick))
+        draw_growth(options)
 
 
 def devices_in_words() -> str:
-    """What everything ran on."""
+    """Number, model and platform of the devices."""
     devices = jax.devices()
     model = processor() if devices[0].platform == "cpu" else devices[0].device_kind
     return f"{len(devices)} × {model} ({devices[0].platform})"
 
 
 def timed(call: Callable[[], Any], repeats: int) -> tuple[Any, list[float], float]:
-    """What a call returns, the seconds of each repetition, and those that the first, compiling, took beyond them."""
+    """The result of a call, the seconds of each repetition, and the extra seconds of the first call, which compiles."""
 
     def once() -> tuple[Any, float]:
         start = time.perf_counter()
@@ -129,7 +132,7 @@ def timed(call: Callable[[], Any], repeats: int) -> tuple[Any, list[float], floa
 
 
 def of_pgjax(shape: Shape, repeats: int, measured: int, peak: float) -> Entry:
-    """Train a shape from scratch, several times; then its rollouts alone, for so many measured steps."""
+    """Train a shape from scratch several times, then time `measured` steps of its rollouts alone."""
     environment, agent, trainer = built(shape)
     runs, seconds, compiling = timed(partial(trained, shape, trainer), repeats)
     steps = int(np.asarray(runs.state.env_steps).sum())
@@ -148,7 +151,7 @@ def trained(shape: Shape, trainer: Trainer) -> sweeps.Runs:
 
 
 def entry(name: str, steps: int, seconds: Sequence[float], compiling: float, final: float, *shares: float) -> Entry:
-    """Seconds for so many steps as rates."""
+    """An `Entry` from seconds per training."""
     rates = [steps / s for s in seconds]
     return Entry(name, float(np.median(rates)), min(rates), max(rates), compiling, final, *shares)
 
@@ -156,7 +159,7 @@ def entry(name: str, steps: int, seconds: Sequence[float], compiling: float, fin
 def rollout_seconds(
     environment: Environment, agent: Agent, shape: Shape, runs: sweeps.Runs, measured: int, *, random: bool
 ) -> float:
-    """Seconds of one batch's rollout, on the same devices: the policy's, or random actions without a network."""
+    """Seconds of the rollout of one batch on the same devices, with the policy or with random actions."""
     config, shares = shape.recipe.config, runs.mesh.shape["env"]
 
     def act(params: Any) -> rollout.Policy:
@@ -198,7 +201,7 @@ def matrix_rate(size: int) -> float:
 
 
 def of_peers(options: Options, repeats: int) -> list[Entry]:
-    """Other libraries in the same shapes."""
+    """Measure the other libraries in the same shapes."""
     small = options.quick
     contestants: dict[str, Callable[[], peers.Train]] = {}
     for num_envs, seeds, updates in ((4, 1, 600), (4, 16, 300), (1024, 1, 20)):
@@ -225,7 +228,7 @@ def of_peers(options: Options, repeats: int) -> list[Entry]:
 
 
 def show(entries: Sequence[Entry], peak: float) -> None:
-    """The table, and the ratios to the peers."""
+    """Print the table, with ratios to the other libraries."""
     head = (
         "shape",
         "steps/s",
@@ -250,40 +253,19 @@ def show(entries: Sequence[Entry], peak: float) -> None:
     print(f"\n{wrapped(about)}\n\n{fitted(rows)}\n")
 
 
-def scaling(quick: bool) -> tuple[dict[int, float], dict[int, float]]:
-    """Steps per second of PPO × 128 steps against environments (one seed) and seeds (4 environments)."""
-    most = (4, 2) if quick else (4096, 2048) if jax.default_backend() != "cpu" else (4096, 64)
-    counts = [[n for n in (1, 2, 4, 8, 16, 32, 64, 128, 512, 1024, 2048, 4096) if n <= limit] for limit in most]
+def draw_growth(options: Options) -> None:
+    """How the time of training grows with each of its sizes."""
 
-    def rate(shape: Shape) -> float:
+    def measure(shape: Shape) -> tuple[float, int]:
         runs, seconds, _ = timed(partial(trained, shape, built(shape)[2]), 3)
-        return float(np.asarray(runs.state.env_steps).sum() / np.median(seconds))
+        return float(np.median(seconds)), int(np.asarray(runs.state.env_steps).sum())
 
-    def updates(batches: int) -> int:
-        return 2 if quick else max(2, 1200 // batches)
-
-    over_envs = {n: rate(ppo_shape(n, 128, 1, updates(max(n // 4, 1)))) for n in counts[0] if n >= 4}
-    over_seeds = {s: rate(ppo_shape(4, 128, s, updates(s))) for s in counts[1] if s > 1}
-    return over_envs, {1: over_envs[4]} | over_seeds
-
-
-def draw(options: Options, over_envs: dict[int, float], over_seeds: dict[int, float]) -> None:
-    """Throughput against environments and against seeds, with the line of perfect scaling."""
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-    cases = (over_envs, "environments (one seed)"), (over_seeds, "seeds (4 environments each)")
-    rows = []
-    for axes, (found, label) in zip(panels, cases, strict=True):
-        counts, rates = np.array(list(found)), np.array(list(found.values()))
-        axes.plot(counts, rates, "o-", color="C0", label="measured")
-        axes.plot(counts, rates[0] * counts / counts[0], "--", color="0.6", label="proportional")
-        axes.set(xscale="log", yscale="log", xlabel=label, ylim=(rates.min() / 2, max(over_envs.values()) * 4))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        rows += [(label.split()[0], n, r) for n, r in found.items()]
-    panels[0].set_ylabel("environment steps per second")
-    panels[0].legend(frameon=False)
-    figure.suptitle(f"Training PPO on CartPole-v1, 128 steps per batch: {devices_in_words()}")
-    options.write("benchmark", figure, ("over", "count", "steps_per_second"), rows)
+    found = growth(measure, options.quick)
+    for one in found:
+        print(f"time against {one.label}: slope {one.slope:.2f} on logarithmic axes")
+    rows = [(one.label, n, s, one.steps[n]) for one in found for n, s in one.seconds.items()]
+    figure = drawn(found, f"Training PPO on CartPole-v1, 128 steps per batch: {devices_in_words()}")
+    options.write("benchmark", figure, ("size", "count", "seconds", "steps"), rows)
 
 
 if __name__ == "__main__":

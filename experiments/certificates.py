@@ -1,17 +1,22 @@
-"""What do the field's losses estimate? rlax, brax, rejax, stable-baselines3 and polgrad as installed, certified.
+"""What do the losses of other libraries estimate? rlax, brax, rejax, stable-baselines3 and polgrad, as installed.
 
-`pgjax.certify` hands each loss every batch of five small problems and compares its exact mean gradient ḡ with ∇J. Read
-scale and cosine together: cosine 1 is ∇J up to a step size, and a step size is all that a scale is, as long as it does
-not depend on the policy. A library that is not installed is left out, and a line says so; all of them come with
-`pip install -e ".[dev,field]"` (PyTorch's small build for CPUs: https://pytorch.org). Ten minutes on two CPU cores,
-most of them for PyTorch; `--report` prints every certificate whole, `--only rlax` takes one library.
+`pgjax.certify` evaluates each loss on every batch of five small problems and compares its exact mean gradient ḡ with
+∇J. A cosine of 1 means that ḡ is ∇J up to a step size; a scale that does not depend on the policy acts as a step size.
+Libraries that are not installed are skipped with a message; `pip install -e ".[dev,field]"` installs them (PyTorch's
+small build for CPUs: https://pytorch.org). `--report` prints every certificate, `--only rlax` selects one library. Ten
+minutes on two CPU cores, most of them for PyTorch.
 
-Expect three causes of on-policy bias, none of them clipping, which waits for the policy to move. A divisor that is
-random: means over the steps of a batch are exact where lengths are fixed and turn the gradient by 2 to 7 degrees where
-they vary, less in larger batches; a mean over an episode's own steps, as GRPO's, turns it by 10 in all of them. A
-standard deviation in the denominator: up to 16 degrees on single problems, 19 on groups, and no function has such a
-gradient. A time limit: brax leaves its step out. Unbiased are those that sum over steps and judge a trajectory by
-others (rloo, here and in polgrad); unbiased up to a step size those that divide by a constant (rlax, Dr. GRPO).
+Expect three causes of on-policy bias. Clipping is not among them, because it has no effect before the policy moves.
+
+- A random divisor. A mean over the steps of a batch is exact for fixed lengths. For varying lengths it turns the
+  gradient by 2 to 7 degrees, less in larger batches. A mean over each episode's own steps, as in GRPO, turns it by 10
+  degrees at every batch size.
+- A standard deviation in the denominator: up to 16 degrees on single problems and 19 on groups. The result is not the
+  gradient of any function.
+- A time limit: brax leaves out the step at which it occurs.
+
+Losses that sum over steps and use other trajectories for the baseline are unbiased (rloo, here and in polgrad). Those
+that divide by a constant are unbiased up to a step size (rlax, Dr. GRPO).
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,7 +43,7 @@ from pgjax.oracle.certificates.precision import ROUNDING, SYMMETRIC
 
 QUICK = {("rlax", "policy_gradient_loss, padded to the longest")}
 QUICK_PROBLEMS = ("bandit", "variable length")
-LARGER = {  # losses with one cause of bias each, followed to larger batches
+LARGER = {  # losses with a single cause of bias, for larger batches
     ("pgjax", "group_standardised × score"): "standard deviation of the batch (pgjax)",
     ("rlax", "policy_gradient_loss, padded to the longest"): "mean over padded steps (rlax)",
     ("brax", "PPO, λ = 1, advantages as they are"): "mean over all steps (brax, stable-baselines3)",
@@ -53,16 +58,16 @@ COLUMNS += ("objective", "clips_from", "padding", "ends", "equal_to")
 
 @dataclass(frozen=True)
 class Options(results.Options):
-    """Which losses, and how much to print."""
+    """Options: which losses, and how much to print."""
 
     only: tuple[str, ...] = ()
-    """Libraries; default all that are installed, and what is written by hand."""
+    """Libraries; default all that are installed, and the losses written here ("by hand")."""
     report: bool = False
-    """Print every certificate whole."""
+    """Print every certificate in full."""
 
 
 def main(options: Options) -> None:
-    """Certify every loss; a table and a figure."""
+    """Certify every loss; print a table and draw a figure."""
     found: list[tuple[FieldLoss, Certificate]] = []
     larger: list[tuple[FieldLoss, list[Larger]]] = []
     missing: dict[str, list[str]] = {}
@@ -81,8 +86,8 @@ def main(options: Options) -> None:
         if options.report:
             print(f"\n{certificate}\n", flush=True)
     for library, names in missing.items():
-        left_out = f"{len(names)} of its losses are left out: {'; '.join(names)}"
-        print(wrapped(f"{library} is not installed, so {left_out}"))
+        skipped = f"{len(names)} of its losses are skipped: {'; '.join(names)}"
+        print(wrapped(f"{library} is not installed; {skipped}"))
     if not found:
         print("nothing to certify")
         return
@@ -97,7 +102,7 @@ def main(options: Options) -> None:
 
 
 class Larger(NamedTuple):
-    """The on-policy mean of a batch of N."""
+    """On-policy mean gradient for batches of N trajectories."""
 
     size: int
     batches: int
@@ -105,7 +110,7 @@ class Larger(NamedTuple):
 
 
 def in_larger_batches(loss: FieldLoss, function: Any, sizes: Sequence[int]) -> list[Larger]:
-    """Episodes of variable length for several N; γ = 1, for which all objectives without a time limit are one."""
+    """Certify a loss on episodes of variable length for several N, with γ = 1, where all objectives coincide."""
     (one,) = [p for p in default_problems() if p.name == "variable length"]
     one = one._replace(mdp=replace(one.mdp, discount=1.0))
     rows = []
@@ -117,16 +122,16 @@ def in_larger_batches(loss: FieldLoss, function: Any, sizes: Sequence[int]) -> l
 
 
 def chosen(options: Options) -> list[FieldLoss]:
-    """The losses that were asked for."""
+    """The selected losses."""
     listed = [x for x in LOSSES if not options.only or x.library in options.only]
     return [x for x in listed if (x.library, x.name) in QUICK] if options.quick else listed
 
 
-# --- in words ---------------------------------------------------------------------------------------------------------
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def summary(loss: FieldLoss, c: Certificate) -> list[str]:
-    """A row of the printed table: the worst of all problems, on-policy unless it is about the distance."""
+    """A row of the printed table: the worst of all problems, on-policy unless the column is about the distance."""
     cosines = [r.cosine for r in c.on_policy if r.cosine is not None]
     clips = "–" if c.clipping.distance is None else number(c.clipping.distance)
     return [
@@ -144,50 +149,50 @@ def summary(loss: FieldLoss, c: Certificate) -> list[str]:
 
 
 def between(pair: tuple[float, float]) -> str:
-    """A range, one number where it has one."""
+    """A range as text; one number if both ends are equal."""
     low, high = pair
     return number(low) if high - low < ROUNDING else f"{number(low)} to {number(high)}"
 
 
 def digits(x: float) -> str:
-    """Three digits after the point; 1 for nothing but 1, so that 0.9999 is not taken for it."""
+    """Three digits after the point; 1 only for values that equal 1, so that 0.9999 is not shown as 1."""
     return "–" if np.isnan(x) else "1" if abs(x - 1) < ROUNDING else f"{x:.3f}"
 
 
 def order(c: Certificate) -> str:
-    """The lowest order of the bias in the distance."""
+    """Lowest order of the bias in the distance between the policies."""
     known = [o.order for o in c.orders if o.bias and o.order is not None]
     return "exact" if not known else "jump" if min(known) == np.inf else number(min(known))
 
 
 def gradient(c: Certificate) -> str:
-    """Whether ḡ(θ) is a gradient when the data follow θ; how far from it where it is not."""
+    """Whether ḡ(θ) is the gradient of a function when θ also samples the data; otherwise its asymmetry."""
     known = [a.following for a in c.asymmetries if a.following is not None and not np.isnan(a.following)]
     return "0" if not known else "yes" if max(known) < SYMMETRIC else f"no ({number(max(known))})"
 
 
 def padding(c: Certificate) -> str:
-    """What padding does to the gradient."""
+    """Effect of padding on the gradient."""
     verdicts = {x.name: x.verdict == "unchanged" for x in c.invariances if x.name.startswith("padding")}
     if not verdicts:
         return "none"
-    if not (verdicts["padding left out"] and verdicts["padding overwritten"]):
+    if not (verdicts["padding gradient removed"] and verdicts["padding overwritten"]):
         return "counts"
-    refused = any(x.verdict == "refused" for x in c.invariances if x.name == "padding NaN")
-    return "ignored" if verdicts["padding NaN"] else "NaN refused" if refused else "times 0"
+    rejected = any(x.verdict == "rejected" for x in c.invariances if x.name == "padding NaN")
+    return "ignored" if verdicts["padding NaN"] else "NaN rejected" if rejected else "times 0"
 
 
 def ends(c: Certificate) -> str:
-    """What follows a time limit."""
+    """How the loss treats a time limit."""
     if c.ends is None:
         return "–"
     if c.ends.on_batches < ROUNDING:
         return "as termination"
-    return "value goes on" if c.objective.time_limit == "goes on" else "apart, J ends"
+    return "value goes on" if c.objective.time_limit == "goes on" else "distinguished, J ends"
 
 
 def equal(c: Certificate) -> str:
-    """The first product of the library with which it agrees on-policy."""
+    """The first product of credit and score that agrees with the loss on-policy."""
     on_policy = c.equal[0]
     for name, factor in on_policy.on_batches.items():
         return name if abs(factor - 1) < ROUNDING else f"{number(factor)} · {name}"
@@ -195,7 +200,7 @@ def equal(c: Certificate) -> str:
 
 
 def table(loss: FieldLoss, c: Certificate) -> Iterator[tuple[Any, ...]]:
-    """A row of the CSV file for each problem; its last columns are of the loss as a whole."""
+    """A row of the CSV file per problem; the last columns are about the loss as a whole."""
     whole = str(c.objective), c.clipping.distance, padding(c), ends(c), equal(c)
     for tried, row, grows, skew in zip(c.problems, c.on_policy, c.orders, c.asymmetries, strict=True):
         where = tried.name, tried.batch_size, tried.group_size, tried.batches
@@ -204,28 +209,28 @@ def table(loss: FieldLoss, c: Certificate) -> Iterator[tuple[Any, ...]]:
 
 
 def about(loss: FieldLoss) -> tuple[str, str, str]:
-    """Library, version, name."""
+    """Library, version and name of a loss."""
     return loss.library, installed(loss.library), loss.name
 
 
 def numbers(row: Row) -> tuple[float | None, ...]:
-    """What is said of a mean."""
+    """Numbers of a mean gradient."""
     return row.scale, row.cosine, row.error, row.variance, row.mean_squared_error
 
 
 def installed(library: str) -> str:
-    """Its version; none for what is written by hand."""
+    """Version of a library; empty for losses written here."""
     try:
         return version(library)
     except PackageNotFoundError:
         return ""
 
 
-# --- in colours -------------------------------------------------------------------------------------------------------
+# --- figure -----------------------------------------------------------------------------------------------------------
 
 
 def draw(found: Sequence[tuple[FieldLoss, Certificate]], larger: Sequence[tuple[FieldLoss, Sequence[Larger]]]) -> Any:
-    """Cosine and scale of every loss on every problem; below, how bias falls with the size of a batch."""
+    """Cosine and scale of every loss on every problem, and below them the bias against the batch size."""
     height = 1.3 + 0.27 * len(found)
     shape = {"height_ratios": [height, 3.2]}
     figure, panels = plt.subplots(2, 2, figsize=(13, height + 3.2), gridspec_kw=shape, layout="constrained")
@@ -258,7 +263,7 @@ def draw(found: Sequence[tuple[FieldLoss, Certificate]], larger: Sequence[tuple[
 
 
 def draw_larger(axes: Axes, larger: Sequence[tuple[FieldLoss, Sequence[Larger]]]) -> None:
-    """The angle against N."""
+    """Angle between ḡ and ∇J against N."""
     for loss, each in larger:
         angles = [angle(x.row.cosine) for x in each]
         axes.loglog([x.size for x in each], angles, "o-", label=LARGER[loss.library, loss.name])
@@ -277,7 +282,7 @@ def angle(cosine: Any) -> Any:
 
 
 def cells(axes: Axes, colours: np.ndarray, numbers: np.ndarray, palette: str, norm: Normalize) -> None:
-    """A grid of numbers, coloured."""
+    """A coloured grid of numbers."""
     image = axes.imshow(colours, palette, norm=norm, aspect="auto")
     for (i, j), x in np.ndenumerate(numbers):
         red, green, blue, _ = image.cmap(norm(colours[i, j]))

@@ -1,9 +1,9 @@
-"""How do runs of train.py compare, finished or not? Learning curves and a table, each with 95 % intervals.
+"""How do runs of train.py compare, finished or not? Learning curves and a table, with 95 % intervals.
 
-Curves and scores are interquartile means over seeds, bands and intervals a bootstrap over seeds, stratified by run
-directory. Each directory stands for itself, or --by names a setting whose values are compared, such as algorithm or
-learning_rate; directories of the same value are taken together. One panel for each environment. Expect intervals that
-overlap where the seeds are too few to tell. Seconds.
+Curves and scores are interquartile means over seeds. Bands and intervals are from a bootstrap over seeds, stratified by
+run directory. Each directory is a group, or with --by all directories with the same value of a setting, such as
+algorithm or learning_rate. There is one panel per environment. Expect intervals that overlap if there are too few
+seeds to distinguish runs. Takes seconds.
 """
 
 from dataclasses import dataclass
@@ -31,29 +31,29 @@ QUICK_RESAMPLES = 100
 
 @dataclass(frozen=True)
 class Comparison:
-    """What to compare, and where to write it."""
+    """Options of the comparison."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run directories."""
     by: str = ""
-    """A setting that names the groups; default: each directory by itself."""
+    """Setting whose values define the groups; default: one group per directory."""
     metric: str = "return_mean"
-    """Column of metrics.csv to draw; or of evaluation.csv: greedy_return or sampled_return."""
+    """Column of metrics.csv to plot, or greedy_return or sampled_return of evaluation.csv."""
     out: Path = Path("comparison")
-    """Where the figure (.png) and the table (.csv) go."""
+    """Path of the figure (.png) and the table (.csv), without suffix."""
     quick: bool = False
-    """A rough bootstrap, of few resamples."""
+    """Use few bootstrap samples."""
 
 
 def main(comparison: Comparison) -> None:
-    """Read, draw, write, print."""
+    """Read the runs, draw the figure, and write and print the table."""
     runs = [read_run(path) for path in comparison.runs]
     if not runs:
         raise SettingError("runs", (), "are missing; name one or more run directories")
     for run in runs:
         if comparison.metric not in run.metrics | run.points:
             there = ", ".join(sorted(run.metrics | run.points))
-            raise SettingError("metric", comparison.metric, f"is not in {run.path}; there are {there}")
+            raise SettingError("metric", comparison.metric, f"is not in {run.path}; choose from {there}")
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.settings["environment"], name_of(run, comparison.by)), []).append(run)
@@ -68,27 +68,27 @@ def main(comparison: Comparison) -> None:
 
 
 def check(comparison: Comparison) -> None:
-    """Refuse a place that cannot be written, before anything is read."""
+    """Reject an output path that cannot be written, before anything is read."""
     for suffix in (".png", ".csv"):
         places.check_file("out", comparison.out.with_suffix(suffix))
 
 
 def scores(run: Run) -> tuple[str, np.ndarray]:
-    """What a run's score is, and every seed's: greedy_return of its last evaluation; without, its last training return.
+    """Name and values [seeds] of the score: the last greedy_return, or without evaluations the last training return.
 
     Raises:
-      SettingError: if it has no score yet.
+      SettingError: if there is no score yet.
     """
     if run.evaluation:
         return "greedy_return", run.evaluation["greedy_return"]
     known = [row[np.isfinite(row)] for row in run.metrics["return_mean"]]
     if not all(row.size for row in known):
-        raise SettingError("runs", str(run.path), "has a seed of which no episode has ended yet")
+        raise SettingError("runs", str(run.path), "has a seed without a finished episode")
     return "return_mean", np.array([row[-1] for row in known])
 
 
 def name_of(run: Run, by: str) -> str:
-    """The group that a run belongs to."""
+    """Name of the group of a run."""
     if not by:
         return run.path.name
     if by not in run.settings:
@@ -106,7 +106,7 @@ def summary(environment: str, name: str, group: list[Run], resamples: int) -> tu
 
 
 def draw(groups: dict[tuple[str, str], list[Run]], metric: str) -> Figure:
-    """A panel for each environment, a curve for each group."""
+    """One panel per environment, with one curve per group."""
     names = list(dict.fromkeys(environment for environment, _ in groups))
     figure, panels = plt.subplots(1, len(names), figsize=(6.2 * len(names), 4.4), squeeze=False, layout="constrained")
     for axes, environment in zip(panels[0], names, strict=True):
@@ -121,7 +121,7 @@ def draw(groups: dict[tuple[str, str], list[Run]], metric: str) -> Figure:
 
 
 def show(rows: list[tuple]) -> None:
-    """The table, for people."""
+    """Print the table."""
     table = Table(title="interquartile mean over seeds, with 95 % bootstrap interval")
     shown = {"greedy_return": "greedy", "return_mean": "training"}
     for column in ("environment", "name", "score", "seeds", "IQM", "95 % interval", "range of seeds"):

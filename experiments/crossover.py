@@ -1,22 +1,23 @@
 """Which form of importance sampling has the smaller error, for how many trajectories?
 
-Forms that keep all ratios are exact and vary more; forms that drop some are biased and vary less. With N trajectories
-the mean squared error is ‖bias‖² + variance/N, and the two kinds meet at
+Forms that keep all ratios are exact and have a larger variance; forms that drop some are biased and have a smaller one.
+With N trajectories the mean squared error is ‖bias‖² + variance/N. At N* the errors of a biased form and of the better
+exact form are equal:
 
     N* = (variance of the better exact form − variance of the form) / ‖bias‖²
 
-with fewer trajectories than N* the form has the smaller error, with more the exact one. Above, every number is exact:
-all trajectories of a walk, in float64. Below, the same is measured on CartPole-v1: a partly trained neural policy acts,
-later ones of the same training are judged, and the truth is a mean of many trajectories of their own. Squared biases
-are averaged over pairs of different blocks of trajectories, so that noise does not count as bias; error bars are
-jackknife standard errors. Every form's baseline is the mean of its own credit at each time step, over trajectories
-other than the one it judges.
+With fewer trajectories than N* the biased form has the smaller error. The upper panels are exact: all trajectories of a
+walk, in float64. The lower panels are measured on CartPole-v1. There a partly trained policy samples, later policies of
+the same training are the targets, and the true gradient is a mean over many trajectories of the target.
 
-Expect a few hundred trajectories to be the divide. On CartPole an exact form wins at every N for policies as close as
-0.0006 nats per step; at 0.01 first order is best up to about 40 trajectories, the prefix form up to about 700, and an
-exact form from there on. Farther away products of ratios vary so much that thousands are needed; on the walk,
-where the divide is lowest at a distance of about 0.02, between one and two hundred. Clipping, which is there to stop
-the policy and not to estimate, and leaving all ratios out do worst: on CartPole, at 0.01, fewer than ten.
+Squared biases are averaged over pairs of different blocks of trajectories, so that noise does not count as bias. Error
+bars are jackknife standard errors. The baseline of every form is the mean of its credit at each time step over the
+other trajectories.
+
+Expect N* of a few hundred trajectories. On CartPole an exact form wins at every N if the policies are as close as
+0.0006 nats per step. At 0.01 the first-order form is best up to about 40 trajectories, the prefix form up to about 700,
+and an exact form above. For larger distances N* is in the thousands. On the walk N* is lowest at a distance of about
+0.02, between one and two hundred. Clipping and leaving out all ratios do worst: at 0.01 on CartPole, N* is below ten.
 """
 
 from collections.abc import Iterator, Sequence
@@ -74,24 +75,24 @@ STYLES: dict[str, tuple[str, Any]] = {  # colour, line
 PARTS = {name: FORMS[name] for name in STYLES if name in FORMS}
 PARTS |= {"ppo_clip": (reward_to_go, Partial(clipped_ratio, clip=0.2)), "stale": (reward_to_go, score)}
 RECIPE = reinforce(learning_rate=3e-3)
-UPDATES_BEFORE, UPDATES_AFTER = 12, (1, 2, 3, 4, 6, 9, 13)  # of the behaviour policy; from it to each target
-HORIZON, BLOCKS, BLOCK = 80, 64, 500  # steps; blocks of so many trajectories, twice as many for the truth
+UPDATES_BEFORE, UPDATES_AFTER = 12, (1, 2, 3, 4, 6, 9, 13)  # before the behaviour policy; from it to each target
+HORIZON, BLOCKS, BLOCK = 80, 64, 500  # steps; blocks and trajectories per block (twice as many for the true gradient)
 ROUNDING = 1e-20  # of a squared bias in float64
-SHOWN = 0.01  # KL per step in the left panels, about
+SHOWN = 0.01  # approximate KL per step in the left panels
 COLUMNS = ("problem", "kl_per_step", "trajectories", "form", "squared_bias", "squared_bias_error", "variance")
 COLUMNS += ("variance_error", "squared_gradient", "crossover_low", "crossover", "crossover_high")
 
 
 class Errors(NamedTuple):
-    """What a form's error is made of, [1 + B]: the value, then what it is without each of B blocks (exact: B = 0)."""
+    """Error of a form, [1 + B]: the estimate, then B leave-one-block-out estimates for the jackknife (exact: B = 0)."""
 
     squared_bias: np.ndarray
     variance: np.ndarray
-    noise: float  # standard error that the squared bias would have, were it zero
+    noise: float  # standard error of the squared bias if the bias is zero
 
 
 class Distance(NamedTuple):
-    """All forms at one distance between the policies."""
+    """Errors of all forms at one distance between the policies."""
 
     kl: float  # of behaviour and target, nats per step of the behaviour policy
     trajectories: int  # 0: all of them
@@ -100,7 +101,7 @@ class Distance(NamedTuple):
 
 
 def main(options: Options) -> None:
-    """Judge every form on both problems; one row of panels each."""
+    """Evaluate every form on both problems, one row of panels each."""
     quick = options.quick
     names = ("per_decision_is", "first_order") if quick else tuple(PARTS)
     with jax.enable_x64(True):
@@ -113,18 +114,16 @@ def main(options: Options) -> None:
         draw_crossovers(line[1], problem, distances)
     handles = [Line2D([], [], color=c, linestyle=s, label=f) for f, (c, s) in STYLES.items() if f in names]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(
-        "Old trajectories for a new policy: dots are N*;  △ N* is larger;  ▽ an exact form is better at any N"
-    )
+    figure.suptitle("Importance sampling: dots are N*;  △ N* is above this;  ▽ an exact form is better at every N")
     rows = [(problem, *row) for problem, found in problems.items() for d in found for row in table(d)]
     options.write("crossover", figure, COLUMNS, rows)
 
 
-# --- exactly ---------------------------------------------------------------------------------------------------------
+# --- exact -----------------------------------------------------------------------------------------------------------
 
 
 def judge_walk(names: Sequence[str], horizon: int, moves: np.ndarray) -> list[Distance]:
-    """Five places in a row; a step goes the other way once in ten; 1 for each step begun at the right end."""
+    """A walk on five states in a row; one step in ten goes the other way; each step from the right end earns 1."""
     place, step = np.arange(5), np.array([-1, 1])
     right, wrong = (np.eye(5)[np.clip(place[:, None] + s * step, 0, 4)] for s in (1, -1))
     mdp = oracle.make_mdp(np.eye(5)[2], 0.9 * right + 0.1 * wrong, np.eye(5)[:, [4, 4]], horizon)
@@ -152,7 +151,7 @@ def judge_walk(names: Sequence[str], horizon: int, moves: np.ndarray) -> list[Di
 
 
 def estimator(name: str, baseline: Baseline) -> Estimator:
-    """A form with a baseline that does not see the trajectory it judges."""
+    """A form with a baseline from the other trajectories."""
     credit, surrogate = PARTS[name]
     return product(baselined(credit, baseline), surrogate)
 
@@ -161,7 +160,7 @@ def estimator(name: str, baseline: Baseline) -> Estimator:
 
 
 def judge_cartpole(names: Sequence[str], horizon: int, updates: Sequence[int], count: int, size: int) -> list[Distance]:
-    """Train, and judge each form for later policies; the truth comes from as many blocks of twice the size."""
+    """Train, and evaluate each form for later policies; the true gradient is from as many blocks of twice the size."""
     environment = environments.make("CartPole-v1")._replace(horizon=horizon)
     agent = make_agent(environment, hidden=(32, 32))
     behaviour, targets = policies(environment, agent, updates)
@@ -179,7 +178,7 @@ def judge_cartpole(names: Sequence[str], horizon: int, updates: Sequence[int], c
 
 
 def policies(environment: Environment, agent: Agent, updates: Sequence[int]) -> tuple[Params, list[Params]]:
-    """A partly trained policy, and what it becomes after so many more updates, each on new data."""
+    """A partly trained policy, and the policies after further updates on new data."""
     trainer = make_trainer(environment, agent, replace(RECIPE.config, num_envs=32))
     init, update = jax.jit(trainer.init), jax.jit(trainer.update)
     history = [init(RECIPE.algorithm, jax.random.key(0))]
@@ -191,7 +190,7 @@ def policies(environment: Environment, agent: Agent, updates: Sequence[int]) -> 
 def blocks(
     environment: Environment, agent: Agent, size: int, behaviour: Params, target: Params, keys: Array, names: Sequence
 ) -> tuple[dict[str, tuple[Array, Array]], Array]:
-    """Mean gradient and variance of one trajectory's gradient, for each form, [B, P] and [B]; KL per step, [B]."""
+    """For each form the mean gradient, [B, P], and the variance of one trajectory's gradient, [B]; KL per step, [B]."""
 
     def block(key: Array) -> tuple[dict[str, tuple[Array, Array]], Array]:
         rows = rollout.episodes(environment, partial(agent.policy, behaviour), jax.random.split(key, size))
@@ -211,7 +210,7 @@ def blocks(
 
 
 def jackknifed(means: np.ndarray, variances: np.ndarray) -> Errors:
-    """‖E[mean]‖² from the products of different blocks, and the variance."""
+    """‖E[mean]‖² from products of different blocks, and the variance."""
     count = len(means)
     products = means @ means.T
     np.fill_diagonal(products, 0.0)
@@ -222,24 +221,24 @@ def jackknifed(means: np.ndarray, variances: np.ndarray) -> Errors:
     return Errors(np.append(products.sum() / pairs, without), variance, float(noise))
 
 
-# --- what comes of it ------------------------------------------------------------------------------------------------
+# --- results ---------------------------------------------------------------------------------------------------------
 
 
 def error_bar(values: np.ndarray) -> np.ndarray:
-    """Jackknife standard error of values [1 + B, ...]; 0 of an exact one."""
+    """Jackknife standard error of values [1 + B, ...]; 0 if exact."""
     without = values[1:]
     return np.sqrt((len(without) - 1) * np.var(without, axis=0)) if len(without) else np.zeros(values.shape[1:])
 
 
 def bias_error(errors: Errors) -> float:
-    """Standard error of the squared bias; the jackknife's own is too small where the bias is lost in noise."""
+    """Standard error of the squared bias; at least that of a zero bias, where the jackknife is too small."""
     return max(float(error_bar(errors.squared_bias)), errors.noise)
 
 
 def crossover(distance: Distance, name: str) -> tuple[float, float, float]:
-    """N* between the ends of its error bar; 0 where it is below 1 (the better exact form wins at every N).
+    """N* and the ends of its error bar; 0 if it is below 1 (the better exact form has the smaller error at every N).
 
-    Where the bias cannot be told from zero, NaN, and an end below which the form has the smaller error all the same.
+    If the bias is not significantly different from zero, N* is NaN and only the lower end is given.
     """
     errors = distance.forms[name]
     exact = [distance.forms[other].variance for other in EXACT if other in distance.forms]
@@ -257,7 +256,7 @@ def crossover(distance: Distance, name: str) -> tuple[float, float, float]:
 
 
 def table(distance: Distance) -> Iterator[tuple]:
-    """A row for each form."""
+    """A row per form."""
     for name, errors in distance.forms.items():
         bias, variance, _ = errors
         measured = bias[0], bias_error(errors), variance[0], error_bar(variance), distance.squared_gradient
@@ -285,15 +284,15 @@ def draw_errors(axes: Axes, problem: str, distance: Distance) -> None:
 def draw_crossovers(axes: Axes, problem: str, distances: Sequence[Distance]) -> None:
     """N* against the distance; below its line a form has the smaller error."""
     kl = np.array([d.kl for d in distances])
-    axes.set(ylim=(1, 1e5), ylabel="N* (trajectories): below it the form errs less")
+    axes.set(ylim=(1, 1e5), ylabel="N* (trajectories): below, smaller error")
     for i, name in enumerate(form for form in distances[0].forms if form not in EXACT):
         colour, line = STYLES[name]
         low, number, high = np.array([crossover(d, name) for d in distances]).T
         measured = distances[0].trajectories > 0
         found = np.where(number > 0, number, np.nan)
-        bars = (found - low, high - found) if measured else None
+        errors = (found - low, high - found) if measured else None
         marker = "o" if measured else ""
-        axes.errorbar(kl, found, bars, color=colour, linestyle=line, marker=marker, markersize=4, capsize=2)
+        axes.errorbar(kl, found, errors, color=colour, linestyle=line, marker=marker, markersize=4, capsize=2)
         never, at_least = number == 0, np.isinf(high)
         axes.plot(kl[never], np.full(never.sum(), 1.2 * 1.25**i), "v", color=colour, fillstyle="none", markersize=6)
         axes.plot(kl[at_least], low[at_least], "^", color=colour, fillstyle="none", markersize=7)
@@ -301,7 +300,7 @@ def draw_crossovers(axes: Axes, problem: str, distances: Sequence[Distance]) -> 
 
 
 def finish(axes: Axes, title: str, xlabel: str) -> None:
-    """Titles, scales, a frame that does not get in the way."""
+    """Set title, label, log scales and grid."""
     axes.set(title=title, xlabel=xlabel, xscale="log", yscale="log")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,13 +1,13 @@
 """Do reward-to-go, standardisation and larger batches help? The grid of Berkeley CS285's homework 2 on CartPole-v1.
 
-Batches of 1000 and 4000 steps × {total return, reward-to-go} × {as it is, standardised}, 5 seeds, 100 updates: one
-compiled call per batch size, the four methods and all seeds being numbers in one sweep. Expect the plain total return
-to be slowest, standardisation to help most, and the larger batch to be steadier. Expect reward-to-go to waver once
-every episode lasts 500 steps: standardised over all steps at once, it praises early actions and blames late ones
-whatever they were (a baseline per time step does not: see baselines.py). About four minutes on two CPU cores.
+Batches of 1000 and 4000 steps × {total return, reward-to-go} × {as is, standardised}, 5 seeds, 100 updates. Each batch
+size is one compiled call, a sweep over four methods and all seeds. As in the course, a batch is whole episodes whose
+steps add up to its size, and the gradient is the mean over those steps.
 
-As in the course, a batch is whole episodes, in order, until their steps add up to its size, and the gradient is the
-mean over those steps.
+Expect the total return to be slowest, standardisation to help most, and the larger batch to have less variance. Expect
+reward-to-go to become unstable once every episode lasts 500 steps. Standardised over all steps, it then gives early
+actions positive and late actions negative credit. A baseline per time step avoids this (see baselines.py). About four
+minutes on two CPU cores.
 """
 
 from dataclasses import replace
@@ -36,13 +36,13 @@ from pgjax import (
 from pgjax.runs.settings.start import start
 from pgjax.runs.show import figures
 
-BATCHES = {1000: 64, 4000: 192}  # steps per batch -> episodes simulated to fill it, even while they are short
+BATCHES = {1000: 64, 4000: 192}  # steps per batch -> simulated episodes, enough even while they are short
 QUICK_BATCHES = {100: 8, 200: 16}
 OVER = {"causal": [0.0, 1.0], "strength": [0.0, 1.0]}
 
 
 def credit(signals: Signals, causal: ArrayLike) -> Array:
-    """Total return or reward-to-go, chosen by a number, so that both stand in one sweep."""
+    """Total return or reward-to-go, selected by a number, so that both are in one sweep."""
     return jnp.where(jnp.asarray(causal) > 0, reward_to_go(signals), total_return(signals))
 
 

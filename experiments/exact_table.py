@@ -1,15 +1,15 @@
-"""Which estimators are exact, and at what variance? Every estimator's mean, bias and variance, by enumeration.
+"""Which estimators are exact, and at what variance? Mean, bias and variance of every estimator, by enumeration.
 
-`--mdp FILE.json` takes a problem of your own: `initial` [S], `transition` [S, A, S] (a row's missing mass ends the
-episode), `reward` [S, A], `horizon`, `discount`, `behaviour_logits` and `target_logits` [S, A]. `--json OUT.json`
-writes all numbers. Without arguments a built-in example is shown as a table. Expect a bias of zero for every estimator
-that is exact, and less variance the more an estimator knows. About half a minute; --quick is a horizon of 2 at most.
+Without arguments the problem is a built-in example. `--mdp FILE.json` reads another one: `initial` [S], `transition`
+[S, A, S] (missing mass ends the episode), `reward` [S, A], `horizon`, `discount`, `behaviour_logits` and
+`target_logits` [S, A]. `--json OUT.json` writes all numbers. Expect a bias of zero for every exact estimator, and a
+smaller variance for estimators with more information. About half a minute; --quick limits the horizon to 2.
 
-With `--updates` the table of updates instead: for every method, and every path that a batch can take through training
-(held, replayed in slices, minibatches, groups, devices, engines …), the parameters that `pgjax.learn` makes of every
-batch, against an update written in NumPy loops (`parts/plain_updates.py`, which imports nothing of pgjax). Expect
-differences of rounding, or a path that is refused by name. The exit status is 1 where a difference is larger than
-1e-10. `--only` picks methods and `--paths` paths by a part of their names, `--actions` the kind of action.
+`--updates` prints the table of updates instead. It compares the parameters that `pgjax.learn` returns for every batch
+with an update in NumPy loops (`parts/plain_updates.py`, which does not import pgjax). It does so for every method and
+every path of a batch through training: held, replayed in slices, minibatches, groups, devices, engines. Expect
+rounding differences, or a path that is rejected by name. The exit status is 1 if a difference exceeds 1e-10. `--only`
+and `--paths` select methods and paths by a part of their names, `--actions` the kind of action.
 """
 
 import json
@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-if "--updates" in sys.argv:  # five hundred programs that run for milliseconds: do without LLVM's optimiser
+if "--updates" in sys.argv:  # five hundred short programs compile faster without LLVM's optimiser
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import jax
@@ -48,32 +48,32 @@ EXAMPLE = {
 
 @dataclass(frozen=True)
 class Options:
-    """Where the problem comes from and where the numbers go."""
+    """Options: the problem, and where numbers are written."""
 
     mdp: Path | None = None
-    """A problem as JSON; default a built-in example."""
+    """JSON file with a problem; default a built-in example."""
     json: Path | None = None
-    """Write all numbers there."""
+    """JSON file for all numbers."""
     quick: bool = False
-    """Cut the horizon to 2 steps; of the updates, take held batches alone."""
+    """Limit the horizon to 2 steps; with --updates, use held batches only."""
     updates: bool = False
-    """The table of updates instead, on problems of its own."""
+    """Print the table of updates instead, on built-in problems."""
     only: str = ""
-    """Of the updates, methods whose name contains this."""
+    """With --updates: only methods whose name contains this text."""
     paths: str = ""
-    """Of the updates, paths whose name contains this."""
+    """With --updates: only paths whose name contains this text."""
     actions: Literal["one", "joint", "masked"] = "one"
-    """Of the updates: one number of two choices; nested parts of several kinds, one of them masked, as the product of
-    their softmaxes; one number with a mask."""
+    """With --updates: one discrete action of two choices; nested parts of several kinds, one of them masked, with a
+    product of softmaxes as policy; or one discrete action with a mask."""
 
 
 def main(options: Options) -> int:
-    """Read, enumerate, write, show; the exit status."""
+    """Read the problem, enumerate, write and print; returns the exit status."""
     if options.updates:
         return updates(options)
     for name, default in (("only", ""), ("paths", ""), ("actions", "one")):
         if getattr(options, name) != default:
-            raise SettingError(name, getattr(options, name), "picks rows of the table of updates; add --updates")
+            raise SettingError(name, getattr(options, name), "selects rows of the table of updates; add --updates")
     with jax.enable_x64(True):
         mdp, logits = problem(options)
         result = oracle.exact_table(mdp, logits["target_logits"], logits["behaviour_logits"])
@@ -84,7 +84,7 @@ def main(options: Options) -> int:
 
 
 def problem(options: Options) -> tuple[oracle.MDP, dict[str, np.ndarray]]:
-    """The MDP that the options ask for, and the logits of both policies by name."""
+    """The MDP of the options, and the logits of both policies by name."""
     given = EXAMPLE if options.mdp is None else read(options.mdp)
     mdp = oracle.make_mdp(*(given[name] for name in FIELDS[:5]))
     mdp = replace(mdp, horizon=min(mdp.horizon, 2)) if options.quick else mdp
@@ -92,11 +92,11 @@ def problem(options: Options) -> tuple[oracle.MDP, dict[str, np.ndarray]]:
 
 
 def updates(options: Options) -> int:
-    """The table of updates, a row as soon as it is known."""
+    """Print the table of updates, row by row."""
     from parts import update_table
 
     if options.mdp is not None:
-        raise SettingError("mdp", str(options.mdp), "is not used with --updates, which has problems of its own")
+        raise SettingError("mdp", str(options.mdp), "is not used with --updates, which has built-in problems")
     use_cpu_devices(4)
     started, rows = time.perf_counter(), []
     elsewhere = (
@@ -112,7 +112,7 @@ def updates(options: Options) -> int:
     red = sum(r.red for r in rows)
     print(
         f"{len(kept)} updates of {sum(r.batches * r.deals for r in kept)} batches: {red} differ; "
-        f"{len(rows) - len(kept)} refused\nlargest difference of the others "
+        f"{len(rows) - len(kept)} rejected\nlargest difference of the others "
         f"{max((max(r.expected, r.each) for r in kept if not r.red), default=0.0):.1e}; "
         f"{(time.perf_counter() - started) / 60:.1f} minutes"
     )
@@ -122,7 +122,7 @@ def updates(options: Options) -> int:
 
 
 def chosen(table: Any, options: Options) -> list[tuple[Any, Any]]:
-    """The rows that are asked for."""
+    """The selected rows."""
     found = [
         (case, path)
         for case in table.cases().values()
@@ -135,10 +135,10 @@ def chosen(table: Any, options: Options) -> list[tuple[Any, Any]]:
 
 
 def line(row: Any) -> str:
-    """One row, for a person."""
+    """One row as text."""
     start = f"  {row.path}\n      "
     if row.refused is not None:
-        return wrapped(f"  {row.path}: refused: {row.refused}")
+        return wrapped(f"  {row.path}: rejected: {row.refused}")
     if row.failed is not None:
         return f"{start}DIFFERS: {row.failed}"
     deals = f" × {row.deals} deals" if row.deals > 1 else ""
@@ -148,7 +148,7 @@ def line(row: Any) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The problem in a JSON file, all fields present."""
+    """The problem in a JSON file, with all fields present."""
     try:
         given = read_json(path)
     except OSError as error:
@@ -162,7 +162,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """The table, for a person."""
+    """Print the table."""
     table = Table(title=f"{result['trajectories']} trajectories, J = {result['objective']:.6f}")
     table.add_column("estimator")
     for name in ("relative bias", "variance"):

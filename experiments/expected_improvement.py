@@ -1,17 +1,18 @@
-"""Which estimator gains most per trajectory, where does a biased one win, and what does clipping buy?
+"""Which estimator gains most per trajectory, where does a biased one win, and what is the effect of clipping?
 
-E[J(θ + α ĝ)] − J(θ) of one step, summed over every batch of three small problems in float64: for every estimator of
-the exact table, step size α and number of trajectories N (up to eight where the problem has few trajectories). Printed
-for each: the best α and the gain there per trajectory, what half and twice that α leave of the gain, the spread over
-batches, and how often J falls. On a table an endless step is one to a deterministic policy; where that gains most, the
-best step is ∞: then no step is too long. Where none gains it is 0. Off-policy estimators are given trajectories of a
-behaviour policy at several distances.
+Computes E[J(θ + α ĝ)] − J(θ) of one step over every batch of three small problems in float64: for every estimator of
+the exact table, step size α and number of trajectories N (up to eight where the problem has few trajectories).
+Off-policy estimators get trajectories of behaviour policies at several distances.
 
-Expect baselines and critics to gain most per trajectory; larger N to gain less per trajectory; the best step to grow
-with N, and to be endless where no batch can mislead; the price of half or twice the best step to be a few percent,
-except for whole-episode credit and weights; per-decision weights to lose to forms that drop ratios, or that have a
-critic inside, once the policies are far apart; and clipping to change nothing at equal policies and to leave no gain
-away from the data: it stops the policy. About four minutes on two cores.
+Each row gives the best α, the gain per trajectory there, the share of the gain left at half and twice that α, the
+standard deviation over batches, and how often J falls. The best α is ∞ if the gain grows up to a deterministic policy,
+and 0 if no α gains.
+
+Expect baselines and critics to gain most per trajectory. A larger N gains less per trajectory and has a larger best
+step, which is ∞ where no batch is misleading. Half or twice the best step costs a few percent, except for
+whole-episode credit and weights. Expect per-decision weights to lose to forms that drop ratios or use a critic once
+the policies differ much. Clipping changes nothing at equal policies and leaves no gain far from the data, since it
+stops the policy. About four minutes on two cores.
 """
 
 from typing import NamedTuple
@@ -28,7 +29,7 @@ from pgjax import oracle
 
 
 class Problem(NamedTuple):
-    """Tables, θ, and the numbers of trajectories of which every batch can be listed."""
+    """An MDP, θ, and the numbers of trajectories for which every batch can be listed."""
 
     mdp: oracle.MDP
     theta: np.ndarray
@@ -64,9 +65,9 @@ PROBLEMS = {
     ),
 }
 SHOWN_PROBLEM, OFF_POLICY = "two steps", "may end"
-AWAY = np.array([[-1.0, 0.4], [0.7, -0.6]])  # the direction in which the behaviour policy lies
+AWAY = np.array([[-1.0, 0.4], [0.7, -0.6]])  # direction of the behaviour policy in θ
 DISTANCES = (0.0, 0.5, 1.0, 1.5, 2.0)
-SIZES = np.geomspace(0.02, 2e4, 49)  # the last is as good as endless
+SIZES = np.geomspace(0.02, 2e4, 49)  # the last one stands for ∞
 COUPLED = ("batch_mean_2", "leave_one_out_2", "grpo_2")  # need more than one trajectory
 SHOWN = {
     "total_return": "C7-",
@@ -93,17 +94,17 @@ class Row(NamedTuple):
     estimator: str
     distance: float
     trajectories: int
-    step: float  # infinite where the longest gains most, 0 where none gains
+    step: float  # ∞ if the longest step gains most, 0 if none gains
     gain: float  # E[J(θ + α ĝ)] − J(θ)
     gain_per_trajectory: float
     half_step: float  # share of the gain that is left
     twice_step: float
     deviation: float  # of the gain over batches
-    falls: float  # how often J falls
+    falls: float  # share of batches after which J is lower
 
 
 def main(options: Options) -> None:
-    """Enumerate, print, draw."""
+    """Enumerate, print and draw."""
     distances = (0.0, 1.0) if options.quick else DISTANCES
     curves: dict[tuple[str, str, float, int], oracle.Improvement] = {}
     with jax.enable_x64(True):
@@ -125,7 +126,7 @@ def main(options: Options) -> None:
 
 
 def names() -> tuple[list[str], list[str]]:
-    """Estimators that sample from the policy itself, and from another."""
+    """Names of the on-policy and of the off-policy estimators."""
     mdp, theta, _ = PROBLEMS[OFF_POLICY]
     table = oracle.table_estimators(mdp, jnp.asarray(theta), jnp.asarray(theta))
     on_policy = [name for name, (_, sampling) in table.items() if sampling.behaviour is None]
@@ -133,7 +134,7 @@ def names() -> tuple[list[str], list[str]]:
 
 
 def improvement(problem: str, name: str, distance: float, count: int) -> oracle.Improvement:
-    """Of one estimator, for every step size."""
+    """Expected improvement of one estimator for every step size."""
     mdp, logits, _ = PROBLEMS[problem]
     theta = jnp.asarray(logits)
     behaviour = theta + distance * AWAY if distance else theta
@@ -145,9 +146,9 @@ def improvement(problem: str, name: str, distance: float, count: int) -> oracle.
 
 
 def row(problem: str, name: str, distance: float, count: int, found: oracle.Improvement) -> Row:
-    """At the best step: endless, or by a parabola in log α through the best of the grid and its neighbours.
+    """Values at the best step, from a parabola in log α through the best grid point and its neighbours.
 
-    Half and twice it by interpolation in log α.
+    Values at half and twice the best step are interpolated in log α.
     """
     x, best = np.log(SIZES), int(np.argmax(found.mean))
     gain, step = float(found.mean[best]), float(SIZES[best])
@@ -168,7 +169,7 @@ def row(problem: str, name: str, distance: float, count: int, found: oracle.Impr
 
 
 def show(rows: list[Row]) -> None:
-    """The table, for a person."""
+    """Print the table."""
     heads = f"{'distance':>9}{'N':>2}{'α*':>7}{'gain/N':>8}{'α*/2':>6}{'2α*':>6}{'spread':>7}{'falls':>6}"
     for problem in dict.fromkeys(r.problem for r in rows):
         print(f"\n{problem:<28}{heads}")
@@ -178,7 +179,7 @@ def show(rows: list[Row]) -> None:
 
 
 def draw(curves: dict[tuple[str, str, float, int], oracle.Improvement], rows: list[Row], few: int) -> Figure:
-    """Gain against the step's size; best gain per trajectory against N; best gain against the distance."""
+    """Gain against the step size, best gain per trajectory against N, and best gain against the distance."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
     most = max(r.trajectories for r in rows if r.problem == SHOWN_PROBLEM)
     for name, style in SHOWN.items():

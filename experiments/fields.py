@@ -1,17 +1,17 @@
-"""Where do biased gradients lead? Five fields on a problem with two parameters, beside ∇J.
+"""Where do biased gradients lead? Five fields on a problem with two parameters, compared with ∇J.
 
-Two places that share one policy of three actions, with logits (θ₁, θ₂, 0); three steps, γ = 0.5. The objective is J
-less 0.01 ‖θ‖², so that its maximum is inside; the same is taken off every field. Every field is an exact mean:
+Two states share one policy of three actions with logits (θ₁, θ₂, 0); three steps, γ = 0.5. The objective is J
+− 0.01 ‖θ‖², so that its maximum is finite; every field has the same penalty. Every field is an exact mean:
 
-    exact         ∇J
-    no γ^t        the sum of scores × discounted reward-to-go without γ^t in front, as nearly every library has it
-    GRPO          standardised returns of a group of two
-    first order   the mean of ρ_t ∇log π Q̂_t on data of a policy at the star, which does not move
-    prefix        the mean of ρ_{1:t} ∇log π Q̂_t on the same data
+- exact: ∇J
+- no γ^t: the sum of scores × discounted reward-to-go without the factor γ^t, as in nearly every library
+- GRPO: standardised returns of a group of two
+- first order: the mean of ρ_t ∇log π Q̂_t on data of the fixed policy at the start
+- prefix: the mean of ρ_{1:t} ∇log π Q̂_t on the same data
 
-Printed: where each leads from the star, the objective there, and the size of the true gradient there. Expect the exact
-field to end where ∇ is zero, and each of the others at a point of its own where ∇ is not: no stationary point of
-J, at an objective that is lower by a percent or two. Half a minute.
+For each field the script prints the end point from the common start, and the objective and the norm of the true
+gradient there. Expect the exact field to end where that gradient is zero. The others end at points where it is not,
+with an objective that is lower by one or two percent. Half a minute.
 """
 
 from collections.abc import Callable
@@ -37,13 +37,13 @@ MDP = oracle.make_mdp(
     discount=0.5,
 )
 STAR = np.array([-0.5, 0.8])
-LOW, HIGH = np.array([-3.2, -0.4]), np.array([1.2, 4.4])  # the part that is shown
-DECAY = 0.02  # of ‖θ‖²/2 in every field's objective, so that maxima are inside
+LOW, HIGH = np.array([-3.2, -0.4]), np.array([1.2, 4.4])  # plotted range
+DECAY = 0.02  # weight of ‖θ‖²/2 in every field's objective
 STEP, STEPS = 0.5, 4000
 
 
 def log_policy(theta: Array) -> Array:
-    """The same three probabilities in both places, [2, 3]."""
+    """Log-probabilities, the same in both states, [2, 3]."""
     logits = jnp.concatenate([theta, jnp.zeros(1, theta.dtype)])
     return jnp.broadcast_to(jax.nn.log_softmax(logits), MDP.reward.shape)
 
@@ -54,25 +54,25 @@ def objective(theta: Array) -> Array:
 
 
 def exact(theta: Array) -> Array:
-    """Its gradient."""
+    """Gradient of the objective."""
     return jax.grad(objective)(theta)
 
 
 def without_factor(theta: Array) -> Array:
     """Σ_t E[score_t Q_t], without γ^t."""
     values = oracle.exact_values(MDP, log_policy(theta))
-    law, q = jax.lax.stop_gradient((values.state_law, values.action_value))
-    return jax.grad(lambda x: jnp.einsum("ts,sa,tsa->", law, jnp.exp(log_policy(x)), q))(theta) - DECAY * theta
+    visits, q = jax.lax.stop_gradient((values.state_law, values.action_value))
+    return jax.grad(lambda x: jnp.einsum("ts,sa,tsa->", visits, jnp.exp(log_policy(x)), q))(theta) - DECAY * theta
 
 
 def grpo(theta: Array) -> Array:
-    """Groups of two, over every pair of trajectories."""
+    """GRPO with groups of two, over every pair of trajectories."""
     sampling = oracle.Sampling(batch_size=2)
     return oracle.moments(MDP, product(group_standardised, score), log_policy, theta, sampling).mean - DECAY * theta
 
 
 def dropped(which: str, theta: Array) -> Array:
-    """The mean of a form that drops ratios, on data of the policy at the star."""
+    """Mean of a form that drops ratios, on data of the policy at the start."""
     means = oracle.mean_gradients(MDP, log_policy, theta, log_policy(jnp.asarray(STAR)))
     return getattr(means, which) - DECAY * theta
 
@@ -87,7 +87,7 @@ FIELDS: dict[str, Callable[[Array], Array]] = {
 
 
 def main(options: Options) -> None:
-    """Follow, print, draw."""
+    """Follow the fields, print and draw."""
     names = ("exact ∇J", "no γ^t") if options.quick else tuple(FIELDS)
     with jax.enable_x64(True):
         paths = {name: follow(name, 50 if options.quick else STEPS) for name in names}
@@ -103,7 +103,7 @@ def main(options: Options) -> None:
 
 
 def follow(name: str, steps: int) -> np.ndarray:
-    """The path from the star, [steps + 1, 2]."""
+    """Path from the start, [steps + 1, 2]."""
     field, start = FIELDS[name], jnp.asarray(STAR)
 
     @jax.jit
@@ -118,7 +118,7 @@ def follow(name: str, steps: int) -> np.ndarray:
 
 
 def draw(paths: dict[str, np.ndarray], side: int) -> Figure:
-    """Contours of the objective; a field's directions and its path."""
+    """Contours of the objective, with the directions and the path of each field."""
     across, up = (np.linspace(LOW[i], HIGH[i], 60) for i in (0, 1))
     grid = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2)
     height = np.asarray(jax.vmap(objective)(jnp.asarray(grid))).reshape(60, 60)

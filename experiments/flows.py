@@ -1,15 +1,15 @@
-"""How fast do policy gradients converge without sampling, and what of that do the theorems promise?
+"""How fast do policy gradients converge without sampling, and how much of that do the theorems guarantee?
 
-Every theorem of `pgjax.oracle.flows.THEOREMS` is run on random problems with the step that it asks for, in float64, and
-printed as a row: its bound, the largest measured/bound along the whole curves (at most 1, or the theorem is broken; at
-least 1 for a lower bound), and two rates over the second half of the curve, that of the bound and that of the curve,
-the latter with a 95 % interval over problems. A rate is −d log δ/d log k where the bound is a power of k, −d log δ/dk
-where it is exponential. Rows without a bound: momentum, whose theorem has no constants, and other rules for the step.
+Every theorem of `pgjax.oracle.flows.THEOREMS` is run on random problems with the step size that it requires, in
+float64. Its row has the bound, and the largest ratio measured/bound along the curves. The ratio must be at most 1, or
+at least 1 for a lower bound. Two rates over the second half of the curve follow: that of the bound and that of the
+curve, with a 95 % interval over problems. A rate is −d log δ/d log k if the bound is a power of k, and −d log δ/dk if
+it is exponential. Rows without a bound are momentum, whose theorem has no constants, and other step rules.
 
-The figure has a panel for each family (median over problems; dashed: the bound), and one without a theorem: a network
-on a gymnax table. Expect every bound to hold and most to be loose by orders of magnitude; 1/k for gradients in
-logits, 1/k² with momentum; and natural gradients, mirror descent and the escort transform to be exponential where only
-1/k is promised. About three minutes on two cores.
+The figure has a panel per family (median over problems; dashed: the bound) and one without a theorem, for a network on
+a gymnax table. Expect every bound to hold, and most to be loose by orders of magnitude. Gradients in logits converge
+like 1/k, with momentum like 1/k². Natural gradients, mirror descent and the escort transform converge exponentially,
+although only 1/k is guaranteed. About three minutes on two cores.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from pgjax.oracle import flows
 from pgjax.oracle.flows.checked import objectives
 
 PROBLEMS = 20
-LAST = {"power": 100_000, "linear": 20_000}  # steps, by what the bound falls like
+LAST = {"power": 100_000, "linear": 20_000}  # number of steps, by the kind of bound
 SHORT = {"escort": 300, "log_barrier_gap": 2000, "natural": 1000, "mirror_euclidean": 1000, "projected": 20_000}
 SHORT |= {"entropy": 200_000, "normalised": 3000, "normalised_bandit": 300, "soft_natural": 60, "mirror_growing": 60}
 FAMILIES = {  # theorem or rule -> colour
@@ -48,7 +48,7 @@ COLUMNS += ("rate_high", "final_gap")
 
 
 class Row(NamedTuple):
-    """One theorem, or one rule without."""
+    """One theorem, or one step rule without a theorem."""
 
     name: str
     claim: str
@@ -56,12 +56,12 @@ class Row(NamedTuple):
     kind: flows.Kind
     steps: np.ndarray
     gap: np.ndarray  # [problems, K]
-    bound: np.ndarray | None  # of the gap; of what is measured where that is another quantity
+    bound: np.ndarray | None  # of the gap, or of another measured quantity
     worst: float
 
 
 def main(options: Options) -> None:
-    """Verify, fit, draw."""
+    """Verify, fit and draw."""
     count = 3 if options.quick else PROBLEMS
     with jax.enable_x64(True):
         garnets = [flows.garnet(seed, discount=0.5) for seed in range(count)]
@@ -82,13 +82,13 @@ def verified(theorem: flows.Theorem, problems: list[flows.Discounted], last: int
     """A theorem on all problems."""
     found = jax.device_get(flows.verify(theorem, problems, flows.moments(last)))
     after = found.measured[:, 1:] / np.maximum(found.bound[:, 1:], 1e-300)
-    resolved = np.abs(found.measured[:, 1:]) > 1e-12  # below, both sides are rounding
+    resolved = np.abs(found.measured[:, 1:]) > 1e-12  # below, both sides are rounding errors
     worst = after[resolved].min() if theorem.below else after[resolved].max()
     return Row(*theorem[:4], found.steps[0], found.gap, found.bound, float(worst))
 
 
 def without_bounds() -> list[tuple[str, str, Callable[[flows.Discounted], flows.StepRule], bool]]:
-    """Name, claim, rule for the step, momentum?"""
+    """Name, claim, step rule, and whether to use momentum."""
     return [
         ("momentum", "Õ(1/k²)", lambda p: flows.fixed((1.0 - p.discount) ** 3 / 8.0), True),
         ("searched", "–", lambda p: flows.line_searched(1e4), False),
@@ -97,7 +97,7 @@ def without_bounds() -> list[tuple[str, str, Callable[[flows.Discounted], flows.
 
 
 def followed(name: str, claim: str, rule: Any, momentum: bool, problems: list[flows.Discounted], last: int) -> Row:
-    """A softmax policy gradient with another rule, on all problems."""
+    """A softmax policy gradient with another step rule, on all problems."""
     steps = flows.moments(last)
 
     @jax.vmap
@@ -113,14 +113,14 @@ def followed(name: str, claim: str, rule: Any, momentum: bool, problems: list[fl
 
 
 def rates(row: Row) -> tuple[float, flows.Rate]:
-    """Of the bound (mean) and of the gap."""
+    """Rates of the bound (mean) and of the gap."""
     bound = [] if row.bound is None else [flows.fitted(row.steps, b, row.kind) for b in row.bound]
     own = flows.over_problems([flows.fitted(row.steps, gap, row.kind) for gap in row.gap])
     return flows.over_problems(bound).mean, own
 
 
 def show(row: Row, first: bool) -> None:
-    """A line for a person."""
+    """Print a row."""
     if first:
         print(
             f"{'theorem':<22}{'bound':<34}{'worst ratio':>12}\n{'':<22}{'kind':<14}{'its rate':>10}{'fitted rate':>30}"
@@ -142,7 +142,7 @@ def line(row: Row) -> tuple:
 
 
 def networks(last: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """FrozenLake's table, with a table of logits and with a small network: (steps, gap) of each."""
+    """(steps, gap) on FrozenLake's table, with a table of logits and with a small network."""
     tables = oracle.from_gymnax("FrozenLake-misc", discount=0.9)
     problem = flows.from_mdp(tables.mdp)
     agent = make_agent(environments.make("FrozenLake-misc"), hidden=(8,))
@@ -165,7 +165,7 @@ def networks(last: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def draw(rows: list[Row], lake: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """A panel for each family, and one for the network."""
+    """One panel per family, and one for the network."""
     by_name = {row.name: row for row in rows}
     figure, panels = plt.subplots(3, 2, figsize=(11, 11), layout="constrained")
     for axes, (family, members) in zip(panels.flat, FAMILIES.items(), strict=False):
@@ -185,14 +185,14 @@ def draw(rows: list[Row], lake: dict[str, tuple[np.ndarray, np.ndarray]]) -> Fig
 
 
 def curve(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str, line: str, label: str | None) -> None:
-    """Median over problems, where it is above rounding."""
+    """Median over problems where it is above rounding."""
     middle = np.median(values, axis=0)
     shown = (steps > 0) & (middle > 1e-13)
     axes.plot(steps[shown], middle[shown], line, color=colour, label=label, linewidth=1.6)
 
 
 def finish(axes: Axes, title: str) -> None:
-    """Title, scales."""
+    """Set title, labels and scales."""
     axes.set(title=title, xscale="log", yscale="log", xlabel="step k", ylabel="J* − J", ylim=(1e-13, 1e6))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -200,7 +200,7 @@ def finish(axes: Axes, title: str) -> None:
 
 
 def tightness(axes: Axes, rows: list[Row]) -> None:
-    """How much of each bound is used."""
+    """Largest measured/bound of each theorem."""
     names = [row.name.replace("_", " ") for row in rows]
     axes.barh(names, [row.worst for row in rows], color="C7", height=0.6)
     axes.axvline(1.0, color="black", linewidth=1)

@@ -1,14 +1,13 @@
 """Which of GRPO's parts helps? The group methods on Catch, FrozenLake and CartPole beside RLOO and PPO, eight seeds.
 
-Equal numbers of environment steps, nothing tuned for an environment; each method at the best of three learning rates:
-its own default, a third and three times of it, by the mean training return of all seeds. Methods of groups draw four
-episodes from every reset. About half an hour on two CPU cores.
+All methods get the same number of environment steps, and nothing is tuned per environment. Each method uses the best of
+three learning rates (its default, a third and three times of it) by training return, mean over seeds. Group methods
+sample four episodes from every reset. GSPO's per-step form is left out, because its gradient equals that of GSPO if an
+episode has a single advantage. About half an hour on two CPU cores.
 
-GSPO's per-step form is left out: with one advantage for a whole episode its gradient is GSPO's own.
-
-Expect greedy returns of 1 on Catch but for Dr. GRPO (0.85) and CISPO (0.91); on FrozenLake GRPO (0.50) and DAPO (0.48)
-above RLOO (0.40), PPO (0.39) and Dr. GRPO (0.31), and REINFORCE++ at 0.02; on CartPole all above 440, PPO, CISPO and
-REINFORCE++ at 500.
+Expect greedy returns of 1 on Catch, except Dr. GRPO (0.85) and CISPO (0.91). On FrozenLake GRPO (0.50) and DAPO (0.48)
+are above RLOO (0.40), PPO (0.39) and Dr. GRPO (0.31), and REINFORCE++ is at 0.02. On CartPole all are above 440, and
+PPO, CISPO and REINFORCE++ reach 500.
 """
 
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from pgjax.runs.show import figures
 
 @dataclass(frozen=True)
 class Task:
-    """An environment, and for how long."""
+    """An environment, and the number of steps."""
 
     name: str
     total_steps: int
@@ -46,12 +45,12 @@ TASKS = (
     Task("CartPole-v1", 100_000),
 )
 METHODS = ("ppo", "rloo", "dr_grpo", "grpo", "dapo", "gspo", "cispo", "reinforce_pp")
-RATES = (1 / 3, 1.0, 3.0)  # times the default
+RATES = (1 / 3, 1.0, 3.0)  # multiples of the default
 COLUMNS = ("environment", "method", "seeds", "total_steps", "learning_rate", "greedy_mean", "greedy_worst_seed", "area")
 
 
 def main(options: Options) -> None:
-    """Train everything; one panel per environment."""
+    """Train all methods and draw one panel per environment."""
     start()
     seeds = 2 if options.quick else 8
     tasks, methods = (TASKS[:1], METHODS[1:3]) if options.quick else (TASKS, METHODS)
@@ -82,7 +81,7 @@ def main(options: Options) -> None:
 
 
 def best(task: Task, method: str, seeds: int, total_steps: int) -> tuple[float, dict, np.ndarray, float]:
-    """The best learning rate, with its metrics, each seed's greedy return at the end, and the mean training return."""
+    """The best learning rate, with its metrics, final greedy return per seed, and training return (mean over seeds)."""
     environment = environments.make(task.name)
     algorithm, config = ALGORITHMS[method]()
     agent = make_agent(environment, critic=config.critic)

@@ -1,18 +1,18 @@
-"""Does marginal importance sampling beat per-decision weights on long horizons, and are its intervals honest?
+"""Does marginal importance sampling beat per-decision weights on long horizons, and are its intervals correct?
 
-A ring of five places; a behaviour policy that moves at random judges one that prefers one way round. Left: the variance
-of one trajectory's estimate against the horizon T, exact by dynamic programming. Right: how many of the 95 % intervals
-of 100 simulated trajectories hold J, over 400 repetitions, with exact ratios of state laws, with ratios counted on the
-same trajectories, with those of a dual, whose interval includes their error, with a critic (double reinforcement
-learning; the critic is 30 % too low), and with emphatic weights. With fitted ratios the left panel shows N times the
-variance as N → ∞.
+On a ring of five states, data of a random behaviour policy are used to evaluate a policy that prefers one direction.
+Left: the variance of one trajectory's estimate against the horizon T, exact by dynamic programming. For fitted ratios
+it is N times the variance as N → ∞. Right: coverage of the 95 % intervals of 100 simulated trajectories, over 400
+repetitions. The ratios of state distributions are exact, counted on the same trajectories, or from a dual whose
+interval includes their error. Others are a critic (double reinforcement learning; the critic is 30 % too low) and
+emphatic weights.
 
-Expect the variance to grow exponentially per decision and at most like T² with marginal weights; per-decision intervals
-to fail on long horizons, where 100 trajectories never see the heavy ones, and marginal ones to hold what they promise
-where the ratios are given. Ratios that are counted on the same trajectories leave the error small, but their intervals
-leave out what they add: they hold too seldom, less so with a critic (double reinforcement learning). The dual's are
-tables of states and actions, and do without the behaviour policy: they err as little as with a critic, and their
-interval nearly holds. Emphatic weights, products themselves, lose part of that again. Three minutes.
+Expect the variance to grow exponentially per decision, and at most like T² with marginal weights. Per-decision
+intervals fail on long horizons, where 100 trajectories do not contain the large weights. Marginal intervals have the
+nominal coverage if the ratios are given. Ratios counted on the same trajectories leave the error small, but their
+intervals ignore the error of the ratios: coverage is too low, less so with a critic. The dual uses tables of states and
+actions and no behaviour policy; its error is as small as with a critic, and its interval nearly has the nominal
+coverage. Emphatic weights are products, and lose part of the gain. Three minutes.
 """
 
 from functools import partial
@@ -50,13 +50,13 @@ class Row(NamedTuple):
 
     horizon: int
     estimator: str
-    variance: float  # of one trajectory, exact (with fitted ratios N times its limit); NaN where only simulated
+    variance: float  # of one trajectory, exact (fitted ratios: N times the limit); NaN if only simulated
     rmse: float  # of 100 trajectories, divided by J
     coverage: float
 
 
 def main(options: Options) -> None:
-    """By dynamic programming and by simulation."""
+    """Compute variances by dynamic programming, and simulate."""
     horizons, repetitions = (HORIZONS[:3], 20) if options.quick else (HORIZONS, 400)
     with jax.enable_x64(True):
         rows = [row for horizon in horizons for row in judge(horizon, repetitions)]
@@ -75,7 +75,7 @@ def problem(horizon: int) -> tuple[oracle.MDP, np.ndarray, np.ndarray]:
 
 
 def judge(horizon: int, repetitions: int) -> list[Row]:
-    """Every estimator, exactly where a dynamic programme knows its variance, and simulated."""
+    """Every estimator: exact variance where dynamic programming gives it, and simulation."""
     mdp, target, behaviour = problem(horizon)
     exact = float(oracle.exact_values(mdp, target).objective)
     known = {
@@ -97,7 +97,7 @@ def judge(horizon: int, repetitions: int) -> list[Row]:
 @jax.jit
 @partial(jax.vmap, in_axes=(None, None, None, 0))
 def simulated(mdp: oracle.MDP, target: Array, behaviour: Array, key: Array) -> dict[str, Any]:
-    """All estimates of one batch of trajectories."""
+    """All estimates from one batch of trajectories."""
     first, rest = jax.random.split(key)
     state = jax.random.choice(first, PLACES, (TRAJECTORIES,), p=jnp.asarray(mdp.initial))
 

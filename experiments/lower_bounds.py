@@ -1,18 +1,18 @@
-"""Does a lower confidence bound keep policy search from believing its own data?
+"""Does a lower confidence bound keep policy search from overfitting its data?
 
-From N trajectories of the present policy each search ascends its surrogate, takes the policy it finds, draws N new
-trajectories from that, and so on: (1/N) Σ ρR without a penalty; the same less the penalty of POIS, ‖R‖ √(odds E[ρ²]/N),
-with the Rényi divergence exact on the tables; and PPO's clipped surrogate. Returns are exact, batches are drawn; the
-bound's coverage is exact, over every batch of two trajectories, and simulated for twenty.
+Each search repeats three steps: sample N trajectories of the current policy, maximise a surrogate on them, and take the
+result as the new policy. The surrogates are (1/N) Σ ρR without a penalty, the same minus the penalty of POIS,
+‖R‖ √(odds E[ρ²]/N), and PPO's clipped surrogate. The Rényi divergence is exact on the tables, and so are the returns;
+batches are sampled. Coverage of the bound is exact for two trajectories (over every batch) and simulated for twenty.
 
 Left: the return after each batch, mean and worst tenth of all runs. Middle: the same after the last batch, against N.
-Right: how often J is at least the bound, for a policy chosen beforehand, and for the one that the search found on the
-same data, against the confidence promised. The theorem is about the first.
+Right: how often J is at least the bound, against the nominal confidence. It is shown for a policy that is chosen
+beforehand, as the theorem assumes, and for the policy that the search found on the same data.
 
-Expect the unpenalised search to fall far in its unlucky runs while N is small; searches of the bound to get farthest on
-average, at 95 % as at 50 %, and the clipped surrogate to be the safest where data are few; and the bound to hold more
-often than promised, Cantelli's inequality being cautious, but less often where it was searched: the search finds the
-policies that its batch flatters. Three minutes on two cores.
+Expect the search without penalty to have very low returns in its worst runs if N is small. Searches of the bound have
+the highest mean return, at 95 % and at 50 %; the clipped surrogate has the best worst runs for small N. The bound
+holds more often than nominal for a fixed policy, since Cantelli's inequality is conservative. It holds less often for
+the policy found by the search, which overestimates it. Three minutes on two cores.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ from parts.results import Options
 
 from pgjax import oracle
 
-MDP = oracle.make_mdp(  # what pays at first leads to where little is earned
+MDP = oracle.make_mdp(  # the action with the higher immediate reward leads to states with low rewards
     np.array([0.5, 0.5]),
     np.array([[[0.7, 0.3], [0.2, 0.8]], [[0.6, 0.4], [0.1, 0.9]]]),
     np.array([[0.2, 0.6], [1.0, -0.8]]),
@@ -49,11 +49,11 @@ STYLES = {
     "clipped ratio, 0.2": "C1^-",
 }
 Surrogate = Callable[[Array, Array, Array, int], Array]
-"""(log π, log μ, shares of the batch, N) -> what is ascended."""
+"""(log π, log μ, shares of the batch, N) -> the objective to maximise."""
 
 
 class Row(NamedTuple):
-    """One search with N trajectories a batch, after so many batches."""
+    """One search with N trajectories per batch, after a number of batches."""
 
     search: str
     trajectories: int
@@ -69,12 +69,12 @@ class Held(NamedTuple):
 
     trajectories: int
     confidence: float
-    beforehand: float  # for a policy that the batch has not chosen
+    beforehand: float  # for a policy that does not depend on the batch
     searched: float  # for the policy that the search found on the same batch
 
 
 def main(options: Options) -> None:
-    """Search, cover, draw."""
+    """Search, compute coverage and draw."""
     counts, runs, batches = ((5, 20), 10, 3) if options.quick else (COUNTS, RUNS, BATCHES)
     with jax.enable_x64(True):
         listed = oracle.enumerate_trajectories(MDP)
@@ -90,7 +90,7 @@ def main(options: Options) -> None:
 
 
 def surrogate(listed: oracle.Trajectories, name: str) -> Surrogate:
-    """What a search ascends."""
+    """The objective of a search."""
     if name == "clipped ratio, 0.2":
         return lambda target, behaviour, share, count: oracle.clipped_surrogate(MDP, listed, target, behaviour, share)
     plain = partial(oracle.ratio_surrogate, MDP, listed)
@@ -108,7 +108,7 @@ def bound(
 
 
 def found(ascends: Surrogate, theta: Array, share: Array, count: int) -> Array:
-    """θ after the ascent of one batch's surrogate."""
+    """θ after maximising the surrogate of one batch."""
     behaviour = jax.nn.log_softmax(theta)
     return oracle.ascend(lambda x: ascends(jax.nn.log_softmax(x), behaviour, share, count), theta, STEPS, SIZE)
 
@@ -119,14 +119,14 @@ def worth(theta: Array) -> Array:
 
 
 def drawn(listed: oracle.Trajectories, theta: Array, count: int, key: Array) -> Array:
-    """Shares of a batch of N trajectories of the policy, [M]."""
+    """Shares of trajectories in a batch of N from the policy, [M]."""
     chance = oracle.trajectory_probability(MDP, listed, jax.nn.log_softmax(theta))
     members = jax.random.choice(key, len(chance), (count,), p=chance)
     return jnp.zeros_like(chance).at[members].add(1.0 / count)
 
 
 def searched(listed: oracle.Trajectories, name: str, count: int, runs: int, batches: int) -> list[Row]:
-    """Batch after batch, in many runs."""
+    """Run a search batch by batch, many times."""
     ascends = surrogate(listed, name)
 
     def once(key: Array) -> Array:
@@ -150,7 +150,7 @@ def searched(listed: oracle.Trajectories, name: str, count: int, runs: int, batc
 
 
 def every_batch(listed: oracle.Trajectories) -> tuple[Array, Array]:
-    """Shares of all batches of a few trajectories, [B, M], and their probabilities."""
+    """Shares of trajectories in all batches of a given size, [B, M], and their probabilities."""
     many = listed.state.shape[1]
     chance = np.asarray(oracle.trajectory_probability(MDP, listed, jax.nn.log_softmax(jnp.asarray(START))))
     members = np.array(list(combinations_with_replacement(range(many), FEW)))
@@ -160,14 +160,14 @@ def every_batch(listed: oracle.Trajectories) -> tuple[Array, Array]:
 
 
 def drawn_batches(listed: oracle.Trajectories, runs: int) -> tuple[Array, Array]:
-    """Shares of simulated batches, [runs, M], all as likely."""
+    """Shares of simulated batches, [runs, M], with equal probabilities."""
     keys = jax.random.split(jax.random.key(0), runs)
     share = jax.vmap(lambda key: drawn(listed, jnp.asarray(START), SHOWN, key))(keys)
     return share, jnp.full(runs, 1.0 / runs)
 
 
 def covered(listed: oracle.Trajectories, count: int, confidence: float, shares: Array, chance: Array) -> Held:
-    """J ≥ the bound: for the policy that ascends the expected bound, and for that of each batch."""
+    """How often J ≥ the bound: for the policy that maximises the expected bound, and for that of each batch."""
     start = jnp.asarray(START)
     behaviour = jax.nn.log_softmax(start)
     ascends = partial(bound, listed, confidence)
@@ -187,7 +187,7 @@ def covered(listed: oracle.Trajectories, count: int, confidence: float, shares: 
 
 
 def show(rows: list[Row], held: list[Held]) -> None:
-    """The tables, for a person."""
+    """Print the tables."""
     last = max(r.batches for r in rows)
     print(f"{'':<22}{'N':>5}{'mean J':>9}{'worst tenth':>13}{'worst':>8}{'steps that fall':>17}")
     for r in rows:
@@ -195,13 +195,13 @@ def show(rows: list[Row], held: list[Held]) -> None:
             print(
                 f"{r.search:<22}{r.trajectories:>5}{r.mean:>9.3f}{r.worst_tenth:>13.3f}{r.worst:>8.3f}{r.falls:>17.2f}"
             )
-    print(f"\n{'promised':>9}{'N':>5}{'held, chosen before':>21}{'held, searched':>16}")
+    print(f"\n{'nominal':>9}{'N':>5}{'held, fixed policy':>21}{'held, searched':>16}")
     for h in held:
         print(f"{h.confidence:>9.2f}{h.trajectories:>5}{h.beforehand:>21.4f}{h.searched:>16.4f}")
 
 
 def draw(rows: list[Row], held: list[Held], batches: int) -> Figure:
-    """Returns over batches, returns against N, coverage."""
+    """Returns over batches, returns against N, and coverage."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.8), layout="constrained")
     for name, style in STYLES.items():
         path = [r for r in rows if r.search == name and r.trajectories == SHOWN]
@@ -218,11 +218,11 @@ def draw(rows: list[Row], held: list[Held], batches: int) -> Figure:
         own = [h for h in held if h.trajectories == count]
         exact = "exact" if count == FEW else "simulated"
         for part, line in (("beforehand", "-"), ("searched", "--")):
-            label = f"{'chosen before' if line == '-' else 'searched'}, N = {count} ({exact})"
+            label = f"{'fixed policy' if line == '-' else 'searched'}, N = {count} ({exact})"
             points = [100 * getattr(h, part) for h in own]
             right.plot([100 * h.confidence for h in own], points, style + line, label=label, markersize=4)
     right.plot([0, 100], [0, 100], "k:", linewidth=1)
-    right.set(title="how often J is at least the bound", xlabel="confidence promised (%)", ylabel="%", ylim=(0, 103))
+    right.set(title="how often J is at least the bound", xlabel="nominal confidence (%)", ylabel="%", ylim=(0, 103))
     for axes in (left, middle, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

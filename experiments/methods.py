@@ -1,13 +1,12 @@
 """Which method wins where? REINFORCE, A2C, PPO, natural gradient, TRPO and V-trace on four environments, five seeds.
 
-Every method with its own defaults, chosen on CartPole; an environment decides the discount, the scaling and the number
-of steps. Nothing is tuned per environment. Methods that work on streams see rewards brought to scale, and their rates
-fall to zero over the run. About fifteen minutes on two CPU cores.
+Every method uses its defaults, which were chosen on CartPole. The discount, the scaling of observations and the number
+of steps depend on the environment; nothing else is tuned. Methods that work on streams get scaled rewards and a
+learning rate that decays to zero. About fifteen minutes on two CPU cores.
 
-Expect natural gradient and TRPO to be the only ones at the top everywhere, at the price of a slower start; PPO to start
-fastest, to leave one seed of five behind on Catch and to be late on Pendulum; V-trace to be late on CartPole; REINFORCE
-to leave one seed of five behind on Acrobot and, with A2C and V-trace, not to arrive on Pendulum in these steps (random:
-−1224).
+Expect natural gradient and TRPO to be the only methods with top returns everywhere, with a slower start. PPO starts
+fastest, but fails with one seed of five on Catch and is slow on Pendulum. V-trace is slow on CartPole. REINFORCE fails
+with one seed of five on Acrobot. REINFORCE, A2C and V-trace do not solve Pendulum in these steps (random: −1224).
 """
 
 from dataclasses import dataclass, replace
@@ -35,12 +34,12 @@ from pgjax.runs.show import figures
 
 @dataclass(frozen=True)
 class Task:
-    """What an environment asks of every method alike."""
+    """Settings of an environment, equal for all methods."""
 
     name: str
     total_steps: int
     discount: float
-    scaled: bool = False  # observations brought to scale
+    scaled: bool = False  # normalise observations
 
 
 TASKS = (
@@ -55,7 +54,7 @@ COLUMNS = ("environment", "method", "seeds", "total_steps", "greedy_mean", "gree
 
 
 def main(options: Options) -> None:
-    """Train everything; one panel per environment."""
+    """Train all methods and draw one panel per environment."""
     start()
     seeds = 2 if options.quick else 5
     tasks, methods = (TASKS[1:2], METHODS[1:3]) if options.quick else (TASKS, METHODS)
@@ -73,16 +72,16 @@ def main(options: Options) -> None:
             figures.draw_curve(axes, *curve, label=method, spread="range", colour=f"C{i}")
         figures.finish(axes, task.name)
     panels[0, 0].legend(frameon=False)
-    figure.suptitle(f"Own defaults: mean of {seeds} seeds, band: lowest to highest")
+    figure.suptitle(f"Default settings: mean of {seeds} seeds, band: lowest to highest")
     options.write("methods", figure, COLUMNS, rows)
 
 
 def run(task: Task, method: str, seeds: int, total_steps: int) -> tuple:
-    """Train one method on one environment: metrics, and each seed's greedy return at the end."""
+    """Train one method on one environment: metrics, and the final greedy return of each seed."""
     environment = environments.make(task.name)
     algorithm, config = ALGORITHMS[method]()
     algorithm = with_hyperparameters(algorithm, {"discount": task.discount})
-    if config.rollout == "stream":  # of whole episodes nobody knows how many there will be
+    if config.rollout == "stream":  # with whole episodes the number of updates is unknown
         config = replace(config, normalise_rewards=True)
         algorithm, config = decaying(Recipe(algorithm, config), total_steps // (config.num_envs * config.num_steps))
     agent = make_agent(environment, critic=config.critic)

@@ -1,8 +1,9 @@
-"""What does a differentiable environment buy? The pathwise gradient beside the score-function one, on Pendulum.
+"""What is the benefit of a differentiable environment? Pathwise and score-function gradients on Pendulum.
 
-gymnax's transitions can be differentiated there, so ∇J is also the mean of ∇R through actions and dynamics. Both are
-unbiased: expect the same mean inside its error. Pathwise variance is a thousandth for a few steps, overtakes the score
-function's (with a baseline) at about fifty, and explodes beyond, where the pendulum amplifies small changes.
+gymnax's Pendulum has differentiable transitions, so that ∇J is also the mean of ∇R through actions and dynamics. Expect
+both estimators to have the same mean within its error. For a few steps the pathwise variance is a thousandth of that
+of the score function with a baseline. They are equal at about fifty steps. Beyond, the pathwise variance explodes,
+because the pendulum amplifies small changes.
 """
 
 from functools import partial
@@ -110,7 +111,7 @@ def _scored(environment: Environment, agent: Agent, params: Params, keys: Array,
 
 
 def scored(environment: Environment, agent: Agent, params: Params, keys: Array, credit: object) -> np.ndarray:
-    """Σ_t ∇log π · Ψ_t of every trajectory, [N, P]; groups of 256 share their baseline."""
+    """Σ_t ∇log π · Ψ_t of every trajectory, [N, P]; groups of 256 share a baseline."""
     groups = keys.reshape(-1, min(256, len(keys)))
     as_pytree = jax.tree_util.Partial(credit) if not isinstance(credit, jax.tree_util.Partial) else credit
     return np.concatenate([flat(_scored(environment, agent, params, k, as_pytree), k.size) for k in groups])
@@ -122,7 +123,7 @@ def flat(gradients: Params, count: int) -> np.ndarray:
 
 
 def moments(each: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and its standard error, per parameter."""
+    """Mean and its standard error per parameter."""
     return each.mean(axis=0), each.std(axis=0, ddof=1) / np.sqrt(len(each)) + 1e-12
 
 

@@ -1,19 +1,19 @@
-"""What do two cores reach in ten minutes on MuJoCo Playground? pgjax's PPO beside Playground's own, in one run.
+"""What do two cores reach in ten minutes on MuJoCo Playground? pgjax's PPO beside Playground's own.
 
-Two tasks of its control suite, CartpoleBalance and WalkerWalk, about fifty minutes in all. Trainings run one after the
-other, each for the same wall time from the call on, compilation included:
+The tasks are CartpoleBalance and WalkerWalk of its control suite, about fifty minutes in all. Trainings run one after
+the other, each for the same wall time including compilation:
 
-- pgjax's PPO with the settings of its table of scores, its step size falling to a hundredth over the time;
-- the PPO that Playground trains with (brax's), as Playground configures the task, for a GPU: 2048 environments and
-  983,040 steps per update, the last of which ends after the time;
-- with --sizes, the same PPO with pgjax's numbers of environments, steps, passes and minibatches.
+- pgjax's PPO with its tuned settings and a step size that decays to a hundredth over the time;
+- Playground's PPO (brax's) with its settings for the task, which are made for a GPU: 2048 environments and 983,040
+  steps per update; the last update ends after the time;
+- with --sizes, the same PPO with pgjax's numbers of environments, steps, epochs and minibatches.
 
-brax, whose PPO that is, calls `jax.device_put_replicated`, which jax has removed; a function of that name is given.
+Policies are stored at every tenth of the time and evaluated afterwards, greedily and on the same episodes. brax calls
+`jax.device_put_replicated`, which JAX has removed; the script provides a replacement.
 
-Policies are kept at every tenth of the time and evaluated afterwards, outside the clock: greedy, on the same episodes.
-Expect pgjax's return on CartpoleBalance to reach 1000 within three minutes and to stay there. With a constant
-step size it does not stay: once the pole hardly moves, gradients are minute and Adam's steps are not, and a burst moves
-the policy by a KL above 1 in one update.
+Expect pgjax's return on CartpoleBalance to reach 1000 within three minutes and to stay there. With a constant step size
+it does not stay. Once the pole hardly moves, gradients are tiny but Adam's steps are not, and one update can change the
+policy by a KL above 1.
 """
 
 import contextlib
@@ -44,28 +44,28 @@ from pgjax.runs.show import figures
 from pgjax.types import Agent, Params
 
 COLUMNS = ("task", "ppo", "environments", "steps_per_update", "seconds", "env_steps", "greedy_return")
-POINTS = 10  # evaluations over the time
+POINTS = 10  # number of evaluated policies
 EVALUATION_KEY = (1 << 31) + 1
 
 
 @dataclass(frozen=True)
 class Race(Options):
-    """What to train, for how long."""
+    """Options: what to train, and for how long."""
 
     tasks: tuple[str, ...] = ("CartpoleBalance", "WalkerWalk")
     """Tasks of Playground's control suite that have tuned settings."""
     sizes: bool = False
-    """Playground's PPO in pgjax's sizes too."""
+    """Also train Playground's PPO with pgjax's sizes."""
     minutes: float = 10.0
     """Wall time of each training, compilation included."""
     episodes: int = 32
-    """Of each evaluation."""
+    """Episodes per evaluation."""
     seed: int = 0
-    """Of each training."""
+    """Seed of each training."""
 
 
 class Point(NamedTuple):
-    """A policy on the way."""
+    """A policy stored during training."""
 
     seconds: float
     env_steps: int
@@ -73,7 +73,7 @@ class Point(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What a training left: policies over time, and who acts with them."""
+    """Stored policies of a training, and the agent that acts with them."""
 
     label: str
     num_envs: int
@@ -83,22 +83,22 @@ class Trained(NamedTuple):
 
 
 class TimeIsUp(Exception):
-    """Ends a training of brax's PPO, which has no end by time."""
+    """Ends brax's PPO, which has no time limit."""
 
 
 class Clock:
-    """Keeps a policy at every tenth of the time, and the last."""
+    """Stores a policy at every tenth of the time, and the last one."""
 
     def __init__(self, seconds: float):
-        """Starts now."""
+        """Start the clock."""
         self.begin, self.seconds, self.points = time.monotonic(), seconds, []
 
     def left(self) -> float:
-        """The share of the time that is left, from 1 to 0.01."""
+        """Share of the time that is left, from 1 to 0.01."""
         return max(0.01, 1.0 - (time.monotonic() - self.begin) / self.seconds)
 
     def is_over(self, env_steps: int, params: Callable[[], Params]) -> bool:
-        """Whether the time is up; asked after every update."""
+        """Whether the time is over; called after every update."""
         now = time.monotonic() - self.begin
         if now >= self.seconds * (len(self.points) + 1) / POINTS:
             self.points.append(Point(now, env_steps, params()))
@@ -106,7 +106,7 @@ class Clock:
 
 
 def main(race: Race) -> None:
-    """Train, evaluate, draw."""
+    """Train, evaluate and draw."""
     start()
     load("mujoco_playground", PREFIX, EXTRA)
     minutes, episodes = (0.02, 1) if race.quick else (race.minutes, race.episodes)
@@ -114,7 +114,7 @@ def main(race: Race) -> None:
     for task in race.tasks[:1] if race.quick else race.tasks:
         if not (settings := tuned(PREFIX + task)):
             raise SettingError("tasks", task, "has no tuned settings")
-        settings |= {"decay_updates": 0}  # the decay is over the time
+        settings |= {"decay_updates": 0}  # the decay follows the clock instead
         settings |= {"num_envs": 2, "num_steps": 2, "minibatches": 1, "epochs": 1} if race.quick else {}
         setup = build(Settings(**settings))
         theirs = (in_our_sizes,) if race.quick else (as_configured, in_our_sizes) if race.sizes else (as_configured,)
@@ -144,7 +144,7 @@ def own(setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
 
 
 def first_of(params: Params) -> Params:
-    """The first run's parameters, copied: the next update reuses their memory."""
+    """Parameters of the first run, copied because the next update reuses their memory."""
     return jax.tree.map(lambda x: np.array(x[0]), params)
 
 
@@ -154,7 +154,7 @@ def as_configured(setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
 
 
 def in_our_sizes(setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
-    """Playground's PPO with as many environments, steps, passes and minibatches as pgjax; all else is Playground's."""
+    """Playground's PPO with pgjax's numbers of environments, steps, epochs and minibatches."""
     config = setup.trainer.config
     sizes = {
         "num_envs": config.num_envs,
@@ -167,13 +167,13 @@ def in_our_sizes(setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
 
 
 def settings_of(task: str) -> dict[str, Any]:
-    """What Playground configures for a task's PPO."""
+    """Playground's PPO settings for a task."""
     params = load("mujoco_playground.config.dm_control_suite_params", PREFIX + task, EXTRA)
     return dict(params.brax_ppo_config(task, impl="jax"))
 
 
 def brax_ppo(label: str, settings: dict[str, Any], setup: Setup, task: str, clock: Clock, seed: int) -> Trained:
-    """brax's PPO on Playground's own wrappers; its evaluations are off, for they would take of the time."""
+    """brax's PPO on Playground's wrappers; its own evaluations are off, because they would count as training time."""
     from brax.training.agents.ppo import train as ppo  # pyright: ignore[reportMissingImports]
 
     if not hasattr(jax, "device_put_replicated"):
@@ -194,7 +194,7 @@ def brax_ppo(label: str, settings: dict[str, Any], setup: Setup, task: str, cloc
             wrap_env_fn=playground.wrapper.wrap_for_brax_training,
             policy_params_fn=after_update,
             run_evals=False,
-            max_devices_per_host=1,  # as many as jax shows on a CPU; with two, jaxlib 0.11.2 ends the process
+            max_devices_per_host=1,  # with two CPU devices, jaxlib 0.11.2 crashes
             seed=seed,
             **settings | {"num_timesteps": updates * per_update, "num_evals": updates + 1, "num_resets_per_eval": 0},
         )
@@ -202,13 +202,13 @@ def brax_ppo(label: str, settings: dict[str, Any], setup: Setup, task: str, cloc
 
 
 def replicated(tree: Any, devices: list) -> Any:
-    """What jax.device_put_replicated gave: a copy for each device, along a new leading axis."""
+    """Replacement of jax.device_put_replicated: a copy per device along a new leading axis."""
     spread = NamedSharding(Mesh(np.array(devices), ("devices",)), PartitionSpec("devices"))
     return jax.tree.map(lambda x: jax.device_put(jnp.stack([x] * len(devices)), spread), tree)
 
 
 class Decided(NamedTuple):
-    """A policy that has chosen, as evaluation asks it."""
+    """A distribution with one action, for evaluation."""
 
     action: Any
 
@@ -217,16 +217,16 @@ class Decided(NamedTuple):
         return self.action
 
     def log_prob(self, action: Any) -> Any:
-        """Zero: a rollout asks for it, and an evaluation does not use it."""
+        """Zero; a rollout calls it, but an evaluation does not use it."""
         return jnp.zeros(())
 
     def to_environment(self, action: Any) -> Any:
-        """As it is: brax's policy has squashed it."""
+        """The action unchanged, because brax's policy has applied its tanh."""
         return action
 
 
 def agent_of(make_policy: Any) -> Agent:
-    """The greedy policy of brax's networks."""
+    """The greedy policy of brax's networks as an agent."""
 
     def policy(params: Params, observation: Any) -> Decided:
         return Decided(make_policy(params, deterministic=True)(observation, jax.random.key(0))[0])
@@ -235,7 +235,7 @@ def agent_of(make_policy: Any) -> Agent:
 
 
 def say(row: tuple) -> None:
-    """A policy on the way, in a line."""
+    """Print one evaluated policy."""
     task, label, _, _, seconds, env_steps, value = row
     rate = env_steps / seconds
     took = f"{env_steps:,} steps in {seconds:.0f} s ({rate:,.0f}/s)"
@@ -243,7 +243,7 @@ def say(row: tuple) -> None:
 
 
 def draw(rows: list[tuple]) -> Figure:
-    """Greedy return against wall time, a panel for each task."""
+    """Greedy return against wall time, one panel per task."""
     tasks = list(dict.fromkeys(row[0] for row in rows))
     figure, panels = plt.subplots(
         1, len(tasks), figsize=(4.6 * len(tasks), 4.0), squeeze=False, sharey=True, layout="constrained"

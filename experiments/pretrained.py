@@ -1,10 +1,11 @@
-"""Do the shipped policies still earn what their cards say?
+"""Do the shipped policies still reach the returns on their cards?
 
-Every policy of `pgjax.pretrained.list()`, or those that are named, is evaluated again on the episodes of its card;
-each mean return should lie within the card's interval. --add RUN… first makes policies of run directories of train.py,
-several of one environment taken together: of the seed with the best greedy return, evaluated on episodes of their own,
-with a card and the learning curve of all seeds. Expect every policy to be within, exit status 0, and a few seconds for
-each, most of it compilation; 1 means that one is outside.
+Every policy of `pgjax.pretrained.list()`, or those named, is evaluated again on the episodes of its card. Its mean
+return should lie within the interval on the card. Expect this for every policy, with exit status 0, and a few seconds
+each, most of it for compilation. The exit status is 1 if a policy is outside.
+
+--add RUN… makes policies from run directories of train.py first; those of one environment are combined. The seed with
+the best greedy return is evaluated on new episodes and gets a card and the learning curve of all seeds.
 """
 
 import sys
@@ -35,45 +36,45 @@ from pgjax.runs.settings.start import start
 from pgjax.runs.show.comparison import bootstrap_interval
 from pgjax.types import Agent, Params
 
-CARD_KEY = (1 << 31) + 4  # seeds of training are below 2³¹; the four before it are evaluation's, episodes' and random's
-WITH_CRITIC = 100_000  # numbers of an agent; a larger one keeps the policy alone, which is half of it
+CARD_KEY = (1 << 31) + 4  # training seeds are below 2³¹, and other evaluations use the four keys before this one
+WITH_CRITIC = 100_000  # number of parameters up to which the critic is shipped too
 SMOOTH = 50  # a point of a curve is the mean over a fiftieth of the updates
 QUICK = {"episodes": 16}
 
 
 @dataclass(frozen=True)
 class Shipping:
-    """What to score again, or to add."""
+    """Options: which policies to evaluate or to add."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Names of environments; default all whose policies are shipped."""
+    """Names of environments; default all with a shipped policy."""
     add: tuple[Path, ...] = ()
-    """Run directories, finished, to make policies of."""
+    """Finished run directories to make policies from."""
     episodes: int | None = None
-    """Evaluation episodes; default the card's, and for a new card those of its run's evaluation."""
+    """Number of evaluation episodes; default that on the card, or for a new card that of its run."""
     commit: str = ""
-    """Of pgjax, that trained what is added; default the one that its run has recorded."""
+    """Commit of pgjax that trained the added runs; default the one recorded in the run."""
     quick: bool = False
-    """Sixteen episodes, unless --episodes says how many."""
+    """Use 16 episodes, unless --episodes is given."""
     folder: Path = pretrained.FOLDER
-    """Where the policies are."""
+    """Folder of the policies."""
 
 
 class Row(NamedTuple):
-    """A policy scored again."""
+    """A policy evaluated again."""
 
     name: str
     card: str
     now: str
-    within: bool | None  # None: it could not be evaluated
+    within: bool | None  # None if it could not be evaluated
 
 
 def main(shipping: Shipping) -> None:
-    """Add, or score again, and print."""
+    """Add policies, or evaluate them again, and print."""
     if shipping.episodes is not None and shipping.episodes < 2:
         raise SettingError("episodes", shipping.episodes, "must be at least 2")
     if shipping.add and shipping.names:
-        raise SettingError("names", shipping.names, "does nothing beside --add; leave it out")
+        raise SettingError("names", shipping.names, "does nothing with --add; leave it out")
     if shipping.commit and not shipping.add:
         raise SettingError("commit", shipping.commit, "does nothing without --add; leave it out")
     start(1)
@@ -85,7 +86,7 @@ def main(shipping: Shipping) -> None:
     if not names:
         raise SettingError("folder", str(shipping.folder), "holds no policy")
     for name in names:
-        pretrained.card(name, folder=shipping.folder)  # refuses what is not there before anything is evaluated
+        pretrained.card(name, folder=shipping.folder)  # rejects unknown names before anything is evaluated
     rows = [scored_again(name, shipping) for name in names]
     show(rows)
     outside = [row.name for row in rows if row.within is False]
@@ -95,21 +96,21 @@ def main(shipping: Shipping) -> None:
 
 
 def scored_again(name: str, shipping: Shipping) -> Row:
-    """A policy's mean return on its card's episodes, or on as many of them as asked for."""
+    """Mean return of a policy on the episodes of its card, or on a given number of them."""
     card = pretrained.card(name, folder=shipping.folder)
     episodes = shipping.episodes or card.evaluation.episodes
     low, high = card.evaluation.interval(episodes)
-    said = f"{card.evaluation.mean:.4g} [{low:.4g}, {high:.4g}]"
+    on_card = f"{card.evaluation.mean:.4g} [{low:.4g}, {high:.4g}]"
     try:
         policy = pretrained.load_policy(name, folder=shipping.folder)
     except NotInstalled as error:
-        return Row(name, said, error.reason, None)
+        return Row(name, on_card, error.reason, None)
     now = pretrained.measured(*policy[:3], key=card.evaluation.key, episodes=episodes)
-    return Row(name, said, f"{now.mean:.4g}", low <= now.mean <= high)
+    return Row(name, on_card, f"{now.mean:.4g}", low <= now.mean <= high)
 
 
 def show(rows: list[Row]) -> None:
-    """The table."""
+    """Print the table."""
     table = Table(title="Mean greedy return: on the card, with its interval, and now")
     for column in ("policy", "card", "now", ""):
         table.add_column(column)
@@ -120,16 +121,16 @@ def show(rows: list[Row]) -> None:
 
 
 def add(shipping: Shipping) -> None:
-    """Make a policy of the runs of each environment.
+    """Make a policy from the runs of each environment.
 
     Raises:
-      SettingError: for a directory that is no finished run, or one that others cannot repeat.
+      SettingError: for a directory that is not a finished run, or a run that others cannot repeat.
     """
     groups = by_environment(shipping.add)
     for runs in groups.values():
         for run in runs:
             if run.settings.get("imports"):
-                reason = "needs a module of your own, which is not shipped"
+                reason = "needs an imported module, which is not shipped"
                 raise SettingError("add", str(run.path), reason)
     for runs in groups.values():
         card, params = policy_of(runs, shipping.episodes, shipping.commit)
@@ -139,7 +140,7 @@ def add(shipping: Shipping) -> None:
 
 
 def policy_of(runs: list[Run], episodes: int | None, commit: str) -> tuple[pretrained.Card, Params]:
-    """The best seed's policy, and its card."""
+    """The policy of the best seed, and its card."""
     run = max(runs, key=lambda run: np.nanmax(run.evaluation["greedy_return"]))
     seed = best_seed(run.path)
     setup, params = files.load_run(run.path, seed=seed)
@@ -147,7 +148,7 @@ def policy_of(runs: list[Run], episodes: int | None, commit: str) -> tuple[pretr
     versions = dict(settings.pop("versions"))
     recorded = versions.pop("commit", "")
     if not (commit or recorded):
-        raise SettingError("commit", commit, f"is not recorded by {run.path}; name it")
+        raise SettingError("commit", commit, f"is not recorded in {run.path}; give --commit")
     agent, params = acting(setup, settings, params)
     evaluation = pretrained.measured(
         setup.environment, agent, params, key=CARD_KEY, episodes=episodes or settings["eval_episodes"]
@@ -177,7 +178,7 @@ def _three(returns: list[np.ndarray]) -> tuple[float, float, float]:
 
 
 def acting(setup: Setup, settings: dict, params: Params) -> tuple[Agent, Params]:
-    """The agent that is shipped: with its critic where that is small or shares the policy's layers."""
+    """The agent to ship: with its critic if that is small or shares layers with the policy."""
     leaves = weights.named(params)
     if settings.get("shared") or sum(x.size for x in leaves.values()) <= WITH_CRITIC:
         return setup.agent, params
@@ -187,7 +188,7 @@ def acting(setup: Setup, settings: dict, params: Params) -> tuple[Agent, Params]
 
 
 def curve(runs: list[Run]) -> str:
-    """The training return of all seeds against environment steps, as CSV: interquartile mean and its 95 % interval."""
+    """Training return against environment steps as CSV: interquartile mean over seeds and its 95 % interval."""
     window = max(1, max(run.metrics["update"].shape[1] for run in runs) // SMOOTH)
     *columns, _ = band(runs, "return_mean", window)
     return csv_text([("env_steps", "return_mean", "low", "high"), *zip(*columns, strict=True)])

@@ -1,12 +1,12 @@
 """Does randomised training make a policy robust? PPO on CartPole-v1 with other pole lengths, eight seeds.
 
-Three trainings of equal length: at gymnax's own half length 0.5 and at the middle of the range, 1.6, as one sweep, and
-with a length that each episode draws uniformly from 0.2 to 3. The greedy policies are then evaluated at twelve lengths
-in one compiled call. The observation does not tell the length. Only `length` changes: gymnax's `polemass_length` (mass
-times length) is a parameter of its own and stays. Two to three minutes on two CPU cores.
+Three trainings of equal length: at half length 0.5 (gymnax's own) and 1.6 (the middle of the range), as one sweep, and
+with a length drawn uniformly from 0.2 to 3 in each episode. The greedy policies are evaluated at twelve lengths in one
+compiled call. The observation does not contain the length. Only `length` changes; gymnax's `polemass_length` is a
+separate parameter and stays constant. Two to three minutes on two CPU cores.
 
-Expect the policies of length 0.5 to fall from 1 on, those of 1.6 from 2.5 on, and those of drawn lengths to stay near
-500 in the whole range, at the price of a few returns below 500 at short lengths.
+Expect the return of policies trained at 0.5 to fall from length 1 on, and of those trained at 1.6 from 2.5 on. Policies
+trained with drawn lengths stay near 500 in the whole range, with a few returns below 500 at short lengths.
 """
 
 import jax
@@ -28,7 +28,7 @@ COLUMNS = ("trained_at", "length", "seeds", "total_steps", "greedy_mean", "greed
 
 
 def main(options: Options) -> None:
-    """Train, evaluate everywhere, draw."""
+    """Train, evaluate at all lengths and draw."""
     start()
     seeds, total_steps, episodes = (2, 2_000, 4) if options.quick else (8, 400_000, 64)
     config = ppo().config
@@ -54,7 +54,7 @@ def main(options: Options) -> None:
 
 
 def draw(rows: list[tuple], seeds: int) -> Figure:
-    """Return against length: the mean and the worst seed of each training."""
+    """Return against length: mean and worst seed of each training."""
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     axes.axvspan(LOW, HIGH, color="C2", alpha=0.08, linewidth=0)
     for i, label in enumerate(dict.fromkeys(row[0] for row in rows)):
@@ -73,12 +73,12 @@ def draw(rows: list[tuple], seeds: int) -> Figure:
 
 
 def params_of(runs: sweeps.Runs, which: slice) -> Params:
-    """The trained parameters of some runs, off the mesh."""
+    """Trained parameters of some runs, as unsharded arrays."""
     return jax.tree.map(lambda x: np.asarray(x)[which], runs.state.params)
 
 
 def robustness(environment: Environment, agent: Agent, params: Params, episodes: int) -> np.ndarray:
-    """Greedy return of every policy at every length, [R, lengths]: one program, mapped over both."""
+    """Greedy return of every policy at every length, [R, lengths], in one program."""
 
     def at(params: Params, length: jax.Array) -> jax.Array:
         key, values = jax.random.key(1 << 31), {"length": length}

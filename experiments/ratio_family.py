@@ -1,19 +1,19 @@
-"""What do the parts of GRPO and its relatives estimate? Each by enumeration, beside the closed form where there is one.
+"""What do the parts of GRPO and its relatives estimate? Each by enumeration, beside a closed form where there is one.
 
-    group's std      which objective it ascends, for rewards 0 and 1
-    group's mean     how much it shrinks the gradient
-    own length       which objective it ascends, where lengths vary
-    global std       how it weighs prompts that share a batch
-    clipping         its bias, below and beyond the distance at which it begins to act
-    dynamic sampling what leaving out groups of equal returns does to the mean
-    sequence ratio   the geometric mean of an episode's ratios against their product
-    k1, k2, k3       of the KL to a reference policy: as value, as loss, in the reward
+- group's std: the objective that it maximises, for rewards 0 and 1
+- group's mean: how much it shrinks the gradient
+- own length: the objective that it maximises, for varying lengths
+- global std: the weights of prompts that share a batch
+- clipping: its bias, below and beyond the distance at which clipping begins
+- dynamic sampling: the effect on the mean of dropping groups with equal returns
+- sequence ratio: the geometric mean of an episode's ratios, compared with their product
+- k1, k2, k3: estimates of the KL to a reference policy, as value, as loss and in the reward.
 
-Then the estimators that the recipes make, on batches of two, where lengths vary and where they are fixed, on-policy
-and at two distances δ: scale ⟨ḡ, ∇J⟩/‖∇J‖², cosine, relative bias ‖ḡ − ∇J‖/‖∇J‖, and the variance of a trajectory.
-
-Everything is summed over every batch of small problems in float64. `--json OUT.json` writes both tables. Expect the
-columns of the first to agree to rounding. About two minutes; --quick shows two parts of the first alone.
+The second table has the estimators of the recipes on batches of two, for varying and for fixed lengths, on-policy and
+at two distances δ. Its columns are the scale ⟨ḡ, ∇J⟩/‖∇J‖², the cosine, the relative bias ‖ḡ − ∇J‖/‖∇J‖, and the
+variance of one trajectory. Everything is a sum over every batch of small problems in float64. `--json OUT.json` writes
+both tables. Expect enumeration and closed form to agree up to rounding. About two minutes; --quick shows two parts of
+the first table only.
 """
 
 import json
@@ -25,7 +25,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-if __name__ == "__main__":  # a hundred programs that run for milliseconds: do without LLVM's optimiser
+if __name__ == "__main__":  # a hundred short programs compile faster without LLVM's optimiser
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import jax
@@ -57,11 +57,11 @@ from pgjax.estimators.surrogates import trajectory_weight
 from pgjax.runs.record.texts import write_text
 
 FLOOR = 1e-8
-"""What `group_standardised` adds to a standard deviation."""
+"""The constant that `group_standardised` adds to a standard deviation."""
 
 ONE_START, TWO_STARTS = np.array([1.0]), np.array([0.6, 0.4])
 PROMPTS = oracle.make_mdp(np.array([0.5, 0.5]), np.zeros((2, 2, 2)), np.array([[1.0, 0.0], [1.0, 0.0]]), horizon=1)
-"""Two prompts, one step, reward 1 for the first of two answers."""
+"""Two prompts, one step, two answers, reward 1 for the first one."""
 PROMPT_LOGITS = np.array([[2.0, 0.0], [-0.3, 0.0]])  # success probabilities 0.88 and 0.43
 ONE_PROMPT = oracle.make_mdp(ONE_START, np.zeros((1, 2, 1)), np.array([[1.0, 0.0]]), horizon=1)
 FIXED = oracle.make_mdp(ONE_START, np.ones((1, 2, 1)), np.array([[1.0, -0.5]]), horizon=3)
@@ -76,7 +76,7 @@ REFERENCE = np.array([[-1.5, 0.2, 1.0], [0.6, 0.1, -1.7]])
 
 
 class Fact(NamedTuple):
-    """A line of the table."""
+    """A row of the first table."""
 
     part: str
     what: str
@@ -86,16 +86,16 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """Where the numbers go."""
+    """Options of the tables."""
 
     json: Path | None = None
-    """Write both tables there."""
+    """JSON file for both tables."""
     quick: bool = False
-    """Few of the facts alone."""
+    """Show two parts of the first table only."""
 
 
 def main(options: Options) -> int:
-    """Enumerate, show, write."""
+    """Enumerate, print and write."""
     with jax.enable_x64(True):
         found = facts(QUICK if options.quick else PARTS)
         rows = [] if options.quick else estimator_rows()
@@ -118,7 +118,7 @@ def main(options: Options) -> int:
 
 
 def facts(parts: Iterable[Callable[[], Iterator[Fact]]]) -> list[Fact]:
-    """Every fact of some parts; in float64."""
+    """Every fact of some parts, in float64."""
     return list(chain.from_iterable(part() for part in parts))
 
 
@@ -126,14 +126,14 @@ def facts(parts: Iterable[Callable[[], Iterator[Fact]]]) -> list[Fact]:
 
 
 def mean(mdp: oracle.MDP, estimator: Any, logits: Any, behaviour: Any = None, batch: int = 1) -> np.ndarray:
-    """E[ĝ] over every batch of so many episodes, without groups."""
+    """E[ĝ] over every batch of a number of episodes, without groups."""
     sampler = None if behaviour is None else jax.nn.log_softmax(jnp.asarray(behaviour))
     sampling = oracle.Sampling(sampler, batch_size=batch)
     return np.asarray(oracle.moments(mdp, estimator, jax.nn.log_softmax, jnp.asarray(logits), sampling).mean)
 
 
 def mean_of_credit(mdp: oracle.MDP, credit: Any, logits: np.ndarray, size: int) -> np.ndarray:
-    """E[ĝ] of credit × score over every batch of so many episodes, which are one group."""
+    """E[ĝ] of credit × score over every batch of episodes that form one group."""
     rollouts, log_probs = oracle.list_rollouts(mdp, Config()), jax.nn.log_softmax(jnp.asarray(logits))
     batches = oracle.list_batches(mdp, rollouts, log_probs, size)
     rows = oracle.as_rows(mdp, rollouts, log_probs)
@@ -149,7 +149,7 @@ def mean_of_credit(mdp: oracle.MDP, credit: Any, logits: np.ndarray, size: int) 
     scores = np.zeros((*state.shape, *logits.shape))
     steps, columns = np.indices(state.shape)
     scores[steps, columns, state] = np.eye(logits.shape[1])[action] - np.exp(np.asarray(log_probs))[state]
-    # Every batch's credit is added up at the episode that it was given to.
+    # Sum the credit of every batch by episode.
     given = np.zeros((len(state), state.shape[1]))
     for n in range(size):
         weighted = batches.probability[:, None] * each[:, :, n]
@@ -163,7 +163,7 @@ def gradient(mdp: oracle.MDP, logits: Any) -> np.ndarray:
 
 
 def mean_of_groups(credit: Any, groups: int, size: int) -> np.ndarray:
-    """E[ĝ], [prompts, answers], over every batch of so many groups of two prompts, of credit × score."""
+    """E[ĝ] of credit × score, [prompts, answers], over every batch of groups of the two prompts."""
     log_probs = np.asarray(jax.nn.log_softmax(jnp.asarray(PROMPT_LOGITS)))
     rollouts = oracle.list_rollouts(PROMPTS, Config())
     batches = oracle.list_batches(PROMPTS, rollouts, log_probs, groups * size, size)
@@ -177,7 +177,7 @@ def mean_of_groups(credit: Any, groups: int, size: int) -> np.ndarray:
 
 
 def trajectory_mean(mdp: oracle.MDP, value: Callable[[Any, Array], Array], logits: Any) -> tuple[float, np.ndarray]:
-    """E[Σ_t x_t] and E[Σ_t ∇x_t] on the policy's own episodes, x = value(signals, log_ratio) with a reference."""
+    """E[Σ_t x_t] and E[Σ_t ∇x_t] on on-policy episodes, x = value(signals, log_ratio) with a reference policy."""
     theta = jnp.asarray(logits)
     listed = oracle.enumerate_trajectories(mdp)
     agent = oracle.mdp_agent(jax.nn.log_softmax)
@@ -235,10 +235,10 @@ def estimator_rows() -> list[Row]:
 
 
 def estimator_row(name: str, lengths: str, distance: float) -> Row:
-    """One estimator where the policy is δ in every logit from the one that sampled.
+    """One estimator for a policy that differs by δ in every logit from the one that sampled.
 
-    Between a sampler and a learner whose policies differ, the first pass of `sampler_is` has the ratio
-    π_θ/π_learner = 1 and the weight min(π_learner/π_sampler, C): the estimator of CISPO with the bound C = 2.
+    In its first pass `sampler_is` has the ratio π_θ/π_learner = 1 and the weight min(π_learner/π_sampler, C). It is
+    then the estimator of CISPO with the bound C = 2.
     """
     mdp, sampler = PROBLEMS[lengths], jnp.asarray(THETA)
     theta = sampler + distance * AWAY
@@ -259,7 +259,7 @@ def estimator_row(name: str, lengths: str, distance: float) -> Row:
 
 
 def group_std() -> Iterator[Fact]:
-    """Rewards 0 and 1: the mean is w_G(p) ∇p; w = 1 at G = 2, and 1/√(p(1−p)) = d/dp 2 arcsin √p as G → ∞."""
+    """Rewards 0 and 1: the mean is w_G(p) ∇p, with w = 1 for G = 2 and 1/√(p(1−p)) = d/dp 2 arcsin √p as G → ∞."""
     for size, p in ((2, 0.2), (4, 0.2), (8, 0.2), (8, 0.5)):
         logits = np.log([[p, 1 - p]])
         found = mean_of_credit(ONE_PROMPT, group_standardised, logits, size)
@@ -277,14 +277,14 @@ def weight_of_group(size: int, p: float) -> float:
 
 
 def binomial(n: int, p: float) -> np.ndarray:
-    """The chances of 0 … n successes."""
+    """Probabilities of 0, …, n successes."""
     log = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(n + 1)]
     k = np.arange(n + 1)
     return np.exp(np.array(log) + k * math.log(p) + (n - k) * math.log1p(-p))
 
 
 def group_mean() -> Iterator[Fact]:
-    """R − mean of the own group: (1 − 1/G) ∇J."""
+    """R − mean of the group: (1 − 1/G) ∇J."""
     target = gradient(TWO_STATES, THETA)
     for size in (2, 3):
         found = mean_of_credit(TWO_STATES, baselined(total_return, baselines.same_batch_mean), THETA, size)
@@ -294,7 +294,7 @@ def group_mean() -> Iterator[Fact]:
 
 
 def own_lengths() -> Iterator[Fact]:
-    """(R − mean)/|o|: (1 − 1/G) (∇E[R/L] − J ∇E[1/L]), no multiple of ∇J; over T: a scale."""
+    """(R − mean)/|o|: (1 − 1/G) (∇E[R/L] − J ∇E[1/L]), not a multiple of ∇J; divided by T: a scale."""
     credit, size, target = baselined(total_return, baselines.same_batch_mean), 2, gradient(TWO_STATES, THETA)
     per_step = (1 - 1 / size) * mean_per_step_gradient(TWO_STATES, THETA)
     expected = {"own length": per_step, "T": (1 - 1 / size) / TWO_STATES.horizon * target}
@@ -309,7 +309,7 @@ def own_lengths() -> Iterator[Fact]:
 
 
 def mean_per_step_gradient(mdp: oracle.MDP, logits: np.ndarray) -> np.ndarray:
-    """∇E[R/L] − J ∇E[1/L], of the probabilities of trajectories."""
+    """∇E[R/L] − J ∇E[1/L] from the probabilities of trajectories."""
     listed = oracle.enumerate_trajectories(mdp)
     length = listed.mask.sum(0)
     total = (mdp.reward[listed.state, listed.action] * listed.mask).sum(0)
@@ -323,7 +323,7 @@ def mean_per_step_gradient(mdp: oracle.MDP, logits: np.ndarray) -> np.ndarray:
 
 
 def global_std() -> Iterator[Fact]:
-    """Two prompts, two groups to a batch: the mean is Σ_q d_q w_q ∇p_q, with equal w_q for the unbiased gradient."""
+    """Two prompts, two groups per batch: the mean is Σ_q d_q w_q ∇p_q; the unbiased gradient has equal w_q."""
     p = np.exp(np.asarray(jax.nn.log_softmax(jnp.asarray(PROMPT_LOGITS))))[:, 0]
     slope = p * (1 - p)
     for name, credit in (("global mean and std", standardised(total_return)), ("group's own", group_standardised)):
@@ -335,7 +335,7 @@ def global_std() -> Iterator[Fact]:
 
 
 def weight_of_batch(p: np.ndarray, q: int, size: int) -> float:
-    """E[A | success] − E[A | failure] of prompt q: m successes of all, of its group's others and of another group."""
+    """E[A | success] − E[A | failure] of prompt q, over the successes in its own group and in the other one."""
     another = 0.5 * (binomial(size, p[0]) + binomial(size, p[1]))
     rest = np.convolve(binomial(size - 1, p[q]), another)  # successes among the others
     count, m = 2 * size, np.arange(2 * size + 1)
@@ -346,7 +346,7 @@ def weight_of_batch(p: np.ndarray, q: int, size: int) -> float:
 
 
 def dynamic_sampling() -> Iterator[Fact]:
-    """Kept with p = E_q[1 − p_q^G − (1 − p_q)^G]: the scale is (1 − (1 − p)^K)/p, the direction the same."""
+    """Groups are kept with p = E_q[1 − p_q^G − (1 − p_q)^G]: scale (1 − (1 − p)^K)/p, same direction."""
     p = np.exp(np.asarray(jax.nn.log_softmax(jnp.asarray(PROMPT_LOGITS))))[:, 0]
     kept = float(np.mean(1 - p**2 - (1 - p) ** 2))
     for groups in (1, 2, 3):
@@ -355,14 +355,14 @@ def dynamic_sampling() -> Iterator[Fact]:
         closed = (1 - (1 - kept) ** groups) / kept
         yield Fact("dynamic sampling", f"scale against the mean without it, K = {groups} groups", scale, closed)
         yield Fact("dynamic sampling", f"cosine with it, K = {groups}", cosine, 1.0)
-    yield Fact("dynamic sampling", "scale where batches are refilled, 1/p", 1 / kept)
+    yield Fact("dynamic sampling", "scale if batches are refilled, 1/p", 1 / kept)
 
 
 # Ratios
 
 
 def clipping() -> Iterator[Fact]:
-    """Three arms, drawn alike, a step of length δ along rewards; A = R − J(θ̄): what is clipped is missing."""
+    """Three equally likely arms and a step of length δ along rewards; A = R − J(θ̄): the bias is the clipped part."""
     behaviour, eps, reward = np.zeros((1, 3)), 0.2, ARMS.reward[0]
     advantage = reward - reward.mean()
     estimator = product(
@@ -382,10 +382,10 @@ def clipping() -> Iterator[Fact]:
 
 
 def sequence_ratio() -> Iterator[Fact]:
-    """E[s] = (Σ_a μ^{1−1/T} π^{1/T})^T < 1 = E[ρ_{1:T}] for T > 1 steps in one state; and the bias of what it weighs.
+    """E[s] = (Σ_a μ^{1−1/T} π^{1/T})^T < 1 = E[ρ_{1:T}] for T > 1 steps in one state, and the bias of s as a weight.
 
-    Where lengths vary E[s] may exceed 1: with μ = (1/4, 3/4), π = (1/2, 1/2), and an episode that ends at once by the
-    first action and after one more step of ratio 1 by the other, it is 1/2 + 3/4 · √(2/3) = 1.112.
+    With varying lengths E[s] may exceed 1. Example: μ = (1/4, 3/4), π = (1/2, 1/2). The first action ends the episode,
+    and the second one leads to one more step of ratio 1. Then E[s] = 1/2 + 3/4 · √(2/3) = 1.112.
     """
     s = np.exp(np.log([0.5 / 0.25, 0.5 / 0.75]) / [1, 2])
     yield Fact(
@@ -430,13 +430,13 @@ def kl(one: Array, other: Array) -> Array:
 
 
 def visits() -> np.ndarray:
-    """Σ_t d_t(s) of the policy's episodes, [S]."""
+    """Expected visits Σ_t d_t(s) of on-policy episodes, [S]."""
     values = oracle.exact_values(TWO_STATES, jax.nn.log_softmax(jnp.asarray(THETA)))
     return np.asarray(values.state_law).sum(0)
 
 
 def kl_values() -> Iterator[Fact]:
-    """As values: k1 and k3 are unbiased for the episode's KL(π ‖ π_ref), k2 is not."""
+    """As values: k1 and k3 are unbiased for the episode's KL(π ‖ π_ref); k2 is biased."""
     exact = float(visits() @ np.asarray(kl(jnp.asarray(THETA), jnp.asarray(REFERENCE))))
     for name, estimate in ESTIMATES.items():
         found, _ = trajectory_mean(TWO_STATES, lambda s, x, k=estimate: k(log_to_reference(s, x)), THETA)
@@ -445,12 +445,12 @@ def kl_values() -> Iterator[Fact]:
 
 
 def kl_losses() -> Iterator[Fact]:
-    """As losses, at the states visited: k1 gives 0, k2 ∇KL(π ‖ π_ref), k3 ∇KL(π_ref ‖ π)."""
-    law, theta, reference = jnp.asarray(visits()), jnp.asarray(THETA), jnp.asarray(REFERENCE)
+    """As losses at visited states: k1 gives 0, k2 gives ∇KL(π ‖ π_ref), k3 gives ∇KL(π_ref ‖ π)."""
+    expected_visits, theta, reference = jnp.asarray(visits()), jnp.asarray(THETA), jnp.asarray(REFERENCE)
     expected = {
         "k1": ("0", jnp.zeros_like(theta)),
-        "k2": ("‖Σ d ∇KL(π ‖ π_ref)‖", jax.grad(lambda x: law @ kl(x, reference))(theta)),
-        "k3": ("‖Σ d ∇KL(π_ref ‖ π)‖", jax.grad(lambda x: law @ kl(reference, x))(theta)),
+        "k2": ("‖Σ d ∇KL(π ‖ π_ref)‖", jax.grad(lambda x: expected_visits @ kl(x, reference))(theta)),
+        "k3": ("‖Σ d ∇KL(π_ref ‖ π)‖", jax.grad(lambda x: expected_visits @ kl(reference, x))(theta)),
     }
     for name, (what, target) in expected.items():
         _, found = trajectory_mean(TWO_STATES, lambda s, x, k=ESTIMATES[name]: k(log_to_reference(s, x)), THETA)
@@ -461,12 +461,11 @@ def kl_losses() -> Iterator[Fact]:
 
 
 def kl_rewards() -> Iterator[Fact]:
-    """In the reward, stopped, to go: k1 gives the gradient of the episode's whole KL, and k2 and k3 do not."""
-    law_of = oracle.exact_values
+    """In the reward, without gradient, as reward-to-go: k1 gives the gradient of the episode's KL; k2 and k3 do not."""
 
     def whole(theta: Array) -> Array:
-        law = law_of(TWO_STATES, jax.nn.log_softmax(theta)).state_law.sum(0)
-        return law @ kl(theta, jnp.asarray(REFERENCE))
+        expected_visits = oracle.exact_values(TWO_STATES, jax.nn.log_softmax(theta)).state_law.sum(0)
+        return expected_visits @ kl(theta, jnp.asarray(REFERENCE))
 
     target = np.ravel(jax.grad(whole)(jnp.asarray(THETA)))
     for name, estimate in ESTIMATES.items():

@@ -1,8 +1,8 @@
-"""What does a trained policy do? One episode as an animated GIF, of a run of train.py or of a policy that is shipped.
+"""What does a trained policy do? One episode as an animated GIF, from a run of train.py or a shipped policy.
 
-Of a run, by default the greedy policy of the seed that was best in its evaluation. The episode has a key of its own,
-which neither training nor evaluation has used. Long episodes are shown with steps left out; the return counts them all.
-Expect the return to be near the greedy one of the run's table, or of the policy's card. Seconds.
+For a run the default is the greedy policy of the seed with the best evaluation. The episode uses a key that neither
+training nor evaluation uses. In long episodes some steps are not shown, but the return counts all of them. Expect a
+return near the greedy return of the run or on the policy's card. Takes seconds.
 """
 
 from dataclasses import dataclass
@@ -21,34 +21,34 @@ from pgjax import SettingError, counters, load_policy, pretrained
 from pgjax.runs.record import files
 from pgjax.runs.settings.start import start
 
-RENDER_KEY = (1 << 31) + 2  # seeds of training are below 2³¹; the two before it are evaluation's
+RENDER_KEY = (1 << 31) + 2  # training seeds are below 2³¹, and evaluation uses the two keys before this one
 QUICK = {"max_frames": 20}
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """What to show, and where to write it."""
+    """Options: which episode to show, and where to write it."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run directory; or the name of a shipped policy, such as Acrobot-v1 (pgjax.pretrained.list() has all)."""
+    """Run directory, or the name of a shipped policy, such as Acrobot-v1 (see pgjax.pretrained.list())."""
     seed: int | None = None
-    """Seed whose policy to show; default the one of the best greedy return in evaluation.csv, 0 where there is none."""
+    """Seed whose policy to show; default that with the best greedy return in evaluation.csv, else the first."""
     out: Path | None = None
-    """GIF to write; default episode.gif in the run directory, and NAME.gif here for a shipped policy."""
+    """GIF to write; default episode.gif in the run directory, or NAME.gif here for a shipped policy."""
     sampled: bool = False
     """Sample actions instead of taking the most likely ones."""
     best: bool = False
-    """From the checkpoint of the best return instead of the newest."""
+    """Use the checkpoint with the best return instead of the newest one."""
     max_frames: int = 150
-    """Show at most so many frames, evenly spaced; the first and the last state are always shown."""
+    """Maximum number of frames, evenly spaced; the first and the last state are always shown."""
     episode_seed: int = 0
-    """Which episode: another number, another start and other chances."""
+    """Seed of the episode: its initial state and random numbers."""
     quick: bool = False
-    """Show at most 20 frames, unless --max-frames says how many."""
+    """Show at most 20 frames, unless --max-frames is given."""
 
 
 class Shown(NamedTuple):
-    """What is shown."""
+    """The episode to show."""
 
     environment: str
     seed: int
@@ -56,7 +56,7 @@ class Shown(NamedTuple):
 
 
 def main(rendering: Rendering) -> None:
-    """Read, act, draw, write, say what was written."""
+    """Read the policy, run an episode, draw it and write the GIF."""
     check(rendering)
     start(1)
     shown = act(rendering)
@@ -69,23 +69,23 @@ def main(rendering: Rendering) -> None:
 
 
 def place_of(rendering: Rendering) -> Path:
-    """The GIF to write."""
+    """Path of the GIF."""
     shipped = Path(f"{files.file_name(str(rendering.run))}.gif")
     return rendering.out or (rendering.run / "episode.gif" if rendering.run.is_dir() else shipped)
 
 
 def check(rendering: Rendering) -> None:
-    """Refuse what can be seen to fail before anything is read.
+    """Check the options before anything is read.
 
     Raises:
-      SettingError: naming the first setting that cannot work.
+      SettingError: for the first invalid one.
     """
     if not rendering.run.is_dir():
         try:
             pretrained.card(str(rendering.run))
         except SettingError as error:
-            raise SettingError("run", str(rendering.run), f"is no directory, and {error.reason}") from error
-        refuse(rendering, ("seed", "best"), "one policy is shipped")
+            raise SettingError("run", str(rendering.run), f"is not a directory, and {error.reason}") from error
+        refuse(rendering, ("seed", "best"), "there is only one shipped policy")
     if rendering.out is not None and rendering.out.suffix != ".gif":
         raise SettingError("out", str(rendering.out), "must end in .gif")
     places.check_file("out", place_of(rendering))
@@ -95,10 +95,10 @@ def check(rendering: Rendering) -> None:
 
 
 def act(rendering: Rendering) -> Shown:
-    """Read a policy back, and let it act.
+    """Read a policy and run an episode with it.
 
     Raises:
-      SettingError: for a run without a checkpoint, an environment that cannot be drawn, a seed that is not there.
+      SettingError: for a run without a checkpoint, an environment that cannot be drawn, or an unknown seed.
     """
     if rendering.run.is_dir():
         seed = best_seed(rendering.run) if rendering.seed is None else rendering.seed
@@ -124,7 +124,7 @@ def animate(name: str, recording: Recording, max_frames: int) -> bytes:
 
 
 def captions(recording: Recording) -> list[str]:
-    """What stands above each state: the steps that led to it and their return; how it ended, above the last."""
+    """The caption of each state: its step and return; for the last one also how the episode ended."""
     decimals = 0 if np.all(recording.returns % 1 == 0) else 2
     totals = recording.returns.round(decimals) + 0.0  # no "-0"
     lines = [f"step {t}, return {total:.{decimals}f}" for t, total in enumerate(totals)]
@@ -132,10 +132,10 @@ def captions(recording: Recording) -> list[str]:
 
 
 def write(out: Path, content: bytes) -> None:
-    """Write a file, and the folder that it goes to.
+    """Write a file and create its folder.
 
     Raises:
-      SettingError: if that cannot be done.
+      SettingError: if it cannot be written.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """How far can a batch be reused, with which ratios? Every form with 1, 4 and 16 passes over each batch, on CartPole-v1.
 
-Expect the forms to agree with one pass (all ratios are 1) and to part with sixteen, where the effective sample, drawn
-below, tells them apart. A run whose policy has collapsed takes few steps per batch; it is stopped after MAX_BATCHES and
-its curve goes on flat.
+Expect all forms to agree with one pass, since all ratios are 1. With sixteen passes they differ, and the lower panels
+show their effective sample sizes. A run whose policy has collapsed takes few steps per batch; it is stopped after
+MAX_BATCHES, and its curve is continued as a constant.
 """
 
 from dataclasses import replace
@@ -31,7 +31,7 @@ COLUMNS = ("form", "epochs", "seeds", "total_steps", "greedy_mean", "greedy_wors
 
 
 def main(options: Options) -> None:
-    """Train every form with every number of passes; one panel per number."""
+    """Train every form with every number of passes, one panel per number."""
     start()
     environment = environments.make("CartPole-v1")
     seeds, total_steps = (2, 2_000) if options.quick else (6, 150_000)

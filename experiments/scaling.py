@@ -1,10 +1,11 @@
-"""What do more devices and more processes buy, and how much do they communicate?
+"""How much faster are more devices and more processes, and how much do they communicate?
 
-Trains the same 16 seeds of REINFORCE and of PPO on one device held to one core, on 2, 4 and 8 virtual devices, and in
-two processes that meet over loopback; counts the collectives of the compiled programs; and lets four devices share one
-PPO batch, to see from when on float32 makes that another run. Expect no collective at all along seeds, nearly twice the
-speed from two cores, and a seventh of it lost at most by calling them eight devices. Ten minutes on a machine that does
-nothing else; --quick starts as many processes, and takes two.
+Trains the same 16 seeds of REINFORCE and of PPO on one device with one core, on 2, 4 and 8 virtual devices, and in two
+processes connected over loopback. It also counts the collectives of the compiled programs. Finally four devices share
+one PPO batch, to show when float32 rounding makes the run differ from that on one device.
+
+Expect no collective along the seeds and nearly twice the speed with two cores. Eight virtual devices on them cost at
+most a seventh of that speed. Ten minutes on an otherwise idle machine; --quick starts as many processes and takes two.
 """
 
 import json
@@ -37,17 +38,17 @@ QUICK = {"reinforce": reinforce_shape(4, 20, 8, 2), "ppo": ppo_shape(4, 8, 8, 2)
 DEVICES = (1, 2, 4, 8)
 DRIFT_UPDATES = 200
 SHARING = 4  # devices that share one batch
-FOUND = "found "  # begins the line of an answer; others are the transport's
+FOUND = "found "  # prefix of the result line; other lines are logs of the transport
 
 
 @dataclass(frozen=True)
 class Options(results.Options):
-    """What to measure."""
+    """Options of the measurements."""
 
     limit: int = 300
     """Seconds after which a measurement is killed."""
     part: Literal["all", "rate", "traffic", "drift"] = "all"
-    """One measurement, as a process of its own; "all" starts them."""
+    """A single measurement, run in a separate process; "all" starts them."""
     method: Literal["reinforce", "ppo"] = "reinforce"
     """Of that measurement."""
     devices: int = 1
@@ -55,15 +56,15 @@ class Options(results.Options):
     processes: int = 1
     """Of that measurement."""
     process_id: int = 0
-    """Which process this is."""
+    """Index of this process."""
     coordinator: str = "127.0.0.1:0"
-    """Where process 0 is."""
+    """HOST:PORT of process 0."""
 
 
 def main(options: Options) -> None:
-    """Be one measurement, or start them all."""
+    """Run one measurement, or start all of them."""
     if options.part != "all":
-        refuse(options, ["out", "limit"], "one part prints what it finds")
+        refuse(options, ["out", "limit"], "a single part only prints its result")
         settings = Settings(
             distributed=options.processes > 1,
             coordinator=options.coordinator,
@@ -72,30 +73,30 @@ def main(options: Options) -> None:
         )
         with joined(settings):
             use_cpu_devices(options.devices)
-            found = {"rate": rate, "traffic": said, "drift": drift}[options.part](options)
+            found = {"rate": rate, "traffic": communication, "drift": drift}[options.part](options)
             if hosts.is_first():
                 print(FOUND + json.dumps(found))
         return
     refuse(options, ["method", "devices", "processes", "process_id", "coordinator"], "it is for one --part")
     rates = {method: rates_of(options, method) for method in SHAPES}
     counted = {method: measure(options, "traffic", method, 8)[0] for method in SHAPES}
-    apart = measure(options, "drift", "ppo", SHARING)[0]
+    differences = measure(options, "drift", "ppo", SHARING)[0]
     show(rates, counted)
-    draw(options, rates, apart)
+    draw(options, rates, differences)
 
 
 def shape_of(options: Options) -> Shape:
-    """What is trained."""
+    """The shape to train."""
     return (QUICK if options.quick else SHAPES)[options.method]
 
 
 def rate(options: Options) -> float:
-    """Environment steps per second of all seeds together, once episodes are as long as they get; median of five."""
+    """Environment steps per second of all seeds once episodes have their final length; median of five."""
     shape = shape_of(options)
     _, _, trainer = built(shape)
     runs = sweeps.start(trainer, shape.recipe.algorithm, seeds=shape.seeds)
     seconds, steps = [], []
-    for _ in range(3 if options.quick else 8):  # the first ones compile, and learn
+    for _ in range(3 if options.quick else 8):  # the first ones compile and train
         begun, before = time.perf_counter(), hosts.fetch(runs.state.env_steps).sum(dtype=float)
         runs, metrics = sweeps.advance(trainer, runs, 1 << 30, shape.updates)
         seconds.append(time.perf_counter() - begun)
@@ -103,7 +104,7 @@ def rate(options: Options) -> float:
     return float(np.median(np.array(steps[-5:]) / np.array(seconds[-5:])))
 
 
-def said(options: Options) -> dict[str, Any]:
+def communication(options: Options) -> dict[str, Any]:
     """Collectives and bytes per update, along seeds and along environments."""
     shape = shape_of(options)
     _, _, trainer = built(shape)
@@ -117,21 +118,21 @@ def said(options: Options) -> dict[str, Any]:
 
 
 def drift(options: Options) -> list[float]:
-    """The largest difference of a parameter between one device and some that share its batches, update by update."""
+    """Largest parameter difference between one device and several that share its batches, update by update."""
     shape = shape_of(options)
     _, _, trainer = built(shape)
     updates = 4 if options.quick else DRIFT_UPDATES
     pair = [sweeps.start(trainer, shape.recipe.algorithm, mesh=(1, sharing)) for sharing in (1, SHARING)]
-    apart = []
+    differences = []
     for _ in range(updates):
         pair = [sweeps.advance(trainer, runs, 1 << 30, 1)[0] for runs in pair]
         one, other = (jax.tree.leaves(hosts.fetch(runs.state.params)) for runs in pair)
-        apart.append(max(float(np.max(np.abs(a - b))) for a, b in zip(one, other, strict=True)))
-    return apart
+        differences.append(max(float(np.max(np.abs(a - b))) for a, b in zip(one, other, strict=True)))
+    return differences
 
 
 def rates_of(options: Options, method: str) -> dict[str, float]:
-    """Rates by layout."""
+    """Steps per second by layout."""
     layouts: dict[str, dict[str, Any]] = {"1 device, 1 core": {"devices": 1, "cores": [0]}}
     layouts |= {f"{devices} devices": {"devices": devices} for devices in DEVICES[1:]}
     layouts["2 processes"] = {"devices": 1, "cores": [0, 1], "count": 2}
@@ -145,7 +146,7 @@ def rates_of(options: Options, method: str) -> dict[str, float]:
 def measure(
     options: Options, part: str, method: str, devices: int, cores: Sequence[int] = (), count: int = 1
 ) -> list[Any]:
-    """A measurement by `count` processes of their own, each held to its core if there are any; killed if it hangs."""
+    """Run a measurement in `count` processes, each pinned to a core if `cores` are given; killed if it hangs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -171,22 +172,22 @@ def measure(
 
 
 def show(rates: dict[str, dict[str, float]], counted: dict[str, Any]) -> None:
-    """Tables: rates, and what is said."""
+    """Print the rates and the communication."""
     print(f"\n{SEEDS} seeds on {os.cpu_count()} cores, jax {jax.__version__}: steps/s (× one core)\n")
     rows = [["", *next(iter(rates.values()))]]
     for method, found in rates.items():
         base = next(iter(found.values()))
         rows.append([method, *(f"{x / 1e3:,.0f}k ({x / base:.2f})" for x in found.values())])
     print(fitted(rows))
-    print("\nper update, from the compiled program: collectives, kB that each device hands in\n")
+    print("\nper update, from the compiled program: collectives, kB that each device contributes\n")
     rows = [["", "along seeds", "along environments"]]
     for method, found in counted.items():
         rows.append([method, *(f"{found[axis][0]:g}, {found[axis][1] / 1e3:,.1f}" for axis in ("seed", "env"))])
     print(fitted(rows))
 
 
-def draw(options: Options, rates: dict[str, dict[str, float]], apart: list[float]) -> None:
-    """Rates against devices; and how two orders of summation part."""
+def draw(options: Options, rates: dict[str, dict[str, float]], differences: list[float]) -> None:
+    """Speed against devices, and the drift between two orders of summation."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     rows = []
     for i, (method, found) in enumerate(rates.items()):
@@ -199,7 +200,7 @@ def draw(options: Options, rates: dict[str, dict[str, float]], apart: list[float
     left.set(xscale="log", xticks=DEVICES, xticklabels=DEVICES, xlabel="devices", ylabel="× one device on one core")
     left.set_ylim(0, None)
     left.legend(frameon=False, fontsize=8)
-    right.plot(np.arange(1, len(apart) + 1), np.maximum(apart, 1e-9), color="C0")
+    right.plot(np.arange(1, len(differences) + 1), np.maximum(differences, 1e-9), color="C0")
     right.axhline(1e-5, color="0.6", linestyle="--")
     right.set(yscale="log", xscale="log", xlabel="update", ylabel="largest difference of a parameter")
     right.set_title(f"PPO, one batch on {SHARING} devices against 1", fontsize=10)
@@ -207,14 +208,17 @@ def draw(options: Options, rates: dict[str, dict[str, float]], apart: list[float
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    rows += [("ppo", f"{SHARING} devices share a batch, update {u}", float("nan"), apart[u - 1]) for u in marks(apart)]
+    rows += [
+        ("ppo", f"{SHARING} devices share a batch, update {u}", float("nan"), differences[u - 1])
+        for u in marks(differences)
+    ]
     columns = ("method", "layout", "steps_per_second", "ratio_or_difference")
     options.write("scaling", figure, columns, rows)
 
 
-def marks(apart: list[float]) -> list[int]:
-    """Updates that the table names."""
-    return [u for u in (1, 5, 20, 50, 100, 200) if u <= len(apart)]
+def marks(differences: list[float]) -> list[int]:
+    """Updates that the CSV file lists."""
+    return [u for u in (1, 5, 20, 50, 100, 200) if u <= len(differences)]
 
 
 if __name__ == "__main__":

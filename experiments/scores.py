@@ -1,10 +1,9 @@
-"""How good are pgjax's methods on every environment? The table of scores, and a curves figure for each environment.
+"""How good are pgjax's methods on every environment? The table of scores, with learning curves per environment.
 
-Reads run directories of train.py, several of the same environment taken together, and measures a random policy beside
-them. Scores are those of the evaluation after training: interquartile means over seeds, with intervals of a bootstrap
-over seeds, stratified by run directory. What is aimed at, what others reached, and why a number stays below is in
-published.toml. Expect every aim to be reached but those with a reason; half a minute per environment, most of it
-compilation.
+Reads finished run directories of train.py, combines those of the same environment, and evaluates a random policy.
+Scores are from the evaluation after training: interquartile means over seeds, with bootstrap intervals stratified by
+run directory. Targets, published scores and reasons for missed targets are in published.toml. Expect every target to be
+reached except those with a reason. Half a minute per environment, most of it for compilation.
 """
 
 import tomllib
@@ -34,7 +33,7 @@ from pgjax.runs.show.comparison import bootstrap_interval
 from pgjax.types import Environment
 
 PUBLISHED = Path(__file__).with_name("published.toml")
-MARKS = ("<!-- scores -->", "<!-- /scores -->")  # in the README, around the table
+MARKS = ("<!-- scores -->", "<!-- /scores -->")  # around the table in a README
 RANDOM_KEY = (1 << 31) + 3
 PANELS_PER_ROW = 4
 QUICK = {"random_episodes": 8}
@@ -44,20 +43,21 @@ SMOOTH = 50  # a point of a curve is the mean over a fiftieth of the updates
 
 @dataclass(frozen=True)
 class Scores:
-    """What to read, and where to write."""
+    """Options: what to read, and where to write."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run directories, finished."""
+    """Finished run directories."""
     random_episodes: int = 1024
-    """Episodes of the random policy."""
+    """Number of episodes of the random policy."""
     quick: bool = False
-    """Eight episodes of the random policy, unless --random-episodes says how many."""
+    """Use 8 episodes of the random policy, unless --random-episodes is given."""
     out: Path = Path("experiments/results/scores")
-    """Where scores.md, scores.csv, curves.png and ENVIRONMENT.png go; a README.md two folders above shows the table."""
+    """Folder for scores.md, scores.csv, curves.png and ENVIRONMENT.png. The table is also put into a README.md two
+    folders above."""
 
 
 class Row(NamedTuple):
-    """An environment's line in the table."""
+    """An environment's row of the table."""
 
     environment: str
     algorithm: str
@@ -76,7 +76,7 @@ class Row(NamedTuple):
 
 
 def main(scores: Scores) -> None:
-    """Read, measure, write, print."""
+    """Read, evaluate, write and print."""
     start()
     groups = by_environment(scores.runs)
     published = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))
@@ -107,7 +107,7 @@ def main(scores: Scores) -> None:
 
 
 def row_of(name: str, runs: list[Run], random: float, published: dict[str, Any]) -> Row:
-    """An environment's line: interquartile means over all seeds, and their intervals."""
+    """An environment's row: interquartile means over all seeds, and their intervals."""
     greedy, sampled = ([run.evaluation[f"{kind}_return"] for run in runs] for kind in ("greedy", "sampled"))
     middle, low, high = map(float, bootstrap_interval(greedy))
     algorithm = runs[0].settings["algorithm"] + MEMORIES[runs[0].settings.get("memory", "none")]
@@ -142,7 +142,7 @@ HEAD = ["environment", "method", "steps", "seeds", "greedy", "sampled", "worst s
 
 
 def cells(rows: list[Row], published: dict[str, dict[str, Any]]) -> tuple[list[list[str]], list[str]]:
-    """The table's cells, its head first, and the reason for each number that stays below its aim."""
+    """Cells of the table with its header, and the reason for each score below its target."""
     table, reasons = [HEAD], []
     for row in rows:
         mark = ""
@@ -159,7 +159,7 @@ def cells(rows: list[Row], published: dict[str, dict[str, Any]]) -> tuple[list[l
 
 
 def as_markdown(rows: list[Row], published: dict[str, dict[str, Any]]) -> str:
-    """The table, and below it the reasons."""
+    """The table in Markdown, with the reasons below it."""
     table, reasons = cells(rows, published)
     head, *below = (f"| {' | '.join(line)} |" for line in table)
     return (
@@ -175,13 +175,13 @@ def numbered(reasons: list[str]) -> list[str]:
 
 
 def number(x: float) -> str:
-    """Three significant digits, at most two of them behind the point."""
+    """Three significant digits, at most two after the decimal point."""
     digits = 2 if abs(x) < 10 else 1 if abs(x) < 100 else 0
     return f"{x:.{digits}f}".replace("-", "−")
 
 
 def show(readme: Path, table: str) -> None:
-    """Put a table between the two marks of a README, if there is one that has them."""
+    """Replace the table between the two marks of a README, if it has them."""
     text = read_text(readme) if readme.exists() else ""
     before, _, rest = text.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
@@ -190,7 +190,7 @@ def show(readme: Path, table: str) -> None:
 
 
 def versions(groups: dict[str, list[Run]]) -> str:
-    """What computed the runs, by name; several where runs differ."""
+    """Package versions of the runs by name; several if runs differ."""
     found: dict[str, set[str]] = {}
     for run in (run for runs in groups.values() for run in runs):
         for name, version in run.settings["versions"].items():
@@ -199,7 +199,7 @@ def versions(groups: dict[str, list[Run]]) -> str:
 
 
 def draw(axes: Axes, row: Row, runs: list[Run]) -> None:
-    """The training curve, the random policy's return and the aim."""
+    """Training curve, return of the random policy, and target."""
     updates = max(run.metrics["update"].shape[1] for run in runs)
     draw_band(axes, runs, label=row.algorithm, window=max(1, updates // SMOOTH))
     axes.axhline(row.random, color="0.5", linestyle=":", label="random")
@@ -209,7 +209,7 @@ def draw(axes: Axes, row: Row, runs: list[Run]) -> None:
 
 
 def overview(path: Path, rows: list[Row], groups: dict[str, list[Run]]) -> None:
-    """All curves in one figure."""
+    """All learning curves in one figure."""
     height = -(-len(rows) // PANELS_PER_ROW)
     width = min(len(rows), PANELS_PER_ROW)
     figure, panels = plt.subplots(

@@ -1,10 +1,11 @@
 """Does Optuna's TPE find better settings than a random search? Equal trials, three environments, five repetitions.
 
-The searches of tune.py, without cuts: batches of eight trials of two seeds, the first trial the settings given, all
-repetitions of both samplers side by side. After each batch the best trial so far is trained anew on eight seeds that no
-trial has used: that is the score. The search's own value of the same trial is in the table beside it, and is higher: it
-is the best of many. About ten minutes on two CPU cores. Expect no difference between the two in so few trials: TPE
-draws the first sixteen by chance.
+These are the searches of tune.py without cuts: batches of eight trials with two seeds each, starting from the given
+settings. All repetitions of both samplers run in parallel. After each batch the best trial so far is trained again with
+eight new seeds, which gives its score. The table also has its value in the search, which is higher because it is the
+maximum over many trials. About ten minutes on two CPU cores.
+
+Expect no difference between the samplers with so few trials: the first sixteen trials of TPE are random.
 """
 
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ FRESH = range(1 << 20, (1 << 20) + 8)
 
 @dataclass(frozen=True)
 class Task:
-    """An environment, a method, and for how long."""
+    """An environment, a method and a number of steps."""
 
     environment: str
     algorithm: str
@@ -51,7 +52,7 @@ COLUMNS = ("environment", "sampler", "repetition", "trials", "trial", "search_va
 
 
 def main(options: Options) -> None:
-    """Search everywhere with both; one panel per environment."""
+    """Run both searches on every task, one panel per environment."""
     start(1)
     tasks, repetitions, batches = (TASKS[:1], 1, 2) if options.quick else (TASKS, 5, 4)
     figure, panels = plt.subplots(1, len(tasks), figsize=(4.0 * len(tasks), 3.9), squeeze=False, layout="constrained")
@@ -71,14 +72,14 @@ def main(options: Options) -> None:
         axes.set_xlabel("trials")
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.xaxis.set_major_locator(FixedLocator(x.tolist()))
-    panels[0, 0].set_ylabel("greedy return of the best so far,\non fresh seeds")
+    panels[0, 0].set_ylabel("greedy return of the best so far,\non new seeds")
     panels[0, 0].legend(frameon=False, loc="lower right")
     figure.suptitle(f"{repetitions} searches each (points) and their mean")
     options.write("search", figure, COLUMNS, rows)
 
 
 def searched(task: Task, total_steps: int, repetitions: int, batches: int) -> list[tuple]:
-    """Sampler, repetition, trials so far, best trial, its value in the search, and anew: IQM and worst seed."""
+    """Rows: sampler, repetition, trials so far, best trial, its search value, and IQM and worst seed on new seeds."""
     settings = Settings(environment=task.environment, algorithm=task.algorithm, total_steps=total_steps, quiet=True)
     settings = replace(settings, updates_per_chunk=50, eval_episodes=EPISODES)
     space = Space(chosen("over", (), settings, build(settings)), {})

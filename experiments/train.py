@@ -1,12 +1,13 @@
-"""Train any method of pgjax on any environment of its families, several seeds at once: the main job.
+"""Train any method of pgjax on any environment, several seeds at once. This is the main script.
 
-Without arguments: REINFORCE with causality and a baseline on CartPole-v1, 8 seeds in one compiled call. Expect every
-seed to reach a return of 500 within a minute on two CPU cores. It leaves a run directory with the resolved settings
-(config.toml), a row per update and seed (metrics.csv), wall time (timing.csv), checkpoints, the evaluation at the end
-and with --eval-every those on the way (evaluation.csv), and the learning curve (learning_curve.png). Stopped by
-Ctrl-C, SIGTERM or SIGHUP it saves; --resume DIR goes on, bit for bit. --population N makes the seeds a population,
-whose worst members go on from the best (lineage.csv). --quick shows in seconds that all this works. --list-environments
-prints what can be trained on.
+Without arguments it trains REINFORCE with reward-to-go and a baseline on CartPole-v1, 8 seeds in one compiled call.
+Expect every seed to reach a return of 500 within a minute on two CPU cores.
+
+The run directory gets the resolved settings (config.toml), a row per update and seed (metrics.csv) and wall times
+(timing.csv). It also gets checkpoints, evaluations (evaluation.csv) and the learning curve (learning_curve.png).
+--eval-every adds evaluations during training. --population N runs population-based training (lineage.csv). Ctrl-C,
+SIGTERM and SIGHUP save a checkpoint and stop; --resume DIR continues with the same results, bit for bit. --quick runs a
+small example in seconds.
 """
 
 from collections.abc import Iterator
@@ -41,26 +42,26 @@ from pgjax.runs.show.progress import doing
 from pgjax.runs.show.script import one_line
 from pgjax.sweeps.progress import ProgressBar, progress_bar
 
-POPULATION_KEY = (1 << 31) + (1 << 16)  # of exploit steps; seeds are below it, and evaluation's keys
+POPULATION_KEY = (1 << 31) + (1 << 16)  # of exploit steps, above all seeds and evaluation keys
 
 
 def main(settings: Settings) -> Path:
-    """Train, evaluate, write everything; returns the run directory."""
+    """Train, evaluate and write all files; returns the run directory."""
     with stop_request() as stop, joined(settings), ExitStack() as held:
         start(settings.devices or None)
         setup = build(settings)
         check_installed(settings.log)
-        stop.check("nothing was begun")
+        stop.check("training had not started")
         settings = settings if hosts.is_first() else replace(settings, quiet=True)
         where = {"devices": chosen_devices(settings.devices), "mesh": settings.mesh or None}
         how = evolution(settings, setup) if settings.population else None
         seeds = range(settings.population) if how else settings.chosen_seeds()
         check_sizes(setup, settings, len(seeds))
-        sweeps.plan(setup.trainer, setup.algorithm, len(seeds), **where)  # refuses what start would, at once
+        sweeps.plan(setup.trainer, setup.algorithm, len(seeds), **where)  # rejects early what `start` would reject
         path = Path(hosts.from_first(lambda: str(claim(settings, held))))
         if hosts.highest(int(hosts.is_first() and files.is_finished(path))):
             if hosts.is_first():
-                say(f"{path} is finished: there is nothing to resume")
+                say(f"{path} is finished; there is nothing to resume")
             return path
         attempt = Attempts(path)
         with doing("starting", quiet=settings.quiet):
@@ -75,7 +76,7 @@ def main(settings: Settings) -> Path:
 
 
 def claim(settings: Settings, held: ExitStack) -> Path:
-    """The run directory, made if it is new; no other process writes to it until `held` is closed."""
+    """The run directory, created for a new run, and locked against other processes until `held` is closed."""
     path = Path(settings.resume) if settings.resume else files.new_run_directory(settings)
     held.enter_context(files.locked(path))
     before = read_run_config(path).total_steps if settings.resume else settings.total_steps
@@ -85,17 +86,17 @@ def claim(settings: Settings, held: ExitStack) -> Path:
             files.extend(path, settings)
         except OSError as error:
             raise SettingError("resume", str(path), f"cannot be written: {error.strerror or error}") from error
-        held.enter_context(files.locked(path))  # its config.toml is another file now
+        held.enter_context(files.locked(path))  # config.toml has been replaced, so lock the new file
     return path
 
 
 def beyond(path: Path, settings: Settings, before: int) -> str:
-    """What a larger budget means for a run, in one line."""
-    line = f"{path} goes on to {settings.total_steps:,} steps, after {before:,}"
-    things = " and ".join(over_the_budget(settings))
-    if not things:
-        return f"{line}: as one run of {settings.total_steps:,} would have"
-    return f"{line}: {things}, scheduled over {before:,} steps until now, from here on over {settings.total_steps:,}"
+    """One line on how a run is extended to a larger budget."""
+    line = f"{path} is extended from {before:,} to {settings.total_steps:,} steps"
+    scheduled = " and ".join(over_the_budget(settings))
+    if not scheduled:
+        return f"{line}; the results are those of a single run of {settings.total_steps:,} steps"
+    return f"{line}; from here on, the schedule of {scheduled} is over {settings.total_steps:,} steps"
 
 
 def train(
@@ -106,13 +107,13 @@ def train(
     journal: Journal,
     how: population.Evolution | None,
 ) -> None:
-    """All updates that are still to be done; a checkpoint is the last thing left behind, whatever happens."""
+    """Run the remaining updates; the last action is always a checkpoint."""
     if settings.resume and not settings.quiet:
-        say(f"{path} goes on from update {journal.update}")
+        say(f"{path} resumes after update {journal.update}")
     total = settings.total_steps
     done = int(np.minimum(hosts.fetch(journal.runs.state.env_steps), total).mean())
     with progress_bar(total, done=done, quiet=settings.quiet) as bar:
-        evaluate_if_due(setup, settings, journal, bar)  # it had been when the run was stopped
+        evaluate_if_due(setup, settings, journal, bar)  # an evaluation that was due when the run was stopped
         for now, metrics in chunks(setup, settings, journal.runs, how):
             journal.write(now, metrics)
             bar.update(metrics, now.seeds)
@@ -122,13 +123,13 @@ def train(
                 stopping = stop.agree()
             if stopping or journal.is_best() or journal.due():
                 journal.save()
-            stop.check(f"update {journal.saved} of {path} is saved; go on with --resume {path}")
+            stop.check(f"update {journal.saved} of {path} is saved; continue with --resume {path}")
     journal.save()
     journal.close()
 
 
 def evaluate_if_due(setup: Setup, settings: Settings, journal: Journal, bar: ProgressBar) -> None:
-    """What --eval-every asks for: where the runs stand between two chunks. Training does not notice."""
+    """Run the evaluations of --eval-every between two chunks; training does not depend on them."""
     if journal.evaluation_due():
         bar.say("evaluating")
         journal.evaluated(sweeps.evaluation_point(setup.trainer, journal.runs, settings.eval_episodes))
@@ -137,7 +138,7 @@ def evaluate_if_due(setup: Setup, settings: Settings, journal: Journal, bar: Pro
 def chunks(
     setup: Setup, settings: Settings, runs: sweeps.Runs, how: population.Evolution | None
 ) -> Iterator[tuple[sweeps.Runs, dict[str, np.ndarray]]]:
-    """The compiled calls of training: of seeds beside each other, or of a population."""
+    """Compiled calls of training, for independent seeds or for a population."""
     total, max_skipped = settings.total_steps, settings.max_skipped
     if how is None:
         return sweeps.chunks(setup.trainer, runs, total, updates_per_chunk(setup, settings), max_skipped, donate=True)
@@ -154,7 +155,7 @@ def finish(
     journal: Journal,
     how: population.Evolution | None,
 ) -> None:
-    """Evaluate the trained policies; draw and write what was found."""
+    """Evaluate the trained policies, draw the learning curve and write the results."""
     runs, saved = journal.runs, f"training is done and saved; --resume {path} evaluates it"
     stop.check(saved)
     with doing("evaluating", quiet=settings.quiet):
@@ -170,19 +171,20 @@ def finish(
         lineage = population.lineage(read_metrics(path / "metrics.csv"), how)
         attempt("lineage.csv", lambda: files.write_table(path / "lineage.csv", *lineage))
     stop.check(saved)
-    if not attempt.missing:  # it marks the run as finished
+    if not attempt.missing:  # the final rows mark the run as finished
         attempt("evaluation.csv", lambda: journal.end_evaluation(rows))
     if not settings.quiet:
         show(path, settings, rows)
-    stopped = np.flatnonzero(hosts.fetch(runs.state.skipped_in_a_row) >= settings.max_skipped)  # together
-    attempt.settle()  # from here on a process may end alone
+    stopped = np.flatnonzero(hosts.fetch(runs.state.skipped_in_a_row) >= settings.max_skipped)  # collective
+    attempt.settle()  # from here on, a process may exit before the others
     if stopped.size:
         seeds = ", ".join(str(seed) for seed in runs.seeds[stopped])
-        raise Incomplete(f"seeds {seeds} stopped, not finite: see {path / 'post-mortem'}; try a smaller step")
+        folder = path / "post-mortem"
+        raise Incomplete(f"seeds {seeds} stopped after non-finite updates: see {folder}; try a smaller learning rate")
 
 
 def draw(settings: Settings, path: Path, last: list) -> None:
-    """The learning curve, from metrics.csv; where the run was evaluated while it trained, evaluations beside it."""
+    """The learning curve from metrics.csv, with evaluations during training if there are any."""
     metrics = {settings.algorithm: read_metrics(path / "metrics.csv")}
     title = f"{settings.environment}, {settings.algorithm}"
     points = points_by_seed(read_evaluation(path, last)) if settings.eval_every else {}
@@ -191,7 +193,7 @@ def draw(settings: Settings, path: Path, last: list) -> None:
 
 
 def show(path: Path, settings: Settings, rows: list) -> None:
-    """The short table at the end."""
+    """Print the table of final returns."""
     table = Table(title=f"{settings.environment}, {settings.algorithm}: mean of {settings.eval_episodes} episodes")
     for name in ("seed", "env steps", "sampled return", "greedy return"):
         table.add_column(name, justify="right")
@@ -202,9 +204,9 @@ def show(path: Path, settings: Settings, rows: list) -> None:
     table.add_row("mean", f"{steps:,.0f}", f"{sampled:.2f}", f"{greedy:.2f}", style="bold")
     console = Console()
     console.print(table)
-    console.print(f"everything is in {path}", soft_wrap=True, highlight=False)
+    console.print(f"results are in {path}", soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":
     with one_line():
-        main(from_command_line(description=" ".join((__doc__ or "").split())))
+        main(from_command_line(description=__doc__ or ""))

@@ -1,20 +1,22 @@
 """How long do policy gradients stay where they are wrong, and what escapes?
 
-The time of the continuous flow, dθ/dt = direction(θ), until it is out of three traps; gradient steps of size α take
-about time/α of them. In float64, integrated to a relative error of 1e-7.
+Measures the time that the continuous flow dθ/dt = direction(θ) needs to leave three traps; gradient steps of size α
+need about time/α steps. In float64, integrated to a relative error of 1e-7.
 
-    corner   three arms that earn 1, 0.8 and 0, the second almost certain: until π(best) = 1/2, against π₀(best)
-    vanish   a chain of which only the far end pays, one action of four goes on, start at the near end, from a uniform
-             policy: until J is half of J*, against the chain's length (Agarwal et al. 2021)
-    delay    a chain whose states learn one after the other, uniform start and policy, γ = 0.95: until every state's
-             best action has probability 1/2, against the number of states (after Li et al. 2021)
+- corner: three arms with rewards 1, 0.8 and 0, the second almost certain. Time until π(best) = 1/2, against π₀(best).
+- vanish: a chain with a reward at its far end only, where one of four actions advances. The policy is uniform and
+  starts at the near end. Time until J = J*/2, against the length (Agarwal et al. 2021).
+- delay: a chain whose states learn one after the other, with uniform start and policy and γ = 0.95. Time until every
+  state's best action has probability 1/2, against the number of states (after Li et al. 2021).
 
-The growth is fitted over the later half of the sizes: the exponent of 1/π₀ in the corner, the factor for each further
-state on the chains, with its 95 % interval over neighbouring sizes. Expect softmax gradients to need 1/π₀ and
-exponential time. Normalised gradients escape all three; natural ones the first two, and of the third all but the last
-state, whose actions are nearly equal. A log barrier and the escort transform free the corner; an entropy bonus helps
-little there and most on the third. None of the three shortens the chain whose gradient vanishes: their gradients are
-still weighted by how often a state is visited. About two minutes.
+The growth rate is fitted over the larger half of the sizes, with a 95 % interval over neighbouring sizes. It is the
+exponent of 1/π₀ in the corner, and the factor per additional state on the chains. About two minutes.
+
+Expect softmax gradients to need a time of 1/π₀ in the corner and exponential time on the chains. Normalised gradients
+escape all three traps. Natural gradients escape the first two, and the third except for its last state, whose actions
+are nearly equal. A log barrier and the escort transform help in the corner. An entropy bonus helps little there and
+most on the third trap. None of these three helps where the gradient vanishes, because they still weight states by how
+often they are visited.
 """
 
 from typing import NamedTuple
@@ -43,16 +45,16 @@ NAMES = {
 
 
 class Row(NamedTuple):
-    """One flow out of one trap."""
+    """The time of one flow in one trap."""
 
     trap: str
     flow: str
     size: float  # 1/π₀(best), length, states
-    time: float  # of the flow; infinite: not by 1e9
+    time: float  # of the flow; infinite if above 1e9
 
 
 def main(options: Options) -> None:
-    """Time, fit, draw."""
+    """Measure, fit and draw."""
     few = 2 if options.quick else None
     corners, lengths, states = CORNERS[:few], LENGTHS[:few], STATES[:few]
     names = ("softmax", "natural") if options.quick else tuple(NAMES)
@@ -69,7 +71,7 @@ def main(options: Options) -> None:
 
 
 def flow(name: str) -> flows.Flow:
-    """By name."""
+    """The flow with a name."""
     made = {
         "softmax": flows.softmax_gradient,
         "entropy": lambda: flows.entropy_gradient(0.01),
@@ -82,12 +84,12 @@ def flow(name: str) -> flows.Flow:
 
 
 def start(name: str, probs: np.ndarray) -> np.ndarray:
-    """θ of a policy: logits, or the roots that the escort transform squares, of length √A per state."""
+    """θ of a policy: logits, or for the escort transform roots of length √A per state."""
     return np.sqrt(probs * probs.shape[1]) if name == "escort" else np.log(probs)
 
 
 def corner(name: str, chance: float) -> float:
-    """The second arm almost certain, the others `chance` each."""
+    """Time until π(best) = 1/2 if the second arm is almost certain and the others have probability `chance`."""
 
     def likely(problem: flows.Discounted, flow: flows.Flow, params: jax.Array) -> jax.Array:
         return flow.policy(params)[0, 0] - 0.5
@@ -97,13 +99,13 @@ def corner(name: str, chance: float) -> float:
 
 
 def vanish(name: str, length: int) -> float:
-    """The chain whose gradient vanishes."""
+    """Time on the chain whose gradient vanishes."""
     problem = flows.vanishing_chain(length)
     return flows.time_until(flows.half_of_the_best, problem, flow(name), uniform(name, problem), LIMIT)
 
 
 def delay(name: str, states: int) -> float:
-    """The chain whose states learn one after the other."""
+    """Time on the chain whose states learn one after the other."""
     problem = flows.delaying_chain(states, 0.95)
     return flows.time_until(flows.best_likely_everywhere, problem, flow(name), uniform(name, problem), LIMIT)
 
@@ -114,10 +116,10 @@ def uniform(name: str, problem: flows.Discounted) -> np.ndarray:
 
 
 def growth(rows: list[Row], trap: str, name: str) -> str:
-    """The exponent of 1/π₀, or the factor for each further state."""
+    """Fitted exponent of 1/π₀, or factor per additional state."""
     own = [(r.size, r.time) for r in rows if r.trap == trap and r.flow == name and 0 < r.time < np.inf]
     if len(own) < 2:
-        return f"{trap}: not out by {LIMIT:.0e}"
+        return f"{trap}: no escape by {LIMIT:.0e}"
     size, time = np.array(own[len(own) // 2 - 1 :]).T
     x = np.log(size) if trap == "corner" else size
     rate = flows.over_problems(np.diff(np.log(time)) / np.diff(x))
@@ -127,7 +129,7 @@ def growth(rows: list[Row], trap: str, name: str) -> str:
 
 
 def draw(rows: list[Row]) -> Figure:
-    """A panel for each trap."""
+    """One panel per trap."""
     figure, panels = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained")
     titles = {"corner": "a bad corner of a bandit", "vanish": "the gradient vanishes", "delay": "states wait in line"}
     labels = {"corner": "1/π₀(best arm)", "vanish": "length of the chain", "delay": "states of the chain"}
@@ -141,7 +143,7 @@ def draw(rows: list[Row]) -> Figure:
         axes.set_xscale("log" if trap == "corner" else "linear")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("time of the flow until out")
+    panels[0].set_ylabel("escape time of the flow")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     return figure

@@ -1,14 +1,14 @@
-"""Which settings suit an environment? A search with Optuna, every batch of trials × seeds in one compiled call.
+"""Which settings suit an environment? A search with Optuna, with every batch of trials × seeds in one compiled call.
 
-Trials are asked for in batches around the settings given, the first one being those. At half of the steps the worse
-half of a batch is stopped (--cuts). The best few are trained anew on seeds that no trial has used, and their best one,
-beside the settings given, on yet other seeds: those returns are the score, never the best of the search itself. The
-winner is written as a TOML file for `train.py --config`. --choose num_envs=8,32 hidden=64x64,32 searches what programs
-are compiled for, a compiled call for each choice in a batch. A search that was stopped or killed goes on with the same
-command, and one that is done with a larger --trials. Expect a winner that does not depend on the luck of the seeds it
-was chosen by, and on two CPU cores a minute and a half for sixteen trials of four seeds and 50 000 steps of Catch.
-Takes the flags of train.py that say what is trained (--quick: begin with two trials of a few updates), beside those of
-the search.
+Trials are drawn in batches; the first one is the given settings. After half of the steps the worse half of a batch is
+stopped (--cuts). The best few are trained again with new seeds. The best of these and the given settings are trained
+once more with further new seeds; those returns are the score. The winner is written as a TOML file for
+`train.py --config`. --choose num_envs=8,32 hidden=64x64,32 also searches static settings, with one compiled call per
+choice and batch. The same command continues a search that was stopped or killed; a larger --trials extends one that is
+done. Other flags are those of train.py; --quick runs two trials of a few updates.
+
+Expect a winner whose score does not depend on the seeds that selected it. Sixteen trials of four seeds and 50 000 steps
+of Catch take a minute and a half on two CPU cores.
 """
 
 import sys
@@ -34,7 +34,7 @@ from pgjax.runs.record.interrupts import StopRequest, stop_request
 from pgjax.runs.record.texts import write_text
 from pgjax.runs.settings.build import build, resolve
 from pgjax.runs.settings.command_line import HELP_ALL, from_command_line, show_flags
-from pgjax.runs.settings.config_file import OF_THE_LAYOUT, config_text, recorded
+from pgjax.runs.settings.config_file import LAYOUT_SETTINGS, config_text, recorded
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.ranges import chosen
 from pgjax.runs.settings.start import start
@@ -46,31 +46,31 @@ from pgjax.runs.show.script import one_line
 if TYPE_CHECKING:
     from optuna import Study
 
-NEW_SEEDS = 1 << 20  # of the second and third round: none that a trial has used
+NEW_SEEDS = 1 << 20  # first seed of the second and third round; trials use smaller ones
 
 LOCK = ".lock"
 
 WITHOUT = {
     "out": "a search writes to --folder",
     "log": "a search keeps no metrics",
-    "resume": "the same command goes on with a search",
+    "resume": "the same command continues a search",
     "population": "a search trains trials",
     "evolve": "a search trains trials",
     "exploit_every": "a search trains trials",
-    "eval_every": "trials are scored at their cuts and their end",
-    "first_seed": "seeds are the search's, and fresh ones for the score",
-    "seed_list": "seeds are the search's, and fresh ones for the score",
+    "eval_every": "trials are evaluated at their cuts and at the end",
+    "first_seed": "a search chooses its seeds",
+    "seed_list": "a search chooses its seeds",
     "save_every": "a search writes no checkpoints",
     "keep": "a search writes no checkpoints",
     "diagnostics": "a search keeps no metrics",
-    "mesh": "its rounds train different numbers of policies",
+    "mesh": "the rounds of a search train different numbers of policies",
     "distributed": "a search is one process",
     "coordinator": "a search is one process",
     "processes": "a search is one process",
     "process_id": "a search is one process",
     "join_timeout": "a search is one process",
 }
-"""Flags of train.py that do nothing here."""
+"""Flags of train.py that do nothing here, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -78,33 +78,33 @@ class Search:
     """How to search."""
 
     trials: int = 32
-    """Settings to try."""
+    """Number of trials."""
     batch: int = 8
-    """How many of them to train side by side; the sampler learns from a batch before it asks for the next."""
+    """Number of trials to train in parallel; the sampler sees the results of a batch before it draws the next."""
     sampler: Literal["tpe", "random"] = "tpe"
-    """How to draw them: Optuna's tree of Parzen estimators, or by chance."""
+    """Sampler: Optuna's tree-structured Parzen estimator (tpe) or random search."""
     cuts: int = 1
-    """How often the worse half of a batch is stopped, which is pruning at its median: at a half of the steps, at a
-    quarter and a half, … (0: never)."""
+    """Number of cuts, each of which stops the worse half of a batch: 1 cuts at half of the steps, 2 at a quarter and a
+    half, … (0: never)."""
     finalists: int = 4
-    """How many of the best to train anew, on other seeds."""
+    """Number of best trials to train again with new seeds."""
     final_seeds: int = 8
-    """How many seeds those get, and, once more, the winner."""
+    """Number of new seeds for the finalists, and again for the winner."""
     over: tuple[str, ...] = ()
-    """Hyperparameters to draw; default all that the method has and for which there is a range."""
+    """Hyperparameters to search; default all of the method that have a search range."""
     choose: tuple[str, ...] = ()
-    """Static settings to choose, as in num_envs=8,32 or hidden=64x64,32."""
+    """Static settings to search, such as num_envs=8,32 or hidden=64x64,32."""
     draw: int = 0
-    """Seed of the draws."""
+    """Seed of the sampler."""
     folder: Path = Path("tuning")
-    """Where study.db (Optuna's), trials.csv, trials.png and best.toml go."""
+    """Folder for study.db (of Optuna), trials.csv, trials.png and best.toml."""
 
 
 QUICK = Search(trials=2, batch=2, cuts=0, finalists=2, final_seeds=2)
 
 
 def main(search: Search, settings: Settings) -> None:
-    """Search, train the best anew, write."""
+    """Search, train the best trials again, and write the results."""
     with stop_request() as stop, ExitStack() as held:
         start(settings.devices or None)
         space = space_of(search, settings)
@@ -140,21 +140,21 @@ def main(search: Search, settings: Settings) -> None:
     if not settings.quiet:
         show(settings, space, {i: trials[i] for i in last}, third)
         print(f"wrote {search.folder}/best.toml, trials.csv, trials.png")
-        print(f"train.py --config {search.folder}/best.toml uses it")
+        print(f"to train with it: train.py --config {search.folder}/best.toml")
 
 
 def space_of(search: Search, settings: Settings) -> Space:
-    """Where to search, every combination of static settings checked.
+    """The search space, with every combination of static settings checked.
 
     Raises:
-      SettingError: for numbers that make no search, or settings that cannot be searched.
+      SettingError: for invalid sizes of the search, or settings that cannot be searched.
     """
     for name in ("trials", "batch", "finalists", "final_seeds"):
         counters.count(name, getattr(search, name))
     counters.count("cuts", search.cuts, least=0)
     counters.seed(search.draw, "draw")
     if search.finalists > search.trials:
-        raise SettingError("finalists", search.finalists, f"are more than the {search.trials} trials")
+        raise SettingError("finalists", search.finalists, f"is more than the {search.trials} trials")
     static = studies.choices_of(search.choose, resolve(settings))
     setup = build(settings)
     numbers = chosen("over", search.over, settings, setup)
@@ -165,15 +165,15 @@ def space_of(search: Search, settings: Settings) -> Space:
 
 
 def asked(search: Search, settings: Settings) -> dict[str, object]:
-    """All that the trials of a search depend on."""
+    """Everything that the trials of a search depend on."""
     of_search = {name: getattr(search, name) for name in ("batch", "sampler", "cuts", "over", "choose", "draw")}
-    return of_search | {name: x for name, x in recorded(settings).items() if name not in OF_THE_LAYOUT}
+    return of_search | {name: x for name, x in recorded(settings).items() if name not in LAYOUT_SETTINGS}
 
 
 def run(
     search: Search, settings: Settings, space: Space, study: "Study", stops: Sequence[int], stop: StopRequest
 ) -> None:
-    """Ask, train and tell, batch by batch, from where the study stands."""
+    """Draw, train and report trials batch by batch, continuing the study."""
     for first in range(0, search.trials, search.batch):
         last = min(first + search.batch, search.trials)
         studies.ask(study, space, search.sampler, search.draw, last)
@@ -197,7 +197,7 @@ def run(
 def again(
     search: Search, settings: Settings, study: "Study", trials: list[Trial], stop: StopRequest, *, of: int
 ) -> np.ndarray:
-    """Greedy returns [trials, seeds] of a later round, on seeds that no round before it has used."""
+    """Greedy returns [trials, seeds] of a later round, with seeds that no earlier round has used."""
     begin = max(NEW_SEEDS, settings.seeds) + (of - 2) * search.final_seeds
     seeds = range(begin, begin + search.final_seeds)
 
@@ -210,7 +210,7 @@ def again(
 
 
 def interval(scores: Sequence[float]) -> tuple[float, float, float]:
-    """Interquartile mean over seeds and its interval."""
+    """Interquartile mean over seeds, with its interval."""
     middle, low, high = bootstrap_interval([scores])
     return float(middle), float(low), float(high)
 
@@ -221,11 +221,12 @@ def _cells(trial: Trial, space: Space) -> list[float | str]:
 
 
 def show(settings: Settings, space: Space, trials: dict[int, Trial], scores: np.ndarray) -> None:
-    """The winner beside the settings given, on seeds that chose neither."""
+    """Print the returns of the winner and of the given settings, with seeds that selected neither."""
     table = Table(title=f"{settings.environment}, {settings.algorithm}: greedy return on {scores.shape[1]} new seeds")
     table.add_column("")
     for number in trials:
-        name = f"winner, trial {number}" if number else "as given" if len(trials) > 1 else "winner, as given"
+        given = "given settings" if len(trials) > 1 else "winner: given settings"
+        name = f"winner: trial {number}" if number else given
         table.add_column(name, justify="right", style="bold" if number else None)
     cells = [_cells(trial, space) for trial in trials.values()]
     for i, name in enumerate([*space.numbers, *space.static]):

@@ -1,19 +1,27 @@
-"""How well do old trajectories tell the value of another policy, and are the intervals honest?
+"""How accurate are off-policy value estimates from logged trajectories, and are their intervals correct?
 
-Without `--log`: trajectories of ever more random behaviour policies on FrozenLake, whose exact value J is known, judged
-against it. Expect errors to fall with 1/√N and to grow with the distance between the policies; the behaviour policy's
-own critic to help while they are close, and a wrong one to hurt; and intervals that hold what they promise while tens
-of effective trajectories are left, and are far too short when only a few are. Ratios of state laws, given, err less
-than products of action ratios over such far policies, and their intervals hold longest. A dual with a table for every
-step, state and action errs least of all once each of its cells that the target visits has been seen, and is useless
-before: cells that were never seen count 0, and its interval does not know. Double reinforcement learning with tables of
-states and the behaviour policy's critic stands between. Emphatic weights change little here. Five minutes of one core.
+Without `--log`: trajectories of more and more random behaviour policies on FrozenLake, whose exact value J is known.
 
-With `--log FILE.npz`: the same estimates of your own trajectories. The arrays are all [T, N], time first, one whole
-episode per column: `reward`; `log_prob` of the taken actions under the policy that acted, recorded then;
-`target_log_prob` under the policy to judge (−inf where it never takes the action); `mask`, 1 on executed steps, which
-come first (default all); `terminated`, 1 where an episode ended by itself (only checked); and for the doubly robust
-estimate, of a critic fitted to other data, `action_value` Q(s_t, a_t) and `value`, its mean over the target's actions.
+Expect errors to fall with 1/√N and to grow with the distance between the policies. The critic of the behaviour policy
+helps at small distances, and a wrong critic hurts. Intervals have the nominal coverage for tens of effective
+trajectories, and are far too short for only a few. Exact ratios of state distributions have smaller errors than
+products of action ratios at large distances, and their intervals stay correct longest.
+
+Expect the dual with a table for every step, state and action to have the smallest error once every cell that the target
+visits has been seen. Before that it is useless, because unseen cells count as 0 and its interval ignores them. Double
+reinforcement learning with tables of states and the behaviour policy's critic is in between. Emphatic weights change
+little here. Five minutes on one core.
+
+With `--log FILE.npz`: the same estimates for logged trajectories. The arrays are [T, N], with one complete episode per
+column:
+
+- reward: the reward of each step
+- log_prob: log-probability of the taken action under the behaviour policy, as recorded
+- target_log_prob: the same under the target policy (−inf for an action that it never takes)
+- mask (optional): 1 on executed steps, which come first
+- terminated (optional): 1 where an episode terminated (only checked)
+- action_value (optional, for the doubly robust estimate): Q(s_t, a_t) of a critic fitted to other data
+- value (with action_value): its mean over the actions of the target policy
 """
 
 import json
@@ -41,31 +49,31 @@ from pgjax.estimators import dual_ratios, emphatic_weights, marginal_weights
 from pgjax.estimators.value_estimates import VALUE_ESTIMATES, ValueEstimate
 from pgjax.runs.record.texts import write_text
 
-FEW = 20  # effective trajectories, below which an interval is not to be believed
+FEW = 20  # effective trajectories, below which intervals are unreliable
 
 
 @dataclass(frozen=True)
 class Options(results.Options):
-    """What to judge, and how."""
+    """Options of the estimates."""
 
     log: Path | None = None
-    """Trajectories as .npz; without it, the study on FrozenLake."""
+    """File of trajectories (.npz); default the study on FrozenLake."""
     discount: float = 1.0
     """Discount factor γ, from 0 to 1."""
     level: float = 0.95
     """Level of the confidence intervals, between 0 and 1."""
     json: Path | None = None
-    """With --log: write all numbers there."""
+    """With --log: JSON file for all numbers."""
 
 
 def main(options: Options) -> None:
-    """Judge a log, or the estimators themselves."""
+    """Evaluate a log, or run the study."""
     if not 0.0 <= options.discount <= 1.0:
         raise SettingError("discount", options.discount, "must lie in [0, 1]")
     if not 0.0 < options.level < 1.0:
         raise SettingError("level", options.level, "must lie between 0 and 1, both excluded")
     if options.log is not None:
-        refuse(options, ["quick", "out"], "a log is judged whole, and --json writes the numbers")
+        refuse(options, ["quick", "out"], "a log is evaluated completely, and --json writes the numbers")
         places.check(options)
         judge_log(options.log, options)
     elif options.json is not None:
@@ -74,11 +82,11 @@ def main(options: Options) -> None:
         study(options)
 
 
-# --- a log of your own -----------------------------------------------------------------------------------------------
+# --- a log -----------------------------------------------------------------------------------------------------------
 
 
 def judge_log(path: Path, options: Options) -> None:
-    """Read, estimate, write, show."""
+    """Read a log, estimate, write and print."""
     with jax.enable_x64(True):
         signals = read_log(path, options.discount)
         possible = {k: f for k, f in VALUE_ESTIMATES.items() if k != "doubly_robust" or signals.taken_value is not None}
@@ -94,7 +102,7 @@ def judge_log(path: Path, options: Options) -> None:
 
 
 def show(found: dict[str, ValueEstimate], about: dict[str, Any]) -> None:
-    """The table, for a person."""
+    """Print the table."""
     title = f"{about['trajectories']} trajectories, {about['steps']} steps, γ = {about['discount']:g}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("estimator", no_wrap=True)
@@ -111,7 +119,7 @@ def show(found: dict[str, ValueEstimate], about: dict[str, Any]) -> None:
     if weights.effective_sample_size < FEW:
         console.print("few effective trajectories: the intervals are probably too short", highlight=False)
     if weights.clamped > 0:
-        console.print(f"{weights.clamped:.1%} of the weights were cut at their bound: a bias", highlight=False)
+        console.print(f"{weights.clamped:.1%} of the weights were clipped, which biases the estimates", highlight=False)
 
 
 # --- the study on FrozenLake -----------------------------------------------------------------------------------------
@@ -121,7 +129,7 @@ HORIZON, SHARPNESS = 20, 12.0
 TRAJECTORIES = (8, 16, 32, 64, 128, 256, 512)
 DISTANCES = (0.0, 0.25, 0.5, 0.75, 1.0)  # from the target itself (0) to uniformly random actions (1)
 SHOWN = 0.5
-WRONG = 0.5  # standard deviation of what is added to a critic's values; returns lie between −2 and 1
+WRONG = 0.5  # standard deviation of the noise in a wrong critic's values; returns are between −2 and 1
 STYLES = {
     "trajectory": "C0o:",
     "per decision": "C1s:",
@@ -137,7 +145,7 @@ STYLES = {
 
 
 class Row(NamedTuple):
-    """What the repetitions say of one estimator at one distance with N trajectories."""
+    """Results of all repetitions of one estimator at one distance with N trajectories."""
 
     distance: float
     ess_share: float  # mean effective sample size / N
@@ -150,7 +158,7 @@ class Row(NamedTuple):
 
 
 def study(options: Options) -> None:
-    """Simulate, judge against the exact value, draw."""
+    """Simulate, compare with the exact value and draw."""
     lake = environments.make("FrozenLake-misc", **LAKE)._replace(horizon=HORIZON)
     tables = oracle.from_gymnax("FrozenLake-misc", horizon=HORIZON, discount=options.discount, **LAKE)
     logits = target_logits(tables.mdp)
@@ -175,7 +183,7 @@ def study(options: Options) -> None:
 
 
 def target_logits(mdp: oracle.MDP) -> Array:
-    """The target prefers an action by what it is worth with the best ones to follow."""
+    """Logits of the target policy: action values of the optimal policy."""
     q = np.zeros(mdp.reward.shape)
     for _ in range(mdp.horizon):
         q = mdp.reward + mdp.discount * mdp.transition @ q.max(axis=1)
@@ -191,7 +199,7 @@ def repetitions(
     distance: float,
     key: Array,
 ) -> tuple[Signals, Signals, Array, Array, Array]:
-    """Trajectories of all repetitions, [T, count, N]: with a critic, a wrong one, states, actions, exact ratios."""
+    """Trajectories of all repetitions, [T, count, N]: with a critic, a wrong one, states, actions and exact ratios."""
     log_behaviour, log_target = jax.nn.log_softmax((1.0 - distance) * logits), jax.nn.log_softmax(logits)
     states = jnp.arange(len(tables.observations))
     state_of = jnp.zeros(lake.num_categories or 0, int).at[tables.observations].set(states)
@@ -222,14 +230,14 @@ def repetitions(
 
 
 def by_size(judge: Callable, batches: tuple, sizes: tuple[int, ...]) -> list[dict[str, ValueEstimate]]:
-    """Every estimate from the first N of each repetition's trajectories, for every N: arrays [count]."""
+    """Every estimate from the first N trajectories of each repetition, for every N: arrays [count]."""
     return [jax.device_get(judge(*jax.tree.map(lambda x, n=n: x[:, :, :n], batches))) for n in sizes]
 
 
 def estimates(
     level: float, log_target: Array, right: Signals, wrong: Signals, state: Array, action: Array, ratio: Array
 ) -> dict[str, ValueEstimate]:
-    """Every estimate of one batch: with a critic, a wrong one, its states and actions, and exact ratios of states."""
+    """Every estimate from one batch: with a critic, a wrong critic, states and actions, and exact ratios of states."""
     shape = log_target.shape
     place = jax.nn.one_hot(state, shape[0])[..., None]
     taken, mean = (
@@ -247,7 +255,7 @@ def estimates(
 
 
 def judged(distance: float, size: int, name: str, estimate: ValueEstimate, exact: float) -> Row:
-    """The repetitions of an estimate, arrays [R], against the exact value."""
+    """Error and coverage of the repetitions of an estimate, arrays [R], against the exact value."""
     error = np.asarray(estimate.mean, np.float64) - exact
     inside = (np.asarray(estimate.low) <= exact) & (exact <= np.asarray(estimate.high))
     rmse, share = np.sqrt(np.mean(error**2)), np.mean(estimate.effective_sample_size) / size
@@ -257,7 +265,7 @@ def judged(distance: float, size: int, name: str, estimate: ValueEstimate, exact
 
 
 def draw(rows: list[Row], size: int, level: float, subtitle: str) -> Figure:
-    """Error and coverage, against the number of trajectories and against the distance."""
+    """Error and coverage against the number of trajectories and against the distance."""
     figure, panels = plt.subplots(2, 2, figsize=(11, 9), sharey="row", layout="constrained")
     for name, style in STYLES.items():
         own = [row for row in rows if row.estimator == name]
@@ -269,16 +277,16 @@ def draw(rows: list[Row], size: int, level: float, subtitle: str) -> Figure:
             panels[1, column].plot(x, [100 * r.coverage for r in points], style, markersize=5, linewidth=1.4)
     fresh = [row for row in rows if row.distance == 0.0 and row.estimator == "trajectory"]
     reference = [row.trajectories for row in fresh], [row.rmse for row in fresh]
-    panels[0, 0].plot(*reference, "k:", label="as many trajectories of the target itself")
+    panels[0, 0].plot(*reference, "k:", label="same number of on-policy trajectories")
     finish(panels, size, level)
-    figure.suptitle(f"The value of a policy on FrozenLake from another policy's trajectories\n{subtitle}")
+    figure.suptitle(f"Off-policy value estimates on FrozenLake\n{subtitle}")
     return figure
 
 
 def finish(panels: Any, size: int, level: float) -> None:
-    """Titles, units, scales."""
-    panels[0, 0].set(title="behaviour half-way to random actions", ylabel="root-mean-square error", yscale="log")
-    panels[0, 1].set(title=f"{size} trajectories, ever more random behaviour")
+    """Set titles, labels and scales."""
+    panels[0, 0].set(title="behaviour policy half-way to random actions", ylabel="root-mean-square error", yscale="log")
+    panels[0, 1].set(title=f"{size} trajectories, increasingly random behaviour")
     panels[1, 0].set(ylabel=f"{100 * level:.4g} % intervals that hold J (%)")
     for column in (0, 1):
         panels[1, column].axhline(100 * level, color="black", linewidth=1, linestyle="--")

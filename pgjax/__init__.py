@@ -1,4 +1,4 @@
-"""pgjax: policy gradients in JAX, every estimator a product of small pure functions."""
+"""pgjax: policy gradients in JAX, with estimators as products of small pure functions."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,7 +6,7 @@ from pgjax import former_names
 from pgjax.engine import startup
 
 former_names.install()
-startup.avoid_deadlock()  # before anything makes an array
+startup.avoid_deadlock()  # must run before any array is created
 
 from pgjax import environments, methods, oracle, population, pretrained, spaces, sweeps
 from pgjax import methods as algorithms
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """`load_run`, with which come checkpoints and all settings: imported when it is first asked for."""
+    """Import `load_run` on first use, because it imports checkpoints and all settings."""
     if name == "load_run":
         from pgjax.runs.record.files import load_run
 

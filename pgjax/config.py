@@ -1,4 +1,4 @@
-"""The static side of training: what a compiled program depends on."""
+"""Static settings of training, which a compiled program depends on."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
@@ -16,34 +16,32 @@ EngineName = Literal["auto", "cpu", "accelerator", "plain"]
 
 @dataclass(frozen=True)
 class Config:
-    """Shapes, counts and switches of training: static, hashable, what a compiled program depends on.
+    """Shapes, counts and switches of training; hashable, and static in compiled programs.
 
     Attributes:
-      rollout: "episodes" runs every environment from reset to its end (padding masked), which Monte-Carlo returns
-        and products of ratios need; "stream" runs `num_steps` steps with auto-reset, which actor-critics need.
+      rollout: "episodes" runs every environment from reset to its end (padding masked), as Monte-Carlo returns and
+        products of ratios need; "stream" runs `num_steps` steps with auto-reset, as actor-critics need.
       num_envs: trajectories (episodes) or parallel environments (stream) per update.
-      num_steps: steps per environment and update in "stream"; not used in "episodes", where the horizon rules.
-      epochs: passes over each batch; from the second on the policy is no longer the one that sampled it, and what an
-        estimator does about that is its business. With a `policy_step` the critic's passes.
+      num_steps: steps per environment and update in "stream"; ignored in "episodes", which run to the horizon.
+      epochs: passes over each batch. From the second on, the policy differs from the one that sampled the batch. With a
+        `policy_step` they are the critic's passes.
       minibatches: gradient steps per pass, each on its share of the batch.
-      shuffle: what a minibatch is made of: whole "environments" (products over time need them), or single "steps".
-      group_size: in "episodes", so many consecutive trajectories start from the same reset.
+      shuffle: unit of minibatches: whole "environments" (needed by products over time), or single "steps".
+      group_size: in "episodes", number of consecutive trajectories that start from the same reset.
       normalise_rewards: divide rewards by the running standard deviation of the discounted return.
-      accumulate: slices whose gradients are summed one after the other; memory falls by that factor.
+      accumulate: slices whose gradients are summed one after the other; divides memory by that factor.
       batch_steps: in "episodes", keep only the first episodes that together reach this many steps (0 keeps all).
       mean: "trajectories" divides by their number N (exact); "steps" by the number of executed steps (a ratio
         estimator: another scale and, where lengths vary, another direction).
-      truncation: "bootstrap" lets V(final observation) follow a time limit; "terminal" lets nothing follow.
-      discounted_objective: True keeps the factor γ^t in front of step t, the gradient of E[Σ γ^t r_t]; False drops
-        it, as most libraries do (with γ < 1 that is the gradient of no function, Nota & Thomas 2020).
+      truncation: "bootstrap" adds V(final observation) after a time limit; "terminal" adds nothing.
+      discounted_objective: True keeps the factor γ^t in front of step t, the gradient of E[Σ γ^t r_t]; False drops it,
+        as most libraries do (with γ < 1 that is the gradient of no function, Nota & Thomas 2020).
       critic: which values are learned: "none", "state" for V(s), "action" for Q(s, a) of discrete actions.
-      diagnostics: groups of trajectories whose gradients are compared at every update (`pgjax.diagnostics`):
-        gradient noise, critical batch size, probes of score and bias among the metrics. 0 is off.
-      engine: how it is computed, never what: "auto" as suits the device (or as the environment variable PGJAX_ENGINE
-        says), "cpu" and "accelerator" as suits those, "plain" without any of the speed-ups in `pgjax.engine`.
-
-    Raises:
-      SettingError: for settings that contradict each other.
+      diagnostics: groups of trajectories whose gradients are compared at every update (`pgjax.diagnostics`): gradient
+        noise, critical batch size, probes of score and bias among the metrics. 0 is off.
+      engine: how computations run, without effect on what is computed: "auto" chooses for the device (or uses the
+        environment variable PGJAX_ENGINE), "cpu" and "accelerator" are for those, "plain" uses no speed-ups.
+    Raises SettingError for settings that contradict each other.
 
     >>> Config(num_envs=32, minibatches=5)
     Traceback (most recent call last):
@@ -69,7 +67,7 @@ class Config:
     engine: Literal["auto", "cpu", "accelerator", "plain"] = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work, before anything compiles."""
+        """Reject settings that do not work, before compilation."""
         choices = {
             "rollout": Rollout,
             "mean": Mean,
@@ -109,7 +107,7 @@ class Config:
 
 
 class Recipe(NamedTuple):
-    """A method ready to train: its numbers (a pytree) and its static settings.
+    """A method ready to train: its algorithm (a pytree of hyperparameters) and its static settings.
 
     >>> from dataclasses import replace
     >>> from pgjax import hyperparameters, reinforce

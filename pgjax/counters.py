@@ -1,6 +1,6 @@
-"""Whole numbers at the door of a compiled program: counts of steps and updates, and seeds.
+"""Validation of integers before they enter a compiled program: counts of steps and updates, and seeds.
 
-Compiled programs count in 32 bits. A number that does not fit is refused here, before it could wrap around.
+Compiled programs count in 32 bits; a number that does not fit is rejected here, before it could overflow.
 """
 
 import math
@@ -15,29 +15,24 @@ import numpy as np
 from pgjax.types import SettingError
 
 LARGEST = 2**31 - 1
-"""What a counter of 32 bits holds."""
+"""Largest number of a 32-bit counter."""
 
 
 def count(name: str, value: Any, *, least: int = 1, floats: bool = True) -> int:
-    """A count as a Python integer: integers of any kind, and floats without a fraction such as 1e6.
+    """A count as a Python integer; accepts integers of any type, and floats without a fraction such as 1e6.
 
     Args:
-      name: what is counted, for the message.
+      name: setting that the message names.
       value: the number.
-      least: the smallest one that makes sense.
-      floats: whether a float without a fraction will do.
-
-    Raises:
-      SettingError: for anything else, numbers below `least`, and numbers that 32 bits do not hold.
+      least: smallest valid value.
+      floats: whether to accept floats without a fraction.
+    Raises SettingError for anything else, for numbers below `least`, and for numbers beyond 32 bits.
 
     >>> count("total_steps", 1e6)
     1000000
-    >>> count("total_steps", 2**31)
-    Traceback (most recent call last):
-    pgjax.types.SettingError: total_steps: 2147483648 must be at most 2147483647
     """
-    floating = floats and isinstance(value, (float, np.floating)) and math.isfinite(value) and value == int(value)
-    number = int(value) if floating else _integer(value)
+    whole_float = floats and isinstance(value, (float, np.floating)) and math.isfinite(value) and value == int(value)
+    number = int(value) if whole_float else _integer(value)
     if number is None:
         raise SettingError(name, value, "must be a whole number")
     if number < least:
@@ -48,57 +43,40 @@ def count(name: str, value: Any, *, least: int = 1, floats: bool = True) -> int:
 
 
 def budget(name: str, value: Any, steps_per_update: int) -> int:
-    """A number of environment steps that a run may take, as a Python integer.
+    """Number of environment steps of a run, as a Python integer.
 
-    The last update may go beyond it, and must still be counted.
+    The last update may exceed it, so a whole update more must fit in 32 bits.
 
-    Raises:
-      SettingError: as `count`; and where the number and one update more are beyond 32 bits.
-
-    >>> budget("total_steps", 2**31 - 1, steps_per_update=1024)
-    Traceback (most recent call last):
-    pgjax.types.SettingError: total_steps: 2147483647 and one update of 1024 steps are more than 2147483647
+    Raises SettingError like `count`, and if the number and one update exceed 32 bits.
     """
     steps = count(name, value)
     if steps + steps_per_update > LARGEST:
-        raise SettingError(name, value, f"and one update of {steps_per_update} steps are more than {LARGEST}")
+        raise SettingError(name, value, f"plus one update of {steps_per_update} steps exceeds {LARGEST}")
     return steps
 
 
 def updates(name: str, value: Any, steps_per_update: int) -> int:
-    """A number of updates from the first one on, as a Python integer.
+    """Number of updates of a run, as a Python integer.
 
-    Raises:
-      SettingError: as `count`; and where their steps may be beyond 32 bits.
-
-    >>> updates("num_updates", 10**6, steps_per_update=16_000)
-    Traceback (most recent call last):
-    pgjax.types.SettingError: num_updates: 1000000 of up to 16000 steps each may be more than 2147483647 steps
+    Raises SettingError like `count`, and if their steps may exceed 32 bits.
     """
     number = count(name, value)
     if number * steps_per_update > LARGEST:
-        reason = f"of up to {steps_per_update} steps each may be more than {LARGEST} steps"
+        reason = f"of up to {steps_per_update} steps each may exceed {LARGEST} steps"
         raise SettingError(name, value, reason)
     return number
 
 
 def added(counter: jax.Array, more: jax.Array) -> jax.Array:
-    """counter + more, traced; a sum beyond 32 bits stays at the largest number instead of wrapping around.
-
-    >>> int(added(jax.numpy.int32(LARGEST - 1), jax.numpy.int32(5))) == LARGEST
-    True
-    """
+    """counter + more, traced; saturates at the largest 32-bit number."""
     return counter + jax.numpy.minimum(more, LARGEST - counter)
 
 
 def seed(value: Any, name: str = "seed") -> int:
-    """A seed as a Python integer: the name of a run, so an exact integer from 0 to 2³¹ − 1.
+    """A seed as a Python integer from 0 to 2³¹ − 1.
 
-    Raises:
-      SettingError: for anything else: fractions and whole floats, booleans, negative and larger numbers.
+    Raises SettingError for anything else, including floats and booleans.
 
-    >>> seed(np.int64(7))
-    7
     >>> seed(3.0)
     Traceback (most recent call last):
     pgjax.types.SettingError: seed: 3.0 must be an integer from 0 to 2147483647
@@ -110,16 +88,12 @@ def seed(value: Any, name: str = "seed") -> int:
 
 
 def seeds(value: int | Sequence[int]) -> Sequence[int]:
-    """The seeds that a number of them, 0, 1, 2, …, or a list of them means.
+    """Seeds from their number, as 0, 1, 2, …, or from a list.
 
-    Raises:
-      SettingError: for none, one that is no seed, and one that is named twice.
+    Raises SettingError for no seeds, an invalid seed, or a duplicate.
 
     >>> seeds(3), seeds([7, 5])
     (range(0, 3), [7, 5])
-    >>> seeds([7, 5, 7])
-    Traceback (most recent call last):
-    pgjax.types.SettingError: seeds: 7 is named twice
     """
     if np.ndim(value) == 0:
         number = _integer(value)
@@ -129,14 +103,14 @@ def seeds(value: int | Sequence[int]) -> Sequence[int]:
     chosen = [seed(one, "seeds") for one in value]  # type: ignore[union-attr]
     if not chosen:
         raise SettingError("seeds", value, "must be at least 1")
-    twice = [one for one, times in Counter(chosen).items() if times > 1]
-    if twice:
-        raise SettingError("seeds", twice[0], "is named twice")
+    duplicates = [one for one, times in Counter(chosen).items() if times > 1]
+    if duplicates:
+        raise SettingError("seeds", duplicates[0], "is named twice")
     return chosen
 
 
 def _integer(value: Any) -> int | None:
-    """A Python integer, a numpy or jax scalar of integers; None for anything else, booleans too."""
+    """Python integer from an integer scalar of Python, numpy or jax; None for anything else, including booleans."""
     if isinstance(value, (bool, np.bool_)) or (isinstance(value, jax.Array) and value.dtype == bool):
         return None
     try:

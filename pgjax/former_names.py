@@ -1,4 +1,4 @@
-"""Modules under the names they had before they were sorted into folders: imports written for those go on working."""
+"""Import hook for modules under their former names, so that older imports keep working."""
 
 import sys
 from collections.abc import Sequence
@@ -45,11 +45,11 @@ FORMER: dict[str, str | tuple[str, ...]] = {
     "lab.checkpoints": "runs.record.checkpoints",
     "lab.figures": "runs.show.figures",
 }
-"""Former name -> name today, both below `pgjax`; two where the former module held two ideas."""
+"""Former name -> current name, both below `pgjax`; two names where the former module was split."""
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds a former name and gives the module that has taken its place: one module, two names."""
+    """Finds a former name and loads the module that replaced it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -61,17 +61,17 @@ class _Finder(MetaPathFinder, Loader):
         names = FORMER[spec.name.partition(".")[2]]
         if isinstance(names, str):
             return import_module(f"pgjax.{names}")
-        both = ModuleType(spec.name)
+        merged = ModuleType(spec.name)
         for name in names:
-            both.__dict__.update(import_module(f"pgjax.{name}").__dict__)
-        return both
+            merged.__dict__.update(import_module(f"pgjax.{name}").__dict__)
+        return merged
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing: it has been executed under its own name."""
+        """Do nothing: the module was executed under its current name."""
 
 
 def install() -> None:
-    """Let `import pgjax.losses` and the like find their modules.
+    """Make former names such as `pgjax.losses` importable.
 
     >>> from pgjax.losses import Batch
     >>> Batch.__module__

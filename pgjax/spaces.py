@@ -1,4 +1,4 @@
-"""Action spaces: numbers of choices, boxes, and any pytree of these."""
+"""Action spaces: discrete choices, boxes, and pytrees of these."""
 
 import math
 from typing import Any, NamedTuple, Self
@@ -10,22 +10,22 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 
 class Discrete(NamedTuple):
-    """An action space of `n` choices, numbered from 0."""
+    """`n` choices, numbered from 0."""
 
     n: int
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """How many choices its one number has."""
+        """Number of choices, as a tuple of one."""
         return (self.n,)
 
 
 class _MultiDiscrete(NamedTuple):
-    nvec: Any  # whole numbers, as nested tuples of the action's shape
+    nvec: Any  # integers, as nested tuples of the action's shape
 
 
 class MultiDiscrete(_MultiDiscrete):
-    """Several choices at once: an array of numbers, each from 0 to its entry of `nvec` − 1.
+    """An array of independent choices, entry i from 0 to `nvec`[i] − 1.
 
     >>> MultiDiscrete((3, 4)).shape, MultiDiscrete(np.array([[2, 2, 2], [5, 5, 5]]))
     ((2,), MultiDiscrete(nvec=((2, 2, 2), (5, 5, 5))))
@@ -34,7 +34,7 @@ class MultiDiscrete(_MultiDiscrete):
     __slots__ = ()
 
     def __new__(cls, nvec: Any) -> Self:
-        """Tuples, which can be compared and hashed."""
+        """Convert `nvec` to tuples, which can be compared and hashed."""
         return super().__new__(cls, _as_tuples(nvec))
 
     @property
@@ -44,7 +44,7 @@ class MultiDiscrete(_MultiDiscrete):
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """How many choices each number has, flat."""
+        """Number of choices of each entry, flat."""
         return tuple(int(n) for n in np.ravel(self.nvec))
 
 
@@ -53,21 +53,17 @@ class _MultiBinary(NamedTuple):
 
 
 class MultiBinary(_MultiBinary):
-    """An array of zeros and ones, each chosen on its own.
-
-    >>> MultiBinary(3), MultiBinary((2, 2)).counts
-    (MultiBinary(shape=(3,)), (2, 2, 2, 2))
-    """
+    """An array of independent zeros and ones."""
 
     __slots__ = ()
 
     def __new__(cls, shape: Any) -> Self:
-        """A number is a shape of one axis."""
+        """Accept a number as a shape of one axis."""
         return super().__new__(cls, _as_shape(shape))
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Two choices for each number, flat."""
+        """Two choices for each entry, flat."""
         return (2,) * math.prod(self.shape)
 
 
@@ -78,9 +74,7 @@ class _Box(NamedTuple):
 
 
 class Box(_Box):
-    """A continuous action space; −inf or inf where a number has no bound on that side.
-
-    A bound is a number for all, or an array of the shape.
+    """Continuous actions between `low` and `high`, numbers or arrays; −inf or inf where there is no bound.
 
     >>> Box(0.0, np.array([1.0, np.inf]), 2)
     Box(low=(0.0, 0.0), high=(1.0, inf), shape=(2,))
@@ -89,7 +83,7 @@ class Box(_Box):
     __slots__ = ()
 
     def __new__(cls, low: Any, high: Any, shape: Any) -> Self:
-        """Flat tuples, which can be compared and hashed."""
+        """Convert the bounds to flat tuples, which can be compared and hashed."""
         shape = _as_shape(shape)
         return super().__new__(cls, _as_bound(low, shape), _as_bound(high, shape), shape)
 
@@ -99,7 +93,7 @@ class Box(_Box):
 
 
 def _as_tuples(x: Any) -> Any:
-    """Nested tuples of Python numbers; what is no array stays as it is, to be refused where it is used."""
+    """Nested tuples of Python numbers; anything but an array is returned unchanged, and rejected where it is used."""
     try:
         return _nested(np.asarray(x).tolist())
     except (TypeError, ValueError):
@@ -124,16 +118,16 @@ def _as_bound(bound: Any, shape: Any) -> Any:
 
 Part = Discrete | MultiDiscrete | MultiBinary | Box
 Space = Any
-"""One part, or a dict, tuple, NamedTuple or any other pytree of parts."""
+"""A part, or a pytree of parts."""
 
 
 def is_part(space: Any) -> bool:
-    """Whether a space is one part, no tree of several."""
+    """Whether a space is a single part and not a pytree of parts."""
     return isinstance(space, Part)
 
 
 def parts(space: Space) -> tuple[list[Part], list[str], Any]:
-    """The parts of a space in the order of a pytree's leaves, their paths, and the structure they are the leaves of.
+    """Parts of a space in the order of pytree leaves, their paths, and the tree structure.
 
     >>> spaces, paths, _ = parts({"move": Discrete(4), "tool": (MultiBinary((2,)), Discrete(3))})
     >>> paths
@@ -153,12 +147,7 @@ def no_action(space: Space) -> Any:
 
 
 def number(space: Space, action: Any) -> jax.Array:
-    """Which of `combinations(space)` an action is, [...]; in the shape policies record.
-
-    >>> space = {"a": Discrete(2), "b": MultiBinary((2,))}
-    >>> number(space, combinations(space)).tolist()
-    [0, 1, 2, 3, 4, 5, 6, 7]
-    """
+    """Index of an action in `combinations(space)`, [...]; the action as policies record it."""
     spaces, _, structure = parts(space)
     result: Any = 0
     for part, x in zip(spaces, structure.flatten_up_to(action), strict=True):
@@ -170,18 +159,14 @@ def number(space: Space, action: Any) -> jax.Array:
 
 
 def combinations(space: Space) -> Any:
-    """Every action of a space of choices, in the shape policies record: a pytree of arrays [A] or [A, k].
+    """Every action of a discrete space, as policies record it: a pytree of arrays [A] or [A, k].
 
-    >>> combinations({"a": Discrete(2), "b": MultiBinary((2,))})["b"].tolist()
-    [[0, 0], [0, 1], [1, 0], [1, 1], [0, 0], [0, 1], [1, 0], [1, 1]]
-
-    Raises:
-      ValueError: for a space with a Box.
+    Raises ValueError for a space with a Box.
     """
     spaces, paths, structure = parts(space)
     boxes = [path for part, path in zip(spaces, paths, strict=True) if isinstance(part, Box)]
     if boxes:
-        raise ValueError(f"the actions{boxes[0]} are continuous: there is no list of them")
+        raise ValueError(f"the actions{boxes[0]} are continuous and cannot be listed")
     counts: list[tuple[int, ...]] = [part.counts for part in spaces]  # type: ignore[union-attr]  (no Box)
     each = np.indices([n for c in counts for n in c]).reshape(sum(map(len, counts)), -1).T.astype(np.int32)  # [A, all]
     columns = np.split(each, np.cumsum([len(c) for c in counts])[:-1], axis=1)

@@ -1,4 +1,4 @@
-"""The records every part speaks: arrays are time-major [T, N, ...], records are immutable pytrees."""
+"""Records that all parts share: immutable pytrees of time-major arrays, [T, N, ...]."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from pgjax.spaces import MultiDiscrete as MultiDiscrete
 from pgjax.spaces import Space
 
 ACTION_MASK = "action_mask"
-"""The part of an observation of this name, at any depth, masks actions: those whose entry is 0 are never taken."""
+"""Name of the part of an observation, at any depth, that masks actions; those whose entry is 0 are never taken."""
 
 Params = Any
-"""A pytree of arrays. An agent's is `{"policy": ..., "value": ...}`; without a critic `value` is empty."""
+"""A pytree of arrays; of an agent, `{"policy": ..., "value": ...}`, where `value` is empty without a critic."""
 
 
 class SettingError(ValueError):
-    """A setting that cannot work: names the field, the value and the reason in one line.
+    """A setting that does not work; the message has the field, the value and the reason in one line.
 
     >>> str(SettingError("discount", 1.5, "must lie in [0, 1]"))
     'discount: 1.5 must lie in [0, 1]'
     """
 
     def __init__(self, field: str, value: object, reason: str):
-        """Join field, value and reason into the one line a person reads."""
+        """Join field, value and reason into one line."""
         super().__init__(f"{field}: {' '.join(repr(value).split())} {reason}")
         self.reason = reason
 
 
 class Transition(NamedTuple):
-    """What a rollout records, [T, N, ...]. Rows with `mask` 0 are padding after an episode's end."""
+    """What a rollout records, [T, N, ...]. Rows with `mask` 0 are padding after the end of an episode."""
 
     observation: Any
     action: Any  # in the policy's coordinates, a pytree where the action space is one
     log_prob: Array  # log π_θ̄(a_t|s_t) at sampling time: data, never recomputed
     reward: Array  # 0 on padding
-    terminated: Array  # the episode ended by itself: nothing follows
-    truncated: Array  # the episode was cut by a time limit: the value goes on
+    terminated: Array  # the episode terminated: no value follows
+    truncated: Array  # the episode was cut by a time limit: the value of the next state follows
     next_observation: Any  # before any reset
     mask: Array  # 1 where an action was taken
 
 
 class Signals(NamedTuple):
-    """What credit is made of, [T, ...]; it carries no gradient. Build it with `pgjax.make_signals`."""
+    """Arrays that credit is computed from, [T, ...], not differentiated. Build them with `pgjax.make_signals`."""
 
     reward: Array
     continues: Array  # 1 where step t+1 belongs to the same episode
@@ -66,25 +66,25 @@ class Signals(NamedTuple):
     log_ratio: Array  # log π_θ(a_t|s_t) − log π_θ̄(a_t|s_t)
     action_value: Array | None = None  # Q̃(s_t, ·), [T, ..., A]
     taken_value: Array | None = None  # Q̃(s_t, a_t)
-    group: Array | None = None  # number of the group that the trajectory belongs to
-    elapsed: Array | None = None  # steps of its episode that the environment had behind it at row 0
+    group: Array | None = None  # group number of the trajectory
+    elapsed: Array | None = None  # steps of its episode that each environment took before row 0
     behaviour_log_prob: Array | None = None  # log π_θ̄(a_t|s_t)
-    reference_log_prob: Array | None = None  # log π_ref(a_t|s_t), of a policy that stays as it is
+    reference_log_prob: Array | None = None  # log π_ref(a_t|s_t), of a fixed policy
 
 
 Credit = Callable[[Signals], Array]
-"""What each action gets: signals -> Ψ, [T, ...]."""
+"""Credit of each action: signals -> Ψ, [T, ...]."""
 
 Surrogate = Callable[[Array, Array, Array], Array]
-"""How the policy enters: (log_ratio, credit, continues) -> [T, ...], differentiable in `log_ratio`."""
+"""(log_ratio, credit, continues) -> [T, ...], differentiable in `log_ratio`."""
 
 
 class Estimator(NamedTuple):
-    """A policy-gradient estimator in two stages; `product(credit, surrogate)` makes nearly all of them.
+    """Policy-gradient estimator in two stages; `product(credit, surrogate)` makes most of them.
 
-    `credit(signals)` sees the whole batch and is stopped; `contribution(credit, signals, distribution,
-    log_ratio)` gives [T, ...] numbers whose sum over time is a trajectory's surrogate. Trajectories meet only in
-    the first stage, so the second can be cut into pieces or differentiated trajectory by trajectory.
+    `credit(signals)` sees the whole batch and is not differentiated. `contribution(credit, signals, distribution,
+    log_ratio)` returns [T, ...], whose sum over time is a trajectory's surrogate. Only the first stage combines
+    trajectories, so the second can be computed on parts of a batch, or differentiated per trajectory.
     """
 
     credit: Partial
@@ -92,7 +92,7 @@ class Estimator(NamedTuple):
 
 
 _FUNCTIONS = (type(jax.jit(len)), type(len), type(np.sum))
-"""Besides plain functions: jitted, built-in and numpy's."""
+"""Types of functions besides plain ones: jitted, built-in and numpy's."""
 
 
 class _AlgorithmFields(NamedTuple):
@@ -117,115 +117,104 @@ class _AlgorithmFields(NamedTuple):
 
 
 class Algorithm(_AlgorithmFields):
-    """A method of the family: what is estimated, how parameters move, and every number it takes.
+    """A method: what is estimated, how parameters are updated, and all hyperparameters.
 
-    A pytree whose leaves are the hyperparameters: `vmap` over a stacked Algorithm is a sweep. Plain functions, and an
-    optimiser that is already made, become `Partial`s here, so that they are no leaves.
+    A pytree whose leaves are the hyperparameters, so `vmap` over a stacked Algorithm is a sweep. Plain functions and
+    finished optimisers become `Partial`s, so that they are not leaves.
 
     Attributes:
       estimator: of the policy gradient.
-      optimizer: () -> optax.GradientTransformation, built inside the trace; or a transformation as it is.
+      optimizer: () -> optax.GradientTransformation, built inside the trace; or a transformation.
       discount: γ, one number, or one per environment [N].
       entropy_coefficient: weight of the entropy bonus: a number, or a schedule of the update count.
-      max_grad_norm: of the whole gradient, before the optimiser.
+      max_grad_norm: largest norm of the whole gradient, before the optimiser.
       value_target: Credit that the critic regresses on.
       value_coefficient: weight of the value loss.
-      value_clip: how far V may move per batch, as PPO's code does it.
+      value_clip: largest change of V per batch, as in PPO's code.
       kl_coefficient: weight of the penalty KL(π_θ̄ ‖ π_θ) per step.
-      target_kl: no further step on a batch once the estimated KL is above.
+      target_kl: no further update on a batch once the estimated KL is above.
       momentum: weight α of the new gradient in a recursive estimate (STORM-PG).
-      control_variate: (gradients [N, ...], scores [N, ...]) -> what to take off their sum.
-      policy_step: moves the policy in place of the optimiser (`pgjax.steps`).
+      control_variate: (gradients [N, ...], scores [N, ...]) -> what to subtract from their sum.
+      policy_step: policy update that replaces the optimiser (`pgjax.steps`).
       reference_loss: penalty on the KL to the reference policy in the loss (`pgjax.estimators.reference_kl`).
-      reference_reward: the same in the reward, stopped.
-      max_mismatch: C of truncated importance sampling between sampler and learner: the learner's log-probabilities of
-        the batch are computed anew, ratios are relative to them, and every step of the surrogate is weighted by
-        min(π_learner/π_sampler, C), stopped. None takes the recorded ones for the learner's.
-      environment: name -> number, parameters of the environment that training acts in, in place of its own
-        (`pgjax.environments.with_parameters`); None leaves it as it is.
-      learning_rate_schedule: environment steps taken before an update -> factor of the optimiser's `learning_rate`
+      reference_reward: the same penalty in the reward, not differentiated.
+      max_mismatch: C of truncated importance sampling between sampler and learner. The learner's log-probabilities of
+        the batch are recomputed and replace the recorded ones in the ratios. Every step of the surrogate has the weight
+        min(π_learner/π_sampler, C), not differentiated. None uses the recorded log-probabilities.
+      environment: name -> number, environment parameters that replace those of the environment in training
+        (`pgjax.environments.with_parameters`); None for no replacement.
+      learning_rate_schedule: environment steps before an update -> factor of the optimiser's `learning_rate`
         (`pgjax.methods.schedules`).
 
     >>> import jax, optax
     >>> from pgjax import reinforce
     >>> algorithm = reinforce().algorithm._replace(optimizer=optax.sgd(0.1))
-    >>> len(jax.tree.leaves(algorithm))  # the numbers that can be swept; 0.1 is fixed
+    >>> len(jax.tree.leaves(algorithm))  # the hyperparameters that can be swept; 0.1 is fixed
     4
     """
 
     __slots__ = ()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Make functions and made optimisers `Partial`s."""
+        """Convert functions and finished optimisers to `Partial`s."""
         given = _AlgorithmFields(*args, **kwargs)
-        return super().__new__(cls, *(_as_part(x) for x in given))
+        return super().__new__(cls, *(_without_leaves(x) for x in given))
 
     @classmethod
     def _make(cls, iterable: Iterable[Any]) -> Self:
         return cls(*iterable)
 
     def __repr__(self) -> str:
-        """Its functions and numbers by name; what is at its default is left out."""
+        """Functions and hyperparameters by name, without those at their default."""
         defaults = _AlgorithmFields._field_defaults
-        said = {
+        changed = {
             n: x
             for n, x in self._asdict().items()
             if n != "estimator" and (n not in defaults or _differs(x, defaults[n]))
         }
         credit, contribution = self.estimator if isinstance(self.estimator, Estimator) else (self.estimator, None)
-        parts = {"credit": credit, "contribution": contribution} | said
-        return f"Algorithm({', '.join(f'{name}={_in_words(x)}' for name, x in parts.items() if x is not None)})"
+        parts = {"credit": credit, "contribution": contribution} | changed
+        return f"Algorithm({', '.join(f'{name}={_short(x)}' for name, x in parts.items() if x is not None)})"
 
 
 def _differs(x: Any, default: Any) -> bool:
     return x is not default and (np.ndim(x) > 0 or callable(x) or isinstance(x, Mapping) or x != default)
 
 
-def _in_words(x: Any) -> str:
-    """A part of an algorithm in a few words: a function with the numbers bound in it, a number, an array's shape.
-
-    >>> import optax
-    >>> _in_words(Partial(optax.adam, learning_rate=0.5)), _in_words(np.ones(3))
-    ('adam(learning_rate=0.5)', '[3]')
-    """
+def _short(x: Any) -> str:
+    """Short form of a part: a function with its bound values, a number, or the shape of an array."""
     if isinstance(x, Partial):
-        given = [*map(_in_words, x.args), *(f"{name}={_in_words(value)}" for name, value in x.keywords.items())]
+        given = [*map(_short, x.args), *(f"{name}={_short(value)}" for name, value in x.keywords.items())]
         name = getattr(x.func, "__name__", type(x.func).__name__).lstrip("_")
         return f"{name}({', '.join(given)})" if given else name
     if isinstance(x, Mapping):
-        return f"{{{', '.join(f'{name}: {_in_words(value)}' for name, value in x.items())}}}"
+        return f"{{{', '.join(f'{name}: {_short(value)}' for name, value in x.items())}}}"
     if hasattr(x, "shape"):
         return f"{list(x.shape)}" if np.ndim(x) or isinstance(x, Tracer) else f"{float(x):.6g}"
     return f"{x:.6g}" if isinstance(x, float) else getattr(x, "__name__", None) or repr(x)
 
 
 def check_algorithm(algorithm: Any) -> None:
-    """Refuse what is no Algorithm: above all a recipe, which holds one.
+    """Reject what is not an Algorithm, such as the recipe that contains one.
 
-    Raises:
-      SettingError: saying what to pass.
-
-    >>> from pgjax import reinforce
-    >>> check_algorithm(reinforce())
-    Traceback (most recent call last):
-    pgjax.types.SettingError: algorithm: 'a Recipe' is a method with its static settings: pass recipe.algorithm
+    Raises SettingError with what to pass instead.
     """
     if hasattr(algorithm, "algorithm") and hasattr(algorithm, "config"):
         raise SettingError("algorithm", "a Recipe", "is a method with its static settings: pass recipe.algorithm")
     if not isinstance(algorithm, Algorithm):
-        raise SettingError("algorithm", algorithm, "is no pgjax.Algorithm, as recipe.algorithm is one")
+        raise SettingError("algorithm", algorithm, "is not a pgjax.Algorithm: pass recipe.algorithm")
 
 
-def _as_part(x: Any) -> Any:
+def _without_leaves(x: Any) -> Any:
     if isinstance(x, Estimator):
-        return Estimator(*map(_as_part, x))
+        return Estimator(*map(_without_leaves, x))
     if hasattr(x, "init") and hasattr(x, "update"):
-        return Partial(_Made(x))
+        return Partial(_FixedOptimizer(x))
     return as_partial(x) if isinstance(x, FunctionType | functools.partial) or type(x) in _FUNCTIONS else x
 
 
-class _Made:
-    """A function that gives an optimiser made beforehand; equal for the same one, so that programs are found again."""
+class _FixedOptimizer:
+    """A function that returns a given optimiser; compares equal for the same one, so compiled programs are reused."""
 
     def __init__(self, optimizer: Any):
         self.optimizer = optimizer
@@ -234,14 +223,14 @@ class _Made:
         return self.optimizer
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Made) and self.optimizer == other.optimizer
+        return isinstance(other, _FixedOptimizer) and self.optimizer == other.optimizer
 
     def __hash__(self) -> int:
         return hash(self.optimizer)
 
 
 def as_partial(function: Callable) -> Partial:
-    """A function as a pytree: numbers bound in it are leaves, functions bound in it are not.
+    """Convert a function to a pytree: numbers bound in it are leaves, functions bound in it are not.
 
     >>> import optax
     >>> made = as_partial(functools.partial(optax.adamw, weight_decay=0.1, mask=lambda params: True))
@@ -253,14 +242,14 @@ def as_partial(function: Callable) -> Partial:
     bound = (*enumerate(function.args), *function.keywords.items())
     fixed = {place: x for place, x in bound if callable(x) and not isinstance(x, Partial)}
     if isinstance(function, Partial) and not fixed:
-        return function  # wrapping it once more would hide the numbers bound in it
+        return function  # another wrapper would hide the bound numbers
     args = [x for place, x in enumerate(function.args) if place not in fixed]
     keywords = {name: x for name, x in function.keywords.items() if name not in fixed}
     return Partial(_Bound(function.func, fixed) if fixed else function.func, *args, **keywords)
 
 
 class _Bound:
-    """A function with others bound in it, by place or name; equal for the same ones: programs are found again."""
+    """A function with others bound in it; compares equal for the same ones, so compiled programs are reused."""
 
     def __init__(self, function: Callable, fixed: dict[Any, Callable]):
         self.function, self.fixed = function, fixed
@@ -283,23 +272,22 @@ class _Bound:
 
 
 class Environment(NamedTuple):
-    """One environment as two pure functions; `step` never resets by itself.
+    """An environment as two pure functions; `step` does not reset by itself.
+
+    `pgjax.environments.base.check_environment` checks that an environment satisfies this interface.
 
     Attributes:
-      name: what it was made from.
+      name: name it was made from.
       reset: key -> (observation, state).
-      step: (key, state, action) -> (observation, state, reward, terminated, truncated); the last three are scalars,
-        the state has the same structure, shapes and types as before.
+      step: (key, state, action) -> (observation, state, reward, terminated, truncated). The last three are scalars; the
+        state keeps its structure, shapes and dtypes.
       observation: shape and dtype of an observation, or a pytree of them.
-      num_categories: how many values a numbered observation takes (it is one-hot encoded), else None; for a pytree of
-        observations a pytree of the same structure, None where the number is no category.
+      num_categories: number of values of a categorical observation, which is one-hot encoded, else None. A pytree of
+        observations has a pytree of the same structure.
       action_space: Discrete, MultiDiscrete, MultiBinary, Box (`pgjax.spaces`), or a pytree of these.
-      horizon: after how many steps every episode has ended.
-      parameters: name -> its value here, of the real numbers that may vary between runs or episodes. `reset` and `step`
-        of an environment that has some are given those that differ as `values={name: number}`; without any they are
-        called without it.
-
-    `pgjax.environments.base.check_environment` says in one line where an environment is none of this.
+      horizon: number of steps after which every episode has ended.
+      parameters: name -> default of the real numbers that may vary between runs or episodes. `reset` and `step`
+        receive the values that differ as `values={name: number}`.
     """
 
     name: str
@@ -312,33 +300,33 @@ class Environment(NamedTuple):
     parameters: Mapping[str, ArrayLike] = MappingProxyType({})
 
     def __hash__(self) -> int:
-        """By its functions, so that a dict of observations may be part of it."""
+        """Hash of the functions; the observation may be an unhashable dict."""
         return hash((self.name, self.reset, self.step, self.horizon))
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["data"], meta_fields=["kind"])
 @dataclass(frozen=True)
 class KeyData:
-    """Keys as plain numbers: jax's check of key reuse loses sight of keys whose axes `vmap` moves for a loop."""
+    """Keys as plain numbers, because jax's key-reuse check loses track of keys whose axes `vmap` moves for a loop."""
 
     data: Array
     kind: Any
 
     @classmethod
     def of(cls, keys: Array) -> Self:
-        """Of an array of keys."""
+        """From an array of keys."""
         return cls(jax.random.key_data(keys), jax.random.key_impl(keys))
 
     def key(self) -> Array:
-        """Back again."""
+        """The array of keys."""
         return jax.random.wrap_key_data(self.data, impl=self.kind)
 
 
 class Keyed(NamedTuple):
-    """An observation with the key that a network draws from there, [...]: in training, for agents with `takes_key`.
+    """An observation with the key for random layers, [...]; passed in training to agents with `takes_key`.
 
-    The key is recorded with the observation, so that dropout leaves out the same units whenever a probability is
-    computed anew: a ratio of probabilities under two different masks would not be that of the policies.
+    The key is recorded with the observation, so that dropout drops the same units when a probability is recomputed.
+    Otherwise the ratio of two probabilities would not be that of the policies.
     """
 
     observation: Any
@@ -346,38 +334,38 @@ class Keyed(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What makes a policy recurrent: a state carried along each episode, from which policy and critic read.
+    """Recurrent part of a policy: a state carried along each episode, and features for policy and critic.
 
     Attributes:
-      initial: what an episode starts with, a pytree.
-      step: (params, carry, observation) -> (carry, features); batched over any leading axes. Policy and value then
-        act on features in place of observations.
-      halves: the step in two, or None: (params, observation) -> x, which no carry enters, and which is computed for all
-        steps of a batch at once; and (params, carry, x) -> (carry, features).
+      initial: state at the start of an episode, a pytree.
+      step: (params, carry, observation) -> (carry, features); batched over any leading axes. Policy and value then take
+        features instead of observations.
+      halves: the step in two parts, or None. The first, (params, observation) -> x, is computed for all steps of a
+        batch at once. The second is (params, carry, x) -> (carry, features).
     """
 
     initial: Any
     step: Callable[[Params, Any, Any], tuple[Any, Any]]
     halves: tuple[Callable[[Params, Any], Any], Callable[[Params, Any, Any], tuple[Any, Any]]] | None = None
 
-    # An agent is a static argument of compiled functions, and arrays have no hash: this very memory, or another.
+    # Compared by identity: an agent is a static argument of compiled functions, and arrays have no hash.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
 
 class Agent(NamedTuple):
-    """A policy and an optional critic as pure functions of parameters; any network fits behind it.
+    """A policy and an optional critic as pure functions of parameters.
 
     Attributes:
-      init: key -> {"policy": params, "value": params, ...}; all functions take this whole tree. What policy and critic
-        share is "shared"; "statistics" is never trained.
+      init: key -> {"policy": params, "value": params, ...}; all functions take this whole tree. Parameters that
+        policy and critic share are "shared"; "statistics" are not trained.
       policy: (params, observation [..., *shape]) -> distribution over actions.
       value: (params, observation) -> V(s), [...]; None without a critic.
       action_value: (params, observation) -> Q(s, ·), [..., A]; None without an action-value critic, whose `value` is
-        the policy's mean of it.
-      memory: of a recurrent policy; policy and critic then take its features in place of observations.
+        its mean under the policy.
+      memory: of a recurrent policy; policy and critic then take its features instead of observations.
       observe: (params, observations [T, N, ...], mask [T, N]) -> params with the batch merged into "statistics".
-      takes_key: in training the functions get every observation as `Keyed`, in evaluation as it is: so for dropout.
+      takes_key: whether the functions get observations as `Keyed` in training, for example for dropout.
     """
 
     init: Callable[[Array], Params]
@@ -390,38 +378,35 @@ class Agent(NamedTuple):
 
     @property
     def critic(self) -> str:
-        """Which values it learns, as `Config.critic` calls it."""
+        """Which values it learns, as in `Config.critic`: "none", "state" or "action"."""
         return "action" if self.action_value else "state" if self.value else "none"
 
     def __repr__(self) -> str:
-        """What it has beside a policy."""
+        """The critic and the optional parts."""
         has = {"memory": self.memory, "statistics": self.observe, "a key in training": self.takes_key}
         return f"Agent(critic={self.critic!r}{''.join(f', {name}' for name, x in has.items() if x)})"
 
 
 class TrainState(NamedTuple):
-    """Everything training carries from one update to the next."""
+    """State that training carries from one update to the next."""
 
     params: Params
     optimizer_state: Any
-    rollout_state: Any  # environments in flight in "stream", else None
+    rollout_state: Any  # state of the running environments in "stream", else None
     key: Array
     update: Array  # updates done
     env_steps: Array  # environment steps taken (padding not counted)
     skipped: Array  # updates dropped because they were not finite (`pgjax.training.guard`)
-    skipped_in_a_row: Array  # of these, the last ones with none in between that was
+    skipped_in_a_row: Array  # number of these since the last finite update
     reward_scale: Any = None  # statistics of the discounted return, with `normalise_rewards`
-    previous: Any = None  # (params, gradient) of the update before, with `momentum`
-    reference: Any = None  # params of the reference policy, with a KL to it: those that training starts from
+    previous: Any = None  # (params, gradient) of the previous update, with `momentum`
+    reference: Any = None  # initial params, the reference policy of a KL penalty
 
 
 class Trainer(NamedTuple):
-    """What is trained on what, and the two functions that do it; a vmapped `update` is again one.
+    """Environment, agent and static settings, with the functions that train; a vmapped `update` is also valid.
 
     Attributes:
-      environment: what is acted in.
-      agent: what acts.
-      config: the static settings.
       init: (algorithm, key) -> TrainState.
       update: (algorithm, state) -> (state, metrics), metrics a dict of scalars: `pgjax.collect`, then `pgjax.learn`.
     """
@@ -433,7 +418,7 @@ class Trainer(NamedTuple):
     update: Callable[[Algorithm, TrainState], tuple[TrainState, dict[str, Array]]]
 
     def __repr__(self) -> str:
-        """The environment's name, the agent, and the static settings that are not at their defaults."""
+        """The environment's name, the agent, and the static settings that differ from their defaults."""
         config = self.config
         if is_dataclass(config):
             changed = {f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != f.default}

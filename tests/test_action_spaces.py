@@ -222,7 +222,7 @@ jax.tree_util.register_pytree_node(Record, lambda r: ((r.x, r.action_mask), None
 def test_a_mask_that_jax_has_no_name_for_is_refused_and_two_of_one_part_too():
     seen, mask = jax.ShapeDtypeStruct((2,), jnp.float32), jax.ShapeDtypeStruct((2,), bool)
     environment = probes.bandit()._replace(observation={"inner": Record(seen, mask)})
-    with pytest.raises(SettingError, match="observes a Record whose parts have no names for jax, an action_mask among"):
+    with pytest.raises(SettingError, match="has observations of type Record whose fields, with action_mask, have no"):
         make_agent(environment)
     twice = {"x": {"action_mask": mask, "seen": seen}, "action_mask": mask}
     with pytest.raises(SettingError, match="has an action mask .*, .*; needs one of shape"):

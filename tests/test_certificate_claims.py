@@ -15,11 +15,14 @@ from losses import FIXED, GROUPED, LIMITED, SHORT, SMALL, VARIED
 from pgjax import SettingError, baselined, certify, oracle, product, score, total_return
 from pgjax.estimators.baselines import leave_one_out, same_batch_mean
 from pgjax.oracle.certificates import describe, entries
+from pgjax.oracle.certificates.batches import permutations
 from pgjax.oracle.certificates.certificate import make_cases
 from pgjax.oracle.certificates.chain_rule import log_softmax
 from pgjax.oracle.certificates.evaluation import estimates
 from pgjax.oracle.certificates.invariances import Invariance, before, invariances, worst
-from pgjax.oracle.certificates.library import equal_to
+from pgjax.oracle.certificates.layouts import packings
+from pgjax.oracle.certificates.library import equal_to, factor_text
+from pgjax.oracle.certificates.precision import precision_of
 from pgjax.testing import (
     assert_a_gradient,
     assert_padding_ignored,
@@ -32,7 +35,7 @@ ARMS = oracle.problem(oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.3]], hor
 FLAT = oracle.problem(oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 1.0]], horizon=1), name="flat")
 TWO_STEPS = oracle.problem(oracle.make_mdp([1.0], [[[1.0], [1.0]]], [[1.0, 0.3]], horizon=2), name="two steps")
 ALONE = oracle.problem(VARIED.mdp, name="alone", batch_size=1)
-JOINED = "it contains what it judges"
+JOINED = "own return"
 
 
 def reinforce(log_prob, episode_return, mask):
@@ -108,30 +111,32 @@ def test_on_groups_alone_a_baseline_of_the_whole_batch_is_known_too():
         (case,) = make_cases(loss, GROUPED)
         found = equal_to([(case, estimates(case, GROUPED.logits, GROUPED.logits))], 0.0, exact=True)
         whole = [f"baselined(total_return, {x}) × score" for x in names]
-        assert found.otherwise == {name: f"{name}, over the whole batch" for name in whole}
+        assert found.otherwise == {name: f"{name}, computed over the whole batch" for name in whole}
     assert found.on_batches["total_return × score"] == pytest.approx(0.5)
 
 
 def test_where_there_is_no_gradient_nothing_was_tested():
-    assert said(certify(reinforce, problems=FLAT))["on-policy mean"].startswith("not tested: ∇J is 0 there")
+    assert said(certify(reinforce, problems=FLAT))["on-policy mean"].startswith(
+        "not tested: ∇J and the mean gradient are 0"
+    )
     mixed = said(certify(reinforce, problems=[FLAT, ARMS]))["on-policy mean"]
-    assert mixed == "unbiased: ∇J wherever it is not 0"
+    assert mixed == "unbiased: equals ∇J on every problem where it is not 0"
     with pytest.raises(AssertionError, match="not tested: ∇J is 0 on every problem"):
         assert_unbiased(reinforce, problems=FLAT)
 
     def pushes(log_prob, action):
         return jnp.mean(jnp.sum(log_prob * (action - 0.2), 0))
 
-    assert said(certify(pushes, problems=FLAT))["on-policy mean"].startswith("biased: ∇J is 0 on 'flat', and the mean")
-    with pytest.raises(AssertionError, match="off by"):
+    assert said(certify(pushes, problems=FLAT))["on-policy mean"].startswith("biased: ∇J is 0 on 'flat', but the mean")
+    with pytest.raises(AssertionError, match="relative error of"):
         assert_unbiased(pushes, problems=FLAT)
 
 
 def test_noise_is_not_said_of_a_loss_without_any():
     mean = said(certify(to_the_old_policy, problems=ARMS))["on-policy mean"]
-    assert mean == "0 on every batch: on-policy the loss has no gradient"
+    assert mean == "0 on every batch: the loss has no gradient on-policy"
     noisy = said(certify(lambda log_prob, mask: jnp.sum(log_prob * mask), problems=ARMS))["on-policy mean"]
-    assert "adds noise" in noisy
+    assert "is noise with mean 0" in noisy
 
 
 def test_a_small_angle_is_printed_as_one():
@@ -145,9 +150,9 @@ def test_a_small_angle_is_printed_as_one():
     across = np.linalg.norm(mean - (mean @ unit) * unit)
     assert row.angle == pytest.approx(math.degrees(math.atan2(across, mean @ unit)), rel=1e-6)
     assert 0 < row.angle < 0.1 and 1 - row.cosine < 1e-5  # which three digits would call 1
-    assert f"up to {row.angle:.3g}° off ∇J" in said(certificate)["on-policy mean"]
-    assert said(certificate)["compared with"].startswith("fits none; nearest in direction is ∇J")
-    assert not said(certify(half, problems=FIXED))["compared with"].startswith("fits none")
+    assert f"angle to ∇J up to {row.angle:.3g}°" in said(certificate)["on-policy mean"]
+    assert said(certificate)["compared with"].startswith("no objective matches; closest in direction: ∇J")
+    assert not said(certify(half, problems=FIXED))["compared with"].startswith("no objective")
 
 
 def test_two_numbers_of_a_range_differ_in_print():
@@ -184,15 +189,19 @@ def test_float32_is_noticed_and_compared_as_such(loss, framework):
         pytest.importorskip("torch")
     certificate = certify(loss, problems=SMALL, framework=framework)
     mean = said(certificate)["on-policy mean"]
-    assert certificate.unbiased and mean.startswith("unbiased: ∇J to ") and mean.endswith("(float32)")
+    assert (
+        certificate.unbiased
+        and mean.startswith("unbiased: equals ∇J on every problem, to ")
+        and mean.endswith("(float32)")
+    )
     assert 0 < certificate.error < 1e-6 and "float32" in str(certificate)
-    assert said(certificate)["is it a gradient"].startswith("data following θ: a gradient; data fixed")
+    assert said(certificate)["gradient of a function"].startswith("data of π_θ: yes; data of a policy at")
     assert said(certificate)["equal to, on-policy"] == "total_return × score"
     assert said(certificate)["reward shifted, on-policy"] == "unchanged in the mean"
     assert certificate.orders[0].order == 1
     assert_unbiased(loss, problems=SMALL, framework=framework)
     assert_same_estimator(loss, reinforce, problems=SMALL, framework=framework)
-    with pytest.raises(AssertionError, match="off by"):
+    with pytest.raises(AssertionError, match="relative error of"):
         assert_scale(loss, 1 + 1e-4, problems=SMALL, framework=framework)
 
 
@@ -203,10 +212,10 @@ def test_the_unit_of_a_loss_does_not_matter(size):
 
     one, other = (certify(f, problems=SMALL) for f in (reinforce, scaled))
     assert said(other)["on-policy mean"] == f"{size:.3g} · ∇J"
-    for name in ("is it a gradient", "off-policy", "clipping", "reward scaled", "trajectories repeated"):
+    for name in ("gradient of a function", "off-policy", "clipping", "reward scaled", "trajectories repeated"):
         assert said(one)[name] == said(other)[name], name
     assert_scale(scaled, size, problems=SMALL)
-    with pytest.raises(AssertionError, match="off by 0.5 of"):
+    with pytest.raises(AssertionError, match="relative error of 0.5 against"):
         assert_scale(scaled, 2 * size, problems=SMALL)
     with pytest.raises(AssertionError):
         assert_scale(scaled, 0.0, problems=SMALL)
@@ -226,11 +235,14 @@ def test_a_small_number_under_a_divisor_makes_it_nearly():
         return reinforce(log_prob, episode_return, mask) / (1 + 1e-8)
 
     certificate = certify(nearly, problems=FIXED)
-    assert said(certificate)["on-policy mean"] == "nearly unbiased: ∇J to 1e-08 on every problem"
+    assert (
+        said(certificate)["on-policy mean"]
+        == "nearly unbiased: equals ∇J on every problem, to a relative error of 1e-08"
+    )
     assert said(certificate)["equal to, on-policy"] == "nearly total_return × score" and not certificate.unbiased
 
 
-# --- is it a gradient, and clipping -----------------------------------------------------------------------------------
+# --- gradient of a function, and clipping -----------------------------------------------------------------------------
 
 
 def clipped_at(clip):
@@ -264,8 +276,8 @@ def test_what_is_not_decided_is_said():
     moved = FIXED.logits - entries.JACOBIAN_DISTANCE * FIXED.direction
     loss = clipped_at(float(np.exp(log_softmax(FIXED.logits) - log_softmax(moved))[0].max()) - 1)
     certificate = certify(loss, problems=FIXED)
-    assert "data fixed at distance 0.35: not decided: a kink on 'fixed'" in said(certificate)["is it a gradient"]
-    with pytest.raises(AssertionError, match="not decided: ḡ has a kink on 'fixed'"):
+    assert "at distance 0.35: undecided (a kink on 'fixed')" in said(certificate)["gradient of a function"]
+    with pytest.raises(AssertionError, match="undecided: ḡ has a kink on 'fixed'"):
         assert_a_gradient(loss, data="fixed", problems=FIXED)
 
 
@@ -378,7 +390,7 @@ def test_verdicts_are_ranked_before_numbers():
         Invariance("x", v, n, n, p) for v, n, p in (("changed", 0.1, "a"), ("nearly linear in the mean", 9.0, "b"))
     )
     assert worst([large, changed]) == worst([changed, large]) == changed
-    order = ["linear", "nearly linear", "linear but for 1 %", "linear in the mean", "changed", "not finite", "refused"]
+    order = ["linear", "nearly linear", "linear but for 1 %", "linear in the mean", "changed", "not finite", "rejected"]
     each = [Invariance("x", verdict, 10.0 - i, None, verdict) for i, verdict in enumerate(order)]
     assert [worst(each[: i + 1]).verdict for i in range(len(each))] == order
 
@@ -387,7 +399,7 @@ def test_a_loss_for_one_size_of_batch_is_certified():
     def for_two(log_prob, episode_return, mask):
         return -jnp.mean(jnp.sum(log_prob * mask, 0) * episode_return * jnp.ones(2))
 
-    assert verdicts(for_two, [ARMS])["trajectories repeated"].verdict == "refused"
+    assert verdicts(for_two, [ARMS])["trajectories repeated"].verdict == "rejected"
 
 
 def mean_and_sum(log_prob, episode_return, mask):
@@ -418,22 +430,28 @@ def better_half(log_prob, episode_return, mask):
 def test_how_a_loss_scales_and_whom_it_judges_by_are_two_questions(loss, repeated, judged):
     found = verdicts(loss, [FIXED, VARIED])
     assert found["trajectories repeated"].verdict == repeated
-    assert found["another's rewards changed"].verdict == ("changed" if judged else "unchanged")
+    assert found["rewards of another trajectory changed"].verdict == ("changed" if judged else "unchanged")
 
 
 def test_trajectories_judge_each_other_through_groups_and_credits_too():
-    assert verdicts(group_mean, [GROUPED])["another's rewards changed"].verdict == "changed"
+    assert verdicts(group_mean, [GROUPED])["rewards of another trajectory changed"].verdict == "changed"
 
     def with_credit(log_prob, mask, adv):
         return -jnp.sum(log_prob * adv * mask)
 
     for credit, judged in ((baselined(total_return, leave_one_out), "changed"), (total_return, "unchanged")):
-        assert verdicts(with_credit, [ARMS], names={"adv": credit})["another's rewards changed"].verdict == judged
+        assert (
+            verdicts(with_credit, [ARMS], names={"adv": credit})["rewards of another trajectory changed"].verdict
+            == judged
+        )
 
 
 def test_rewards_that_make_no_difference_are_not_standardised():
     found = certify(lambda log_prob, mask, reward: jnp.sum(log_prob**2 * mask), problems=ARMS)
-    assert said(found)["reward scaled"] == "unchanged, as by any rewards: rewards make no difference (at distance 0.4)"
+    assert (
+        said(found)["reward scaled"]
+        == "unchanged for any rewards: the gradient does not depend on rewards (at distance 0.4)"
+    )
 
 
 def test_the_distance_of_an_invariance_is_said_and_what_is_about_the_gradient_is_tested_on_policy_too():
@@ -452,14 +470,14 @@ def test_the_distance_of_an_invariance_is_said_and_what_is_about_the_gradient_is
 
 def test_a_baseline_of_the_others_that_ignores_groups_is_named():
     (name,) = said_equal(batch_others, [VARIED, GROUPED])
-    assert name.startswith("baselined(total_return, leave_one_out) × score, where there are no groups")
-    assert "with groups, over the whole batch" in name
+    assert name.startswith("baselined(total_return, leave_one_out) × score, on problems without groups")
+    assert "on problems with groups, computed over the whole batch" in name
 
     def in_groups_wrong(log_prob, episode_return, mask, group):
         return batch_others(log_prob, episode_return, mask) * (1 + group.max())
 
     (name,) = said_equal(in_groups_wrong, [VARIED, GROUPED])
-    assert name == "baselined(total_return, leave_one_out) × score, where there are no groups"
+    assert name == "baselined(total_return, leave_one_out) × score, on problems without groups"
 
 
 def said_equal(loss, problems, **how):
@@ -503,8 +521,11 @@ def test_a_line_speaks_of_what_the_loss_sees():
     flat = certify(lambda log_prob, episode_return: -jnp.sum(log_prob), problems=VARIED, layout="flat")
     assert "arrays flat, without padding" in str(flat) and "padded" not in str(flat)
     blind = certify(to_the_old_policy, problems=LIMITED)
-    assert blind.ends is None and said(blind)["ends"] == "not tested: the loss sees neither rewards nor ends"
-    assert said(certify(reinforce, problems=LIMITED))["ends"] == "a time limit is taken for a termination"
+    assert (
+        blind.ends is None
+        and said(blind)["time limits"] == "not tested: the loss takes neither rewards nor termination flags"
+    )
+    assert said(certify(reinforce, problems=LIMITED))["time limits"] == "treated as terminations"
 
 
 RNG = np.random.default_rng(0)
@@ -530,24 +551,24 @@ def with_others(log_prob, episode_return, mask):
 @pytest.mark.parametrize(
     ("loss", "how", "message"),
     [
-        (drops_a_step, {"framework": "numpy", "problems": [ARMS, FIXED]}, r"another result .*\(of 'fixed'\)"),
-        (drops_a_step_when_traced, {"problems": [ARMS, FIXED, VARIED]}, r"another result .*\(of 'varied'\)"),
-        (lambda log_prob: (jnp.sum(log_prob), {"a": 1.0}), {}, "gives 2 things; needed is one number"),
-        (lambda log_prob: [jnp.sum(log_prob)], {}, "gives 1 things; needed is one number"),
-        (lambda log_prob: {"loss": jnp.sum(log_prob)}, {}, "gives 1 things; needed is one number"),
-        (lambda log_prob: None, {}, "gives nothing; needed is one number"),
-        (lambda log_prob: 1j * jnp.sum(log_prob), {}, "gives complex128; needed is a real number"),
-        (lambda log_prob: (1j * log_prob.sum(), 0 * log_prob), {"framework": "numpy"}, "gives complex128"),
-        (lambda log_prob: jnp.sum(log_prob).astype(int), {}, "gives int64"),
-        (batch_mean, {"problems": ALONE}, "1 trajectory and has no others to be judged by: take a larger batch_size"),
+        (drops_a_step, {"framework": "numpy", "problems": [ARMS, FIXED]}, r"a different result .*\(of 'fixed'\)"),
+        (drops_a_step_when_traced, {"problems": [ARMS, FIXED, VARIED]}, r"a different result .*\(of 'varied'\)"),
+        (lambda log_prob: (jnp.sum(log_prob), {"a": 1.0}), {}, "returns 2 values; must return one number"),
+        (lambda log_prob: [jnp.sum(log_prob)], {}, "returns 1 values; must return one number"),
+        (lambda log_prob: {"loss": jnp.sum(log_prob)}, {}, "returns 1 values; must return one number"),
+        (lambda log_prob: None, {}, "returns None; must return one number"),
+        (lambda log_prob: 1j * jnp.sum(log_prob), {}, "returns complex128; must return a real number"),
+        (lambda log_prob: (1j * log_prob.sum(), 0 * log_prob), {"framework": "numpy"}, "returns complex128"),
+        (lambda log_prob: jnp.sum(log_prob).astype(int), {}, "returns int64"),
+        (batch_mean, {"problems": ALONE}, "1 trajectory, which has no others for a baseline: increase batch_size"),
         (with_others, {"problems": ALONE}, "not finite .* a batch of 1 trajectory has no others"),
-        (losses.detached, {"problems": ALONE}, "is log_prob detached or stopped?"),
-        (reinforce, {"names": 3}, "names: 3 is no mapping"),
-        (reinforce, {"names": {"mask": 3}}, r"names\['mask'\]: 3 is neither a credit nor the name of an array"),
-        (reinforce, {"without": 3}, "without: 3 is no list of parameters"),
-        (reinforce, {"without": ["values"]}, "without: 'values' is no parameter of reinforce"),
+        (losses.detached, {"problems": ALONE}, "check for a stop-gradient or detach"),
+        (reinforce, {"names": 3}, "names: 3 must map parameters to arrays"),
+        (reinforce, {"names": {"mask": 3}}, r"names\['mask'\]: 3 must be a credit or the name of an array"),
+        (reinforce, {"without": 3}, "without: 3 must be a list of parameters"),
+        (reinforce, {"without": ["values"]}, "without: 'values' is not a parameter of reinforce"),
         (reinforce, {"without": ["mask"]}, "without: 'mask' has no default in reinforce"),
-        (reinforce, {"problems": ARMS, "max_batches": 2}, "means 3 batches of 2 trajectories"),
+        (reinforce, {"problems": ARMS, "max_batches": 2}, "means 3 batches of 2 out of 2 trajectories"),
         (reinforce, {"problems": VARIED, "max_batches": 4}, r"has \d+ trajectories; at most 4"),
     ],
 )
@@ -561,3 +582,28 @@ def test_the_cause_of_a_refusal_is_the_cause_that_is_named(loss, how, message):
 
 def test_a_baseline_on_the_library_side_is_the_same_estimator():
     assert_same_estimator(batch_mean, product(baselined(total_return, same_batch_mean), score), problems=SHORT)
+
+
+def test_numbers_of_a_report_never_hide_a_difference():
+    assert (
+        describe.number(0.12345) == "0.123" and describe.number(3e-16) == "0" and describe.number(3e-16, 0) == "3e-16"
+    )
+    assert describe.number(None) == "–" and describe.number(float("inf")) == "not finite"
+    assert describe.degrees(1e-5) == "1e-05°" and describe.degrees(0.0) == "0°"
+    assert (factor_text(0.5), factor_text(1.0)) == ("0.5 · ", "")
+
+
+def test_the_precision_of_a_loss_is_found_from_its_values():
+    values = np.array([0.1, 0.3])
+    assert (
+        precision_of(values).name == "float64"
+        and precision_of(values.astype(np.float32).astype(float)).name == "float32"
+    )
+    assert precision_of(np.array([0.0, 0.5])).name == "float64"  # representable in every type
+
+
+def test_layouts_place_padding_on_their_side():
+    mask = np.array([[[1, 1], [0, 1]]])  # one batch, lengths 1 and 2
+    assert packings(mask, "batch_major_left", "longest")[0].cell.tolist() == [[[4, 0], [1, 3]]]
+    assert packings(mask, "flat", "longest")[0].cell.tolist() == [[0, 1, 3]]
+    assert permutations(4, 2) == [[1, 0, 2, 3], [2, 3, 0, 1]] and permutations(3, 1) == [[1, 0, 2], [1, 2, 0]]

@@ -153,11 +153,11 @@ def test_the_right_loss(right):
         "reward shifted": "unchanged in the mean",
         "reward scaled": "linear",
         "batch permuted": "unchanged",
-        "padding left out": "unchanged",
+        "padding gradient removed": "unchanged",
         "padding overwritten": "unchanged",
         "padding NaN": "changed",
         "trajectories repeated": "unchanged",
-        "another's rewards changed": "unchanged",
+        "rewards of another trajectory changed": "unchanged",
     }
 
 
@@ -167,10 +167,10 @@ MISTAKES = {  # what each changes, and nothing else
         "scale": {"fixed": 0.5, "varied": 0.5},
         "reward shifted, on-policy": "unchanged",
         "reward shifted": "unchanged",
-        "another's rewards changed": "changed",
+        "rewards of another trajectory changed": "changed",
     },
     "ratios_inverted": {"order": {"fixed": 1, "varied": 1}, "reward shifted": "changed"},
-    "mask_dropped": {"scale", "cosine", "order", "gradient", "padding left out"},
+    "mask_dropped": {"scale", "cosine", "order", "gradient", "padding gradient removed"},
     "padded_mean": {"scale", "cosine", "order", "gradient"},
     "own_length": {"scale", "cosine", "order"},  # the gradient of E[R/L]
 }
@@ -191,10 +191,10 @@ def test_a_mistake_shows_in_its_entry_and_in_no_other(name, right):
 
 def test_a_discount_dropped_in_front_is_named_and_is_no_gradient():
     certificate = certify(losses.discount_dropped, problems=SMALL)
-    assert certificate.objective.discount == "discount dropped in front" and not certificate.unbiased
+    assert certificate.objective.discount == "without γ^t" and not certificate.unbiased
     assert certificate.error < 1e-12 < 0.01 < certificate.errors[OBJECTIVES[0]]
     assert {a.problem: a.following > 1e-3 for a in certificate.asymmetries} == {"fixed": False, "varied": True}
-    assert "γ = 1 alone" in str(certificate)
+    assert "γ = 1 only" in str(certificate)
 
 
 @pytest.mark.parametrize(("form", "exact"), [("prefix_is", False), ("suffix_is", False), ("per_decision_is", True)])
@@ -232,7 +232,7 @@ def test_a_bias_that_begins_with_clipping_is_no_power_of_the_distance():
     certificate = certify(losses.clipped, problems=default_problems()[0])
     assert certificate.unbiased and certificate.orders[0].order == math.inf
     said = {e.name: e.verdict for e in describe.entries(certificate)}
-    assert said["off-policy"].startswith("exact close by") and "jump" in str(certificate)
+    assert said["off-policy"].startswith("no bias at small distances") and "jump" in str(certificate)
 
 
 @pytest.mark.parametrize("clip", [0.1, 0.3])
@@ -283,7 +283,7 @@ def test_every_layout_has_the_same_certificate(time_major, name, layout, pad_to)
     other = certify(getattr(losses, name), problems=[VARIED, GROUPED], layout=layout, pad_to=pad_to)
     assert_same(time_major, other, 1e-10)
     names = {i.name for i in time_major.invariances} - {i.name for i in other.invariances}
-    assert names == ({"padding left out", "padding overwritten", "padding NaN"} if layout == "flat" else set())
+    assert names == ({"padding gradient removed", "padding overwritten", "padding NaN"} if layout == "flat" else set())
 
 
 def test_padding_stands_where_the_layout_says():
@@ -401,10 +401,10 @@ def test_zeros_are_said_in_words():
     certificate = certify(k1, problems=FIXED)
     row = certificate.on_policy[0]
     assert (row.scale, row.cosine, row.note) == (0.0, None, "the mean gradient is 0")
-    assert "adds noise and no gradient" in str(certificate) and not certificate.unbiased
+    assert "the gradient of a batch is noise with mean 0" in str(certificate) and not certificate.unbiased
     flat = oracle.problem(oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 1.0]], horizon=1), name="flat")
     certificate = certify(losses.trajectory_is, problems=flat)
-    assert certificate.on_policy[0].note == "∇J is 0, and so is the mean gradient" and certificate.unbiased
+    assert certificate.on_policy[0].note == "∇J is 0, as is the mean gradient" and certificate.unbiased
     assert certificate.on_policy[0].error is None and np.isnan(certificate.error)
 
 
@@ -430,11 +430,11 @@ def test_a_loss_that_raises_on_nan_padding_is_certified_and_the_refusal_said():
 
     certificate = certify(careful, problems=VARIED, framework="numpy")
     verdicts = {i.name: i.verdict for i in certificate.invariances}
-    assert verdicts["padding NaN"] == "refused" and verdicts["padding overwritten"] == "unchanged"
-    assert "refused: the loss raises an error" in str(certificate)
+    assert verdicts["padding NaN"] == "rejected" and verdicts["padding overwritten"] == "unchanged"
+    assert "rejected: the loss raises an error" in str(certificate)
     json.dumps(certificate.to_dict(), allow_nan=False)
     assert_padding_ignored(careful, problems=VARIED, framework="numpy")
-    with pytest.raises(AssertionError, match="nan on padding is refused, with an error, on 'varied'"):
+    with pytest.raises(AssertionError, match="nan on padding makes the loss raise an error on 'varied'"):
         assert_padding_ignored(careful, problems=VARIED, framework="numpy", nan=True)
 
 
@@ -451,7 +451,7 @@ def test_report_in_every_form(time_major):
     assert repr(time_major) == f"<Certificate of {describe.headline(time_major)}>" and len(repr(time_major)) < 200
     assert "reward_to_go × ratio" in text and "bias of order 1" in text and "varied" in text
     written = json.loads(time_major.to_json())
-    assert written["rows"][0]["problem"] == "varied" and written["objective"]["discount"] == "discount dropped in front"
+    assert written["rows"][0]["problem"] == "varied" and written["objective"]["discount"] == "without γ^t"
     assert [e[0] for e in written["summary"]][:2] == ["on-policy mean", "compared with"]
     json.dumps(written, allow_nan=False)
     html = time_major._repr_html_()
@@ -460,7 +460,7 @@ def test_report_in_every_form(time_major):
     assert "&lt;i&gt;" in odd and "<i>" not in odd
     console = Console(file=io.StringIO(), width=160)
     console.print(time_major)
-    assert "is it a gradient" in console.file.getvalue()
+    assert "gradient of a function" in console.file.getvalue()
     figure = time_major.plot()
     assert len(figure.axes) == 3 and figure.axes[0].get_legend_handles_labels()[1][:2] == ["varied", "grouped"]
 
@@ -505,31 +505,35 @@ def needs_four(log_prob):
 @pytest.mark.parametrize(
     ("loss", "how", "said"),
     [
-        (losses.detached, {}, "is no function of log π: its gradient is 0 on every batch"),
+        (losses.detached, {}, "does not depend on log π: its gradient is 0 on every batch"),
         (lambda reward: jnp.sum(reward), {}, "takes neither log_prob nor log_probs"),
-        (lambda log_prob, rewards: 0.0, {}, "takes 'rewards', which is no array; there are log_prob, log_probs, beh"),
+        (
+            lambda log_prob, rewards: 0.0,
+            {},
+            "takes 'rewards', which is not an array; arrays are log_prob, log_probs, beh",
+        ),
         (lambda log_prob, /: 0.0, {}, "takes 'log_prob' by position"),
-        (losses.clipped, {"names": {"clipp": "mask"}}, "names no parameter of clipped"),
-        (losses.clipped, {"names": {"mask": "masks"}}, r"names\['mask'\]: 'masks' is no array"),
-        (returns_vector, {}, r"gives an array of shape \(2,\); needed is one number"),
+        (losses.clipped, {"names": {"clipp": "mask"}}, "is for a parameter that clipped does not have"),
+        (losses.clipped, {"names": {"mask": "masks"}}, r"names\['mask'\]: 'masks' is not an array"),
+        (returns_vector, {}, r"returns an array of shape \(2,\); must return one number"),
         (not_finite, {}, "not finite on .* of .* batches of 'fixed', such as returns"),
-        (in_numpy, {}, 'cannot be traced by JAX; declare framework="numpy"'),
+        (in_numpy, {}, 'cannot be traced by JAX; use jax.numpy, or pass framework="numpy"'),
         (by_value, {}, "cannot be traced by JAX"),
-        (counts_its_calls, {}, "another result when it is called again"),
-        (noisy, {"framework": "numpy"}, "another result when it is called again"),
-        (in_place, {"framework": "numpy"}, "another result when it is called again"),
-        (lambda log_prob: log_prob.sum(), {"framework": "numpy"}, r"must give \(value, gradient in log_prob\)"),
+        (counts_its_calls, {}, "a different result when called again"),
+        (noisy, {"framework": "numpy"}, "a different result when called again"),
+        (in_place, {"framework": "numpy"}, "a different result when called again"),
+        (lambda log_prob: log_prob.sum(), {"framework": "numpy"}, r"must return \(value, gradient in log_prob\)"),
         (lambda log_prob: (log_prob.sum(), 1.0), {"framework": "numpy"}, r"gradient in log_prob of shape \(\)"),
         (needs_four, {}, r"fails on a batch with log_prob \(.*, 2\)"),
-        (losses.clipped, {"framework": "tensorflow"}, "is none of jax, numpy, torch"),
-        (losses.clipped, {"layout": "rows"}, "is none of time_major, batch_major"),
-        (losses.clipped, {"pad_to": "shortest"}, 'is neither "longest"'),
+        (losses.clipped, {"framework": "tensorflow"}, "must be one of jax, numpy, torch"),
+        (losses.clipped, {"layout": "rows"}, "must be one of time_major, batch_major"),
+        (losses.clipped, {"pad_to": "shortest"}, 'must be "longest"'),
         (losses.clipped, {"problems": []}, "is empty"),
-        (losses.clipped, {"problems": 3}, "neither an MDP nor"),
-        (losses.clipped, {"max_batches": 30}, r"batches of 2 trajectories \(.* of them in all\); at most 30"),
-        (product(total_return, score), {"layout": "flat"}, "are time_major"),
+        (losses.clipped, {"problems": 3}, "must be an MDP or"),
+        (losses.clipped, {"max_batches": 30}, r"batches of 2 out of .* trajectories; at most 30"),
+        (product(total_return, score), {"layout": "flat"}, "must be time_major for estimators"),
         (pgjax.reinforce(baseline="optimal"), {}, "is a control variate"),
-        (3, {}, "is no function"),
+        (3, {}, "is not callable"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(loss, how, said):
@@ -540,14 +544,14 @@ def test_bad_input_is_refused_in_one_line(loss, how, said):
 
 def test_bad_problems():
     nothing = oracle.make_mdp([1.0], np.zeros((1, 2, 1)), np.zeros((1, 2)), horizon=1)
-    with pytest.raises(SettingError, match="earn nothing: every reward within reach is 0"):
+    with pytest.raises(SettingError, match="have no reward: every reachable reward is 0"):
         certify(losses.trajectory_is, problems=nothing)
     endless = oracle.make_mdp([1.0], np.ones((1, 2, 1)), [[1.0, 0.0]], horizon=50)
     with pytest.raises(SettingError, match=r"problem 1.*has 1\.1e\+15 trajectories; at most 20000 batches"):
         certify(losses.clipped, problems=endless)
     with pytest.raises(SettingError, match="multiple of group_size"):
         oracle.problem(FIXED.mdp, batch_size=3, group_size=2)
-    with pytest.raises(SettingError, match=r"value: \(3, 3\) is its shape"):
+    with pytest.raises(SettingError, match=r"value: \(3, 3\) is not the shape"):
         oracle.problem(FIXED.mdp, value=np.zeros((3, 3)))
     leave_one_out = product(baselined(total_return, baselines.leave_one_out), score)
     with pytest.raises(SettingError, match="needs .* N >= 2 trajectories"):

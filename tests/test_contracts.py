@@ -153,7 +153,7 @@ def test_credits_that_declare_nothing_are_computed_anew_for_each_pass():
 SHAPES = {
     "row": (lambda s: reward_to_go(s)[:1], ratio, None),
     "column": (lambda s: reward_to_go(s)[:, :1], ratio, None),
-    "trajectory": (lambda s: s.reward.sum(0), ratio, r"credit: '<lambda>' gives an array of shape \(8,\)"),
+    "trajectory": (lambda s: s.reward.sum(0), ratio, r"credit: '<lambda>' returns shape \(8,\)"),
     "extra": (lambda s: reward_to_go(s)[..., None], lambda x, c, _: x * c[..., 0], None),
     "summed": (reward_to_go, lambda x, c, _: (x * c).sum(0), r"shape \(8,\) as surrogate"),
     "scalar": (reward_to_go, lambda x, c, _: (x * c).sum(), r"shape \(\) as surrogate"),
@@ -182,7 +182,7 @@ def test_a_credit_that_reads_values_without_a_critic_is_refused_by_name():
     def advantage(signals):
         return reward_to_go(signals) - signals.value
 
-    with pytest.raises(SettingError, match="critic: 'none' leaves signals.value None, without which credit advantage"):
+    with pytest.raises(SettingError, match="critic: 'none' leaves signals.value None, so credit advantage"):
         moved(ratio, advantage)
 
 

@@ -156,7 +156,9 @@ def test_elapsed_steps_go_along_when_environments_are_chosen():
 
 @pytest.mark.parametrize("shape", [(T, 1), (T, N)])
 def test_elapsed_steps_of_unknown_discounts_are_refused(shape):
-    with pytest.raises(SettingError, match=r"^elapsed: \(4,\) steps cannot be discounted .* not known$"):
+    with pytest.raises(
+        SettingError, match=r"^elapsed: \(4,\) cannot be combined with a discount per step: .* unknown$"
+    ):
         make_signals(np.ones((T, N)), discount=np.full(shape, 0.9), elapsed=np.ones(N, int))
 
 

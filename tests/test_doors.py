@@ -171,9 +171,9 @@ NESTED = {"a": (SEEN, jax.ShapeDtypeStruct((), jnp.int32)), "b": SEEN}
             giving(at_step=lambda t: (jnp.ones(1), t, 1.0, False)),
             r"gives 4 values in step; needs \(observation, state, reward, terminated, truncated\)$",
         ),
-        (walk(reset=lambda: None), r"has a reset of other arguments \(too many .*\); needs reset\(key\)$"),
-        (walk(step=lambda key, state: None), r"has a step of other arguments .*; needs step\(key, state, action\)$"),
-        (walk(step=None), r"has a step that is None, no function; needs step\(key, state, action\)$"),
+        (walk(reset=lambda: None), r"has a reset with other arguments \(too many .*\); needs reset\(key\)$"),
+        (walk(step=lambda key, state: None), r"has a step with other arguments .*; needs step\(key, state, action\)$"),
+        (walk(step=None), r"has a step None that is not a function; needs step\(key, state, action\)$"),
         (walk(observation=(1,)), r"declares observation\[0\] as 1; needs a shape and a dtype$"),
         (
             walk(action_space="up or down"),
@@ -388,16 +388,16 @@ def test_a_mask_is_honoured_at_any_depth(shapes, place):
         (
             {"action_mask": {"go": MASK}, "x": SEEN},
             dict(action_space={"push": Discrete(2), "pull": Discrete(2)}),
-            r"has an action mask observation\['action_mask'\]\['go'\], and no such part among its actions: "
+            r"has an action mask observation\['action_mask'\]\['go'\] that matches none of its actions: "
             r"action\['pull'\], action\['push'\]; give a mask for each, in a pytree 'action_mask' of the actions' ",
         ),
         (
             {"action_mask": jax.ShapeDtypeStruct((3, 4), bool), "x": SEEN},
             dict(action_space=MultiDiscrete((3, 4))),
-            r"has an action mask .* of shape \(3, 4\); needs one of shape \(2, 4\) or \(7,\) for action; where what is "
-            r"allowed of one number depends on another, make the action one Discrete number$",
+            r"has an action mask .* of shape \(3, 4\); needs one of shape \(2, 4\) or \(7,\) for action; if the "
+            r"allowed values of one number depend on another, make the action one Discrete number$",
         ),
-        ({"action_mask": MASK}, {}, r"has no observation that a network could take$"),
+        ({"action_mask": MASK}, {}, r"has no observation for a network, only action masks$"),
     ],
 )
 def test_masks_that_cannot_be_honoured_are_refused(shapes, changed, message):
@@ -452,21 +452,21 @@ CONTINUOUS = dict(action_space=Box((-1.0,) * 6, (1.0,) * 6, (2, 3)))
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (actor(outputs(3)), r"actor: 'Giving' gives float32\[3\] for one observation; needs floats \[2\]$"),
-        (actor(outputs(3), **CONTINUOUS), r"actor: 'Giving' gives float32\[3\] .*; needs floats \[6\]$"),
+        (actor(outputs(3)), r"actor: 'Giving' returns float32\[3\] for one observation; needs floats \[2\]$"),
+        (actor(outputs(3), **CONTINUOUS), r"actor: 'Giving' returns float32\[3\] .*; needs floats \[6\]$"),
         (
             actor(Giving(lambda x: jnp.zeros(2))),
-            r"actor: .* gives float32\[2\] for a batch \[2, 3\] of observations; needs floats \[2, 3, 2\]$",
+            r"actor: .* returns float32\[2\] for a batch \[2, 3\] of observations; needs floats \[2, 3, 2\]$",
         ),
-        (actor(Giving(lambda x: jnp.zeros((*x.shape[:-1], 2), int))), r"actor: 'Giving' gives int32\[2\]"),
-        (actor(Giving(lambda x: (x, x))), r"actor: 'Giving' gives tuple for one observation"),
-        (critic(outputs(2), "state"), r"critic: 'Giving' gives float32\[2\] .*; needs floats \[1\]$"),
-        (critic(Giving(lambda x: x[..., 0]), "state"), r"critic: 'Giving' gives float32\[\] .*; needs floats \[1\]$"),
-        (critic(outputs(1), "action"), r"critic: 'Giving' gives float32\[1\] .*; needs floats \[2\]$"),
-        (memory(lambda c, x: (c[..., :1], x)), r"memory: .*\[1\].* is its carry after a step; needs .*\[3\]"),
-        (memory(lambda c, x: ({"c": c}, x)), r"memory: .* is its carry after a step; needs that of an episode's start"),
-        (memory(lambda c, x: (c > 0, x)), r"memory: .*bool.* is its carry after a step; needs .*float"),
-        (memory(lambda c, x: x), r"memory: .* is what it gives; needs \(carry, features\)$"),
+        (actor(Giving(lambda x: jnp.zeros((*x.shape[:-1], 2), int))), r"actor: 'Giving' returns int32\[2\]"),
+        (actor(Giving(lambda x: (x, x))), r"actor: 'Giving' returns tuple for one observation"),
+        (critic(outputs(2), "state"), r"critic: 'Giving' returns float32\[2\] .*; needs floats \[1\]$"),
+        (critic(Giving(lambda x: x[..., 0]), "state"), r"critic: 'Giving' returns float32\[\] .*; needs floats \[1\]$"),
+        (critic(outputs(1), "action"), r"critic: 'Giving' returns float32\[1\] .*; needs floats \[2\]$"),
+        (memory(lambda c, x: (c[..., :1], x)), r"memory: .*\[1\].* is the carry after a step; must have .*\[3\]"),
+        (memory(lambda c, x: ({"c": c}, x)), r"memory: .* is the carry after a step; must have the shapes of the init"),
+        (memory(lambda c, x: (c > 0, x)), r"memory: .*bool.* is the carry after a step; must have .*float"),
+        (memory(lambda c, x: x), r"memory: .* is returned by a step; needs \(carry, features\)$"),
     ],
 )
 def test_networks_that_give_something_else_are_refused_by_part(make, message):

@@ -124,9 +124,12 @@ BAD_VALUES = [
     ({"randomise": {"length": 0.5}}, "randomise.length: 0.5 must be a range"),
     ({"randomise": {"length": (0.5, float("nan"))}}, r"randomise.length: \(0.5, nan\) must be a range"),
     ({"randomise": {"length": ("a", "b")}}, r"randomise.length: \('a', 'b'\) must be a range"),
-    ({"randomise": {"wind": (0, 1)}}, r"environment.wind: \[0.0, 1.0\] cannot vary in CartPole-v1; what can: gravity"),
+    (
+        {"randomise": {"wind": (0, 1)}},
+        r"environment.wind: \[0.0, 1.0\] cannot vary in CartPole-v1; parameters that can: gravity",
+    ),
     ({"randomise": {"max_steps_in_episode": (5, 9)}}, "environment.max_steps_in_episode: .* cannot vary"),
-    ({"randomise": {"length": (0.3, 1.2)}, "length": 0.7}, "length: 0.7 does nothing: each episode draws it anew"),
+    ({"randomise": {"length": (0.3, 1.2)}, "length": 0.7}, "length: 0.7 has no effect, because randomise draws it"),
     ({"length": math.inf}, "length: inf must be finite in float32, in CartPole-v1"),
     ({"length": 1e39}, "length: 1e\\+39 must be finite in float32, in CartPole-v1"),
     (
@@ -134,7 +137,7 @@ BAD_VALUES = [
         r"randomise.length: \(0, 1e\+39\) must have bounds and a width that are finite",
     ),
     ({"randomise": {"length": (-3e38, 3e38)}}, "randomise.length: .* must have bounds and a width that are finite in"),
-    ({"randomise": {"length": (1.2, 0.3)}}, "randomise.length: .* must be a range .* its low below its high"),
+    ({"randomise": {"length": (1.2, 0.3)}}, "randomise.length: .* must be a range .* with low at most high"),
     ({"randomise": ["length"]}, r"randomise: \['length'\] must be a mapping, name -> \(low, high\)"),
     ({"randomise": "length=0.3:1.2"}, "randomise: 'length=0.3:1.2' must be a mapping"),
 ]
@@ -273,12 +276,15 @@ def test_a_stream_starts_in_its_own_environment():
 @pytest.mark.parametrize(
     ("over", "line"),
     [
-        ({"environment.wind": [1.0, 2.0]}, r"environment.wind: \[1.0, 2.0\] cannot vary in .*; what can: gravity"),
+        (
+            {"environment.wind": [1.0, 2.0]},
+            r"environment.wind: \[1.0, 2.0\] cannot vary in .*; parameters that can: gravity",
+        ),
         ({"environment.max_steps_in_episode": [5, 9]}, r"environment.max_steps_in_episode: \[5, 9\] cannot vary in "),
         ({"environment.length": [0.5, float("nan")]}, "environment.length: nan must be a finite number"),
         ({"environment.length": ["long"]}, "environment.length: 'long' cannot be swept"),
         ({"environment.length": [[0.5, 0.6]]}, r"environment.length: .* cannot be swept"),
-        ({"length": [0.5]}, "length: .* is no hyperparameter here; .* begin with environment."),
+        ({"length": [0.5]}, "length: .* is not a hyperparameter here; .* begin with environment."),
     ],
 )
 def test_what_cannot_be_swept_is_refused_in_one_line(over, line):
@@ -306,7 +312,9 @@ def test_a_parameter_that_must_be_a_constant_and_functions_around_an_environment
 
     environment = environments.make("CartPole-v1")
     wrapped = environment._replace(step=lambda key, state, action: environment.step(key, state, action))
-    with pytest.raises(SettingError, match=r"^environment.length: 0.7 cannot vary .* whose step takes no values="):
+    with pytest.raises(
+        SettingError, match=r"^environment.length: 0.7 cannot vary .* whose step has no argument values="
+    ):
         with_parameters(wrapped, {"length": 0.7})
     passing = environment._replace(step=lambda key, state, action, **how: environment.step(key, state, 1, **how))
     found = walked(with_parameters(passing, {"length": 0.7}), [0, 0])
@@ -573,7 +581,7 @@ def test_ranges_of_the_command_line_go_on_top(tmp_path):
     with pytest.raises(SettingError, match="^randomise: .* cannot change: the resumed run has"):
         from_command_line([*again, "--randomise", "length=0.3:1.3"])
     twice = from_command_line([*base, "--randomise", "length=0.3:1.3", "--randomise", "length=0.3:1.4"])
-    with pytest.raises(SettingError, match="^randomise: .* gives length a second range$"):
+    with pytest.raises(SettingError, match="^randomise: .* is a second range for length; leave one out$"):
         ranges_of(twice.randomise)
 
 

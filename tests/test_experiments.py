@@ -32,7 +32,7 @@ ON_EVERY_RUN = ("baselines", "benchmark", "certificates", "large_sweep", "value_
 
 def fits(text):
     """No line is longer than a terminal's 80 columns, but for those that end with where a file is; none is cut."""
-    long = [line for line in text.splitlines() if len(line) > 80 and not re.match("wrote |everything is in ", line)]
+    long = [line for line in text.splitlines() if len(line) > 80 and not re.match("wrote |results are in ", line)]
     return not long and not re.search("… *[│┃]", text)
 
 
@@ -108,11 +108,11 @@ GOOD = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"transition": [[[0.6, 0.6]] * 2] * 2}, r"transition\[0, 0\]: 1.2 is the row's sum"),
+        ({"transition": [[[0.6, 0.6]] * 2] * 2}, r"transition\[0, 0\]: 1.2 is the sum of the row"),
         ({"transition": [[[0.6, -0.1]] * 2] * 2}, r"transition\[0, 0, 1\]: -0.1 is a negative"),
-        ({"transition": [[[0.6, 0.1]], [[0.6]]]}, "transition: 'list' is no table of numbers"),
+        ({"transition": [[[0.6, 0.1]], [[0.6]]]}, "transition: 'list' is not a table of numbers"),
         ({"reward": [[1.0, 0.0]]}, "reward: "),
-        ({"reward": [[1.0, "many"]] * 2}, "reward: 'list' is no table of numbers"),
+        ({"reward": [[1.0, "many"]] * 2}, "reward: 'list' is not a table of numbers"),
         ({"initial": [0.6, 0.5]}, "initial: 1.1"),
         ({"horizon": 30}, r"horizon: 30 means about \d.\de\+\d+ trajectories"),
         ({"horizon": 1_000_000}, r"horizon: 1000000 means more than 1e\+300 trajectories"),

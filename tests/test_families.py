@@ -470,7 +470,7 @@ def test_what_a_family_cannot_run_with_is_refused_in_one_line(name, setting):
 
 
 def test_a_prefix_that_is_none_is_refused_with_those_that_are():
-    with pytest.raises(SettingError, match="^family: 'foo/' is no prefix of names; known: '', 'brax/', "):
+    with pytest.raises(SettingError, match="^family: 'foo/' is not a known prefix; known: '', 'brax/', "):
         environments.available("foo/")
 
 
@@ -503,9 +503,9 @@ def test_a_name_registered_anew_with_other_arguments_is_another_environment(name
         ("Jumanji/snake-v1", "is not known; the closest name is jumanji/Snake-v1"),
         ("jumanjii/Snake-v1", "is not known; the closest name is jumanji/Snake-v1"),
         ("PGX/2048", "is not known; the closest name is pgx/2048"),
-        ("worlds/2048", "is of no family; prefixes: brax/, playground/, .*"),
-        ("", "is no name; such as CartPole-v1; prefixes: brax/, .*"),
-        ("jumanji/", "is no name; jumanji/... needs a name"),
+        ("worlds/2048", "has an unknown prefix; prefixes: brax/, playground/, .*"),
+        ("", "is not a name; such as CartPole-v1; prefixes: brax/, .*"),
+        ("jumanji/", "is not a name; jumanji/... needs a name"),
     ],
 )
 def test_a_wrong_prefix_is_matched_before_the_name(name, line):

@@ -96,7 +96,7 @@ def test_what_cannot_be_a_problem_is_refused():
         flows.garnet(0, branches=9)
     with pytest.raises(SettingError, match="^length: 2 must be at least 3"):
         flows.delaying_chain(2)
-    with pytest.raises(SettingError, match="^steps: .*must be whole numbers that increase"):
+    with pytest.raises(SettingError, match="^steps: .*must be increasing integers"):
         flows.integrate(PROBLEM, flows.softmax_gradient(), LOGITS[4], [0, 3, 3], flows.fixed(1.0))
     for make in (flows.entropy_gradient, flows.log_barrier_gradient, flows.soft_natural_gradient):
         with pytest.raises(SettingError, match=": 0.0 must be positive"):
@@ -285,7 +285,7 @@ def test_a_theorem_refuses_problems_that_it_is_not_about():
     natural, arms = flows.THEOREMS["natural"], flows.THEOREMS["softmax_bandit"]
     with pytest.raises(SettingError, match=r"^reward: 2.0 must lie in \[0, 1\]"):
         flows.verify(natural, [PROBLEM._replace(reward=2 * np.ones((4, 3)))], [0, 1])
-    with pytest.raises(SettingError, match="^initial: 0.0 must give every state"):
+    with pytest.raises(SettingError, match="^initial: 0.0 must be positive for every state"):
         flows.verify(natural, [flows.vanishing_chain(3)], [0, 1])
     with pytest.raises(SettingError, match="^problems: 4 states"):
         flows.verify(arms, [PROBLEM], [0, 1])

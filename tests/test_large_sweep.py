@@ -51,5 +51,5 @@ def test_what_is_no_such_table_is_refused(tmp_path):
     (tmp_path / "table.csv").write_text("other\n1\n")
     with pytest.raises(SettingError, match="^out: .* holds another table"):
         blocks.BlockTable(tmp_path / "table.csv", ("rate", "seed"), 2)
-    with pytest.raises(SettingError, match="^block: 3 must divide the 4 seeds"):
+    with pytest.raises(SettingError, match="^block: 3 must divide the number of seeds, 4"):
         blocks.count(4, OVER, 3)

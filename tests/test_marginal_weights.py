@@ -72,7 +72,7 @@ def test_counted_ratios_become_the_exact_ones():
 
 def test_ratios_of_another_shape_and_missing_critics_are_refused():
     signals = make_signals(jnp.ones((3, 4)))
-    with pytest.raises(SettingError, match=r"^state_ratio: \(3, 1\) .*reward asks for \(3, 4\)"):
+    with pytest.raises(SettingError, match=r"^state_ratio: \(3, 1\) .*expected \(3, 4\)"):
         marginal_weights.marginal(signals, jnp.ones((3, 1)))
     with pytest.raises(SettingError, match="^taken_value: None is missing"):
         marginal_weights.double(signals, jnp.ones((3, 4)))

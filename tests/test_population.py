@@ -225,5 +225,5 @@ def test_what_evolves_by_default_is_what_a_search_would_try():
     how = evolution(settings, build(settings))
     assert {name for name, *_ in how.ranges} >= {"learning_rate", "discount", "gae_lambda"} and how.from_one == FROM_ONE
     assert all(RANGES[name] == (low, high) for name, low, high in how.ranges)
-    with pytest.raises(SettingError, match="^evolve: 'clip' has no range here"):
+    with pytest.raises(SettingError, match="^evolve: 'clip' has no search range here"):
         evolution(replace(settings, evolve=("clip",)), build(settings))

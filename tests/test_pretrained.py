@@ -196,17 +196,17 @@ def of_catch(hidden=(8,)):
     [
         (flipped, "policy: .*npz' is damaged"),
         (lambda npz, card: npz.unlink(), "policy: .*npz' cannot be read: No such file"),
-        (exchanged(b"no zip"), "policy: .*npz' is no npz of parameters"),
-        (exchanged({"policy": of_catch()["policy"]}), "policy: .* of another agent .*: the file lacks it: value/"),
-        (exchanged(of_catch() | {"extra": np.ones(2)}), "policy: .* of another agent .*: the file alone has it: extra"),
-        (exchanged(of_catch(hidden=(9,))), r"policy: .* policy/\S+ is float32\[.*9\], its network has float32\[.*8\]"),
+        (exchanged(b"no zip"), "policy: .*npz' is not an npz of parameters"),
+        (exchanged({"policy": of_catch()["policy"]}), "policy: .* the agent of its card: the file lacks value/"),
+        (exchanged(of_catch() | {"extra": np.ones(2)}), "policy: .* the agent of its card: only the file has extra"),
+        (exchanged(of_catch(hidden=(9,))), r"policy: .* policy/\S+ is float32\[.*9\]; needs float32\[.*8\]"),
         (exchanged(jax.tree.map(lambda x: x * np.nan, of_catch())), "policy: .* not finite"),
-        (rewritten("[score]", "[sco"), "card: .*toml' is no card of a policy: "),
-        (rewritten("episodes = 64\n", ""), "card: .*toml' is no card of a policy: "),
-        (rewritten('critic = "state"', 'critics = "state"'), "card: .*toml' is no card of a policy: "),
+        (rewritten("[score]", "[sco"), "card: .*toml' is not a policy card: "),
+        (rewritten("episodes = 64\n", ""), "card: .*toml' is not a policy card: "),
+        (rewritten('critic = "state"', 'critics = "state"'), "card: .*toml' is not a policy card: "),
         (
             rewritten('environment = "Catch-bsuite"', 'environment = "CartPole-v1"'),
-            "card: .*toml' is no card of a policy: its entries contradict",
+            "card: .*toml' is not a policy card: its entries contradict",
         ),
     ],
 )
@@ -225,7 +225,7 @@ def test_no_pickle_is_read(plain, tmp_path):
     np.savez(tmp_path / "trap.npz", **{"policy/w": np.array([Trap()], dtype=object)})
     content = (tmp_path / "trap.npz").read_bytes()
     folder = altered(plain[1], tmp_path / "policies", exchanged(content))
-    with pytest.raises(SettingError, match="is no npz of parameters"):
+    with pytest.raises(SettingError, match="is not an npz of parameters"):
         load_policy("Catch-bsuite", folder=folder)
     assert not (tmp_path / "sprung").exists()
 
@@ -233,9 +233,9 @@ def test_no_pickle_is_read(plain, tmp_path):
 def test_names_that_are_not_there(plain, tmp_path):
     _, folder = plain
     assert pretrained.list(folder) == ["Catch-bsuite"] and pretrained.list(tmp_path) == []
-    with pytest.raises(SettingError, match=r"^policy: 'catch' is not shipped; the closest are Catch-bsuite$"):
+    with pytest.raises(SettingError, match=r"^policy: 'catch' has no pretrained policy; the closest are Catch-bsuite$"):
         load_policy("catch", folder=folder)
-    with pytest.raises(SettingError, match=r"^policy: 'Catch-bsuite' is not shipped; there is none in "):
+    with pytest.raises(SettingError, match=r"^policy: 'Catch-bsuite' has no pretrained policy; .* has no policies"):
         load_policy("Catch-bsuite", folder=tmp_path)
 
 
@@ -284,11 +284,11 @@ def test_what_cannot_be_shipped_or_scored(script, plain, tmp_path):
     (tmp_path / "own" / "config.toml").write_text(text)
     for change, message in [
         ({"episodes": 1}, "episodes: 1 must be at least 2"),
-        ({"names": ("Catch-bsuite",), "add": (run,)}, "names: .* does nothing beside --add"),
+        ({"names": ("Catch-bsuite",), "add": (run,)}, "names: .* does nothing with --add"),
         ({"commit": "abc"}, "commit: 'abc' does nothing without --add"),
-        ({"names": ("Catch",)}, "policy: 'Catch' is not shipped"),
+        ({"names": ("Catch",)}, "policy: 'Catch' has no pretrained policy"),
         ({"folder": tmp_path}, "folder: .* holds no policy"),
-        ({"add": (tmp_path / "own",)}, "add: .* needs a module of your own"),
+        ({"add": (tmp_path / "own",)}, "add: .* needs an imported module"),
         ({"add": (tmp_path,)}, "runs: .*config.toml. cannot be read: No such file"),
     ]:
         with pytest.raises(SettingError, match=f"^{message}"):
@@ -304,7 +304,7 @@ def test_a_card_takes_the_commit_that_its_run_recorded(script, plain, tmp_path, 
     (tmp_path / "run" / "config.toml").write_text(text)
     shipping = script["Shipping"](add=(tmp_path / "run",), folder=tmp_path / "policies", episodes=16)
     if not recorded:
-        with pytest.raises(SettingError, match="^commit: '' is not recorded by .*; name it$"):
+        with pytest.raises(SettingError, match="^commit: '' is not recorded in .*; give --commit$"):
             script["main"](shipping)
         return
     script["main"](shipping)

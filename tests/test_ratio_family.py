@@ -279,7 +279,7 @@ REFUSED = {
     "no coefficient": (lambda: build(Settings(reference_kl="k3_loss")), "reference_kl: 'k3_loss' needs a weight"),
     "slices of a sampler": (
         lambda: small("sampler_is", accumulate=2)[0].init(ALGORITHMS["sampler_is"]().algorithm, jax.random.key(0)),
-        "accumulate: 2 simulates the batch again",
+        "accumulate: 2 simulates the batch with the learner itself",
     ),
     "a dual clip below one": (
         lambda: build(Settings(algorithm="dual_clip", dual_clip=0.5)),
@@ -300,7 +300,7 @@ def test_a_recurrent_policy_in_a_stream_has_no_reference():
     environment = probes.five()
     agent = make_agent(environment, hidden=(4,), critic="state", memory="gru")
     trainer = make_trainer(environment, agent, recipe.config)
-    with pytest.raises(SettingError, match="^memory: 'in a stream' cannot go with a reference policy"):
+    with pytest.raises(SettingError, match="^memory: 'in a stream' cannot be combined with a reference policy"):
         trainer.init(recipe.algorithm, jax.random.key(0))
 
 

@@ -14,7 +14,7 @@ import pgjax
 
 ROOT = Path(__file__).parents[1]
 FORMULAS = 45
-MOST_LINES = 250
+MOST_LINES = 200
 
 
 def markdown(path):

@@ -109,7 +109,7 @@ def test_whatever_it_is_mapped_over(levels, of_runs):
 @pytest.mark.slow
 def test_a_sweep_of_seeds_is_one_by_one():
     env = environments.make("Freeway-MinAtar", max_steps_in_episode=9)
-    assert resets.numbers_computed(jax.make_jaxpr(env.reset)(jax.random.key(0)).jaxpr) >= resets.DEAR
+    assert resets.numbers_computed(jax.make_jaxpr(env.reset)(jax.random.key(0)).jaxpr) >= resets.EXPENSIVE
     trainer = make_trainer(env, make_agent(env, hidden=(8,)), Config(num_envs=2))
     both = sweep(trainer, reinforce().algorithm, seeds=2, total_steps=36).metrics["return_mean"]
     alone = [sweep(trainer, reinforce().algorithm, seeds=[i], total_steps=36).metrics["return_mean"][0] for i in (0, 1)]
@@ -119,6 +119,6 @@ def test_a_sweep_of_seeds_is_one_by_one():
 def test_every_engine_has_resets():
     assert {name: how.resets for name, how in ENGINES.items()} == {
         "plain": resets.in_the_loop,
-        "cpu": resets.as_it_pays,
-        "accelerator": resets.as_it_pays,
+        "cpu": resets.by_cost,
+        "accelerator": resets.by_cost,
     }

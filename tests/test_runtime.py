@@ -98,7 +98,7 @@ def test_the_pool_is_enlarged_where_it_is_needed_and_what_comes_too_late_is_said
         "import pgjax", *steps[:2], "import jax; jax.devices()", steps[2]
     )
     assert (imported, three, started) == ("4", "6", "6")
-    assert "devices: 0 must be at least 1" in too_few and "devices: 5 comes too late" in too_late
+    assert "devices: 0 must be at least 1" in too_few and "devices: 5 is set too late" in too_late
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_after_gymnax_the_devices_that_there_are_serve_and_another_count_is_refu
     imported, whatever, one, two = outcomes("global pgjax; import gymnax, pgjax", *steps, NPROC="4")
     assert (imported, one) == ("4", "4")
     assert "jax has already started" in whatever and "call pgjax.use_cpu_devices() before" in whatever
-    assert "SettingError: devices: 2 comes too late: there are 1; jax has already started" in two
+    assert "SettingError: devices: 2 is set too late: there are 1; jax has already started" in two
 
 
 def test_after_gymnax_the_devices_that_xla_was_asked_for_serve():

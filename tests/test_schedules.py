@@ -76,7 +76,9 @@ def test_what_is_no_schedule_is_refused(bandit):
             scheduled(algorithm, given[0], total_steps=given[1], warmup_steps=given[2])
     trainer = make_trainer(*bandit, reinforce().config)
     for fixed in (with_optimizer(algorithm, optax.sgd(0.1)), decaying(reinforce(), 9).algorithm):
-        with pytest.raises(SettingError, match="^learning_rate_schedule: 'linear' scales a number"):
+        with pytest.raises(
+            SettingError, match="^learning_rate_schedule: 'linear' needs an optimiser with a number learning_rate"
+        ):
             sweeps.start(trainer, scheduled(fixed, "linear", total_steps=1e3))
     for field, settings in {
         "decay_updates": {"decay_updates": 5, "learning_rate_schedule": "cosine"},

@@ -213,7 +213,7 @@ def test_the_better_half_goes_on_as_if_alone(monkeypatch):
         np.testing.assert_allclose(one[-1], other[0], atol=1e-5)
     stop = StopRequest()
     stop.note(signal.SIGTERM)
-    with pytest.raises(Stopped, match="the same command goes on"):
+    with pytest.raises(Stopped, match="the same command continues"):
         trained(SETTINGS, trials[2:], range(2), [160], stop)
 
 

@@ -50,29 +50,29 @@ Q, ACTION = np.ones((T, N, A)), np.ones((T, N), int)
 MISFITS = {
     "reward, a number": ({"reward": 1.0}, r"reward: \(\) .*at least one step"),
     "reward of no step": ({"reward": np.ones((0, N))}, r"reward: \(0, 4\) .*at least one step"),
-    "reward, complex": ({"reward": REWARD * 1j}, "reward: 'complex64' is its type; it needs real numbers"),
-    "mask [N]": ({"mask": np.ones(N)}, r"mask: \(4,\) is its shape; reward asks for \(3, 4\)"),
-    "mask [T, 1]": ({"mask": np.ones((T, 1))}, r"mask: \(3, 1\) is its shape; reward asks for \(3, 4\)"),
-    "terminated [T]": ({"terminated": np.zeros(T, bool)}, r"terminated: \(3,\) is its shape; .*\(3, 4\)"),
-    "truncated [1, N]": ({"truncated": np.zeros((1, N))}, r"truncated: \(1, 4\) is its shape; .*\(3, 4\)"),
-    "value [T, N, 1]": ({"value": np.ones((T, N, 1))}, r"value: \(3, 4, 1\) is its shape; .*\(3, 4\)"),
-    "next_value [T + 1, N]": ({"next_value": np.ones((T + 1, N))}, r"next_value: \(4, 4\) is its shape"),
-    "log_ratio [N, T]": ({"log_ratio": np.ones((N, T))}, r"log_ratio: \(4, 3\) is its shape"),
-    "discount [T]": ({"discount": np.ones(T)}, r"discount: \(3,\) .* asks for \(3, 4\) or \(4,\) or \(3, 1\)"),
-    "discount [1, N]": ({"discount": np.ones((1, N))}, r"discount: \(1, 4\) is its shape"),
-    "group too short": ({"group": [0, 0, 1]}, r"group: \(3,\) is its shape; reward asks for \(4,\) or \(3, 4\)"),
-    "group, floats": ({"group": np.ones(N)}, "group: 'float.*' is its type; it needs whole numbers"),
+    "reward, complex": ({"reward": REWARD * 1j}, "reward: 'complex64' is the wrong type; expected real numbers"),
+    "mask [N]": ({"mask": np.ones(N)}, r"mask: \(4,\) is the wrong shape; expected \(3, 4\)"),
+    "mask [T, 1]": ({"mask": np.ones((T, 1))}, r"mask: \(3, 1\) is the wrong shape; expected \(3, 4\)"),
+    "terminated [T]": ({"terminated": np.zeros(T, bool)}, r"terminated: \(3,\) is the wrong shape; .*\(3, 4\)"),
+    "truncated [1, N]": ({"truncated": np.zeros((1, N))}, r"truncated: \(1, 4\) is the wrong shape; .*\(3, 4\)"),
+    "value [T, N, 1]": ({"value": np.ones((T, N, 1))}, r"value: \(3, 4, 1\) is the wrong shape; .*\(3, 4\)"),
+    "next_value [T + 1, N]": ({"next_value": np.ones((T + 1, N))}, r"next_value: \(4, 4\) is the wrong shape"),
+    "log_ratio [N, T]": ({"log_ratio": np.ones((N, T))}, r"log_ratio: \(4, 3\) is the wrong shape"),
+    "discount [T]": ({"discount": np.ones(T)}, r"discount: \(3,\) .* expected \(3, 4\) or \(4,\) or \(3, 1\)"),
+    "discount [1, N]": ({"discount": np.ones((1, N))}, r"discount: \(1, 4\) is the wrong shape"),
+    "group too short": ({"group": [0, 0, 1]}, r"group: \(3,\) is the wrong shape; expected \(4,\) or \(3, 4\)"),
+    "group, floats": ({"group": np.ones(N)}, "group: 'float.*' is the wrong type; expected integers"),
     "group of steps": (
         {"reward": np.ones(T), "group": np.zeros(T, int)},
-        r"reward: \(3,\) .*groups are of trajectories",
+        r"reward: \(3,\) .*groups need trajectories",
     ),
-    "elapsed [T, 1]": ({"elapsed": np.ones((T, 1))}, r"elapsed: \(3, 1\) is its shape; .*\(4,\)"),
-    "action alone": ({"action": ACTION}, r"action: \(3, 4\) .*action_value alone, which is missing"),
+    "elapsed [T, 1]": ({"elapsed": np.ones((T, 1))}, r"elapsed: \(3, 1\) is the wrong shape; .*\(4,\)"),
+    "action alone": ({"action": ACTION}, r"action: \(3, 4\) .*action_value, which alone uses it"),
     "action_value alone": ({"action_value": Q}, r"action_value: \(3, 4, 2\) .*needs action"),
-    "action_value [T, N]": ({"action_value": Q[..., 0], "action": ACTION}, r"action_value: .*asks for \(3, 4, A\)"),
+    "action_value [T, N]": ({"action_value": Q[..., 0], "action": ACTION}, r"action_value: .*expected \(3, 4, A\)"),
     "action_value [N, A]": ({"action_value": Q[0], "action": ACTION}, r"action_value: \(4, 2\) .*\(3, 4, A\)"),
-    "action [T, N, 1]": ({"action_value": Q, "action": ACTION[..., None]}, r"action: \(3, 4, 1\) is its shape"),
-    "action, floats": ({"action_value": Q, "action": 1.0 * ACTION}, "action: 'float.*' .*needs whole numbers"),
+    "action [T, N, 1]": ({"action_value": Q, "action": ACTION[..., None]}, r"action: \(3, 4, 1\) is the wrong shape"),
+    "action, floats": ({"action_value": Q, "action": 1.0 * ACTION}, "action: 'float.*' .*expected integers"),
     "truncation": ({"truncation": "end"}, "truncation: 'end' is neither"),
 }
 
@@ -182,9 +182,9 @@ def test_credits_surrogates_and_estimates_keep_the_type_of_the_reward(x64, dtype
 
 def test_a_loss_of_other_shapes_is_refused():
     log_prob = np.zeros((T, N))
-    with pytest.raises(SettingError, match=r"^credit: \(4,\) is its shape; log_prob asks for \(3, 4\)"):
+    with pytest.raises(SettingError, match=r"^credit: \(4,\) is the wrong shape; expected \(3, 4\)"):
         surrogate_loss(log_prob, np.ones(N))
-    with pytest.raises(SettingError, match=r"^mask: \(3, 1\) is its shape; log_prob asks for \(3, 4\)"):
+    with pytest.raises(SettingError, match=r"^mask: \(3, 1\) is the wrong shape; expected \(3, 4\)"):
         surrogate_loss(log_prob, np.ones((T, N)), np.ones((T, 1)))
     with pytest.raises(SettingError, match="^mean: 'step' is neither"):
         surrogate_loss(log_prob, np.ones((T, N)), mean="step")

@@ -88,7 +88,7 @@ def test_ctrl_c_keeps_what_is_done(problem, plain, capsys):
     found = sweep(*problem, **HOW, callback=press)
     assert found.interrupted and found.runs.state.update.tolist() == [4, 4, 4]
     np.testing.assert_array_equal(found.metrics["return_mean"], plain.metrics["return_mean"][:, :4])
-    assert capsys.readouterr().err == "stopped by Ctrl-C after update 4: the result holds what is done\n"
+    assert capsys.readouterr().err == "stopped by Ctrl-C after update 4; returning the result so far\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

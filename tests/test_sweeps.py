@@ -60,7 +60,7 @@ def test_runs_are_found_by_their_exact_names(problem):
     for seed in (100000.5, 100001.0, 99999, True, -1, 100000 + 2**32):
         with pytest.raises(SettingError, match="^seed: "):
             runs.find(seed=seed)
-    with pytest.raises(SettingError, match="^learning_rate: 0.1000003 is not among the runs; there are "):
+    with pytest.raises(SettingError, match="^learning_rate: 0.1000003 is not among the runs, which have "):
         runs.pick(learning_rate=0.1000003)
 
 

@@ -48,7 +48,7 @@ def test_when_tuned_settings_are_the_base(capsys, tmp_path):
     known = tuned("Pendulum-v1")
     settings = from_command_line(["--environment", "Pendulum-v1", "--seeds", "3"])
     assert (settings.algorithm, settings.discount, settings.seeds) == (known["algorithm"], known["discount"], 3)
-    assert capsys.readouterr().err == "Pendulum-v1: tuned settings, npg; --no-tuned for none\n"
+    assert capsys.readouterr().err == "Pendulum-v1: using tuned settings of npg (--no-tuned for defaults)\n"
     assert from_command_line(["--environment", "Pendulum-v1", "--algorithm", "npg"]).discount == known["discount"]
     for others in (["--algorithm", "ppo"], ["--no-tuned"]):
         assert from_command_line(["--environment", "Pendulum-v1", *others]).discount is None
@@ -104,7 +104,7 @@ def test_runs_that_make_no_table(scores, tmp_path):
     finished = scored_run(tmp_path / "a", "Catch-bsuite", [0.0, 0.5])
     other = scored_run(tmp_path / "b", "Catch-bsuite", [0.0, 0.5], algorithm="a2c")
     begun = write_run(tmp_path / "c", "Catch-bsuite", 0.1, [1.0], finished=False)
-    for runs, message in [((), "are missing"), ((finished, other), "another algorithm"), ((begun,), "not finished")]:
+    for runs, message in [((), "are missing"), ((finished, other), "a different algorithm"), ((begun,), "not finished")]:
         with pytest.raises(SettingError, match=f"^runs: .*{message}"):
             scores["by_environment"](runs)
 

@@ -296,5 +296,5 @@ def test_rows_that_are_not_listed_are_refused():
     mdp, _ = update_table.PROBLEMS["two steps"]
     rollouts = oracle.list_rollouts(mdp, Config())
     rows = oracle.as_rows(mdp, rollouts, np.log(plain_updates.softmax(update_table.THETA)))
-    with pytest.raises(SettingError, match="rows: 6 columns are none"):
+    with pytest.raises(SettingError, match="rows: 6 columns are not among"):
         oracle.columns_of(rollouts, rows._replace(action=rows.action + 7))

@@ -98,7 +98,10 @@ BAD = {
     "no overlap": (changed("target_log_prob", 0, -np.inf), "target_log_prob: -inf is in every trajectory"),
     "mask 0.5": (changed("mask", (0, 2), 0.5), r"mask\[0, 2\]: 0.5 is neither 0 nor 1"),
     "mask with a hole": (changed("mask", (slice(4), 2), [1, 0, 1, 0]), r"mask\[2, 2\]: 1.0 follows a 0"),
-    "no step": (changed("mask", (slice(None), 2), 0), r"mask\[0, 2\]: 0.0 leaves this trajectory without a step"),
+    "no step": (
+        changed("mask", (slice(None), 2), 0),
+        r"mask\[0, 2\]: 0.0 must be 1: the trajectory needs a first step",
+    ),
     "early end": (changed("terminated", (0, slice(None)), 1), r"terminated\[0, \d+\]: 1.0 is not at the last step"),
     "text": (lambda log: log.update(reward=np.array([["a"]])), "reward: '<U1' is its type"),
     "objects": (lambda log: log.update(reward=np.array([[None]])), "reward: None cannot be read"),

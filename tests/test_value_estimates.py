@@ -305,7 +305,7 @@ def test_what_cannot_work_is_refused():
             estimate(make_signals(np.ones((3, 1))))
         with pytest.raises(SettingError, match=r"reward: \(3,\) .*\[T, N\]"):
             estimate(make_signals(np.ones(3)))
-        with pytest.raises(SettingError, match=r"log_ratio: \(3, 1\) .*reward asks for \(3, 4\)"):
+        with pytest.raises(SettingError, match=r"log_ratio: \(3, 1\) .*expected \(3, 4\)"):
             estimate(signals._replace(log_ratio=jnp.zeros((3, 1))))
         for level in (0.0, 1.0, 95):
             with pytest.raises(SettingError, match=f"level: {level}"):

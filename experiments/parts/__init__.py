@@ -1,1 +1,1 @@
-"""What one or two of the scripts beside this folder need and the package does not."""
+"""Code that one or two experiment scripts use and the package does not need."""

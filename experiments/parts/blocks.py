@@ -1,4 +1,4 @@
-"""Sweeps too large for memory: one block of runs after the other, their results a table that grows."""
+"""Sweeps that do not fit into memory: blocks of runs one after the other, with results appended to a table."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,17 +13,14 @@ from pgjax.types import Algorithm, SettingError, Trainer
 
 
 def count(seeds: int, over: Mapping[str, Sequence[float]], block: int) -> int:
-    """How many blocks there are.
+    """Number of blocks.
 
     Raises:
-      SettingError: if a block would hold runs of two settings; for numbers that are no counts.
-
-    >>> count(1000, {"learning_rate": [1e-2, 1e-3]}, 50)
-    40
+      SettingError: if `block` does not divide the number of seeds, or a number is invalid.
     """
     seeds, block = counters.count("seeds", seeds), counters.count("block", block)
     if seeds % block:
-        raise SettingError("block", block, f"must divide the {seeds} seeds")
+        raise SettingError("block", block, f"must divide the number of seeds, {seeds}")
     return seeds // block * int(np.prod([len(values) for values in over.values()], initial=1))
 
 
@@ -38,10 +35,9 @@ def trained(
     first: int = 0,
     updates_per_chunk: int = 4,
 ) -> Iterator[sweeps.Runs]:
-    """The runs of a sweep, `block` seeds of one setting at a time, from block number `first` on.
+    """Yield the runs of a sweep, `block` seeds of one setting at a time, from block number `first` on.
 
-    All blocks run one compiled program. Memory is that of one block. Runs that take equally long sit together: those of
-    a block wait for its last.
+    All blocks use one compiled program and the memory of one block. A block takes as long as its longest run.
     """
     combinations = itertools.product(*over.values())
     work = itertools.product(combinations, range(0, seeds, block))
@@ -54,13 +50,13 @@ def trained(
 
 
 class BlockTable:
-    """A CSV file with a row for each run, in order; whole blocks stay when it is taken up again, a torn one goes."""
+    """A CSV file with a row per run; an incomplete last block is dropped when the file is continued."""
 
     def __init__(self, path: Path, columns: Sequence[str], block: int):
-        """Begin `path`, or take it up after its last whole block.
+        """Start `path`, or continue it after its last complete block.
 
         Raises:
-          SettingError: if it is another table.
+          SettingError: if the file is another table.
           OSError: if it cannot be written.
         """
         header = csv_text([columns])
@@ -75,7 +71,7 @@ class BlockTable:
             self._file.append(header)
 
     def append(self, rows: Sequence[Sequence[float]]) -> None:
-        """Write a block's rows, and see that they are on the disk."""
+        """Append the rows of a block and flush them to disk."""
         self._file.append(csv_text(rows))
         self._file.sync()
         self.blocks += 1

@@ -1,4 +1,4 @@
-"""The communication of a compiled program, read off its text: which collectives, how often, how many bytes."""
+"""Collectives of a compiled program, from its text: number of calls and bytes."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _SHAPE = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
 
 
 class Traffic(NamedTuple):
-    """Collective operations, and the bytes each device hands in to them."""
+    """Number of collective operations, and bytes that each device contributes to them."""
 
     calls: int = 0
     bytes: int = 0
@@ -26,24 +26,15 @@ class Traffic(NamedTuple):
         return Traffic(self.calls + other.calls, self.bytes + other.bytes)
 
     def times(self, n: int) -> "Traffic":
-        """n of them, one after the other."""
+        """The traffic of n repetitions."""
         return Traffic(n * self.calls, n * self.bytes)
 
 
 def traffic(program: str) -> Traffic:
-    """What one execution of a compiled program (`compiled.as_text()`) sends, loops counted as often as they run.
+    """Collectives in one execution of a compiled program (`compiled.as_text()`), with loops counted by their length.
 
     Raises:
-      ValueError: if there is a collective in a loop whose length XLA does not know.
-
-    >>> traffic('''
-    ... %body (x: f32[4]) -> f32[4] {
-    ...   ROOT %y = f32[4]{0} all-reduce(%x), to_apply=%add
-    ... }
-    ... ENTRY %main (x: f32[4]) -> f32[4] {
-    ...   ROOT %w = f32[4]{0} while(%x), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
-    ... }''')
-    Traffic(calls=3, bytes=48)
+      ValueError: if a loop of unknown length contains a collective.
     """
     computations, entry = _computations(program)
     known: dict[str, Traffic] = {}
@@ -64,7 +55,7 @@ def traffic(program: str) -> Traffic:
         if kind == "while" and inside.calls:
             trips = _TRIPS.search(line)
             if trips is None:
-                raise ValueError(f"a loop of unknown length holds {inside.calls} collectives")
+                raise ValueError(f"a loop of unknown length contains {inside.calls} collectives")
             return inside.times(int(trips[1]))
         return inside
 
@@ -72,7 +63,7 @@ def traffic(program: str) -> Traffic:
 
 
 def _computations(program: str) -> tuple[dict[str, list[str]], str]:
-    """Lines of each computation by name; the name of the first to run."""
+    """Lines of each computation by name, and the name of the entry computation."""
     computations: dict[str, list[str]] = {}
     name = entry = ""
     for line in program.splitlines():
@@ -93,7 +84,7 @@ def _called(line: str) -> Iterator[str]:
 
 
 def _size(shape: str) -> int:
-    """Bytes of a result, e.g. of `(f32[2,3]{1,0}, s32[])`."""
+    """Bytes of a result type such as `(f32[2,3]{1,0}, s32[])`."""
     total = 0
     for kind, dimensions in _SHAPE.findall(shape):
         count = 1

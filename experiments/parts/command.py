@@ -1,4 +1,4 @@
-"""How an experiment is started from a command line: options, `--quick`, refusals in one line."""
+"""Command lines of experiments: options, `--quick`, and errors in one line."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +24,9 @@ def as_script(
     quick: Mapping[str, Any] | None = None,
     check: Callable[[Any], None] = places.check,
 ) -> None:
-    """Call `main` with the options of this process's command line, and exit with what it returns, if anything.
+    """Run `main` with the options of the command line, and exit with its return value, if any.
 
-    A setting that cannot work ends it with one line; a place that cannot be written does before `main` is called.
+    Invalid settings end the script with one line. Output paths are checked before `main` is called.
     """
     with one_line():
         options = options_of(kind, description, quick)
@@ -40,22 +40,21 @@ def options_of(
     quick: Mapping[str, Any] | None = None,
     arguments: Sequence[str] | None = None,
 ) -> Options:
-    """The options, a dataclass, of a command line.
+    """Parse a command line into an options dataclass.
 
     Args:
-      kind: the dataclass; with a field `quick` where there is such a mode.
-      description: of the script, for --help.
-      quick: what `--quick` puts in place of defaults; flags that are named stay as they are.
-      arguments: the command line; default this process's.
+      kind: the dataclass, with a field `quick` if the script has that mode.
+      description: text of --help.
+      quick: values that `--quick` sets, unless their flags are given.
+      arguments: the command line; default that of this process.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
     ... class Sizes:
     ...     seeds: int = 100
-    ...     steps: int = 1000
     ...     quick: bool = False
-    >>> options_of(Sizes, quick={"seeds": 2, "steps": 10}, arguments=["--quick", "--seeds", "7"])
-    Sizes(seeds=7, steps=10, quick=True)
+    >>> options_of(Sizes, quick={"seeds": 2}, arguments=["--quick"])
+    Sizes(seeds=2, quick=True)
     """
     given = sys.argv[1:] if arguments is None else arguments
     if set(given) & set(HELP):
@@ -69,10 +68,10 @@ def options_of(
 
 
 def refuse(options: Any, names: Sequence[str], reason: str) -> None:
-    """Refuse those of these options that differ from their defaults, where they would do nothing.
+    """Reject options that would do nothing if they differ from their defaults.
 
     Raises:
-      SettingError: naming the first.
+      SettingError: for the first of them.
     """
     defaults = {field.name: field.default for field in fields(options)}
     for name in names:

@@ -1,7 +1,7 @@
-"""Pictures of environments: each state as a few shapes, or as the cells of a grid with a legend.
+"""Drawings of environment states, as shapes or as grid cells with a legend.
 
-gymnax has drawings of its own; those of classic control need pygame, and the others name nothing that they show. What
-other families show is in `family_pictures`.
+gymnax's own drawings need pygame for classic control and have no legends for the others. Other families are drawn in
+`family_pictures`.
 """
 
 import io
@@ -28,7 +28,7 @@ BLUE, SKY, GREEN, YELLOW = "#0072b2", "#56b4e9", "#009e73", "#f0e442"
 ORANGE, RED, PINK, BROWN = "#e69f00", "#d55e00", "#cc79a7", "#7f4f24"
 COLOURS = (INK, GREY, PALE, BLUE, SKY, GREEN, YELLOW, ORANGE, RED, PINK, BROWN)
 SHADES = 5
-"""Of every colour on paper, for smooth edges: a small palette makes small files."""
+"""Shades of each colour on white, for smooth edges; a small palette keeps files small."""
 FIGURE_INCHES, DPI = (3.6, 3.0), 90
 SECONDS, FASTEST_MS, SLOWEST_MS, LAST_MS = 10, 40, 200, 2000
 
@@ -41,7 +41,7 @@ class Game(NamedTuple):
 
 
 def _game(name: str) -> Game:
-    """What a name stands for, with the parameters that it sets."""
+    """The gymnax environment of a name, with the parameters that the name sets."""
     import gymnax
 
     env, params = gymnax.make(name.split(":")[0])
@@ -49,26 +49,26 @@ def _game(name: str) -> Game:
 
 
 def check_drawable(name: str) -> None:
-    """Refuse an environment that has no drawing.
+    """Reject an environment that has no drawing.
 
     Raises:
-      SettingError: with those that have one; for a name with settings that no drawing knows.
+      SettingError: listing the environments that have one.
     """
     plain, *settings = name.split(":")
     if painter(name) is not None:
         return
     if plain not in DRAWINGS:
-        those = f"{', '.join(DRAWINGS)}; and of {', '.join(FAMILIES)}"
-        raise SettingError("environment", name, f"cannot be drawn; those that can: {those}")
+        those = f"{', '.join(DRAWINGS)}, and environments of {', '.join(FAMILIES)}"
+        raise SettingError("environment", name, f"cannot be drawn; choose from {those}")
     known = "max_steps_in_episode", *environments.make(name).parameters
     if other := [setting for setting in settings if setting.partition("=")[0] not in known]:
         raise SettingError("environment", name, f"cannot be drawn with {other[0]}")
 
 
 def pictures(name: str, places: Iterable[Visited], captions: Iterable[str]) -> Iterator[np.ndarray]:
-    """A picture [height, width, 3] of each place in an environment, with its name and a caption, as uint8.
+    """A uint8 image [height, width, 3] per state, with the environment's name and a caption.
 
-    Parameters that were drawn for the episode (`pgjax.environments.randomisation`) stand beside the name.
+    Parameters drawn for the episode (`pgjax.environments.randomisation`) are added to the name.
     """
     paint = painter(name)
     game: Any = None if "/" in name else _game(name)
@@ -94,7 +94,7 @@ def pictures(name: str, places: Iterable[Visited], captions: Iterable[str]) -> I
 
 
 def gif(frames: Sequence[np.ndarray]) -> bytes:
-    """Pictures as an animated GIF that takes about ten seconds, less for few frames, and stays at its end for two."""
+    """An animated GIF of about ten seconds, less for few frames, with a pause of two seconds at the end."""
     palette = palette_of(frames)
     images = [Image.fromarray(x).quantize(palette=palette, dither=Image.Dither.NONE) for x in frames]
     each = int(np.clip(1000 * SECONDS / len(frames), FASTEST_MS, SLOWEST_MS))
@@ -105,7 +105,7 @@ def gif(frames: Sequence[np.ndarray]) -> bytes:
 
 
 def palette_of(frames: Sequence[np.ndarray]) -> Image.Image:
-    """The colours of the drawings here; where a family's renderer used others, the most frequent of some frames."""
+    """The palette of these drawings, or for a family's renderer the most frequent colours of some frames."""
     own = Image.new("P", (1, 1))
     own.putpalette(_palette().ravel().tolist())
     some = np.concatenate(frames[:: max(1, len(frames) // 8)])
@@ -116,7 +116,7 @@ def palette_of(frames: Sequence[np.ndarray]) -> Image.Image:
 
 
 def _palette() -> np.ndarray:
-    """Every colour in shades from paper to full, [colours, 3]: nothing rare or late in an episode can be missed."""
+    """Shades of every colour, [colours, 3], so that rare colours are not lost."""
     paper, full = np.array(to_rgb(PAPER)), np.array([to_rgb(c) for c in COLOURS])
     share = np.linspace(0.0, 1.0, SHADES + 1)[1:, None, None]
     shades = (paper + share * (full - paper)).reshape(-1, 3)
@@ -124,7 +124,7 @@ def _palette() -> np.ndarray:
 
 
 def cart_pole(axes: Axes, game: Game, place: Visited) -> None:
-    """The cart on its track between the marks at which an episode ends."""
+    """The cart on its track, and marks where an episode ends."""
     x, angle, edge = place.state.x, place.state.theta, game.params.x_threshold
     length = 2 * game.params.length
     axes.set(xlim=(-edge - 0.4, edge + 0.4), ylim=(-0.8, max(1.6, length + 0.3)))
@@ -135,7 +135,7 @@ def cart_pole(axes: Axes, game: Game, place: Visited) -> None:
 
 
 def acrobot(axes: Axes, game: Game, place: Visited) -> None:
-    """Two links, and the line that the tip must pass."""
+    """Two links, and the line that the tip must reach."""
     first, second = place.state.joint_angle1, place.state.joint_angle1 + place.state.joint_angle2
     elbow = game.params.link_length_1 * np.array([np.sin(first), -np.cos(first)])
     tip = elbow + game.params.link_length_2 * np.array([np.sin(second), -np.cos(second)])
@@ -172,7 +172,7 @@ def mountain_car(axes: Axes, game: Game, place: Visited) -> None:
 
 
 def point_robot(axes: Axes, game: Game, place: Visited) -> None:
-    """The robot, and the goal on its half circle; seen from further away where the robot has left it."""
+    """The robot and the goal on its half circle; the view is wider if the robot has left it."""
     angles = np.linspace(0, np.pi, 60)
     radius = max(1.3, *(np.abs(place.state.pos) + 0.1))
     axes.set(xlim=(-radius, radius), ylim=(-radius, radius))
@@ -201,7 +201,7 @@ def maze(axes: Axes, game: Game, place: Visited) -> None:
 
 
 def channels(axes: Axes, game: Game, place: Visited, kinds: Mapping[str, tuple[int, str]]) -> None:
-    """An image observation [rows, columns, channels]; `kinds` says which channels are seen, by name, and how."""
+    """An image observation [rows, columns, channels]; `kinds` maps names to channels and colours."""
     seen = np.asarray(place.observation) > 0
     _grid(axes, {name: seen[..., i] for name, (i, _) in kinds.items()}, [colour for _, colour in kinds.values()])
 
@@ -213,7 +213,7 @@ def _cell(shape: tuple[int, ...], at: Any) -> np.ndarray:
 
 
 def _grid(axes: Axes, kinds: Mapping[str, np.ndarray], colours: Sequence[str]) -> None:
-    """Cells by kind, [rows, columns]; of kinds in the same cell the first is seen."""
+    """Cells by kind, [rows, columns]; in one cell the first kind is shown."""
     there = np.stack([np.zeros_like(next(iter(kinds.values()))), *kinds.values()])
     there[0] = ~there[1:].any(axis=0)
     rows, columns = there.shape[1:]
@@ -280,4 +280,4 @@ DRAWINGS |= {
     f"pgx/minatar-{game}": DRAWINGS[f"{kind}-MinAtar"]
     for game, kind in {"asterix": "Asterix", "breakout": "Breakout", "space_invaders": "SpaceInvaders"}.items()
 }
-"""How each environment is drawn; of what lies in one cell of a grid, the kind that is named first is seen."""
+"""Drawing of each environment; in one cell of a grid the first kind is shown."""

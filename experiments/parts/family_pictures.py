@@ -1,7 +1,7 @@
-"""Pictures of environments by their own family's renderer: a name in, a function from states to pictures out.
+"""Images of environments from the renderers of their families.
 
-brax and MuJoCo Playground render with OpenGL, which many machines lack; here their bodies are drawn from the side,
-x against z, by where MuJoCo's kinematics put their geoms.
+brax and MuJoCo Playground render with OpenGL, which many machines lack. Here their geoms are drawn from the side, x
+against z, at the positions of MuJoCo's kinematics.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from pgjax.environments.packages import load
 from pgjax.types import SettingError
 
 Paint = Callable[[Axes, Any], None]
-"""(axes, state of the `Environment`) -> None, the picture drawn."""
+"""Function (axes, state of the `Environment`) that draws the state."""
 
 
 def painter(name: str) -> Paint | None:
-    """How the states of an environment are drawn; None where its family is not one of these.
+    """The function that draws states of an environment; None if its family has none.
 
     Raises:
       NotInstalled: without the family's package.
@@ -55,7 +55,7 @@ def _jumanji(name: str, plain: str) -> Paint:
     env = load("jumanji", name, jumanji.EXTRA).make(plain)
     viewer: Any = getattr(env, "_viewer", None)
     if not hasattr(viewer, "_display_rgb_array"):
-        raise SettingError("environment", name, "cannot be drawn: jumanji has no picture of it")
+        raise SettingError("environment", name, "cannot be drawn: jumanji has no image of it")
     viewer._display = viewer._display_rgb_array
 
     def paint(axes: Axes, state: Any) -> None:

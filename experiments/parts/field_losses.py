@@ -1,12 +1,12 @@
 """Losses of other libraries, each as a function of the named arrays of a certificate.
 
-Every loss is the installed library's own code; an adapter here puts our arrays where that code looks for its own:
-networks become functions that hand back the log-probabilities and values given. Entropy bonuses are 0, and the critic's
-loss, where it is in the same sum, has no gradient in log π. Advantages come from the same library as the loss. λ is 1
-unless a name says otherwise, for then a critic that is not exact adds no bias of its own.
+Every loss is the code of the installed library. Adapters pass our arrays in the form that it expects; networks become
+functions that return the given log-probabilities and values. Entropy bonuses are 0, and a critic's loss in the same sum
+has no gradient in log π. Advantages are computed by the same library. λ is 1 unless a name says otherwise, because then
+an inexact critic adds no bias.
 
-Libraries made for streams (rejax, brax, stable-baselines3) are given the batch as one: episode after episode, without
-padding. They are imported when a loss is made, which raises ImportError where one is not installed
+Libraries for streams (rejax, brax, stable-baselines3) get the batch as one stream, episode after episode, without
+padding. Libraries are imported when a loss is made, which raises ImportError if one is not installed
 (`pip install -e ".[field]"`).
 """
 
@@ -33,14 +33,14 @@ CLIP, DEFAULT_LAMBDA = 0.2, 0.95
 
 
 class FieldLoss(NamedTuple):
-    """A loss that somebody uses.
+    """A loss in common use.
 
     Attributes:
-      library: name of the package, as pip knows it; "by hand" for what is written here.
-      name: of the loss there, and its settings where they are not the library's.
-      make: () -> what `pgjax.certify` takes; raises ImportError without the library.
+      library: name of the package for pip; "by hand" for losses written here.
+      name: name of the loss, with settings that are not the library's defaults.
+      make: () -> the argument of `pgjax.certify`; raises ImportError without the library.
       how: further arguments of `pgjax.certify`.
-      problems: the default problems -> those for this loss.
+      problems: maps the default problems to those for this loss.
     """
 
     library: str
@@ -51,7 +51,7 @@ class FieldLoss(NamedTuple):
 
 
 def with_exact_critic(problems: list[Problem]) -> list[Problem]:
-    """The same problems with V_t(s) as it is; by default it is off by 0.3, up or down."""
+    """The same problems with exact values V_t(s); by default they are off by ±0.3."""
 
     def exact(p: Problem) -> np.ndarray:
         with jax.enable_x64(True):
@@ -63,7 +63,7 @@ def with_exact_critic(problems: list[Problem]) -> list[Problem]:
 def kl_problems(problems: list[Problem]) -> list[Problem]:
     """The same problems with rewards log π_ref − log π_θ, so that J is −KL(π_θ‖π_ref) of an episode.
 
-    The rewards are numbers taken at θ, and ∇J is right all the same: what is missing, E[−∇log π_θ], is 0.
+    Rewards are constants, evaluated at θ. ∇J is still right, because the missing term E[−∇log π_θ] is 0.
     """
     return [p._replace(mdp=replace(p.mdp, reward=log_softmax(p.reference) - log_softmax(p.logits))) for p in problems]
 
@@ -72,7 +72,7 @@ def kl_problems(problems: list[Problem]) -> list[Problem]:
 
 
 def rlax_policy_gradient() -> Callable[..., Array]:
-    """rlax.policy_gradient_loss of the returns, padding weighed by 0."""
+    """rlax.policy_gradient_loss of the returns, with weight 0 on padding."""
     import rlax
 
     def policy_gradient_loss(log_probs: Array, action: Array, returns: Array, mask: Array) -> Array:
@@ -82,7 +82,7 @@ def rlax_policy_gradient() -> Callable[..., Array]:
 
 
 def rlax_clipped_surrogate() -> Callable[..., Array]:
-    """rlax.clipped_surrogate_pg_loss of rlax's GAE; it knows no weights, so padding has an advantage of 0."""
+    """rlax.clipped_surrogate_pg_loss with rlax's GAE; it has no weights, so padding has an advantage of 0."""
     import rlax
 
     def clipped_surrogate_pg_loss(
@@ -107,7 +107,7 @@ def rlax_clipped_surrogate() -> Callable[..., Array]:
 
 
 def rlax_vtrace() -> Callable[..., Array]:
-    """rlax.policy_gradient_loss of the advantages of rlax.vtrace_td_error_and_advantage, as IMPALA adds them up."""
+    """rlax.policy_gradient_loss with rlax.vtrace_td_error_and_advantage, summed as in IMPALA."""
     import rlax
 
     def vtrace(
@@ -134,7 +134,7 @@ def rlax_vtrace() -> Callable[..., Array]:
 
 
 def rejax_ppo(gae_lambda: float = 1.0) -> Callable[..., Array]:
-    """rejax.PPO's calculate_gae and update_actor, whose gradient is taken from what it hands to its optimiser."""
+    """rejax.PPO's calculate_gae and update_actor; the gradient is the one passed to its optimiser."""
     import rejax  # pyright: ignore[reportMissingImports]
     from rejax.algos.ppo import AdvantageMinibatch, Trajectory  # pyright: ignore[reportMissingImports]
 
@@ -149,14 +149,14 @@ def rejax_ppo(gae_lambda: float = 1.0) -> Callable[..., Array]:
     ) -> Array:
         actor = SimpleNamespace(apply=lambda params, *_, method: (params, jnp.zeros_like(params)))
         ppo = SimpleNamespace(gamma=discount[0], gae_lambda=gae_lambda, clip_eps=CLIP, ent_coef=0.0, actor=actor)
-        done = terminated + truncated  # gymnax's one flag, as rejax reads it
+        done = terminated + truncated  # rejax reads a single flag of gymnax
         steps = Trajectory(value, value, behaviour_log_prob, reward, value, done)
         advantages, targets = rejax.PPO.calculate_gae(ppo, steps, jnp.zeros(()))  # type: ignore[arg-type]
         batch = AdvantageMinibatch(steps, advantages, targets)
         optimiser = SimpleNamespace(params=log_prob, apply_gradients=lambda grads: grads)
         state = SimpleNamespace(actor_ts=optimiser, replace=lambda actor_ts: actor_ts)
         gradient = rejax.PPO.update_actor(ppo, state, batch)  # type: ignore[arg-type]
-        return jnp.sum(jax.lax.stop_gradient(gradient) * log_prob)  # of this gradient, as the loss inside is
+        return jnp.sum(jax.lax.stop_gradient(gradient) * log_prob)  # a function with this gradient
 
     return update_actor
 
@@ -177,7 +177,7 @@ def brax_ppo(gae_lambda: float = 1.0, normalise: bool = False) -> Callable[..., 
         next_value: Array,
         discount: Array,
     ) -> Array:
-        unit = SimpleNamespace(loc=jnp.zeros(()), scale=jnp.ones(()))  # brax reports the spread of its Gaussian policy
+        unit = SimpleNamespace(loc=jnp.zeros(()), scale=jnp.ones(()))  # brax logs the scale of its Gaussian policy
         distribution = SimpleNamespace(
             log_prob=lambda logits, action: logits,
             entropy=lambda logits, key: jnp.zeros_like(logits),
@@ -214,9 +214,9 @@ def brax_ppo(gae_lambda: float = 1.0, normalise: bool = False) -> Callable[..., 
 
 
 def stable_baselines3_ppo(gae_lambda: float = 1.0, normalise: bool = False) -> Callable[..., tuple[float, np.ndarray]]:
-    """stable_baselines3.PPO.train on a filled RolloutBuffer: one epoch, one minibatch, no clipping of gradients.
+    """stable_baselines3.PPO.train on a filled RolloutBuffer: one epoch, one minibatch, no gradient clipping.
 
-    The loss is a local variable of `train`; its gradient is what the optimiser finds, its value what is logged.
+    The loss is a local variable of `train`; its gradient is read from the optimiser and its value from the log.
     """
     import torch  # pyright: ignore[reportMissingImports]
     from gymnasium import spaces  # pyright: ignore[reportMissingImports]
@@ -234,15 +234,15 @@ def stable_baselines3_ppo(gae_lambda: float = 1.0, normalise: bool = False) -> C
         discount: np.ndarray,
     ) -> tuple[float, np.ndarray]:
         count, done = len(log_prob), terminated + truncated
-        place = spaces.Box(0, count, (1,), np.float64)  # an observation is the number of the step
+        place = spaces.Box(0, count, (1,), np.float64)  # observations are step numbers
         buffer = RolloutBuffer(count, place, spaces.Discrete(2), "cpu", gae_lambda, discount[0])
         buffer.observations = np.arange(count, dtype=float).reshape(count, 1, 1)
         columns = {
-            "rewards": reward + discount * truncated * next_value,  # as its rollouts do after a time limit
+            "rewards": reward + discount * truncated * next_value,  # as in its rollouts at a time limit
             "values": value,
             "log_probs": behaviour_log_prob,
             "episode_starts": np.concatenate([[1.0], done[:-1]]),
-            "advantages": np.zeros(count),  # in float64, as all the others
+            "advantages": np.zeros(count),  # in float64, like the other arrays
         }
         for name, column in columns.items():
             setattr(buffer, name, np.array(column, np.float64)[:, None])
@@ -290,11 +290,11 @@ def stable_baselines3_ppo(gae_lambda: float = 1.0, normalise: bool = False) -> C
 
 
 def polgrad_loss(algorithm: str, kl: bool = False) -> Callable[..., Any]:
-    """policy_loss of an entry of polgrad's registry with the advantages of that entry, on tensors [N, T].
+    """policy_loss of an entry of polgrad's registry, with the advantages of that entry, on tensors [N, T].
 
     Args:
-      algorithm: its name there.
-      kl: leave a KL term of the loss in; it is set aside otherwise, and so is a KL penalty on rewards.
+      algorithm: name of the entry.
+      kl: keep a KL term of the loss; otherwise it is dropped, and so is a KL penalty on rewards.
     """
     import polgrad  # pyright: ignore[reportMissingImports]
     import torch  # pyright: ignore[reportMissingImports]
@@ -317,7 +317,7 @@ def polgrad_loss(algorithm: str, kl: bool = False) -> Callable[..., Any]:
         there = mask > 0
         if spec.advantage == "gae":
             gae = replace(spec.advantage_config, gamma=float(discount[0, 0]), lam=1.0)
-            rewards, values = (torch.where(there, x, 0.0) for x in (reward, value))  # it refuses NaN on padding
+            rewards, values = (torch.where(there, x, 0.0) for x in (reward, value))  # polgrad rejects NaN on padding
             advantage = advantages.gae(rewards, values, config=gae, response_mask=there)[0]
         elif spec.advantage == "rloo":
             advantage = advantages.rloo_advantages(episode_return, group)
@@ -325,10 +325,10 @@ def polgrad_loss(algorithm: str, kl: bool = False) -> Callable[..., Any]:
             advantage = advantages.grpo_advantages(episode_return, group, spec.advantage_config)
         else:
             advantage = advantages.reinforce_pp_advantages(episode_return, config=spec.advantage_config)
-        # A correction between sampler and learner has three policies; the old one is here the learner's own.
+        # Corrections between sampler and learner use three policies; here the old one is the learner's.
         corrected = config.is_correction is not None
         found = polgrad.policy_loss(
-            replace(config, norm_len=mask.shape[1]),  # the longest that an answer can be
+            replace(config, norm_len=mask.shape[1]),  # maximum length of an answer
             logprobs=log_prob,
             old_logprobs=log_prob.detach() if corrected else behaviour_log_prob,
             advantages=advantage,
@@ -341,22 +341,22 @@ def polgrad_loss(algorithm: str, kl: bool = False) -> Callable[..., Any]:
     return policy_loss
 
 
-# --- by hand: the commonest silent mistakes, and the KL as a loss -----------------------------------------------------
+# --- by hand: common mistakes, and the KL as a loss -------------------------------------------------------------------
 
 
 def padded_mean(log_prob: Array, episode_return: Array, mask: Array) -> Array:
-    """`mean()` of an array that holds padding: the divisor is the length of the batch's longest episode."""
+    """`mean()` of a padded array: it divides by the length of the longest episode in the batch."""
     return -jnp.mean(log_prob * mask * episode_return)
 
 
 def own_mean(log_prob: Array, episode_return: Array, mask: Array) -> Array:
-    """The batch's own mean as a baseline: it contains the return that it judges."""
+    """The mean of the batch as a baseline, which includes the return that it is subtracted from."""
     advantage = episode_return - jnp.mean(episode_return)
     return -jnp.mean(jnp.sum(log_prob * mask, axis=0) * advantage)
 
 
 def kl_loss(log_prob: Array, reference_log_prob: Array, mask: Array, estimate: Callable[[Array], Array]) -> Array:
-    """An estimate of a step's KL(π_θ‖π_ref), x = log(π_θ/π_ref) of the taken action, differentiated through log π_θ."""
+    """An estimate of the KL(π_θ‖π_ref) of a step from x = log(π_θ/π_ref), differentiated through log π_θ."""
     return jnp.mean(jnp.sum(mask * estimate(log_prob - reference_log_prob), axis=0))
 
 
@@ -371,12 +371,12 @@ def k2(x: Array) -> Array:
 
 
 def k3(x: Array) -> Array:
-    """Unbiased as a value; its mean gradient is that of the other direction, KL(π_ref‖π_θ)."""
+    """Unbiased as a value; its mean gradient is that of the reverse direction, KL(π_ref‖π_θ)."""
     return jnp.exp(-x) - 1 + x
 
 
 def k1_in_reward(log_prob: Array, reference_log_prob: Array, mask: Array) -> Array:
-    """−k1 as a reward of the step, stopped, summed from here on."""
+    """−k1 as the reward of a step, without gradient, summed from that step on."""
     reward = jax.lax.stop_gradient(-(log_prob - reference_log_prob) * mask)
     to_go = jnp.flip(jnp.cumsum(jnp.flip(reward, 0), axis=0), 0)
     return -jnp.mean(jnp.sum(mask * log_prob * to_go, axis=0))

@@ -1,4 +1,4 @@
-"""What a progress bar and a callback cost: the same training with and without them, in alternation."""
+"""Time that a progress bar and a callback add: pairs of trainings with and without them."""
 
 import contextlib
 import io
@@ -20,10 +20,10 @@ class Overhead(NamedTuple):
 
     plain: np.ndarray
     watched: np.ndarray
-    calls: int  # of the callback, in one training
+    calls: int  # calls of the callback in one training
 
     def shares(self) -> np.ndarray:
-        """What watching adds, as a share of the plain training, of each pair.
+        """Added time as a share of the plain training, per pair.
 
         >>> Overhead(np.array([1.0, 2.0]), np.array([1.01, 2.0]), 3).shares().round(3).tolist()
         [0.01, 0.0]
@@ -31,14 +31,14 @@ class Overhead(NamedTuple):
         return self.watched / self.plain - 1.0
 
     def in_words(self) -> str:
-        """The median over pairs and where the others lie."""
+        """Median and range over pairs as text."""
         shares = np.sort(self.shares())
         few = f"{len(shares)} pairs, {shares[0]:+.2%} to {shares[-1]:+.2%}"
         return f"progress bar and callback: {np.median(shares):+.2%} of the time, median of {few}"
 
 
 def overhead(shape: Shape, pairs: int) -> Overhead:
-    """Train a shape in pairs, after one of each that compiles; which of the two goes first alternates."""
+    """Train a shape in pairs, with alternating order, after one compiling run of each."""
     _, _, trainer = built(shape)
     seconds, called = ([], []), 0
     for pair in range(-1, pairs):
@@ -52,7 +52,7 @@ def overhead(shape: Shape, pairs: int) -> Overhead:
 
 
 def _once(shape: Shape, trainer: Trainer, watched: bool) -> tuple[float, int]:
-    """Seconds of one training, and how often the callback was called; the bar is drawn as on a terminal, unseen."""
+    """Seconds of one training and the number of callback calls; the bar is drawn to a hidden terminal."""
     returns = []
 
     def callback(runs: sweeps.Runs, metrics: dict[str, np.ndarray]) -> None:
@@ -73,5 +73,5 @@ def _once(shape: Shape, trainer: Trainer, watched: bool) -> tuple[float, int]:
         jax.block_until_ready(result.runs.state)
         took = time.perf_counter() - begun
     if bool(drawn.getvalue()) != watched:
-        raise RuntimeError("the progress bar was drawn where it should not be, or not where it should")
+        raise RuntimeError("the progress bar was drawn although it was off, or not drawn although it was on")
     return took, len(returns)

@@ -1,7 +1,7 @@
-"""Other libraries under the same clock: each trains from scratch in one call and says what its policy then returns.
+"""Other libraries under the same timing: each trains from scratch in one call and evaluates its policy.
 
-Thin adapters, PPO with the settings below wherever a library has them, A2C with its own. They import their library when
-they are called, and raise ImportError where it is not installed (`pip install -e ".[bench]"`).
+PPO uses the settings below where a library has them, A2C the library's own. Libraries are imported when they are called
+and raise ImportError if not installed (`pip install -e ".[bench]"`).
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Train = Callable[[int], tuple[Callable[[], float], int]]
-"""seed -> (what measures the mean return of the trained policies, environment steps taken). Blocks until trained."""
+"""seed -> (function that evaluates the mean return, environment steps); returns after training has finished."""
 
 PPO = {
     "learning_rate": 2.5e-4,
@@ -28,7 +28,7 @@ EVALUATION_EPISODES = 64
 
 
 def rejax_ppo(environment: str, num_envs: int, num_steps: int, seeds: int, total_steps: int) -> Train:
-    """PPO of rejax, vmapped over seeds; its evaluation during training is left out of the clock."""
+    """PPO of rejax, vmapped over seeds; its evaluations during training are not timed."""
     import gymnax
     import rejax  # pyright: ignore[reportMissingImports]
     from rejax.evaluate import evaluate  # pyright: ignore[reportMissingImports]
@@ -70,7 +70,7 @@ def rejax_ppo(environment: str, num_envs: int, num_steps: int, seeds: int, total
 
 
 class _OneEndFlag:
-    """gymnax 1.0's two end flags as the one that rejax expects."""
+    """gymnax 1.0's two end flags as the single one that rejax expects."""
 
     def __init__(self, env: Any):
         self._env = env

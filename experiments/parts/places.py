@@ -1,4 +1,4 @@
-"""Places that an experiment writes to when its work is done: found to be writable, or refused, before it begins."""
+"""Checks that output paths can be written before an experiment starts."""
 
 import os
 import tempfile
@@ -12,10 +12,10 @@ from pgjax.types import SettingError
 
 
 def check(options: Any) -> None:
-    """Check the places among options: `json`, `table`, and `out`, a file if it has a suffix, else a folder.
+    """Check the output paths among options: `json`, `table`, and `out` (a file if it has a suffix, else a folder).
 
     Raises:
-      SettingError: naming the first that cannot be written.
+      SettingError: for the first that cannot be written.
     """
     for field in fields(options):
         place = getattr(options, field.name)
@@ -27,7 +27,7 @@ def check(options: Any) -> None:
 
 
 def check_folder(field: str, folder: Path) -> None:
-    """Refuse a folder in which no file can be written, or which cannot be made.
+    """Reject a folder that cannot be created or written.
 
     Raises:
       SettingError: with the reason.
@@ -41,25 +41,21 @@ def check_folder(field: str, folder: Path) -> None:
 
 
 def check_file(field: str, path: Path, *, made: bool = True) -> None:
-    """Refuse a file that cannot be written; what it holds stays.
+    """Reject a file that cannot be written; its content is not changed.
 
     Args:
       field: the setting that names it.
       path: the file.
-      made: whether its folder is made where there is none.
+      made: whether its folder may be created.
 
     Raises:
       SettingError: with the reason.
-
-    >>> check_file("json", Path("/dev/full"))
-    Traceback (most recent call last):
-    pgjax.types.SettingError: json: '/dev/full' cannot be written: No space left on device
     """
     with _refusing(field, path):
-        if path.is_file() or not os.path.lexists(path):  # it is replaced, or made
+        if path.is_file() or not os.path.lexists(path):  # it is replaced or created
             _try_folder(path.parent, made)
         if os.path.lexists(path):
-            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)  # a pipe without a reader would wait
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)  # a pipe without a reader would block
             try:
                 if not path.is_file():
                     os.write(handle, b"")
@@ -68,7 +64,7 @@ def check_file(field: str, path: Path, *, made: bool = True) -> None:
 
 
 def _try_folder(folder: Path, made: bool) -> None:
-    """Write a file in a folder, or in the one that it would be made in."""
+    """Write a file in a folder, or in the closest existing one above it."""
     while made and not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     with tempfile.TemporaryFile(dir=folder) as file:

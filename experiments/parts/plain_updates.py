@@ -1,15 +1,14 @@
-"""One update of every method in NumPy, written as loops over single steps. It imports nothing of pgjax.
+"""One update of every method in NumPy, as loops over single steps. It does not import pgjax.
 
-The policy is a softmax over a table θ[s, a]; the critic is a table V[s] or Q[s, a]. Scores are written by hand,
+The policy is a softmax over a table θ[s, a]; the critic is a table V[s] or Q[s, a]. Scores are written by hand:
 
     ∇ log π(a|s) = e_a − π(·|s)   in row s of θ, 0 in all other rows.
 
-With `FEATURES` logits are θ[s] · φ(a) and scores φ(a) − Σ_b π(b|s) φ(b); actions that `ALLOWED` forbids have π = 0.
+With `FEATURES`, logits are θ[s] · φ(a) and scores φ(a) − Σ_b π(b|s) φ(b). Actions that `ALLOWED` forbids have π = 0.
 
-A batch is a list of `Steps`, one per trajectory (or, in a stream, per environment), without any padding. `update` gives
-the new tables. `episodes` and `streams` list everything that a tabular problem can produce, with its probability; a
-problem is anything with the attributes initial [S], transition [S, A, S] (missing mass ends the episode), reward
-[S, A], horizon and discount.
+A batch is a list of `Steps` without padding, one per trajectory or, in a stream, per environment. `update` returns the
+new tables. `episodes` and `streams` list all outcomes of a tabular problem with their probabilities. A problem has the
+attributes initial [S], transition [S, A, S] (missing mass ends the episode), reward [S, A], horizon and discount.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ Rows = list[tuple[int, int]]  # (trajectory, step)
 
 @dataclass(frozen=True)
 class Steps:
-    """What one trajectory, or one environment of a stream, went through; lists of equal length."""
+    """Steps of one trajectory, or of one environment of a stream; lists of equal length."""
 
     states: tuple = ()
     actions: tuple = ()
@@ -33,14 +32,14 @@ class Steps:
     terminated: tuple = ()
     truncated: tuple = ()
     next_states: tuple = ()  # before any reset; −1 after a termination
-    times: tuple = ()  # since the start of the episode
+    times: tuple = ()  # step number in the episode
 
     def __len__(self) -> int:
-        """How many steps."""
+        """Number of steps."""
         return len(self.states)
 
     def then(self, *row: Any) -> "Steps":
-        """One more step, in the order of the fields."""
+        """Append a step, with values in the order of the fields."""
         return Steps(*((*column, x) for column, x in zip(vars(self).values(), row, strict=True)))
 
     def goes_on(self, t: int) -> bool:
@@ -50,12 +49,12 @@ class Steps:
 
 @dataclass(frozen=True)
 class Method:
-    """What an update does, in words and numbers."""
+    """Everything that defines the update of a method."""
 
     credit: str = "reward_to_go"
     baseline: str = "none"
     surrogate: str = "score"
-    target: str = "none"  # what the critic regresses on
+    target: str = "none"  # regression target of the critic
     discount: float = 1.0
     rate: float = 0.1  # of gradient descent
     max_grad_norm: float = np.inf
@@ -79,9 +78,9 @@ class Method:
     step_size: float = np.inf
     max_kl: float = np.inf
     damping: float = 0.0
-    length: str = "none"  # what divides the credit: own, mean (of the group), longest
+    length: str = "none"  # divisor of the credit: own, mean (of the group), longest
     longest: int = 1
-    dynamic_sampling: bool = False  # groups of equal returns are left out
+    dynamic_sampling: bool = False  # drop groups of equal returns
     weighting: str = "none"  # of the credit: exponential, better_half, delight, standardised
     temperature: float = 1.0
     temperature_bound: float = 0.1
@@ -89,16 +88,16 @@ class Method:
     clip_high: float = np.inf
     dual_clip: float = np.inf
     reference: tuple | None = None  # θ of the reference policy
-    reference_kl: str = "none"  # k1, k2, k3, behind it _loss or _reward
+    reference_kl: str = "none"  # k1, k2 or k3, followed by _loss or _reward
     reference_coefficient: float = 0.0
-    reference_length: str = "none"  # what divides the penalty in the loss
-    sampler: tuple | None = None  # θ of what sampled, where it is not the learner
+    reference_length: str = "none"  # divisor of the penalty in the loss
+    sampler: tuple | None = None  # θ of the sampler, if it is not the learner
     max_mismatch: float = np.inf
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The parameters: θ, and V or Q, or nothing."""
+    """Parameters: θ, and V or Q, or no critic."""
 
     policy: Table
     value: Table = field(default_factory=lambda: np.zeros(0))
@@ -115,7 +114,7 @@ class Tables:
 
 @dataclass(frozen=True)
 class Update:
-    """The new tables; what the steps of size `rate` went along in total; the last gradient, for a recursion."""
+    """New tables, sum of the directions of steps of size `rate`, and the last gradient (for recursive estimators)."""
 
     after: Tables
     direction: Tables
@@ -172,13 +171,13 @@ METHODS: dict[str, Method] = {
     "trpo": Method("gae", surrogate="ratio", target="lambda_return", mean="steps", policy_step="trust_region"),
     "vtrace": Method("vtrace", target="vtrace_target", mean="steps"),
 }
-"""Every method by name: what it is made of, from the papers."""
+"""Every method by name, as defined in the papers."""
 
 
 FEATURES: Table | None = None
-"""φ(a), [A, P], of a policy with logits θ[s] · φ(a): what a product of softmaxes is; None for θ[s, a] themselves."""
+"""φ(a), [A, P], of a policy with logits θ[s] · φ(a), such as a product of softmaxes; None for logits θ[s, a]."""
 ALLOWED: Table | None = None
-"""1 where an action may be taken, [S, A]; None for all."""
+"""1 where an action is allowed, [S, A]; None if all are."""
 
 
 def softmax(theta: Table) -> Table:
@@ -192,11 +191,11 @@ def _normalised(logits: Table) -> Table:
     return weights / weights.sum(-1, keepdims=True)
 
 
-# What a problem can produce
+# Outcomes of a problem
 
 
 def episodes(mdp: Any, theta: Table, *, time_limit: bool = False) -> list[tuple[float, Steps]]:
-    """Every whole episode with its probability; after `horizon` steps it terminates or, with `time_limit`, is cut."""
+    """Every complete episode with its probability; at `horizon` it terminates, or with `time_limit` is truncated."""
     return list(_episodes(mdp, softmax(theta), time_limit))
 
 
@@ -212,7 +211,7 @@ def _episodes(mdp: Any, pi: Table, time_limit: bool) -> Iterator[tuple[float, St
 
 
 def streams(mdp: Any, theta: Table, steps: int, *, time_limit: bool = False) -> list[tuple[float, Steps]]:
-    """Everything an environment can go through in so many steps from a reset, new episodes following at once."""
+    """All outcomes of a number of steps from a reset, where new episodes follow at once."""
     pi = softmax(theta)
     starts = [(p, s, 0) for s, p in enumerate(mdp.initial) if p > 0]
     partial = [(p, s, t, Steps()) for p, s, t in starts]
@@ -224,13 +223,13 @@ def streams(mdp: Any, theta: Table, steps: int, *, time_limit: bool = False) -> 
                 longer += [(chance * p * q, s2, t2, rows) for q, s2, t2 in ahead]
         partial = longer
     merged: dict[Steps, float] = {}
-    for chance, _, _, rows in partial:  # where the last row leads is not part of it
+    for chance, _, _, rows in partial:  # the state after the last row does not matter
         merged[rows] = merged.get(rows, 0.0) + chance
     return [(chance, rows) for rows, chance in merged.items()]
 
 
 def _one_step(mdp: Any, pi: Table, s: int, past: Steps, t: int, time_limit: bool) -> Iterator[tuple]:
-    """(probability, rows with one more, next state or None where the episode is over, its time)."""
+    """(probability, rows with one more, next state or None at the end of the episode, its time)."""
     for a in np.flatnonzero(pi[s]):
         a = int(a)
         following, r = mdp.transition[s, a], float(mdp.reward[s, a])
@@ -260,10 +259,10 @@ def update(
 
     Args:
       m: the method.
-      before: θ and the critic that sampled the batch.
+      before: θ and critic that sampled the batch.
       batch: the trajectories.
-      deals: for each pass its minibatches, in order; default the whole batch once per pass.
-      previous: of a recursion, the tables and the gradient of the update before.
+      deals: minibatches of each pass, in order; default the whole batch once per pass.
+      previous: for recursive estimators, tables and gradient of the previous update.
     """
     now, direction = before, Tables(0.0 * before.policy, 0.0 * before.value)
     gradient, stopped = direction, False
@@ -294,7 +293,7 @@ def update(
 
 
 def all_rows(batch: Sequence[Steps]) -> Rows:
-    """The whole batch."""
+    """All rows of the batch."""
     return [(n, t) for n, steps in enumerate(batch) for t in range(len(steps))]
 
 
@@ -307,7 +306,7 @@ def estimate(m: Method, tables: Tables, batch: Sequence[Steps]) -> Table:
 def _loss_gradient(
     m: Method, now: Tables, before: Tables, batch: Sequence[Steps], psi: list, target: list, rows: Rows
 ) -> Tables:
-    """Of −surrogate + β KL + c · value loss over some rows of the batch."""
+    """Gradient of −surrogate + β KL + c · value loss over some rows of the batch."""
     members = sorted({n for n, _ in rows})
     divisor = len(members) if m.mean == "trajectories" else len(rows)
     each = {n: _contributions(m, now, before, batch[n], psi[n]) for n in members}
@@ -332,7 +331,7 @@ def _loss_gradient(
 
 
 def _contributions(m: Method, now: Tables, before: Tables, steps: Steps, psi: list) -> list[Table]:
-    """The gradient of what each step adds to the surrogate, [S, A] each."""
+    """Gradient of each step's term of the surrogate, [S, A] each."""
     pi, rho = now.pi, _ratios(now, before, steps)
     result, prefix, past = [], 1.0, np.zeros_like(now.policy)
     whole = _over_episodes(steps, rho)
@@ -404,7 +403,7 @@ def _ratios(now: Tables, before: Tables, steps: Steps) -> list[float]:
 
 
 def _over_episodes(steps: Steps, factors: list[float]) -> list[float]:
-    """At each step the product over the whole episode that it belongs to."""
+    """For each step the product over the whole episode that contains it."""
     result, first = [], 0
     for t in range(len(steps)):
         if not steps.goes_on(t):
@@ -436,7 +435,7 @@ def _optimal_correction(
 
 
 def _signals(m: Method, before: Tables, steps: Steps, prefactor: bool) -> tuple[list, list, list, float]:
-    """Rewards, V(s_t), V(s_{t+1}) and γ; with the factor γ^t in front of all three, and γ = 1, if asked for."""
+    """Rewards, V(s_t), V(s_{t+1}) and γ; with `prefactor`, all three times γ^t, and γ = 1."""
     value = _state_values(before)
     rewards, values, following = [], [], []
     for t in range(len(steps)):
@@ -478,12 +477,12 @@ def _credit(m: Method, now: Tables, before: Tables, batch: Sequence[Steps]) -> l
 def _standardised(psi: list) -> list:
     flat = np.concatenate(psi)
     spread = np.sqrt(np.mean((flat - flat.mean()) ** 2))
-    equal = spread <= 1e-13 * np.max(np.abs(flat))  # up to rounding: nothing to tell apart
+    equal = spread <= 1e-13 * np.max(np.abs(flat))  # equal up to rounding
     return [[0.0 if equal else (x - flat.mean()) / (spread + 1e-8) for x in row] for row in psi]
 
 
 def _group(m: Method, n: int, count: int) -> range:
-    """The trajectories of n's group; the whole batch without groups."""
+    """Trajectories in the group of n; without groups the whole batch."""
     first = n // m.group_size * m.group_size
     return range(first, first + m.group_size) if m.group_size > 1 else range(count)
 
@@ -509,14 +508,14 @@ def _differ(values: list[float]) -> bool:
 
 
 def _of_groups_that_differ(m: Method, before: Tables, batch: Sequence[Steps], psi: list) -> list:
-    """The credit of groups with different returns, as large as if there were no others; 0 of the others."""
+    """Credit of groups with different returns, rescaled for the dropped groups; 0 in groups of equal returns."""
     returns, count = _returns(m, before, batch), len(batch)
     kept = [_differ([returns[k] for k in _group(m, n, count)]) for n in range(count)]
     return [[x * count / sum(kept) if kept[n] else 0.0 for x in row] for n, row in enumerate(psi)]
 
 
 def _weighed(m: Method, now: Tables, batch: Sequence[Steps], psi: list) -> list:
-    """The credit as a function of the credit."""
+    """Credit after a weighting that depends on the credit."""
     if m.weighting == "none":
         return psi
     if m.weighting == "standardised":
@@ -530,7 +529,7 @@ def _weighed(m: Method, now: Tables, batch: Sequence[Steps], psi: list) -> list:
             result.append([x / (1.0 + np.exp(-x * u / m.temperature)) for x, u in zip(row, surprisal, strict=True)])
         return result
     flat = np.concatenate(psi)  # better_half
-    least = np.sort(flat)[len(flat) // 2] - 1e-13 * np.max(np.abs(flat))  # the larger half, rounded up
+    least = np.sort(flat)[len(flat) // 2] - 1e-13 * np.max(np.abs(flat))  # larger half, rounded up
     best = flat[flat >= least]
     shares = _softmax_of_divergence(best - best.max(), m.temperature_bound)
     scale = len(flat) / np.sum(np.exp((best - best.max()) / shares))
@@ -538,7 +537,7 @@ def _weighed(m: Method, now: Tables, batch: Sequence[Steps], psi: list) -> list:
 
 
 def _softmax_of_divergence(x: Table, bound: float) -> float:
-    """η with KL(softmax(x/η) ‖ uniform) = bound, by halving an interval of η itself."""
+    """η with KL(softmax(x/η) ‖ uniform) = bound, by bisection."""
     low, high = 1e-4 * -x.min(), 1e4 * -x.min()
     if not high > 0:
         return 1.0
@@ -599,14 +598,14 @@ def _credit_of_one(m: Method, credit: str, steps: Steps, signals: tuple, rho: li
 
 
 def _baseline(m: Method, n: int, psi: list, batch: Sequence[Steps], signals: list) -> list[float]:
-    """b of trajectory n at each of its steps."""
+    """Baseline of trajectory n at each of its steps."""
     group = _group(m, n, len(psi))
     others = [k for k in group if k != n]
     result = []
     for t in range(len(psi[n])):
 
         def credit_at(k: int, t: int = t) -> float:
-            """A finished trajectory has nothing to go, and its total return."""
+            """After the end of a trajectory: 0, or its total return."""
             return psi[k][t] if t < len(psi[k]) else psi[k][-1] if m.credit == "total_return" else 0.0
 
         if m.baseline in ("none", "optimal", "optimal_per_parameter"):
@@ -640,7 +639,7 @@ def _weighted(m: Method, now: Tables, before: Tables, batch: Sequence[Steps]) ->
         return [[count * factor[n]] * len(batch[n]) for n in range(count)]
     longest = max(len(steps) for steps in batch)
     psi = [[0.0] * len(steps) for steps in batch]
-    for u in range(longest):  # the reward at step u; a finished trajectory keeps its last weight and earns 0
+    for u in range(longest):  # reward at step u; after the end of a trajectory its weight stays and its reward is 0
         weight = [float(np.prod(x[: u + 1])) for x in rho]
         earned = [x[u] if u < len(x) else 0.0 for x in reward]
         mean = sum(w * r for w, r in zip(weight, earned, strict=True)) / sum(weight)
@@ -654,7 +653,7 @@ def _weighted(m: Method, now: Tables, before: Tables, batch: Sequence[Steps]) ->
 
 
 def _target(m: Method, now: Tables, before: Tables, batch: Sequence[Steps]) -> list:
-    """What the critic regresses on; never with γ^t in front."""
+    """Regression target of the critic, never with the factor γ^t."""
     result = []
     for steps in batch:
         signals, rho = _signals(m, before, steps, prefactor=False), _ratios(now, before, steps)
@@ -669,7 +668,7 @@ def _target(m: Method, now: Tables, before: Tables, batch: Sequence[Steps]) -> l
 
 
 def _value_gradient(m: Method, now: Tables, before: Tables, batch: Sequence[Steps], target: list, rows: Rows) -> Table:
-    """∇ of the mean over steps of ½ (V(s_t) − target)²; of Q, at the action taken."""
+    """Gradient of the mean over steps of ½ (V(s_t) − target)²; for Q at the taken action."""
     result = np.zeros_like(now.value)
     if m.target == "none":
         return result
@@ -682,12 +681,12 @@ def _value_gradient(m: Method, now: Tables, before: Tables, batch: Sequence[Step
             moved = now.value[where] - before.value[where]
             held = before.value[where] + np.clip(moved, -m.value_clip, m.value_clip) - target[n][t]
             if held**2 > error**2:
-                slope = 0.0  # held: it no longer depends on V
+                slope = 0.0  # clipped: constant in V
         result[where] += slope / len(rows)
     return result
 
 
-# How the policy moves, beside gradient descent
+# Policy steps other than gradient descent
 
 
 def _policy_step(m: Method, before: Tables, batch: Sequence[Steps]) -> tuple[Table, Table]:

@@ -1,4 +1,4 @@
-"""Run directories of train.py, read back for tables and figures."""
+"""Reads run directories of train.py for tables and figures."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,41 +21,31 @@ from pgjax.types import SettingError
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory, read."""
+    """A run directory."""
 
     path: Path
     settings: dict[str, Any]
-    """config.toml, its table of versions included."""
+    """config.toml, including its table of versions."""
     metrics: dict[str, np.ndarray]
-    """metrics.csv, by column: [seeds, updates]."""
+    """Columns of metrics.csv, [seeds, updates]."""
     evaluation: dict[str, np.ndarray]
-    """The last row of each seed in evaluation.csv, by column: [seeds]; empty if there is none yet."""
+    """Columns of the last evaluation of each seed, [seeds]; empty if there is none yet."""
     points: dict[str, np.ndarray]
-    """All of evaluation.csv, by column: [seeds, points]; empty if there is none yet."""
+    """Columns of evaluation.csv, [seeds, points]; empty if there is no row yet."""
     finished: bool
-    """Whether it was carried to its end: `evaluation` then is that after training."""
+    """Whether the run has ended, so that `evaluation` is that after training."""
 
 
 def read_run(path: Path) -> Run:
-    """A run directory, finished or not.
+    """Read a run directory, finished or not.
 
     Raises:
-      SettingError: if it is none.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder)
-    ...     _ = (path / "config.toml").write_text('environment = "CartPole-v1"')
-    ...     columns = ["update", "env_steps", "seed", "return_mean", "episodes"]
-    ...     files.write_table(path / "metrics.csv", columns, [[1, 32, 0, 20.0, 2], [1, 32, 1, 24.0, 1]])
-    ...     run = read_run(path)
-    >>> run.settings["environment"], run.metrics["return_mean"].tolist(), run.evaluation, run.finished  # two seeds
-    ('CartPole-v1', [[20.0], [24.0]], {}, False)
+      SettingError: if it is not a run directory.
     """
     settings = read_run_table(path, "runs")
     metrics = _table(path, "metrics.csv", lambda: read_metrics(path / "metrics.csv"))
     if not metrics["active"].size:
-        raise SettingError("runs", str(path), "has no row in its metrics.csv yet")
+        raise SettingError("runs", str(path), "has no rows in metrics.csv yet")
     rows = _table(path, "evaluation.csv", lambda: read_evaluation(path))
     return Run(path, settings, metrics, last_points(rows), points_by_seed(rows), files.is_finished(path))
 
@@ -68,10 +58,10 @@ def _table(path: Path, name: str, read: Callable[[], dict[str, np.ndarray]]) -> 
 
 
 def by_environment(paths: tuple[Path, ...]) -> dict[str, list[Run]]:
-    """Finished runs by environment, in the order of the tuned settings, others behind.
+    """Finished runs by environment, those with tuned settings first and in their order.
 
     Raises:
-      SettingError: for a directory that is no finished run, or runs of one environment by different settings.
+      SettingError: for a directory without a finished run, or runs of one environment with different settings.
     """
     if not paths:
         raise SettingError("runs", (), "are missing; name one or more run directories")
@@ -81,18 +71,18 @@ def by_environment(paths: tuple[Path, ...]) -> dict[str, list[Run]]:
             raise SettingError("runs", str(run.path), "is not finished; --resume it")
         for name in ("algorithm", "total_steps", "versions"):
             if name not in run.settings:
-                raise SettingError("runs", str(run.path), f"has a config.toml without {name}: it is torn")
+                raise SettingError("runs", str(run.path), f"has an incomplete config.toml, without {name}")
         group = groups.setdefault(run.settings["environment"], [])
         for name in ("algorithm", "total_steps"):
             if group and group[0].settings[name] != run.settings[name]:
-                raise SettingError("runs", str(run.path), f"has another {name} than {group[0].path}")
+                raise SettingError("runs", str(run.path), f"has a different {name} from {group[0].path}")
         group.append(run)
     order = {name: i for i, name in enumerate(tuned_environments())}
     return dict(sorted(groups.items(), key=lambda item: order.get(item[0], len(order))))
 
 
 def best_seed(run: Path) -> int:
-    """The seed of the best greedy return, the first of several; the run's first before it has been evaluated.
+    """The seed with the best greedy return, the first of several; the first seed if the run was not evaluated.
 
     Raises:
       SettingError: if the evaluation cannot be read.
@@ -103,7 +93,7 @@ def best_seed(run: Path) -> int:
             return read_run_config(run).chosen_seeds()[0] if (run / "config.toml").exists() else 0
         return int(table["seed"][np.argmax(np.nan_to_num(table["greedy_return"], nan=-np.inf))])
     except OSError as error:
-        raise SettingError("run", str(run), "has an evaluation.csv that cannot be read; name a --seed") from error
+        raise SettingError("run", str(run), "has an evaluation.csv that cannot be read; give --seed") from error
 
 
 def draw_band(
@@ -115,15 +105,15 @@ def draw_band(
     colour: str = "C0",
     window: int = 1,
 ) -> None:
-    """The interquartile mean of a metric over all seeds of some runs, and its 95 % bootstrap band, by run directory.
+    """Plot the interquartile mean of a metric over all seeds of some runs, with a stratified 95 % bootstrap band.
 
     Args:
-      axes: where to draw.
-      runs: taken together; the curve ends where the shortest ends.
-      metric: column of metrics.csv, or of evaluation.csv.
-      label: for a legend; the number of seeds is put behind it.
-      colour: of matplotlib's.
-      window: updates that a point of the curve is the mean of.
+      axes: where to plot.
+      runs: runs to combine; the curve ends with the shortest one.
+      metric: column of metrics.csv or evaluation.csv.
+      label: for the legend; the number of seeds is added.
+      colour: of matplotlib.
+      window: number of updates per point of the curve.
     """
     grid, middle, low, high, seeds = band(runs, metric, window)
     axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
@@ -131,13 +121,13 @@ def draw_band(
 
 
 def band(runs: Sequence[Run], metric: str, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-    """What `draw_band` draws: environment steps, interquartile mean, low, high, each [G]; and the number of seeds."""
+    """The curve of `draw_band`: environment steps, interquartile mean, low, high, each [G], and the number of seeds."""
     tables = [run.points if metric in RETURNS else run.metrics for run in runs]
     end = min(table["env_steps"].max(axis=1).min() for table in tables)
     curves = [figures.curve(table, metric, until=end, window=window) for table in tables]
     for run, (steps, _) in zip(runs, curves, strict=True):
         if not len(steps):
-            raise SettingError("runs", str(run.path), f"has no {metric} that is a number yet")
+            raise SettingError("runs", str(run.path), f"has no numbers in {metric} yet")
     grid = np.linspace(max(g[0] for g, _ in curves), end, figures.GRID_POINTS)
     strata = [np.stack([np.interp(grid, g, row) for row in rows]) for g, rows in curves]
     return grid, *bootstrap_interval(strata, resamples=500), sum(map(len, strata))

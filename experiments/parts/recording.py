@@ -1,4 +1,4 @@
-"""One whole episode with every state of the environment, to be looked at."""
+"""One complete episode with every state of the environment."""
 
 from typing import Any, NamedTuple
 
@@ -13,22 +13,22 @@ from pgjax.types import Agent, Environment, Params
 
 
 class Recording(NamedTuple):
-    """An episode of L steps, in numpy."""
+    """An episode of L steps, in NumPy."""
 
-    places: rollout.Visited  # every state and what was observed there, the end included: [L + 1, ...]
-    returns: np.ndarray  # sum of the rewards up to each place, undiscounted: [L + 1]
-    terminated: bool  # ended by itself, not by a time limit
+    places: rollout.Visited  # states and observations, including the last: [L + 1, ...]
+    returns: np.ndarray  # undiscounted sum of rewards up to each state: [L + 1]
+    terminated: bool  # terminated, not truncated by a time limit
 
 
 def record(environment: Environment, agent: Agent, params: Params, key: Array, *, greedy: bool) -> Recording:
-    """The episode that `rollout.episodes` runs for this key, with its states.
+    """The episode that `rollout.episodes` runs for a key, with its states.
 
     Args:
-      environment: where to act.
-      agent: whose policy.
+      environment: of the episode.
+      agent: whose policy acts.
       params: its parameters.
       key: of the episode.
-      greedy: the most likely action instead of a sampled one.
+      greedy: take the most likely actions instead of sampled ones.
     """
 
     @jax.jit
@@ -48,7 +48,7 @@ def record(environment: Environment, agent: Agent, params: Params, key: Array, *
 
 
 def _numbers(x: Array) -> Any:
-    """In numpy, which has no typed keys: those stay jax's."""
+    """Convert to NumPy; typed PRNG keys, which NumPy does not have, stay JAX arrays."""
     return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)
 
 
@@ -57,7 +57,7 @@ def _joined(*parts: Any) -> Any:
 
 
 def _showing_states(environment: Environment) -> Environment:
-    """The same environment, whose observations carry the state: rollouts record observations, and no states."""
+    """The environment with its state added to the observations, because rollouts record only observations."""
 
     def reset(key: Array) -> tuple[rollout.Visited, Any]:
         observation, state = environment.reset(key)
@@ -71,7 +71,7 @@ def _showing_states(environment: Environment) -> Environment:
 
 
 def _looking_past_states(actor: rollout.Actor) -> rollout.Actor:
-    """The same actor, for such an environment: it sees no more than before."""
+    """The same actor for such an environment; it gets the plain observations."""
 
     def act(carry: Any, place: rollout.Visited) -> tuple[Any, Distribution]:
         return actor.act(carry, place.observation)

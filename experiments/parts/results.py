@@ -1,4 +1,4 @@
-"""What an experiment leaves: a figure and a small table, in experiments/results unless told otherwise."""
+"""Output of an experiment: a figure and a small table, by default in experiments/results."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from pgjax.runs.show import figures
 
 @dataclass(frozen=True)
 class Options:
-    """What every experiment can be asked."""
+    """Options of every experiment."""
 
     quick: bool = False
-    """Much smaller numbers: shows that the script runs, not what it finds."""
+    """Use small sizes to test that the script runs; results are not meaningful."""
     out: Path = Path("experiments/results")
-    """Where the figure and the table go."""
+    """Folder for the figure and the table."""
 
     def write(self, name: str, figure: Figure, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-        """Write NAME.png and NAME.csv (with "-quick" in quick mode, so that real results stay)."""
+        """Write NAME.png and NAME.csv, or NAME-quick.png and NAME-quick.csv in quick mode."""
         self.out.mkdir(parents=True, exist_ok=True)
         stem = self.out / (f"{name}-quick" if self.quick else name)
         figures.save(figure, stem.with_suffix(".png"))

@@ -1,4 +1,4 @@
-"""The figure of a search: how it went, and what each parameter did."""
+"""The figure of a hyperparameter search."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,14 +23,14 @@ def draw_search(
     values: Sequence[Sequence[float]],
     importances: Mapping[str, float],
 ) -> Figure:
-    """Every trial's score, first in the order of trials, then against each parameter, the most important one first.
+    """Scores of all trials in their order, then against each parameter, the most important one first.
 
     Args:
       title: of the figure.
-      space: where was searched.
-      trials: what was tried, the settings given first.
-      values: of each trial, at the stops it reached; those of fewer stops than most were stopped, and are hollow.
-      importances: by the parameters' labels; may be empty.
+      space: the search space.
+      trials: all trials; the first one is the given settings.
+      values: scores of each trial at its evaluations; trials with fewer than the others were stopped, and are hollow.
+      importances: by label of the parameter; may be empty.
     """
     last = np.array([row[-1] for row in values])
     done = np.array([len(row) for row in values]) == max(len(row) for row in values)
@@ -83,12 +83,12 @@ def draw_search(
 
 
 def points(axes: Axes, x: Any, y: np.ndarray, done: np.ndarray, shown: np.ndarray) -> None:
-    """A mark for each trial: trained to the end, stopped before it, and the settings given."""
+    """A mark per trial: trained to the end, stopped before it, or the given settings."""
     rest = shown & (np.arange(len(y)) > 0)
     axes.plot(x[rest & done], y[rest & done], "o", color="C0", alpha=0.7, markersize=5, label="trained to the end")
     if not done.all():
         stopped = rest & ~done
-        axes.plot(x[stopped], y[stopped], "o", color="C0", fillstyle="none", markersize=5, label="stopped before it")
+        axes.plot(x[stopped], y[stopped], "o", color="C0", fillstyle="none", markersize=5, label="stopped early")
     if shown[0]:
         fill = "full" if done[0] else "none"
-        axes.plot(x[:1], y[:1], "D", color="C1", fillstyle=fill, markersize=6, label="as given")
+        axes.plot(x[:1], y[:1], "D", color="C1", fillstyle=fill, markersize=6, label="given settings")

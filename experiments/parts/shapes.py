@@ -1,4 +1,4 @@
-"""The shapes of training that the benchmark measures."""
+"""Training shapes of the benchmark."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,7 @@ from pgjax.types import Agent, Environment, Trainer
 
 
 class Shape(NamedTuple):
-    """What is trained."""
+    """A method, sizes and number of updates to time."""
 
     name: str
     recipe: Recipe
@@ -27,7 +27,7 @@ class Shape(NamedTuple):
 
 
 def ppo_shape(num_envs: int, num_steps: int, seeds: int, updates: int, environment: str = "CartPole-v1") -> Shape:
-    """PPO with the settings that all libraries share."""
+    """PPO with the settings that all libraries have."""
     numbers = {name: value for name, value in peers.PPO.items() if name != "entropy_coefficient"}
     algorithm, config = ppo(standardise=True, **numbers)
     algorithm = algorithm._replace(entropy_coefficient=peers.PPO["entropy_coefficient"])
@@ -38,7 +38,7 @@ def ppo_shape(num_envs: int, num_steps: int, seeds: int, updates: int, environme
 
 
 def reinforce_shape(num_envs: int, horizon: int, seeds: int, updates: int) -> Shape:
-    """REINFORCE with reward-to-go and a baseline that needs no critic."""
+    """REINFORCE with reward-to-go and a baseline without a critic."""
     algorithm, config = reinforce(baseline="time_step", learning_rate=5e-3)
     name = f"reinforce-{num_envs}x{horizon}" + (f"-{seeds}seeds" if seeds > 1 else "")
     return Shape(name, Recipe(algorithm, replace(config, num_envs=num_envs)), seeds, updates, horizon=horizon)
@@ -52,14 +52,14 @@ def a2c_shape(num_envs: int, num_steps: int, updates: int) -> Shape:
 
 
 def gru_shape(num_envs: int, num_steps: int, updates: int) -> Shape:
-    """PPO with a memory: a layer, a GRU and a layer of 128; whole environments in a minibatch."""
+    """PPO with a recurrent network: a layer, a GRU and a layer of 128; minibatches of whole environments."""
     shape = ppo_shape(num_envs, num_steps, 1, updates, "MemoryChain-bsuite")
     recipe = Recipe(shape.recipe.algorithm, replace(shape.recipe.config, shuffle="environments"))
     return shape._replace(name=f"ppo-gru-{num_envs}x{num_steps}", recipe=recipe, memory="gru", hidden=(128,))
 
 
 def method_shape(method: str, num_envs: int, rows: int, updates: int) -> Shape:
-    """A method with its own settings: streams of so many steps, or episodes of at most so many."""
+    """A method with its default settings: streams of `rows` steps, or episodes of at most that many."""
     algorithm, config = ALGORITHMS[method]()
     stream = config.rollout == "stream"
     config = replace(config, num_envs=num_envs, num_steps=rows if stream else config.num_steps)
@@ -88,7 +88,7 @@ QUICK = (ppo_shape(4, 128, 2, 2), reinforce_shape(8, 128, 1, 2))
 
 
 def built(shape: Shape) -> tuple[Environment, Agent, Trainer]:
-    """Environment, agent (behind a convolution where it sees images), trainer."""
+    """Environment, agent (with a convolution for images) and trainer."""
     environment = environments.make(shape.environment)
     environment = environment._replace(horizon=shape.horizon or environment.horizon)
     config = shape.recipe.config
@@ -97,7 +97,7 @@ def built(shape: Shape) -> tuple[Environment, Agent, Trainer]:
 
 
 def flops_per_step(environment: Environment, agent: Agent, shape: Shape) -> float:
-    """What a step cannot do without: acting, judging, and a forward and a backward pass (twice a forward) per epoch."""
+    """Operations that a step needs at least: acting, evaluating, and a forward and backward pass per epoch."""
     params = agent.init(jax.random.key(0))
     rows = 128
     batch = jax.tree.map(lambda s: jnp.zeros((rows, *s.shape), s.dtype), environment.observation)

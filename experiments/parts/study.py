@@ -1,8 +1,8 @@
-"""A study of Optuna in a folder: trials are asked for and told in batches, and a killed search goes on.
+"""An Optuna study in a folder, with trials drawn and reported in batches, that continues after a crash.
 
-Each trial's sampler has a seed of its own, made of the search's and the trial's number, and what a batch gave is
-stored at once before any of it is told. So a search that was killed anywhere asks, trains and tells as one that was
-not: what was stored is not trained again, and no trial is told twice.
+Each trial has its own sampler seed, made from that of the search and the trial's number. Results of a batch are stored
+before any of them is reported to Optuna. A search that was killed therefore continues as if uninterrupted: stored
+results are not computed again, and no trial is reported twice.
 """
 
 import json
@@ -34,28 +34,28 @@ STATIC = {field.name for field in fields(Config)} - {"rollout", "critic", "engin
     *("credit", "baseline", "standardise", "optimizer", "normalise_observations"),
     *("policy", "network", "hidden", "shared", "memory", "separate_memory", "layer_norm"),
 }
-"""Settings that a program is compiled for, and that a search may choose."""
+"""Settings that require a new compilation, and that a search may choose."""
 
 
 class Space(NamedTuple):
-    """Where to search: hyperparameters with their values in the settings given, and static settings' choices."""
+    """The search space: hyperparameters with their given values, and choices of static settings."""
 
     numbers: dict[str, float]
-    static: dict[str, dict[str, Any]]  # name -> text -> value; the first is that of the settings given
+    static: dict[str, dict[str, Any]]  # name -> text -> value; the given value is first
 
     def distributions(self) -> "dict[str, BaseDistribution]":
-        """As Optuna knows it: the distance from 1 of what FROM_ONE lists."""
+        """The space as Optuna distributions; those in FROM_ONE are of 1 − value."""
         of = optuna().distributions
         numbers = {_label(name): of.FloatDistribution(*RANGES[name], log=True) for name in self.numbers}
         return numbers | {name: of.CategoricalDistribution(list(choices)) for name, choices in self.static.items()}
 
     def given(self) -> dict[str, Any]:
-        """The settings given as the first trial's parameters; a number outside its range stands at the range's end."""
+        """The given settings as parameters of the first trial, clipped to the ranges."""
         numbers = {_label(n): float(np.clip(plain(n, x), *RANGES[n])) for n, x in self.numbers.items()}
         return numbers | {name: next(iter(choices)) for name, choices in self.static.items()}
 
     def trial(self, number: int, params: Mapping[str, Any]) -> Trial:
-        """What is trained for Optuna's trial; for the first one the settings given, whatever their range."""
+        """The trial for Optuna's parameters; the first one has the given settings, even outside the ranges."""
         static = {name: choices[params[name]] for name, choices in self.static.items()}
         if number == 0:
             return Trial(dict(self.numbers), static)
@@ -67,12 +67,12 @@ def _label(name: str) -> str:
 
 
 def choices_of(texts: Sequence[str], settings: Settings) -> dict[str, dict[str, Any]]:
-    """Static settings to choose among, from texts such as num_envs=8,32 and hidden=64x64,32.
+    """Static settings and their choices, from texts such as num_envs=8,32 and hidden=64x64,32.
 
-    The value in the settings, which are resolved, comes first, and is added where it is missing.
+    The value in the resolved settings comes first, and is added if it is missing.
 
     Raises:
-      SettingError: for what is no such text, or no setting that a program is compiled for.
+      SettingError: for an invalid text, or a setting that is not static.
 
     >>> choices_of(["hidden=64x64,32"], Settings())
     {'hidden': {'64x64': (64, 64), '32': (32,)}}
@@ -99,7 +99,7 @@ def _parsed(name: str, text: str) -> Any:
             return {"true": True, "false": False}[text]
         return int(text) if int in kinds else text
     except (ValueError, KeyError) as error:
-        raise SettingError("choose", f"{name}={text}", f"is no value of {name}") from error
+        raise SettingError("choose", f"{name}={text}", f"is not a value of {name}") from error
 
 
 def _text(value: Any) -> str:
@@ -107,10 +107,10 @@ def _text(value: Any) -> str:
 
 
 def optuna() -> Any:
-    """The package, imported where it is first used.
+    """Import Optuna on first use.
 
     Raises:
-      SettingError: if it is not there.
+      SettingError: if it is not installed.
     """
     try:
         package = import_module("optuna")
@@ -121,14 +121,14 @@ def optuna() -> Any:
 
 
 def open_study(folder: Path | None, asked: Mapping[str, Any]) -> "Study":
-    """The study of a folder (study.db), new or begun before; in memory without a folder.
+    """The study of a folder (study.db), new or continued; in memory without a folder.
 
     Args:
-      folder: where; it must exist.
-      asked: all that the trials depend on: a search with another goes elsewhere.
+      folder: an existing folder.
+      asked: everything that the trials depend on.
 
     Raises:
-      SettingError: if the folder holds a search for something else, naming the first difference.
+      SettingError: if the folder holds a search with other settings; it names the first difference.
     """
     storage = None if folder is None else f"sqlite:///{(folder / 'study.db').absolute()}"
     study = optuna().create_study(study_name="pgjax", storage=storage, direction="maximize", load_if_exists=True)
@@ -144,9 +144,9 @@ def open_study(folder: Path | None, asked: Mapping[str, Any]) -> "Study":
 
 
 def ask(study: "Study", space: Space, sampler: str, seed: int, count: int) -> None:
-    """Ask until there are so many trials; the first one is the settings given.
+    """Draw trials until there are `count`; the first one is the given settings.
 
-    What is asked of a copy in memory enters the study with all its parameters, or not at all.
+    Trials are drawn in a copy in memory, so that each enters the study with all its parameters or not at all.
     """
     copy = optuna().create_study(direction="maximize")
     copy.add_trials(study.get_trials())
@@ -163,11 +163,11 @@ def _sampler(name: str, seed: int, number: int) -> "BaseSampler":
     samplers = optuna().samplers
     if name == "random":
         return samplers.RandomSampler(seed=own)
-    return samplers.TPESampler(seed=own, multivariate=True)  # counts trials that are still running as bad ones
+    return samplers.TPESampler(seed=own, multivariate=True)  # TPE treats running trials as bad ones
 
 
 def tell(study: "Study", trial: "FrozenTrial", stops: Sequence[int], scores: Sequence[Sequence[float]]) -> None:
-    """Tell what a trial gave: interquartile means over seeds at its stops; it is pruned if that is not all of them."""
+    """Report the interquartile means of a trial at its evaluations; it counts as pruned if some are missing."""
     package = optuna()
     handle = package.trial.Trial(study, trial._trial_id)
     values = [float(interquartile_mean(returns)) for returns in scores]
@@ -180,16 +180,16 @@ def tell(study: "Study", trial: "FrozenTrial", stops: Sequence[int], scores: Seq
 
 
 def remembered(study: "Study", name: str, compute: Callable[[], Any]) -> Any:
-    """What `compute` gives, as JSON knows it, kept in the study under a name; what is there is not computed again."""
+    """The result of `compute` as JSON, stored in the study under a name and computed only once."""
     if name not in study.user_attrs:
         study.set_user_attr(name, compute())
     return study.user_attrs[name]
 
 
 def importances(study: "Study", space: Space, step: int) -> dict[str, float]:
-    """How much each parameter decides whether a trial is among the best quarter after `step`; they sum to 1.
+    """Importance of each parameter for being in the best quarter of trials after `step`; they sum to 1.
 
-    PED-ANOVA (Watanabe et al. 2023, https://arxiv.org/abs/2304.10255) on all trials at the first stop, which all reach.
+    PED-ANOVA (Watanabe et al. 2023, https://arxiv.org/abs/2304.10255) at the first evaluation, which all trials reach.
     Empty for fewer than eight trials.
     """
     package = optuna()
@@ -204,5 +204,5 @@ def importances(study: "Study", space: Space, step: int) -> dict[str, float]:
         early.add_trial(package.create_trial(params=trial.params, distributions=of, value=value))
     evaluator = package.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there are few trials is no news
+        warnings.simplefilter("ignore")  # it warns about few trials
         return dict(package.importance.get_param_importances(early, evaluator=evaluator))

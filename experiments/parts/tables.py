@@ -1,4 +1,4 @@
-"""Tables as text that fit a terminal: columns that find no room follow below, with the first column again."""
+"""Tables as text that fits the terminal; columns beyond its width follow below, with the first column repeated."""
 
 import shutil
 import textwrap
@@ -8,25 +8,18 @@ GAP = "  "
 
 
 def fitted(rows: Sequence[Sequence[str]], width: int | None = None) -> str:
-    """Rows as text in columns, the first one to the left and the others to the right; the first row is the head.
+    """Rows as aligned text, the first column to the left and the others to the right; the first row is the header.
 
     Args:
-      rows: of the same length.
-      width: of the terminal; default its own, or 80 where there is none.
+      rows: of equal length.
+      width: of the terminal; default its own, or 80 without one.
 
-    >>> rows = [("shape", "steps/s", "return"), ("small", "52k", "33.8"), ("large", "1,210k", "500")]
-    >>> print(fitted(rows, width=80))
-    shape  steps/s  return
-    small      52k    33.8
-    large   1,210k     500
-    >>> print(fitted(rows, width=15))
+    >>> print(fitted([("shape", "steps/s", "return"), ("small", "52k", "33.8")], width=15))
     shape  steps/s
     small      52k
-    large   1,210k
     <BLANKLINE>
     shape  return
     small    33.8
-    large     500
     """
     width = shutil.get_terminal_size().columns if width is None else width
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -44,9 +37,5 @@ def fitted(rows: Sequence[Sequence[str]], width: int | None = None) -> str:
 
 
 def wrapped(text: str) -> str:
-    """Words in lines that fit the terminal.
-
-    >>> wrapped("one word")
-    'one word'
-    """
+    """Text wrapped to the width of the terminal."""
     return textwrap.fill(text, shutil.get_terminal_size().columns, break_on_hyphens=False, break_long_words=False)

@@ -1,4 +1,4 @@
-"""Logged trajectories in an .npz file: read, checked entry by entry, and made into signals."""
+"""Reads logged trajectories from an .npz file, checks them and converts them to signals."""
 
 import io
 import zipfile
@@ -20,18 +20,18 @@ _UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, No
 
 
 def read_log(path: Path, discount: float = 1.0) -> Signals:
-    """The trajectories of a log as signals, [T, N]; in float64 where that is enabled.
+    """Trajectories of a log as signals, [T, N]; in float64 if that is enabled.
 
     Args:
-      path: an .npz file of arrays [T, N], a whole episode per column: `reward`; `log_prob` of the taken actions under
-        the policy that acted; `target_log_prob` under the policy to judge, −inf where it never takes the action;
-        optionally `mask`, 1 on executed steps, which come first, and `terminated`, 1 where an episode ended by itself;
-        optionally, both or none, a critic's `action_value` Q̃(s_t, a_t) and `value` Σ_a π(a|s_t) Q̃(s_t, a). Other
-        arrays in it, and what stands on padding, are not looked at.
+      path: an .npz file of arrays [T, N] with one complete episode per column; other arrays and padding are ignored.
+        Required are `reward`, `log_prob` (of the taken actions under the behaviour policy) and `target_log_prob` (under
+        the target policy; −inf for actions that it never takes). Optional are `mask` (1 on executed steps, which come
+        first), `terminated` (1 where an episode terminated) and, both or none, `action_value` Q̃(s_t, a_t) and `value`
+        Σ_a π(a|s_t) Q̃(s_t, a_t) of a critic.
       discount: γ.
 
     Raises:
-      SettingError: for a file that is no such log; names the array, the entry and the reason.
+      SettingError: for an invalid file; it names the array, the entry and the reason.
     """
     arrays = _read(path)
     check_log(arrays)
@@ -49,14 +49,10 @@ def read_log(path: Path, discount: float = 1.0) -> Signals:
 
 
 def check_log(arrays: dict[str, np.ndarray]) -> None:
-    """Refuse arrays that cannot be whole episodes, with weights and returns.
+    """Reject arrays that are not complete episodes with weights and returns.
 
     Raises:
       SettingError: naming the array, the entry and the reason.
-
-    >>> check_log({"reward": np.ones((3, 2)), "log_prob": np.ones((3, 2))})
-    Traceback (most recent call last):
-    pgjax.types.SettingError: target_log_prob: None is missing from the log
     """
     for name in NEEDED:
         if name not in arrays:
@@ -81,8 +77,8 @@ def _check_flags(arrays: dict[str, np.ndarray]) -> None:
     for name in FLAGS:
         if name in arrays:
             _refuse(name, arrays[name], ~np.isin(arrays[name], (0.0, 1.0)), "is neither 0 nor 1")
-    _refuse("mask", mask[:1], mask[:1] == 0, "leaves this trajectory without a step")
-    _refuse("mask", mask, np.diff(mask, axis=0, prepend=1.0) > 0, "follows a 0; executed steps come first")
+    _refuse("mask", mask[:1], mask[:1] == 0, "must be 1: the trajectory needs a first step")
+    _refuse("mask", mask, np.diff(mask, axis=0, prepend=1.0) > 0, "follows a 0; executed steps must come first")
     if "terminated" in arrays:
         last = mask > np.append(mask[1:], np.zeros_like(mask[:1]), axis=0)
         _refuse("terminated", arrays["terminated"], (arrays["terminated"] > 0) & ~last, "is not at the last step")
@@ -95,18 +91,18 @@ def _check_numbers(arrays: dict[str, np.ndarray], executed: np.ndarray) -> None:
             good = np.isfinite(array) | (np.isneginf(array) if name == "target_log_prob" else False)
             _refuse(name, array, ~good & executed, "is not a finite number")
     if np.all(np.any(np.isneginf(arrays["target_log_prob"]) & executed, axis=0)):
-        raise SettingError("target_log_prob", float("-inf"), "is in every trajectory: the target takes none of them")
+        raise SettingError("target_log_prob", float("-inf"), "is in every trajectory: all weights are 0")
 
 
 def _refuse(name: str, array: np.ndarray, bad: ArrayLike, reason: str) -> None:
-    """Name the first bad entry of an array, if there is one."""
+    """Raise for the first bad entry of an array."""
     if np.any(bad):
         where = np.argwhere(bad)[0].tolist()
         raise SettingError(f"{name}{where}", float(array[*where]), reason)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of the file that a log may have, as float64."""
+    """The arrays of a log in a file, as float64."""
     try:
         file = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
     except FileNotFoundError as error:

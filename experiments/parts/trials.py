@@ -1,4 +1,4 @@
-"""Training many settings: all trials × seeds in one compiled call, the worse half stopped on the way."""
+"""Training of many trials: all trials × seeds in one compiled call, with the worse half stopped at each cut."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,22 +17,22 @@ from pgjax.runs.show.comparison import interquartile_mean
 from pgjax.sweeps.progress import progress_bar
 
 EVALUATION_KEY = 1 << 31
-"""Seeds are below it: evaluation never repeats a training key."""
+"""Seeds are below it, so that evaluation never uses a training key."""
 
 
 class Trial(NamedTuple):
-    """What is tried over the settings given: hyperparameters, and what is compiled in."""
+    """Changes to the given settings: hyperparameters and static settings."""
 
     numbers: dict[str, float]
     static: dict[str, Any]
 
     def of(self, settings: Settings) -> Settings:
-        """The settings with it."""
+        """The settings with these changes."""
         return replace(settings, **self.static, **self.numbers)
 
 
 class Group(NamedTuple):
-    """Trials that one compiled program trains: which they are, and how they stand."""
+    """Trials that one compiled program trains, with their current state."""
 
     setup: Setup
     members: list[int]
@@ -40,11 +40,11 @@ class Group(NamedTuple):
 
 
 setup_of = cache(build)
-"""One setup for the same settings, so that a program is traced once, not for every batch."""
+"""Setups by settings, so that a program is traced once and not for every batch."""
 
 
 def stops_of(total_steps: int, cuts: int) -> list[int]:
-    """At how many steps trials are evaluated: half of those that are left go on from each but the last.
+    """Environment steps at which trials are evaluated; all but the last are cuts.
 
     >>> stops_of(1000, cuts=2)
     [250, 500, 1000]
@@ -59,22 +59,21 @@ def trained(
     stops: Sequence[int],
     stop: StopRequest,
 ) -> list[list[np.ndarray]]:
-    """Greedy return [seeds] of every trial at each of the stops that it reaches.
+    """Greedy return [seeds] of every trial at each evaluation that it reaches.
 
-    Trials of the same static settings are one compiled call. At every stop but the last the better half of all trials,
-    by interquartile mean, goes on; the others' place on the devices becomes theirs (successive halving: Jamieson &
-    Talwalkar 2016, https://arxiv.org/abs/1502.07943).
+    Trials with the same static settings share a compiled call. At each cut the better half of all trials, by
+    interquartile mean, continues (successive halving: Jamieson & Talwalkar 2016, https://arxiv.org/abs/1502.07943).
 
     Args:
-      settings: what the trials do not say.
+      settings: given settings.
       trials: any number.
-      seeds: of each of them.
-      stops: environment steps, rising.
+      seeds: of each trial.
+      stops: environment steps of the evaluations, increasing.
       stop: checked after every compiled call.
 
     Raises:
-      Stopped: if asked to.
-      SettingError: for settings that cannot be.
+      Stopped: if a stop was requested.
+      SettingError: for invalid settings.
     """
     groups = grouped(settings, trials, seeds)
     scores: list[list[np.ndarray]] = [[] for _ in trials]
@@ -92,7 +91,7 @@ def trained(
 
 
 def grouped(settings: Settings, trials: Sequence[Trial], seeds: Sequence[int]) -> list[Group]:
-    """The trials by what is compiled in, each group at its beginning."""
+    """The trials grouped by static settings, each group untrained."""
     groups: dict[str, list[int]] = {}
     for i, trial in enumerate(trials):
         groups.setdefault(repr(sorted(trial.static.items())), []).append(i)
@@ -107,18 +106,18 @@ def grouped(settings: Settings, trials: Sequence[Trial], seeds: Sequence[int]) -
 
 
 def advanced(settings: Settings, group: Group, steps: int, stop: StopRequest) -> Group:
-    """A group trained up to so many environment steps of each run."""
+    """A group trained up to a number of environment steps per run."""
     runs, chunk, max_skipped = group.runs, settings.updates_per_chunk, settings.max_skipped
     with progress_bar(steps, quiet=settings.quiet) as bar:
         for now, metrics in sweeps.chunks(group.setup.trainer, runs, steps, chunk, max_skipped, donate=True):
             runs = now
             bar.update(metrics)
-            stop.check("what was told is kept; the same command goes on")
+            stop.check("finished batches are kept; the same command continues")
     return group._replace(runs=runs)
 
 
 def evaluated(settings: Settings, group: Group, seeds: int) -> np.ndarray:
-    """Greedy return of a group's policies, [trials, seeds], on the same episodes at every stop; −∞ for no number."""
+    """Greedy return of a group's policies, [trials, seeds], on the same episodes every time; NaN becomes −∞."""
     key, setup = jax.random.key(EVALUATION_KEY), group.setup
     how = {"episodes": settings.eval_episodes, "greedy": True}
     returns = evaluate_runs(setup.environment, setup.agent, group.runs, key, **how).mean(axis=1)

@@ -1,13 +1,13 @@
 """The table of updates: every method on every path, by enumeration, against `parts.plain_updates`.
 
-A row runs `pgjax.learn` on every batch that a tabular problem can produce and compares
+A row runs `pgjax.learn` on every batch that a tabular problem can produce and compares two results:
 
-    each       the new parameters of every batch with those of the NumPy update,
-    expected   the expected change with α times the exact mean of the estimator; where a pass has several steps, or the
-               step is not linear in α, the derivative of the expected change at α = 0 in place of the change.
+- each: the new parameters of every batch, with those of the NumPy update
+- expected: the expected change, with α times the exact mean of the estimator. If a pass has several steps, or the step
+  is not linear in α, it is the derivative of the expected change at α = 0.
 
-Mean and probabilities on the right are the reference's own. A path that a method does not admit is refused with a
-`SettingError`, and its row says so.
+The expected mean and the probabilities are those of the NumPy reference. If a method does not support a path, it is
+rejected with a `SettingError`, and the row shows the error.
 """
 
 import itertools
@@ -40,19 +40,19 @@ from pgjax.spaces import Discrete, MultiDiscrete, combinations, parts
 
 TOLERANCE = 1e-10
 RATE, STEP = 0.3, 0.7  # α of gradient descent, and of natural steps
-TRUST = 0.1  # their KL: a trust region that some batches reach and some do not
-NEAR = 1e-3  # of a step that no line search shortens
-KEYS = 24  # that shuffle minibatches
+TRUST = 0.1  # KL of natural steps: a trust region that some batches reach and some do not
+NEAR = 1e-3  # size of a step that no line search shortens
+KEYS = 24  # number of keys that shuffle minibatches
 
 THETA = np.array([[0.3, -0.4], [-0.2, 0.5]])
 CRITICS = {"none": np.zeros(0), "state": np.array([0.7, -0.3]), "action": np.array([[0.4, -0.2], [1.1, 0.6]])}
-EARLIER = (  # tables and gradient of the update before, of a recursion
+EARLIER = (  # tables and gradient of the previous update, for recursive estimators
     Tables(THETA + np.array([[0.2, -0.1], [0.3, 0.1]])),
     Tables(np.array([[0.5, -0.3], [0.2, 0.4]])),
 )
 
 REFERENCE = ((0.1, 0.2), (0.4, -0.3))  # θ of a reference policy
-SAMPLER = ((0.6, -0.6), (0.0, 0.4))  # θ of what sampled, where it is not the learner
+SAMPLER = ((0.6, -0.6), (0.0, 0.4))  # θ of the sampler, if it is not the learner
 
 REWARD = np.array([[1.0, -0.5], [2.0, 0.3]])
 CHAIN = np.array([[[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]])
@@ -67,13 +67,13 @@ PROBLEMS = {  # name: tables, whether the horizon is a time limit
     "short stream": (oracle.make_mdp(FIRST, CHAIN, REWARD, horizon=2, discount=0.9), True),
 }
 
-SPACE: Any = None  # of the actions; None for one Discrete number
-MASKS: Any = None  # what `oracle.tabular_agent` takes
+SPACE: Any = None  # action space; None for one Discrete number
+MASKS: Any = None  # masks of `oracle.tabular_agent`
 
 
 @dataclass(frozen=True)
 class Actions:
-    """Policies over another space of actions: all that the table knows of them, in place of the constants above."""
+    """Another action space, with the constants that replace those above."""
 
     space: Any
     masks: list  # for each part None or a table [S, outputs]
@@ -98,12 +98,12 @@ ACTIONS = {
         np.array([[[0.0, 1.0], [0.0, 0.0], [0.5, 0.0]], [[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]]]),
     ),
 }
-"""Nested parts of several kinds, one of them masked; and one Discrete number with a mask."""
+"""Action spaces: nested parts of several kinds, one of them masked; and one Discrete number with a mask."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One method with its numbers, as pgjax makes it and as the reference does."""
+    """One method with its hyperparameters, in pgjax and in the reference."""
 
     label: str
     recipe: str
@@ -113,7 +113,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Path:
-    """One way from a batch to new parameters."""
+    """One path from a batch to new parameters."""
 
     label: str
     config: dict[str, Any] = field(default_factory=dict, hash=False)
@@ -121,33 +121,33 @@ class Path:
     num_envs: int = 2
     num_steps: int = 3  # of a stream
     devices: int = 1
-    cached_steps: int | None = None  # of a block on a CPU
+    cached_steps: int | None = None  # steps per block on a CPU
     standardise: bool = False
     max_grad_norm: float = math.inf
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table; the largest differences, in absolute numbers."""
+    """A row of the table, with the largest absolute differences."""
 
     case: str
     path: str
     batches: int = 0
-    deals: int = 1  # of minibatches
+    deals: int = 1  # number of partitions into minibatches
     expected: float = math.nan
     each: float = math.nan
     bias: float | None = None  # of the expected policy step, relative to ∇J of the discounted objective
     refused: str | None = None
-    failed: str | None = None  # not refused, and yet it does not run
+    failed: str | None = None  # error of a path that was not rejected and does not run
 
     @property
     def red(self) -> bool:
-        """Whether the update is not what it should be."""
+        """Whether the update differs from the reference or fails."""
         return self.refused is None and not (self.expected < TOLERANCE and self.each < TOLERANCE)
 
 
 def cases() -> dict[str, Case]:
-    """Every recipe; REINFORCE and the forms of importance sampling with every baseline that they admit."""
+    """Every recipe; REINFORCE and the forms of importance sampling with every baseline that they support."""
     found = []
     for credit, baseline in itertools.product(("reward_to_go", "total_return"), BASELINES):
         given = {"credit": credit, "baseline": baseline, "baseline_constant": 0.4}
@@ -174,7 +174,7 @@ def cases() -> dict[str, Case]:
 
 
 def family() -> list[Case]:
-    """The ratio family: numbers at which every part of it acts on some batches."""
+    """The ratio family, with hyperparameters at which every part of it has an effect on some batches."""
     found = [_case("grpo", {"clip": 0.05, "reference_coefficient": 0.3})]
     for name in ("k1_loss", "k2_loss", "k2_reward", "k3_reward"):
         found.append(_case("grpo", {"clip": 0.05, "reference_kl": name, "reference_coefficient": 0.3}, name))
@@ -203,7 +203,7 @@ MAIN = {
     **{form: f"{form} (none)" for form in FORMS if form.startswith("weighted")},
     "storm": "storm (time_step)",
 }
-"""The case of each recipe that is taken along every path; recipes not listed have one case, their own name."""
+"""The case of each recipe that is tested on every path; recipes not listed have one case, with their own name."""
 
 
 def _case(name: str, given: dict[str, Any], variant: str = "") -> Case:
@@ -278,7 +278,7 @@ STREAMS = [replace(path, problem="stream" if path.num_envs == 2 else "short stre
 
 
 def paths_of(case: Case) -> list[Path]:
-    """The paths of a case: all of them for the main case of a recipe, held batches for the others."""
+    """Paths of a case: all for the main case of a recipe, held batches for the others."""
     every = STREAMS if ALGORITHMS[case.recipe]().config.rollout == "stream" else WHOLE_EPISODES
     main = case.label == MAIN.get(case.recipe, case.recipe)
     optimal = case.method.baseline.startswith("optimal") and case.method.credit == "reward_to_go"
@@ -291,7 +291,7 @@ def sampled_by(method: Method) -> np.ndarray:
 
 
 def row(case: Case, path: Path) -> Row:
-    """One line of the table. Refused is what `make_trainer`, `init` or `sweeps.plan` refuse; later it is too late."""
+    """One row of the table. Only `make_trainer`, `init` and `sweeps.plan` may reject it."""
     try:
         run = _Run(case, path)
     except SettingError as refusal:
@@ -313,13 +313,13 @@ def _compared(run: "_Run") -> Row:
         directions.append(reference.probability @ reference.direction)
         tangents.append(run.batches.probability @ tangent)
     expected = float(np.max(np.abs(np.mean(tangents, 0) - np.mean(directions, 0))))
-    worst, batches = float(np.max(each)), len(run.batches.probability)  # of numpy, where NaN stays
+    worst, batches = float(np.max(each)), len(run.batches.probability)  # np.max keeps NaN
     return Row(case.label, path.label, batches, len(found), expected, worst, run.bias(tangents))
 
 
 @contextmanager
 def acting(actions: Actions) -> Iterator[None]:
-    """The table of policies over another space of actions: `cases()` and `row` inside are theirs."""
+    """Use another action space: `cases()` and `row` in the body apply to it."""
     every = combinations(actions.space)
     spaces, _, structure = parts(actions.space)
     columns = [np.reshape(x, (len(actions.reward[0]), -1)) for x in structure.flatten_up_to(every)]
@@ -330,7 +330,7 @@ def acting(actions: Actions) -> Iterator[None]:
         one_hot.append(own)
         allowed *= 1.0 if mask is None else (mask @ own.T == len(counts))
     theta, t = actions.theta, actions.transition
-    endless = np.zeros_like(t)  # few rollouts: from each state to the other, but for an action that ends the episode
+    endless = np.zeros_like(t)  # few rollouts: to the other state, except for an action that ends the episode
     endless[0, :-1, 1] = endless[1, :, 0] = 1.0
     elsewhere = {
         "THETA": theta,
@@ -367,13 +367,13 @@ def _forget() -> None:
 
 @contextmanager
 def blocks_of(steps: int) -> Iterator[None]:
-    """Blocks of so many steps on a CPU, however many its cache would hold."""
+    """Use blocks of this many steps on a CPU, whatever the size of its cache."""
     with mock.patch.object(blocks, "CACHED_STEPS", steps):
         yield
 
 
 class _Run:
-    """pgjax's side of a row."""
+    """pgjax's results of a row."""
 
     def __init__(self, case: Case, path: Path):
         self.case, self.path = case, path
@@ -388,8 +388,8 @@ class _Run:
         self.trainer = make_trainer(environment, agent, self.config)
         self.algorithm = self.recipe.algorithm._replace(max_grad_norm=path.max_grad_norm)
         if path.standardise:
-            if case.recipe in NOTHING_TO_STANDARDISE:  # as the command line says it
-                raise SettingError("standardise", True, f"is of no use: {NOTHING_TO_STANDARDISE[case.recipe]}")
+            if case.recipe in NOTHING_TO_STANDARDISE:  # the same error as on the command line
+                raise SettingError("standardise", True, f"does nothing: {NOTHING_TO_STANDARDISE[case.recipe]}")
             estimator = self.algorithm.estimator
             self.algorithm = self.algorithm._replace(
                 estimator=estimator._replace(credit=standardised(estimator.credit))
@@ -402,14 +402,14 @@ class _Run:
             self.state = self.state._replace(previous=tuple(earlier), update=jnp.int32(1))
         if self.state.reference is not None:
             self.state = self.state._replace(reference=self.params | {"policy": jnp.asarray(np.array(REFERENCE))})
-        with np.errstate(divide="ignore"):  # of actions that a mask forbids
+        with np.errstate(divide="ignore"):  # log 0 of masked actions
             log_probs = np.log(plain.softmax(sampled_by(case.method)))
         self.rollouts = oracle.list_rollouts(self.mdp, self.config, time_limit=time_limit)
         self.rows = oracle.as_rows(self.mdp, self.rollouts, log_probs, SPACE)
         self.batches = oracle.list_batches(self.mdp, self.rollouts, log_probs, path.num_envs, self.config.group_size)
         self.mesh = None
         if path.devices > 1:
-            sweeps.plan(self.trainer, self.algorithm, 1, mesh=(1, path.devices))  # refuses what cannot be shared
+            sweeps.plan(self.trainer, self.algorithm, 1, mesh=(1, path.devices))  # rejects impossible layouts
             self.mesh = Mesh(np.array(jax.devices()[: path.devices]), (ENV_AXIS,))
         self.method = replace(
             case.method,
@@ -423,14 +423,14 @@ class _Run:
         )
 
     def numbered(self, rate: Any, step: Any) -> Any:
-        """The algorithm with plain gradient steps of a given rate; natural ones of a given size."""
+        """The algorithm with plain gradient steps of a given rate, or natural steps of a given size."""
         algorithm = self.algorithm._replace(optimizer=Partial(optax.sgd, learning_rate=rate))
         if algorithm.policy_step is None:
             return algorithm
         return with_hyperparameters(algorithm, {"step_size": step})
 
     def by_deal(self) -> list[tuple[np.ndarray, np.ndarray, Any]]:
-        """New parameters [B, P], their derivative in α at 0 [B, P], and the deal of minibatches, for every deal."""
+        """For every partition: new parameters [B, P], their derivative in α at 0 [B, P], and the partition."""
         replaying = self.config.accumulate > 1
         keys = None
         if replaying:
@@ -459,7 +459,7 @@ class _Run:
             if not several:
                 return new, (new - before) / RATE
             tangent = np.asarray(program(0.0 * numbers, key)[1])
-            if self.method.policy_step == "trust_region":  # at 0 its line search refuses; near it the step is linear
+            if self.method.policy_step == "trust_region":  # at 0 its line search rejects the step; near 0 it is linear
                 close = np.asarray(program(jnp.array([0.0, NEAR]), key)[0])
                 tangent = np.where(np.arange(before.size) < THETA.size, (close - before) / NEAR, tangent)
             return new, tangent
@@ -475,18 +475,18 @@ class _Run:
         return [(new, tangent, self.deal_of(new)) for new, tangent in each]
 
     def deal_of(self, new: np.ndarray) -> Any:
-        """The deal of minibatches under which the reference comes closest on a few batches."""
+        """The partition into minibatches for which the reference is closest on a few batches."""
         few = np.linspace(1, len(new) - 2, 9).astype(int)
         one = _partitions(self.config, self.path)
 
-        def apart(deal: Any) -> float:
+        def distance(deal: Any) -> float:
             r = numpy_updates(self.method, self.path.problem, self.path.num_steps, self.path.num_envs, deal, tuple(few))
             return float(np.max(np.abs(r.after - new[few])))
 
-        return min(itertools.product(one, repeat=self.config.epochs), key=apart)
+        return min(itertools.product(one, repeat=self.config.epochs), key=distance)
 
     def bias(self, tangents: list[np.ndarray]) -> float | None:
-        """Of the mean step along the policy, against ∇J."""
+        """Relative bias of the mean policy step against ∇J."""
         if self.config.rollout == "stream" or self.case.method.momentum is not None:
             return None
         exact = np.ravel(oracle.exact_gradient(self.mdp, _log_policy, jnp.asarray(THETA)))
@@ -496,14 +496,14 @@ class _Run:
 
 
 def _log_policy(theta: Any) -> Any:
-    """log π(a|s) of all combinations, [S, A]."""
+    """log π(a|s) of all actions, [S, A]."""
     features = np.eye(THETA.shape[1]) if plain.FEATURES is None else plain.FEATURES
     logits = theta @ features.T
     return jax.nn.log_softmax(logits if plain.ALLOWED is None else jnp.where(plain.ALLOWED > 0, logits, -1e9))
 
 
 def _made(case: Case) -> Any:
-    bound = case.recipe == "truncated_is"  # in its surrogate, no argument of the recipe
+    bound = case.recipe == "truncated_is"  # a constant of its surrogate, not an argument of the recipe
     given = {k: v for k, v in case.given.items() if not (bound and k == "max_weight")}
     other = {} if "reference_kl" in signature(ALGORITHMS[case.recipe]).parameters else by_reference(given)
     recipe = ALGORITHMS[case.recipe](discount=0.9, **{k: v for k, v in given.items() if k not in other})
@@ -516,12 +516,12 @@ def _made(case: Case) -> Any:
 
 
 def by_reference(given: dict[str, Any]) -> dict[str, Any]:
-    """Of the numbers of a case those of the reference policy."""
+    """The hyperparameters of a case that concern the reference policy."""
     return {k: v for k, v in given.items() if k.startswith("reference")}
 
 
 def _flat(params: Any) -> Any:
-    """[B, P], the policy first."""
+    """Parameters as [B, P], the policy first."""
     leaves = [params["policy"], *jax.tree.leaves(params["value"])]
     return jnp.concatenate([x.reshape(len(x), -1) for x in leaves], axis=1)
 
@@ -530,14 +530,14 @@ _KEYS: dict[tuple, Any] = {}
 
 
 def _replay_keys(run: _Run, *where: Any) -> Any:
-    """Found once for each problem and shape of batch: they depend on the policy alone."""
+    """Replay keys by problem and batch shape; they depend on the policy only."""
     if where not in _KEYS:
         _KEYS[where] = oracle.keys_of_batches(run.trainer, run.algorithm, run.state, run.rollouts, run.batches)
     return _KEYS[where]
 
 
 def _partitions(config: Config, path: Path) -> list[tuple]:
-    """Every way to deal the rows of a batch into minibatches of equal size, in order."""
+    """Every partition of the rows of a batch into ordered minibatches of equal size."""
     rows: list[Any] = list(range(path.num_envs))
     if config.shuffle == "steps":
         rows = list(itertools.product(rows, range(path.num_steps)))
@@ -553,12 +553,12 @@ def _partitions(config: Config, path: Path) -> list[tuple]:
     return list(dealt(rows))
 
 
-# The reference's side
+# Reference
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Of every batch: its probability [B], the new parameters and the sum of its steps' directions at α = 0 [B, P]."""
+    """Per batch: probability [B], new parameters and sum of the directions at α = 0, [B, P]."""
 
     probability: np.ndarray
     after: np.ndarray
@@ -569,7 +569,7 @@ class Reference:
 def numpy_updates(
     method: Method, problem: str, num_steps: int, num_envs: int, deal: Any, only: tuple | None = None
 ) -> Reference:
-    """The reference's updates of every batch, or of some of them, under one deal of minibatches."""
+    """Reference updates of all or some batches under one partition into minibatches."""
     chances, listed = _listed(problem, num_steps, num_envs, method.group_size, method.sampler)
     critic = {"none": "none", "reward_to_go": "state"}.get(method.target, "state")
     critic = "action" if method.surrogate in ("all_action", "doubly_robust") else critic
@@ -600,7 +600,7 @@ def _rows(part: tuple, batch: tuple[Steps, ...]) -> list:
 def _listed(
     problem: str, num_steps: int, num_envs: int, group_size: int, sampler: tuple | None
 ) -> tuple[np.ndarray, list]:
-    """The reference's batches and their probabilities, in pgjax's order."""
+    """The batches of the reference with their probabilities, in the order of pgjax."""
     mdp, time_limit = PROBLEMS[problem]
     theta = THETA if sampler is None else np.array(sampler)
     streaming = problem.endswith("stream")
@@ -622,7 +622,7 @@ def _listed(
         p = 1.0
         for n, steps in enumerate(batch):
             p *= chance[steps]
-            if n % group_size:  # the start is drawn once for a group
+            if n % group_size:  # a group shares its initial state
                 p /= mdp.initial[steps.states[0]]
         chances.append(p)
         batches.append(batch)

@@ -1,6 +1,6 @@
-"""How training is made fast and spread over devices; nothing of what it means.
+"""Speed-ups of training and its distribution over devices. They do not change results beyond rounding.
 
-Every speed-up is one function with a plain twin: an `Engine` is a choice between them.
+Each speed-up is a function with a plain counterpart of the same meaning; an `Engine` chooses between them.
 """
 
 import os
@@ -15,25 +15,15 @@ from pgjax.types import SettingError
 
 
 class Engine(NamedTuple):
-    """One choice of speed-ups; every field has the plain twin's signature and result.
+    """A choice of speed-ups. Every field has the signature and the result of its plain counterpart."""
 
-    Attributes:
-      gradient_sum: the gradient of a batch, at once or over blocks that fit a core's cache.
-      rows: a function of single steps over a batch of them, at once or over blocks that fit a core's cache.
-      in_turn: calls that are mapped over, side by side or one after the other.
-      scan_while_running: a loop over an episode's steps, to the horizon or until none runs any more.
-      resets: of a stream, at every step of its loop, before it, or only where an episode ended.
-      values: of a critic at and after each step, by two calls or along the rows.
-      on_one_vector: an optimiser that treats every number alike, on the tree or on one vector.
-    """
-
-    gradient_sum: Callable
-    rows: Callable
-    in_turn: Callable
-    scan_while_running: Callable
-    resets: Callable
-    values: Callable
-    on_one_vector: Callable
+    gradient_sum: Callable  # the gradient of a batch, at once or over blocks that fit a core's cache
+    rows: Callable  # a function of single steps on a batch, at once or over such blocks
+    in_turn: Callable  # calls under vmap, in parallel or one after the other
+    scan_while_running: Callable  # a loop over an episode's steps, to the horizon or until all episodes have ended
+    resets: Callable  # of a stream: within its loop, before it, or only where an episode ended
+    values: Callable  # of a critic at and after each step, by two calls or along the rows
+    on_one_vector: Callable  # an elementwise optimiser, on the tree or on one flat vector
 
 
 def _on_the_tree(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -51,7 +41,7 @@ PLAIN = Engine(
 )
 ACCELERATOR = PLAIN._replace(
     scan_while_running=control_flow.scan_while_running,
-    resets=resets.as_it_pays,
+    resets=resets.by_cost,
     values=control_flow.values_along,
     on_one_vector=optax.flatten,
 )
@@ -60,13 +50,10 @@ ENGINES = {"plain": PLAIN, "cpu": CPU, "accelerator": ACCELERATOR}
 
 
 def asked(name: str = "auto") -> str:
-    """What a name asks for: "auto" is what the environment variable PGJAX_ENGINE says, if it is set.
+    """Check an engine name; "auto" becomes the value of the environment variable PGJAX_ENGINE, if it is set.
 
     Raises:
       SettingError: for a name that is not in ENGINES.
-
-    >>> asked("plain")
-    'plain'
     """
     name = os.environ.get("PGJAX_ENGINE", name) if name == "auto" else name
     if name not in ("auto", *ENGINES):
@@ -75,10 +62,6 @@ def asked(name: str = "auto") -> str:
 
 
 def engine(name: str = "auto") -> Engine:
-    """The choice of speed-ups that a name means here; "auto" suits the default device.
-
-    >>> engine("plain") is PLAIN
-    True
-    """
+    """The Engine of this name; "auto" chooses for the default device."""
     name = asked(name)
     return ENGINES[("cpu" if jax.default_backend() == "cpu" else "accelerator") if name == "auto" else name]

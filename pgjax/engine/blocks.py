@@ -1,4 +1,4 @@
-"""Sums over pieces of a batch: pieces that fit a core's cache, or pieces that fit in memory."""
+"""Sums over blocks of a batch, which fit a core's cache or the memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,50 +8,46 @@ import jax.numpy as jnp
 from jax import Array
 
 CACHED_STEPS = 256
-"""Steps whose activations fit in a CPU core's cache: gradients of larger batches are summed over blocks of so many."""
+"""Number of steps whose activations fit in a CPU core's cache: the block size for gradients of larger batches."""
 
 
 def at_once(of: Callable[[Any], Any], batch: Any, mask: Array, *, per_step: bool, per_trajectory: bool) -> Any:
-    """of(batch): the plain twin of `in_blocks`."""
+    """of(batch): the plain counterpart of `in_blocks`."""
     return of(batch)
 
 
 def in_blocks(of: Callable[[Any], Any], batch: Any, mask: Array, *, per_step: bool, per_trajectory: bool) -> Any:
-    """Σ of(block) over blocks of a batch that stay in a core's cache: of executed steps, or of whole trajectories.
-
-    Equal to of(batch) where `of` is a sum over what may be cut apart.
+    """Σ of(block) over blocks of a batch that fit a core's cache. Equals of(batch) if `of` is a sum over the pieces.
 
     Args:
-      of: a batch -> a pytree of sums. It finds out from `batch.transition.mask` which steps count.
+      of: batch -> a pytree of sums. It reads from `batch.transition.mask` which steps count.
       batch: leaves [T, N, ...].
       mask: [T, N].
-      per_step: whether single steps may be cut apart; padding is then left out.
-      per_trajectory: whether trajectories may.
+      per_step: whether `of` is a sum over steps; padding is then left out.
+      per_trajectory: whether `of` is a sum over trajectories.
     """
     if per_step:
         return _over_executed_steps(of, batch, mask)
     steps, trajectories = mask.shape
     most = max(1, CACHED_STEPS // steps) if per_trajectory else trajectories
-    # As few blocks as there can be: equal ones of at most so many trajectories.
+    # The smallest number of equal blocks with at most `most` trajectories each.
     blocks = next(b for b in range(1, trajectories + 1) if trajectories % b == 0 and trajectories // b <= most)
     return of(batch) if blocks == 1 else summed(of, jax.tree.map(lambda x: cut(blocks, x, 1), batch))
 
 
 def rows_at_once(function: Callable[[Any], Any], x: Any) -> Any:
-    """function(x): the plain twin of `rows_in_blocks`."""
+    """function(x): the plain counterpart of `rows_in_blocks`."""
     return function(x)
 
 
 def rows_in_blocks(function: Callable[[Any], Any], x: Any) -> Any:
-    """function(x), steps in blocks that stay in a core's cache, one after the other.
+    """function(x), evaluated over blocks of steps that fit a core's cache, one after the other.
 
-    Args:
-      function: leaves [t, N, ...] -> leaves [t, N, ...], each step by itself.
-      x: leaves [T, N, ...].
+    `function` maps leaves [t, N, ...] to leaves [t, N, ...], each step independently; x has leaves [T, N, ...].
     """
     steps, width = jax.tree.leaves(x)[0].shape[:2]
     length = max(n for n in range(1, steps + 1) if steps % n == 0 and (n == 1 or n * width <= CACHED_STEPS))
-    if length == steps or 4 * length * width < CACHED_STEPS:  # a number of steps that cannot be cut well is not
+    if length == steps or 4 * length * width < CACHED_STEPS:  # no divisor of the steps is close enough
         return function(x)
     out = jax.lax.map(function, jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), x))
     return jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), out)
@@ -61,7 +57,7 @@ def _over_executed_steps(of: Callable[[Any], Any], batch: Any, mask: Array) -> A
     flat = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch)
     executed = mask.ravel()
     size = min(CACHED_STEPS, executed.shape[0])
-    room = -executed.shape[0] % size  # so that the last block is whole
+    room = -executed.shape[0] % size  # pads the last block
     order = jnp.pad(jnp.nonzero(executed > 0, size=executed.shape[0], fill_value=0)[0], (0, room))
     count = jnp.sum(executed > 0, dtype=jnp.int32)
 
@@ -89,7 +85,7 @@ def join(x: Array, axis: int) -> Array:
 
 
 def summed(function: Callable[[Any], Any], slices: Any) -> Any:
-    """Σ_i function(slice_i) over axis 0 of a pytree, one slice at a time: a gradient in the memory of one slice."""
+    """Σ_i function(slice_i) over axis 0 of a pytree, one slice at a time, in the memory of one slice."""
     shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], slices))
 
     def add(sums: Any, one: Any) -> tuple[Any, None]:

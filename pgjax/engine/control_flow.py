@@ -1,4 +1,4 @@
-"""Control flow that costs less than the plain program: calls in turn, loops that stop early."""
+"""Faster control flow: sequential calls under vmap, loops that stop early."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,22 +9,19 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 LOOK_EVERY = 32
-"""A rollout of whole episodes looks at least once in so many steps, where they divide it, if any still runs."""
+"""A rollout of whole episodes checks at least this often (in steps) whether any episode still runs."""
 
 
 def side_by_side(function: Callable, *args: Any) -> Any:
-    """function(*args): the plain twin of `in_turn`."""
+    """function(*args): the plain counterpart of `in_turn`."""
     return function(*args)
 
 
 def in_turn(function: Callable, *args: Any) -> Any:
-    """`function(*args)`; where that is mapped over, one call after the other instead of all side by side.
+    """`function(*args)`; under `vmap`, one call after the other instead of all in parallel.
 
-    For long work of small matrices, as a sweep's gradient steps: one network's parameters and activations then stay in
-    a core's cache. `function` may close over traced values.
-
-    >>> jax.vmap(lambda x: in_turn(jax.numpy.square, x))(jax.numpy.arange(3)).tolist()
-    [0, 1, 4]
+    This suits long computations on small matrices, such as a sweep's gradient steps. The parameters and activations of
+    one network then stay in a core's cache. `function` may close over traced values.
     """
     traced, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
 
@@ -37,12 +34,9 @@ def in_turn(function: Callable, *args: Any) -> Any:
 
 @jax.custom_batching.custom_vmap
 def anywhere(x: jax.Array) -> jax.Array:
-    """Whether x is true in any of the calls that are mapped over together: one answer for all of them.
+    """Whether x is true in any of the calls that `vmap` runs together: one unbatched answer.
 
-    So that a `jax.lax.cond` on it stays a branch under `vmap`; one on the answers of each would compute both sides.
-
-    >>> jax.vmap(anywhere, out_axes=None)(jax.numpy.array([False, True])).tolist()
-    True
+    A `jax.lax.cond` on it stays a branch under `vmap`; with a batched condition both branches are computed.
     """
     return jax.numpy.any(x)
 
@@ -53,23 +47,23 @@ def _anywhere_in_all(axis_size: int, in_batched: list[bool], x: jax.Array) -> tu
 
 
 def scan(step: Callable, carry: Any, xs: Any, running: Callable, idle: Callable) -> tuple[Any, Any]:
-    """jax.lax.scan(step, carry, xs): the plain twin of `scan_while_running`."""
+    """jax.lax.scan(step, carry, xs): the plain counterpart of `scan_while_running`."""
     return jax.lax.scan(step, carry, xs)
 
 
 def scan_while_running(step: Callable, carry: Any, xs: Any, running: Callable, idle: Callable) -> tuple[Any, Any]:
-    """jax.lax.scan(step, carry, xs), steps that change nothing left out: those after no column runs any more.
+    """jax.lax.scan(step, carry, xs), without the steps after nothing is running any more.
 
     Args:
       step: (carry, x) -> (carry, row).
-      carry: at the start.
+      carry: initial carry.
       xs: [T, ...].
-      running: carry -> whether steps still change anything, a scalar.
-      idle: (carry, rows) -> the rows of steps that change nothing, given zeros of their shapes.
+      running: carry -> whether further steps change anything, a scalar.
+      idle: (carry, zeros of the rows' shapes) -> the rows of steps that change nothing.
     """
     steps = jax.tree.leaves(xs)[0].shape[0]
     length = max(n for n in range(1, LOOK_EVERY + 1) if steps % n == 0)
-    if length == steps or 2 * length <= LOOK_EVERY:  # a horizon that cannot be cut well is not
+    if length == steps or 2 * length <= LOOK_EVERY:  # no divisor of the horizon is close enough
         return jax.lax.scan(step, carry, xs)
 
     def go_on(carry: Any, xs: Any) -> tuple[Any, Any]:
@@ -89,22 +83,22 @@ def scan_while_running(step: Callable, carry: Any, xs: Any, running: Callable, i
 
 
 def values_of_both(value: Callable, features: Any, following: Any, cut: Array) -> tuple[Array, Array]:
-    """V at each step and after it, [T, N] each: the plain twin of `values_along`."""
+    """V at each step and after it, [T, N] each: the plain counterpart of `values_along`."""
     return value(features), value(following)
 
 
 def values_along(value: Callable, features: Any, following: Any, cut: Array) -> tuple[Array, Array]:
-    """V at each step and after it, [T, N] each, with the critic run once along the rows.
+    """V at each step and after it, [T, N] each, with the critic evaluated once along the rows.
 
-    What follows a row is the next one, except where its episode stopped: there nothing follows a termination, and the
-    critic is asked again for the final observations of the rows that were `cut`, one of each environment at a time.
+    The value after a row is that of the next row, except at the end of an episode. For the final observations of rows
+    that were `cut` the critic is evaluated again. After a termination, where V is not used, the values differ from the
+    plain counterpart's.
 
     Args:
       value: features [t, N, ...] -> V, [t, N].
       features: at each step, [T, N, ...].
       following: after each step, before any reset, [T, N, ...].
-      cut: where an episode was cut and its value goes on, [T, N]. After a termination, where V does not count, the
-        numbers differ from the plain twin's.
+      cut: where an episode was truncated and its value is bootstrapped, [T, N].
     """
     along = jnp.concatenate([value(features), value(jax.tree.map(lambda x: x[-1:], following))])
     environments = jnp.arange(cut.shape[1])
@@ -118,5 +112,5 @@ def values_along(value: Callable, features: Any, following: Any, cut: Array) -> 
         (final,) = value(jax.tree.map(lambda x: x[first][None], following))
         return left.at[first].set(False), values.at[first].set(jnp.where(left[first], final, values[first]))
 
-    cut = cut.at[-1].set(False)  # the row after the last is its final observation already
+    cut = cut.at[-1].set(False)  # the last row is followed by its final observation already
     return along[:-1], jax.lax.while_loop(unfinished, ask_again, (cut, along[1:]))[1]

@@ -1,4 +1,4 @@
-"""Meshes (seed, env): devices of any kind, of one process or many, along runs and along each batch's environments."""
+"""Device meshes (seed, env): along runs and along each batch's environments, over one process or several."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,17 +10,14 @@ from jax.sharding import Mesh
 from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.types import SettingError
 
-SEED_AXIS = "seed"  # beside ENV_AXIS, along which devices share each run's environments
+SEED_AXIS = "seed"  # along runs; along ENV_AXIS, devices share each run's environments
 
 
 def make_mesh(runs: int, shares: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh (seed, env): first over as many devices as divide the runs, then over what divides each batch's shares.
+    """A mesh (seed, env): first over as many devices as divide the runs, then as many as divide the batch's `shares`.
 
     Raises:
       SettingError: if there are several processes and not all their devices are used.
-
-    >>> dict(make_mesh(runs=3, devices=jax.devices()[:1]).shape)
-    {'seed': 1, 'env': 1}
     """
     devices = jax.devices() if devices is None else list(devices)
     seeds = _largest_divisor(runs, len(devices))
@@ -30,31 +27,20 @@ def make_mesh(runs: int, shares: int = 1, devices: Sequence[Any] | None = None) 
 
 
 def asked_mesh(seeds: int, sharing: int, runs: int, shares: int, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of exactly this shape.
-
-    Args:
-      seeds: devices along the runs.
-      sharing: devices that share each batch's environments.
-      runs: how many there are.
-      shares: into how many parts a batch can be cut.
-      devices: where; default all.
+    """A mesh of exactly `seeds` × `sharing` devices, if it divides the number of runs and the `shares` of a batch.
 
     Raises:
-      SettingError: for more devices than there are, runs or environments that cannot be spread evenly over them.
-
-    >>> asked_mesh(2, 1, runs=3, shares=1, devices=jax.devices()[:1] * 2)
-    Traceback (most recent call last):
-    pgjax.types.SettingError: seeds: 3 runs cannot be spread evenly over the mesh's 2 devices along seeds
+      SettingError: for more devices than there are, or runs or environments that it does not divide.
     """
     devices = jax.devices() if devices is None else list(devices)
     if min(seeds, sharing) < 1:
-        raise SettingError("mesh", f"{seeds} {sharing}", "must be at least 1 device each way")
+        raise SettingError("mesh", f"{seeds} {sharing}", "must be at least 1 device along each axis")
     if seeds * sharing > len(devices):
         raise SettingError("mesh", f"{seeds} {sharing}", f"needs {seeds * sharing} devices; there are {len(devices)}")
     if runs % seeds:
         raise SettingError("seeds", runs, f"runs cannot be spread evenly over the mesh's {seeds} devices along seeds")
     if shares % sharing:
-        reason = f"cannot share a batch's environments: they can be cut into {shares} equal parts, or a divisor of that"
+        reason = f"cannot share a batch's environments; the devices along env must divide {shares}"
         raise SettingError("mesh", f"{seeds} {sharing}", reason)
     _require_all_processes(runs, seeds * sharing, devices)
     return _mesh(seeds, sharing, devices)

@@ -1,7 +1,7 @@
-"""Several processes as one: arrays that lie on the devices of all of them, and what they must agree on.
+"""Several processes that run as one: distributed arrays and collective operations.
 
-Every process runs the same program on the same settings. A function here that says "together" is a meeting: all
-processes must come to it, in the same order. With one process all of them return at once, without jax.
+Every process runs the same program with the same settings. A function marked "collective" must be called by all
+processes, in the same order. With one process it returns at once, without jax.
 """
 
 import os
@@ -18,25 +18,21 @@ from pgjax.types import SettingError
 
 
 def count() -> int:
-    """How many processes there are: 1 unless jax's multi-process runtime was started."""
+    """Number of processes: 1 unless jax's multi-process runtime was started."""
     return jax.process_count()
 
 
 def is_first() -> bool:
-    """Whether this is process 0, the one that writes files and talks to the user."""
+    """Whether this is process 0, which writes files and prints."""
     return jax.process_index() == 0
 
 
 def fetch(tree: Any) -> Any:
-    """Arrays, wherever they lie, as numpy arrays in every process; together. Keys as their data.
-
-    >>> fetch({"a": jax.numpy.arange(2)})
-    {'a': array([0, 1], dtype=int32)}
-    """
+    """Arrays on any devices as numpy arrays in every process, with keys as their data; collective."""
     leaves, structure = jax.tree.flatten(jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree))
-    far = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array) and not x.is_fully_addressable]
-    if far:
-        for i, copy in zip(far, _on_every_device([leaves[i] for i in far]), strict=True):
+    remote = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array) and not x.is_fully_addressable]
+    if remote:
+        for i, copy in zip(remote, _on_every_device([leaves[i] for i in remote]), strict=True):
             leaves[i] = copy
     return jax.tree.unflatten(structure, [np.asarray(x) for x in leaves])
 
@@ -47,7 +43,7 @@ def is_key(x: Any) -> bool:
 
 
 def _on_every_device(arrays: list[jax.Array]) -> list[jax.Array]:
-    """Copies of arrays on one mesh, as this process's first device holds them."""
+    """Copies of arrays on all devices of their mesh; returns those on this process's first device."""
     sharding: Any = arrays[0].sharding
     everywhere = NamedSharding(sharding.mesh, P())
     copies = jax.jit(_same, out_shardings=everywhere)(arrays)
@@ -59,29 +55,20 @@ def _same(x: Any) -> Any:
 
 
 def place(array: np.ndarray, sharding: Sharding) -> jax.Array:
-    """An array that every process knows whole, on the devices of all; each copies its own part.
-
-    >>> device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    >>> place(np.ones(2), device).tolist()
-    [1.0, 1.0]
-    """
+    """Distribute an array that every process holds; each process copies its own part."""
     return jax.make_array_from_callback(array.shape, sharding, lambda part: np.array(array[part]))
 
 
 def highest(value: int) -> int:
-    """The largest of what the processes say; together.
-
-    >>> highest(3)
-    3
-    """
+    """The largest value over processes; collective."""
     return value if count() == 1 else int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
 def first_only(action: Callable[[], Any]) -> None:
-    """Let process 0 do something with the disk; together.
+    """Run a disk operation in process 0; collective.
 
     Raises:
-      OSError: in process 0 if it failed there, and in the others too, so that none waits for the rest.
+      OSError: in every process if it failed in process 0, so that no process waits for the others.
     """
     failure = None
     if is_first():
@@ -94,10 +81,10 @@ def first_only(action: Callable[[], Any]) -> None:
 
 
 def from_first(action: Callable[[], str]) -> str:
-    """What process 0 finds out, as every process's answer; together.
+    """The result of `action` in process 0, returned in every process; collective.
 
     Raises:
-      SettingError: in process 0 if it was refused there, and then in the others too.
+      SettingError: in every process if it was raised in process 0.
     """
     if count() == 1:
         return action()
@@ -107,23 +94,19 @@ def from_first(action: Callable[[], str]) -> str:
             text = action()
         except SettingError as error:
             refusal = error
-    line = np.zeros(_LONGEST, np.uint8)
+    line = np.zeros(_MAX_BYTES, np.uint8)
     encoded = np.frombuffer(os.fsencode(text), np.uint8)
     line[: len(encoded)] = encoded
     answer = os.fsdecode(bytes(np.asarray(multihost_utils.broadcast_one_to_all(line))).rstrip(b"\0"))
     if not answer:
-        raise refusal or SettingError("process", jax.process_index(), "ends because process 0 could not begin")
+        raise refusal or SettingError("process", jax.process_index(), "stops because process 0 failed to start")
     return answer
 
 
-_LONGEST = 4096  # bytes of a path
+_MAX_BYTES = 4096  # of a path
 
 
 def require_same(name: str, value: int, reason: str) -> None:
-    """Refuse a number that is not the same in every process; together.
-
-    Raises:
-      SettingError: in all of them, with the reason.
-    """
+    """Raise a SettingError in every process if the value differs between processes; collective."""
     if highest(int(highest(value) != value)):
         raise SettingError(name, value, reason)

@@ -1,8 +1,7 @@
-"""Text that leaves the process: what cannot be shown is no reason to stop, or to fail.
+"""Output that never fails: text that cannot be written or encoded does not stop a run.
 
-A terminal may hang up while a run goes on, a reader such as `head` may have gone, a disk that output is sent to may be
-full, and a locale may know no more than ASCII. Scripts call `open_output` first; what else draws on a terminal asks for
-`unfailing`.
+A terminal may close, a reader such as `head` may exit, a disk may be full, and a locale may be ASCII only. Scripts call
+`open_output` first. Other code that writes to a terminal uses `unfailing`.
 """
 
 import codecs
@@ -15,22 +14,17 @@ import unicodedata
 from typing import Any, TextIO, cast
 
 WORDS = {"×": "x", "−": "-", "–": "-", "—": "-", "·": "*", "→": "->", "≤": "<=", "≥": ">=", "∞": "inf", "±": "+-"}
-"""What some signs are in ASCII; Greek letters become their names, lines of boxes become - | +."""
+"""ASCII replacements of some characters. Greek letters become their names, box-drawing lines become - | +."""
 
 
 def open_output() -> None:
-    """Let nothing that is printed from now on fail: neither where it goes, nor for a sign that is unknown there."""
+    """Replace stdout and stderr by streams that never fail to write or encode."""
     sys.stdout, sys.stderr = unfailing(sys.stdout), unfailing(sys.stderr)
 
 
 def unfailing(stream: TextIO | None) -> TextIO:
-    """A text stream that writes to the same file, and drops what cannot be written. Streams in memory stay as they are.
-
-    >>> import tempfile
-    >>> with open("/dev/full", "w") as full:
-    ...     print("nobody reads this", file=unfailing(full), flush=True)
-    """
-    if stream is None:  # closed before the process began
+    """A text stream to the same file that drops what cannot be written. In-memory streams are returned unchanged."""
+    if stream is None:  # closed before the process started
         return open(os.devnull, "w", encoding="utf-8", errors=PLAIN)
     if not isinstance(stream, io.TextIOWrapper) or isinstance(getattr(stream.buffer, "raw", None), _Unfailing):
         return stream
@@ -47,23 +41,19 @@ def unfailing(stream: TextIO | None) -> TextIO:
 
 class _Unfailing(io.FileIO):
     def write(self, data: Any) -> int:
-        """Write all of it, or what can be written."""
+        """Write everything, or as much as possible."""
         view, done = memoryview(data).cast("B"), 0
         with contextlib.suppress(OSError, ValueError):
             while done < len(view):
                 written = super().write(view[done:])
-                if written is None:  # the file does not wait, so this does
+                if written is None:  # a non-blocking file: wait until it is writable
                     select.select([], [self], [])
                 done += written or 0
         return len(view)
 
 
 def plain(text: str) -> str:
-    """Text in ASCII.
-
-    >>> plain("γ = 0.9, 2 × 3 …"), plain("┏━┃"), plain("naïve 頁")
-    ('gamma = 0.9, 2 x 3 ...', '+-|', 'naive ?')
-    """
+    """Text in ASCII: "γ ≤ 1" becomes "gamma <= 1"."""
     return "".join(map(_in_ascii, text))
 
 

@@ -1,7 +1,7 @@
-"""Resets within a stream: the plain program, and two that cost less.
+"""Resets within a stream: the plain version and two faster ones.
 
-Under `vmap` a reset in the loop is computed at every step of every environment, and nearly all are thrown away. That is
-harmless where a reset costs as little as a step, and ruinous where it makes a world.
+Under `vmap` a reset within the loop is computed at every step of every environment and mostly discarded. That is cheap
+if a reset costs as little as a step, and far too slow if it generates a world.
 """
 
 from collections.abc import Callable
@@ -12,24 +12,22 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-MADE_AT_ONCE = 1 << 12
-"""Up to so many steps per batch, every step's reset is made before the loop: faster while it all stays in cache."""
+MAX_PRECOMPUTED = 1 << 12
+"""Largest steps × environments for which all resets are computed before the loop, which is faster while they fit in
+cache."""
 
-DEAR = 1 << 12
-"""Numbers that a reset computes, from which on it is run only where an episode has ended. MinAtar's Breakout has 2.8k,
-its Freeway 15k, CartPole 53, worlds of Craftax 8M; below, looking for ends costs more than it saves."""
+EXPENSIVE = 1 << 12
+"""Numbers computed by a reset from which it runs only where an episode ended. CartPole has 53, MinAtar's Breakout 2.8k,
+its Freeway 15k, Craftax 8M. Below this, the search for ended episodes costs more than it saves."""
 
 Choose = Callable[[Any, Array, Any], Any]
-"""(what the loop gives for this step's reset, whether the episode ended, where it stands) -> where it goes on."""
+"""(this step's input for a reset, whether the episode ended, the current place) -> the place to continue from."""
 
 
 def in_the_loop(reset: Callable[[Any], Any], keys: Any, columns: int) -> tuple[Any, Choose]:
-    """What a loop over steps is given for its resets, [T, ...], and how it goes on with them: the plain twin.
+    """Inputs of the loop for resets, [T, ...], and the function that applies them: plain counterpart of `by_cost`.
 
-    Args:
-      reset: key -> a fresh place.
-      keys: one per step, a pytree of [T, ...].
-      columns: how many environments run side by side.
+    `reset` is key -> a fresh place; `keys` is a pytree of [T, ...], one per step; `columns` the number of environments.
     """
 
     def choose(key: Any, ended: Array, place: Any) -> Any:
@@ -38,22 +36,20 @@ def in_the_loop(reset: Callable[[Any], Any], keys: Any, columns: int) -> tuple[A
     return keys, choose
 
 
-def as_it_pays(reset: Callable[[Any], Any], keys: Any, columns: int) -> tuple[Any, Choose]:
-    """The same: a dear reset where an episode ended, a cheap one in the loop, or before it if batches are small."""
+def by_cost(reset: Callable[[Any], Any], keys: Any, columns: int) -> tuple[Any, Choose]:
+    """Choose by cost: expensive resets only where an episode ended, cheap ones in the loop, or before it for small
+    batches.
+    """
     traced, shapes = jax.make_jaxpr(reset, return_shape=True)(jax.tree.map(lambda x: x[0], keys))
-    if numbers_computed(traced.jaxpr) >= DEAR:
+    if numbers_computed(traced.jaxpr) >= EXPENSIVE:
         return keys, only_where_ended(traced, jax.tree.structure(shapes))
-    if jax.tree.leaves(keys)[0].shape[0] * columns > MADE_AT_ONCE:
+    if jax.tree.leaves(keys)[0].shape[0] * columns > MAX_PRECOMPUTED:
         return in_the_loop(reset, keys, columns)
     return jax.vmap(reset)(keys), lambda fresh, ended, place: where(ended, fresh, place)
 
 
 def numbers_computed(jaxpr: Any) -> int:
-    """How many numbers the operations of a program put out; those of a loop as often as it runs, at least once.
-
-    >>> numbers_computed(jax.make_jaxpr(lambda x: jnp.sum(2 * x))(jnp.zeros(10)).jaxpr)
-    11
-    """
+    """Number of outputs of all operations of a program; those of a scan count once per iteration."""
     total = 0
     for equation in jaxpr.eqns:
         inner = [
@@ -71,16 +67,10 @@ def _is_program(x: Any) -> bool:
 
 
 def only_where_ended(traced: ClosedJaxpr, structure: Any) -> Choose:
-    """Resets of the environments whose episodes ended, one after the other, whatever they are mapped over.
+    """Reset only the environments whose episodes ended, one after the other, under any `vmap`.
 
-    Args:
-      traced: key -> a fresh place, by `jax.make_jaxpr`; its constants may be traced values.
-      structure: of a place, as a pytree.
-
-    >>> reset = jax.make_jaxpr(lambda key: 10 * key)(jnp.int32(0))
-    >>> choose = only_where_ended(reset, jax.tree.structure(0))
-    >>> jax.vmap(choose)(jnp.arange(3), jnp.array([True, False, True]), jnp.array([7, 8, 9])).tolist()
-    [0, 8, 20]
+    `traced` is key -> a fresh place, from `jax.make_jaxpr`, whose constants may be traced values. `structure` is the
+    tree structure of a place.
     """
 
     def fresh(constants: list, key: Any) -> Any:
@@ -88,7 +78,7 @@ def only_where_ended(traced: ClosedJaxpr, structure: Any) -> Choose:
 
     @jax.custom_batching.custom_vmap
     def among(constants: list, keys: Any, ended: Array, places: Any) -> Any:
-        """Groups [G, ...] of M environments [G, M, ...]; what the reset closes over is a group's."""
+        """Groups [G, ...] of M environments [G, M, ...]. The constants of the reset belong to a group."""
         columns = ended.shape[1]
 
         def reset_one(left: tuple[Array, Any]) -> tuple[Array, Any]:
@@ -116,7 +106,7 @@ def only_where_ended(traced: ClosedJaxpr, structure: Any) -> Choose:
     @one.def_vmap
     def _(size: int, mapped: list, constants: list, key: Any, ended: Array, place: Any) -> tuple[Any, Any]:
         keys, endeds, places = _mapped(size, mapped[1:], (key, ended, place))
-        if any(jax.tree.leaves(mapped[0])):  # then every environment is a group of its own
+        if any(jax.tree.leaves(mapped[0])):  # constants differ, so each environment is its own group
             groups = _mapped(size, mapped[:1], (constants,))[0], *_with_axis(1, (keys, endeds, places))
             changed = jax.tree.map(lambda x: x[:, 0], among(*groups))
         else:
@@ -128,7 +118,7 @@ def only_where_ended(traced: ClosedJaxpr, structure: Any) -> Choose:
 
 
 def _mapped(size: int, mapped: Any, trees: tuple) -> tuple:
-    """All along the mapped axis: what is the same for all is repeated."""
+    """Broadcast all trees along the mapped axis."""
     return jax.tree.map(
         lambda is_mapped, x: x if is_mapped else jnp.broadcast_to(x, (size, *jnp.shape(x))), tuple(mapped), trees
     )
@@ -139,7 +129,7 @@ def _with_axis(axis: int, trees: tuple) -> tuple:
 
 
 def _merged(tree: Any) -> Any:
-    """The two leading axes as one."""
+    """Merge the two leading axes."""
     return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree)
 
 
@@ -148,5 +138,5 @@ def _as(like: Any, tree: Any) -> Any:
 
 
 def where(condition: Array, yes: Any, no: Any) -> Any:
-    """jnp.where of every leaf."""
+    """jnp.where on every leaf."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

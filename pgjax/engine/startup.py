@@ -1,11 +1,9 @@
-"""How jax is started: a thread pool that cannot deadlock, and CPU cores as devices.
+"""Start jax with a thread pool that cannot deadlock, and with CPU cores as devices.
 
-jaxlib 0.10 can stop for ever at 0 % CPU: its thread pool has one thread per core, and on a machine of few cores (or
-with a pool shared by several virtual devices) every thread can end up waiting for work that only another could do.
-A pool of at least four threads, and twice the number of devices, has hung only twice, in hour-long runs on two busy
-cores; `NPROC=16` has not. The size is read from the
-environment variable NPROC when the first array is made, so `import pgjax` sets it, unless it is already set.
-jaxlib 0.11 does not need it.
+jaxlib 0.10 can hang at 0 % CPU. Its thread pool has one thread per core. With few cores, or virtual devices that share
+the pool, all threads can wait for work that none is free to do. `import pgjax` therefore sets the environment variable
+NPROC, read when the first array is made, to at least four threads and twice the number of devices. jaxlib 0.11 does not
+need this.
 """
 
 import os
@@ -13,19 +11,19 @@ import warnings
 
 import jax
 import jaxlib
-from jax._src import xla_bridge  # no public name says whether jax has started
+from jax._src import xla_bridge  # jax has no public function for whether it has started
 
 from pgjax import counters
 from pgjax.types import SettingError
 
-_OURS = "PGJAX_SET_NPROC"  # marks a size that was set here, in this process or a parent
+_OURS = "PGJAX_SET_NPROC"  # marks a size that pgjax set, in this process or a parent
 
 
 def avoid_deadlock(devices: int = 1) -> None:
-    """Give jaxlib 0.10 a thread pool of at least max(4, 2 × devices); a size the user has set stays.
+    """Give jaxlib 0.10 a thread pool of at least max(4, 2 × devices) threads, unless the user has set NPROC.
 
     Raises:
-      SettingError: if the user's own NPROC would hang with this many devices.
+      SettingError: if the user's NPROC is too small for several devices.
     """
     if jaxlib.version.__version_info__ >= (0, 11):
         return
@@ -38,20 +36,17 @@ def avoid_deadlock(devices: int = 1) -> None:
         os.environ["NPROC"] = os.environ[_OURS] = str(needed)
         if given is None and xla_bridge.backends_are_initialized():
             reason = f"jaxlib 0.10 can hang with the {cores()} threads that jax runs with here"
-            warnings.warn(f"{reason}: import pgjax before gymnax, or set NPROC={needed}", stacklevel=3)
+            warnings.warn(f"{reason}; import pgjax before gymnax, or set NPROC={needed}", stacklevel=3)
 
 
 def use_cpu_devices(count: int | None = None) -> None:
-    """Make CPU cores appear as devices, so that sweeps spread over them. Call before the first array is made.
+    """Make CPU cores appear as `count` devices, by default one per core. Call it before the first array is made.
 
-    Args:
-      count: how many; default one per core. On a machine with a GPU this changes nothing but the CPU's own devices.
-
-    Where jax has already started, as `import gymnax` makes it do, the devices that it has started with stay: a warning
-    says so where there are fewer than cores.
+    A GPU is not affected. If jax has already started, for instance by `import gymnax`, its devices stay. With the
+    default count this prints a warning if there are fewer devices than cores.
 
     Raises:
-      SettingError: for a count below one, or one that jax has already started without.
+      SettingError: for a count below 1, or another count than jax has already started with.
     """
     wanted = cores() if count is None else counters.count("devices", count)
     try:
@@ -59,16 +54,16 @@ def use_cpu_devices(count: int | None = None) -> None:
     except RuntimeError as error:
         there = len(jax.local_devices(backend="cpu"))
         if count is None and there < wanted:
-            warnings.warn(f"devices: {there} for {wanted} cores; {_TOO_LATE}", stacklevel=2)
+            warnings.warn(f"devices: {there} for {wanted} cores; {_JAX_STARTED}", stacklevel=2)
         elif count is not None and there != wanted:
-            raise SettingError("devices", count, f"comes too late: there are {there}; {_TOO_LATE}") from error
+            raise SettingError("devices", count, f"is set too late: there are {there}; {_JAX_STARTED}") from error
         return
     avoid_deadlock(wanted)
 
 
-_TOO_LATE = "jax has already started, as import gymnax does: for more, call pgjax.use_cpu_devices() before that"
+_JAX_STARTED = "jax has already started (import gymnax starts it); call pgjax.use_cpu_devices() before that"
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Environments as pairs of pure functions: one file for each family, behind the table's `make`."""
+"""Environments as pairs of pure functions, made by name. Each family of environments is one module."""
 
 from pgjax.environments.gymnax import from_gymnax
 from pgjax.environments.own import register

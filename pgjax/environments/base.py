@@ -1,8 +1,7 @@
-"""The door of an environment: `reset` and `step` as the rest of the package calls them, checked.
+"""Checked `reset` and `step` of an environment, as the rest of the package calls them.
 
-An `Environment` is a pair of functions that somebody wrote. Behind this door its observations have the declared
-shapes, rewards are scalars of the default float type, flags are scalar bools and the state keeps its types. All of it
-is decided from shapes and types while a program is traced; the compiled program holds no check.
+Observations have the declared shapes, rewards are scalars of the default float type, flags are scalar bools, and the
+state keeps its dtypes. All checks use shapes and dtypes while a program is traced; the compiled program has none.
 """
 
 import inspect
@@ -20,25 +19,17 @@ from pgjax.environments.dtypes import strong
 from pgjax.spaces import Discrete, is_part, no_action, parts
 from pgjax.types import Environment, SettingError
 
-_RESET_GIVES = ("observation", "state")
-_STEP_GIVES = ("observation", "state", "reward", "terminated", "truncated")
+_RESET_RETURNS = ("observation", "state")
+_STEP_RETURNS = ("observation", "state", "reward", "terminated", "truncated")
 
 
 def reset(environment: Environment, key: Array) -> tuple[Any, Any]:
-    """Start an episode: (observation, state), as arrays of the declared shapes and types.
+    """Start an episode: (observation, state), as arrays of the declared shapes and dtypes.
 
-    Args:
-      environment: what to reset.
-      key: a typed key, or one of `jax.random.PRNGKey`.
-
-    Raises:
-      SettingError: where `environment.reset` gives something else.
-
-    >>> from pgjax import environments
-    >>> reset(environments.make("CartPole-v1"), jax.random.PRNGKey(0))[0].shape
-    (4,)
+    `key` is a typed key or one from `jax.random.PRNGKey`. Raises a SettingError if `environment.reset` returns anything
+    else.
     """
-    observation, state = _call(environment, "reset", _RESET_GIVES, key=_typed(key))
+    observation, state = _call(environment, "reset", _RESET_RETURNS, key=_typed(key))
     state = strong(_arrays(environment, "reset", "state", state))
     return _observation(environment, "reset", observation, lambda: None), state
 
@@ -46,30 +37,15 @@ def reset(environment: Environment, key: Array) -> tuple[Any, Any]:
 def step(environment: Environment, key: Array, state: Any, action: Any) -> tuple[Any, Any, Array, Array, Array]:
     """Take one step: (observation, state, reward, terminated, truncated).
 
-    The reward is a scalar of the default float type (float64 under `jax_enable_x64`), also where the environment counts
-    in integers; the flags are bools. An action of a Box or MultiDiscrete may come flat; the environment gets it in the
-    space's shape.
+    The reward is cast to the default float type (float64 under `jax_enable_x64`), the flags to bool. A flat action of a
+    Box or MultiDiscrete is reshaped to the shape of the space.
 
     Raises:
-      SettingError: where `environment.step` gives something else, or a state of other types than the one before.
-
-    >>> environment = Environment(
-    ...     name="points",
-    ...     reset=lambda key: (jnp.zeros(2), jnp.int32(0)),
-    ...     step=lambda key, state, action: (jnp.zeros(2), state + 1, state[None], False, False),
-    ...     observation=jax.ShapeDtypeStruct((2,), jnp.float32),
-    ...     num_categories=None,
-    ...     action_space=Discrete(3),
-    ...     horizon=5,
-    ... )
-    >>> step(environment, jax.random.key(0), jnp.int32(1), action=2)
-    Traceback (most recent call last):
-        ...
-    pgjax.types.SettingError: environment: 'points' gives a reward int32[1] in step; needs one real number, shape ()
+      SettingError: if `environment.step` returns anything else, or a state of other dtypes than before.
     """
     before = strong(_arrays(environment, "step", "state", state))
-    key, action = _typed(key), _in_its_shape(environment, action)
-    given = _call(environment, "step", _STEP_GIVES, key=key, state=before, action=action)
+    key, action = _typed(key), _shaped_action(environment, action)
+    given = _call(environment, "step", _STEP_RETURNS, key=key, state=before, action=action)
     observation, after, reward, terminated, truncated = given
     at_reset = partial(jax.eval_shape, partial(reset, environment), key)
     observation = _observation(environment, "step", observation, lambda: at_reset()[0])
@@ -79,11 +55,7 @@ def step(environment: Environment, key: Array, state: Any, action: Any) -> tuple
 
 
 def horizon(environment: Environment) -> int:
-    """The declared number of steps after which every episode has ended.
-
-    Raises:
-      SettingError: unless it is a whole number of at least 1.
-    """
+    """The declared number of steps after which every episode has ended. Raises unless it is a positive whole number."""
     steps = environment.horizon
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
         reason = f"of environment {environment.name!r} must be a whole number of steps, at least 1"
@@ -92,17 +64,10 @@ def horizon(environment: Environment) -> int:
 
 
 def check_environment(environment: Environment) -> None:
-    """Trace one reset and one step, and refuse what cannot work. Nothing is compiled or run.
+    """Trace one reset and one step and check them. Nothing is compiled or run.
 
     Raises:
-      SettingError: naming the environment, the part, what it gave and what is needed.
-
-    >>> from pgjax import environments
-    >>> check_environment(environments.make("CartPole-v1"))
-    >>> check_environment(environments.make("CartPole-v1")._replace(horizon=None))
-    Traceback (most recent call last):
-        ...
-    pgjax.types.SettingError: horizon: None of environment 'CartPole-v1' must be a whole number of steps, at least 1
+      SettingError: naming the environment, the part, what it returned and what is needed.
     """
     horizon(environment)
     action = _example_action(environment)
@@ -116,16 +81,12 @@ def check_environment(environment: Environment) -> None:
 
 
 def refuse(environment: Environment, reason: str) -> SettingError:
-    """The error that names an environment."""
+    """A SettingError about an environment."""
     return SettingError("environment", environment.name, reason)
 
 
 def described(x: Any) -> str:
-    """A value by type and shape, as in float32[2,3].
-
-    >>> described(jnp.zeros((2, 3))), described(None)
-    ('float32[2,3]', 'NoneType')
-    """
+    """A value's dtype and shape, as in float32[2,3]."""
     shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
     if shape is None or dtype is None:
         return type(x).__name__
@@ -133,15 +94,15 @@ def described(x: Any) -> str:
 
 
 def _call(environment: Environment, part: str, names: tuple[str, ...], **arguments: Any) -> tuple:
-    """`reset` or `step`, called by position; how many values it gives."""
+    """Call `reset` or `step` with positional arguments and check the number of results."""
     function: Callable = getattr(environment, part)
     takes = f"needs {part}({', '.join(arguments)})"
     if not callable(function):
-        raise refuse(environment, f"has a {part} that is {function!r}, no function; {takes}")
+        raise refuse(environment, f"has a {part} {function!r} that is not a function; {takes}")
     try:
         inspect.signature(function).bind(*arguments.values())
     except TypeError as error:
-        raise refuse(environment, f"has a {part} of other arguments ({error}); {takes}") from None
+        raise refuse(environment, f"has a {part} with other arguments ({error}); {takes}") from None
     except ValueError:  # a builtin without a signature
         pass
     given = function(*arguments.values())
@@ -152,7 +113,7 @@ def _call(environment: Environment, part: str, names: tuple[str, ...], **argumen
 
 
 def _observation(environment: Environment, part: str, given: Any, undeclared: Callable[[], Any]) -> Any:
-    """An observation as declared; where nothing is, as `undeclared` says."""
+    """An observation as declared; if it is not declared, as `undeclared()` describes."""
     wanted, source = environment.observation, "as declared"
     if wanted is None:
         wanted, source = undeclared(), "as at a reset"
@@ -164,10 +125,9 @@ def _observation(environment: Environment, part: str, given: Any, undeclared: Ca
 def _fitted(
     environment: Environment, part: str, what: str, given: Any, wanted: Any, source: str, *, narrow: bool = False
 ) -> Any:
-    """A pytree as arrays of the wanted structure, shapes and types.
+    """A pytree as arrays of the wanted structure, shapes and dtypes.
 
-    A weakly typed number (a Python one) takes the wanted type as in jax's arithmetic; with `narrow`, a float of any
-    width does.
+    Weakly typed numbers are cast by jax's promotion rules; with `narrow`, floats of any width are cast too.
     """
     given = _arrays(environment, part, what, given)
     leaves, structure = tree_flatten_with_path(given)
@@ -201,7 +161,7 @@ def _fitted(
 
 
 def _arrays(environment: Environment, part: str, what: str, tree: Any) -> Any:
-    """Every leaf an array; Python numbers stay weak, for `_fitted` to decide."""
+    """Every leaf as an array. Python numbers stay weakly typed, for `_fitted` to cast."""
 
     def one(path: Any, x: Any) -> Array:
         try:
@@ -235,9 +195,9 @@ def _flag(environment: Environment, name: str, given: Any) -> Array:
     return _scalar(environment, name, given, "one bool or whole number", (jnp.bool_, jnp.integer)).astype(bool)
 
 
-def _in_its_shape(environment: Environment, action: Any) -> Any:
-    """Each part of an action in the shape that its space says."""
-    if environment.action_space is None:  # undeclared: a policy of one's own knows
+def _shaped_action(environment: Environment, action: Any) -> Any:
+    """Each part of an action in the shape of its space."""
+    if environment.action_space is None:  # not declared: left to the user's policy
         return action
     spaces, paths, structure = parts(environment.action_space)
     try:
@@ -260,7 +220,7 @@ def _in_its_shape(environment: Environment, action: Any) -> Any:
 
 def _example_action(environment: Environment) -> Any:
     space = environment.action_space
-    if space is None:  # undeclared: a policy of one's own knows
+    if space is None:  # not declared: left to the user's policy
         return None
     for part, path in zip(*parts(space)[:2], strict=True):
         if not is_part(part):
@@ -271,5 +231,5 @@ def _example_action(environment: Environment) -> Any:
 
 
 def _typed(key: Array) -> Array:
-    """A typed key, from an old-style one too."""
+    """A typed key, also from a raw one."""
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)

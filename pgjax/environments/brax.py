@@ -1,12 +1,12 @@
-"""brax in, `Environment` out: the raw task without brax's wrappers, and a time limit beside it. Imports brax lazily.
+"""brax environments: the raw task without brax's wrappers, with a time limit. brax is imported when first used.
 
-A task's own `done` is termination, the step count reaching the limit is truncation; both may be true on one step, and
-what is observed there is the end itself, as nothing resets here. (brax's own wrappers make one flag of the two and
-return the observation after the reset.)
+The task's `done` is termination; reaching the step limit is truncation. Both can be true on one step. The final
+observation is that of the ended episode. (brax's own wrappers merge the two flags and return the observation after the
+reset.)
 
-Actions are numbers from −1 to 1 for every task that comes with brax. Either the task stretches them to its actuators'
-range (inverted_pendulum ±3, pusher ±2, humanoid and humanoidstandup ±0.4), or that range is ±1 itself and the actuator
-clips (ant, halfcheetah, hopper, inverted_double_pendulum, reacher, swimmer, walker2d); `fast` looks at the sign alone.
+Actions of brax's own tasks are numbers from −1 to 1. Some tasks scale them to the range of their actuators
+(inverted_pendulum ±3, pusher ±2, humanoid and humanoidstandup ±0.4). In ant, halfcheetah, hopper,
+inverted_double_pendulum, reacher, swimmer and walker2d the range is ±1 and the actuator clips. `fast` uses the sign.
 """
 
 import warnings
@@ -24,54 +24,41 @@ from pgjax.environments.packages import cannot_be_made, known_name, load
 from pgjax.types import Box, Environment, SettingError
 
 PREFIX = "brax/"
-"""What the names of these environments begin with."""
+"""Prefix of the names of these environments."""
 
 EXTRA = "brax"
 """The extra of pgjax that installs the package."""
 
 
 class Running(NamedTuple):
-    """A brax state without its metrics (reports that no task reads), and how many steps led to it."""
+    """A brax state without its metrics, and the number of steps so far."""
 
     brax: Any
     steps: Array
 
 
 def available() -> list[str]:
-    """Names that `make` knows, those registered with `brax.envs.register_environment` included.
-
-    Raises:
-      SettingError: if brax is not installed.
-    """
+    """Names that `make` knows, with those registered by `brax.envs.register_environment`. Raises without brax."""
     return [PREFIX + name for name in _import_envs(PREFIX)._envs]
 
 
 def factory(name: str) -> Callable:
-    """What brax makes a name of.
-
-    Raises:
-      SettingError: if brax is not installed; for an unknown name, with the closest known one.
-    """
+    """The constructor of a name. Raises if brax is not installed or the name is unknown."""
     known = _import_envs(name)._envs
     return known[known_name(name, PREFIX, known)]
 
 
 def make(name: str, *, episode_length: int = 1000, **settings: Any) -> Environment:
-    """Make an environment by its brax name behind "brax/"; `settings` go to the task's constructor.
+    """Make an environment by its brax name after "brax/", truncated after `episode_length` steps (brax's default).
 
-    Args:
-      name: such as "brax/inverted_pendulum".
-      episode_length: steps after which an episode is truncated; brax's own default.
-      **settings: of the task, such as `backend`: "generalized" (the default), "spring", "positional" or "mjx".
-
-    Raises:
-      SettingError: if brax is not installed; for an unknown name, with the closest known one; for settings
-        that the task does not have; for a task whose code the installed jax cannot run.
+    `settings` are arguments of the task's constructor, such as `backend`: "generalized" (the default), "spring",
+    "positional" or "mjx". Raises a SettingError if brax is not installed, for an unknown name or setting, and for a
+    task that does not run with the installed jax.
     """
     envs = _import_envs(name)
     factory(name)
     try:
-        with warnings.catch_warnings():  # that brax's physics are no longer developed is no news at every start
+        with warnings.catch_warnings():  # hide brax's notice that its physics are no longer developed
             warnings.filterwarnings("ignore", message="Brax System", category=UserWarning)
             env = envs.get_environment(name.removeprefix(PREFIX), **settings)
     except (TypeError, ValueError) as error:
@@ -82,15 +69,9 @@ def make(name: str, *, episode_length: int = 1000, **settings: Any) -> Environme
 
 
 def from_brax(env: Any, *, name: str, episode_length: int = 1000) -> Environment:
-    """Wrap any object with the interface of `brax.envs.Env`, taking actions from −1 to 1 and resetting nothing itself.
+    """Wrap an object with the interface of `brax.envs.Env`, with actions from −1 to 1 and without automatic resets.
 
-    Args:
-      env: the task, without `EpisodeWrapper` and `AutoResetWrapper`.
-      name: what to call it.
-      episode_length: steps after which an episode is truncated.
-
-    Raises:
-      SettingError: for an episode without steps.
+    Pass the task without `EpisodeWrapper` and `AutoResetWrapper`. Episodes are truncated after `episode_length` steps.
     """
     whole_steps("episode_length", episode_length)
 
@@ -102,7 +83,7 @@ def from_brax(env: Any, *, name: str, episode_length: int = 1000) -> Environment
         return state.obs, Running(state, jnp.int32(0))
 
     def step(key: Array, state: Running, action: Array) -> tuple[Any, Running, Array, Array, Array]:
-        given = jax.tree.map(lambda x: x, state.brax)  # a copy: tasks write into the dicts of what they are given
+        given = jax.tree.map(lambda x: x, state.brax)  # a copy, because tasks modify the dicts of their state
         after, steps = env.step(given, action), state.steps + 1
         terminated, truncated = jnp.bool_(after.done), steps >= episode_length
         kept = carried(after)
@@ -121,11 +102,11 @@ def from_brax(env: Any, *, name: str, episode_length: int = 1000) -> Environment
 
 
 def _check_runs(environment: Environment) -> None:
-    """Trace one step: brax is no longer developed, and where it calls what jax has removed, only a step shows it."""
+    """Trace one step: a task that uses functions removed from jax fails only there."""
     key, action = jax.random.key(0), jnp.zeros(environment.action_space.shape)  # type: ignore[union-attr]
     try:
         jax.eval_shape(environment.step, key, jax.eval_shape(environment.reset, key)[1], action)
-    except Exception as error:  # what it raises depends on what was removed
+    except Exception as error:  # depends on the removed function
         reason = f"does not run with jax {jax.__version__}: {' '.join(str(error).split())}"
         raise SettingError("environment", environment.name, reason) from error
 

@@ -1,9 +1,11 @@
-"""Craftax with symbolic observations in, `Environment` out. Imports craftax lazily.
+"""Craftax with symbolic observations. craftax is imported when first used.
 
-Death, lava in Craftax-Classic and the defeated boss in Craftax are termination; `max_timesteps` is truncation; both may
-be true on one step. Craftax itself has one flag for both: it is given a limit of one step more, so that its flag says
-the first alone. Episodes are long (10 000 steps at most in Classic, 100 000 in Craftax): train on streams of steps, and
-evaluate under a `max_timesteps` of less, since a whole episode's random numbers are drawn at its start.
+Death, lava in Craftax-Classic and the defeated boss in Craftax are termination; `max_timesteps` is truncation. Both can
+be true on one step. Craftax has one flag for both, so it is given a limit of one more step and its flag then means
+termination only.
+
+Episodes are long: at most 10 000 steps in Classic and 100 000 in Craftax. Train with streaming rollouts, and evaluate
+with a smaller `max_timesteps`, since all random numbers of a whole episode are drawn at its start.
 """
 
 from dataclasses import fields
@@ -20,12 +22,12 @@ from pgjax.environments.spaces import action_space
 from pgjax.types import Environment, SettingError
 
 PREFIX = "craftax/"
-"""What the names of these environments begin with."""
+"""Prefix of the names of these environments."""
 
 EXTRA = "craftax"
 """The extra of pgjax that installs the package."""
 
-_CLASSES = {  # those that never reset by themselves
+_CLASSES = {  # without automatic resets
     "Craftax-Symbolic-v1": ("craftax.craftax.envs.craftax_symbolic_env", "CraftaxSymbolicEnvNoAutoReset"),
     "Craftax-Classic-Symbolic-v1": (
         "craftax.craftax_classic.envs.craftax_symbolic_env",
@@ -35,71 +37,47 @@ _CLASSES = {  # those that never reset by themselves
 
 
 def available() -> list[str]:
-    """The names that `make` knows.
-
-    Raises:
-      NotInstalled: if craftax is not installed.
-    """
+    """The names that `make` knows. Raises if craftax is not installed."""
     load("craftax.craftax_env", PREFIX, EXTRA)
     return [PREFIX + name for name in _CLASSES]
 
 
 def factory(name: str) -> Any:
-    """The class that a name stands for.
-
-    Raises:
-      NotInstalled: if craftax is not installed.
-      SettingError: for an unknown name, with the closest known one.
-    """
+    """The class of a name. Raises if craftax is not installed or the name is unknown."""
     module, kind = _CLASSES[known_name(name, PREFIX, _CLASSES)]
     return getattr(load(module, name, EXTRA), kind)
 
 
 def make(name: str, **settings: Any) -> Environment:
-    """Make an environment by its name behind "craftax/".
+    """Make "craftax/Craftax-Symbolic-v1" or "craftax/Craftax-Classic-Symbolic-v1".
 
-    Args:
-      name: "craftax/Craftax-Symbolic-v1" or "craftax/Craftax-Classic-Symbolic-v1".
-      **settings: among its parameters, such as `max_timesteps`, after which an episode is truncated, or among its
-        static parameters, such as `map_size`.
-
-    Raises:
-      NotInstalled: if craftax is not installed.
-      SettingError: for an unknown name, with the closest known one; for parameters that it does not have.
+    `settings` are its parameters, such as `max_timesteps` (truncation), or its static parameters, such as `map_size`.
+    Raises NotInstalled without craftax, and a SettingError for an unknown name or parameter.
     """
     kind = factory(name)
     static, params = kind.default_static_params(), kind().default_params
-    of_static, of_params = ({field.name for field in fields(x)} for x in (static, params))
+    static_names, param_names = ({field.name for field in fields(x)} for x in (static, params))
     for setting, value in settings.items():
-        if setting not in of_static | of_params:
-            known = ", ".join(sorted(of_static | of_params))
+        if setting not in static_names | param_names:
+            known = ", ".join(sorted(static_names | param_names))
             raise SettingError("environment", name, f"cannot be made with {setting}={value!r}; it has {known}")
     with making(name, settings):
-        env = kind(static.replace(**{k: v for k, v in settings.items() if k in of_static}))
-        params = params.replace(**{k: v for k, v in settings.items() if k in of_params})
+        env = kind(static.replace(**{k: v for k, v in settings.items() if k in static_names}))
+        params = params.replace(**{k: v for k, v in settings.items() if k in param_names})
         others = {setting: value for setting, value in settings.items() if setting != "max_timesteps"}
         return made(from_craftax(env, params, name=name), others)
 
 
 def from_craftax(env: Any, params: Any, *, name: str) -> Environment:
-    """Wrap an environment of craftax of a class without resets.
-
-    Args:
-      env: the environment.
-      params: its parameters.
-      name: what to call it.
-
-    Raises:
-      SettingError: for an episode without steps.
-    """
+    """Wrap a craftax environment of a class without automatic resets, with its parameters."""
     limit = whole_steps("max_timesteps", params.max_timesteps)
-    later = params.replace(max_timesteps=limit + 1)
+    unlimited = params.replace(max_timesteps=limit + 1)
 
     def reset(key: Array) -> tuple[Any, Any]:
-        return strong(env.reset_env(key, later))
+        return strong(env.reset_env(key, unlimited))
 
     def step(key: Array, state: Any, action: Array) -> tuple[Any, Any, Array, Array, Array]:
-        observation, after, reward, ended, _ = env.step_env(key, state, action, later)
+        observation, after, reward, ended, _ = env.step_env(key, state, action, unlimited)
         return observation, strong(after), reward, jnp.bool_(ended), after.timestep >= limit
 
     return Environment(

@@ -1,4 +1,4 @@
-"""Types that stay: what a loop carries must have one type on every turn."""
+"""Stable dtypes: the carry of a loop must have the same dtypes in every iteration."""
 
 from typing import Any
 
@@ -10,11 +10,7 @@ from jax.typing import ArrayLike
 
 
 def strong(tree: Any) -> Any:
-    """A pytree of numbers as arrays of the same types, none of them weak: a weak one would change inside a scan.
-
-    >>> jnp.asarray(1.0).weak_type, strong(1.0).weak_type
-    (True, False)
-    """
+    """A pytree of numbers as arrays that are not weakly typed. A weak type would change inside a scan."""
 
     def one(x: Any) -> Array:
         x = jnp.asarray(x)
@@ -24,10 +20,6 @@ def strong(tree: Any) -> Any:
 
 
 def is_too_large(x: ArrayLike | list[float]) -> bool:
-    """Whether a number, or one of several, is infinite in float32.
-
-    >>> is_too_large(1e38), is_too_large(1e39)
-    (False, True)
-    """
+    """Whether a number, or any of several, is infinite in float32."""
     with np.errstate(over="ignore"):
         return bool(np.isinf(np.asarray(x).astype(np.float32)).any())

@@ -1,4 +1,4 @@
-"""gymnax in, `Environment` out: two pure functions with termination and truncation apart. Imports gymnax lazily."""
+"""gymnax environments with separate termination and truncation. gymnax is imported when first used."""
 
 import difflib
 import inspect
@@ -22,15 +22,15 @@ from pgjax.environments.spaces import action_space, actions, categories
 from pgjax.types import Environment, SettingError
 
 PREFIX = ""
-"""What the names of these environments begin with: nothing."""
+"""Names of these environments have no prefix."""
 
 EXTRA = ""
-"""The extra of pgjax that installs the package: gymnax comes with pgjax."""
+"""No extra: gymnax is a dependency of pgjax."""
 
 Values = Mapping[str, ArrayLike] | None
-"""Parameters in place of an environment's own."""
+"""Parameter values that replace an environment's own."""
 
-# Episodes that end by themselves well before gymnax's own limit: after how many steps, at most.
+# Maximum episode lengths of environments that terminate well before gymnax's time limit.
 _SHORT_EPISODES: dict[str, Any] = {
     "Catch-bsuite": lambda env, params: env.rows - 1,
     "MemoryChain-bsuite": lambda env, params: params.memory_length + 1,
@@ -40,25 +40,17 @@ _SHORT_EPISODES: dict[str, Any] = {
 
 
 def available() -> list[str]:
-    """gymnax's names, those registered with `gymnax.register` included.
-
-    >>> "CartPole-v1" in available()
-    True
-    """
+    """gymnax's names, with those registered by `gymnax.register`."""
     import gymnax
 
     return list(gymnax.registered_envs)
 
 
 def factory(name: str) -> Callable:
-    """What gymnax makes a name of.
-
-    Raises:
-      SettingError: for an unknown name, with the closest known one.
-    """
+    """The constructor of a name. Raises a SettingError for an unknown name, with the closest known one."""
     from gymnax import registration
 
-    known = registration._registry  # registered_envs lists names alone
+    known = registration._registry  # registered_envs lists only names
     if name not in known:
         by_lower = {other.lower(): other for other in known}
         close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
@@ -67,16 +59,13 @@ def factory(name: str) -> Callable:
 
 
 def make(name: str, **settings: Any) -> Environment:
-    """Make an environment by its gymnax name; `settings` are of its constructor, or among gymnax's parameters.
+    """Make an environment by its gymnax name. `settings` are arguments of its constructor or gymnax parameters.
 
     Raises:
-      SettingError: for a setting that it does not have, or a parameter of another type or shape than its default.
+      SettingError: for an unknown setting, or a parameter whose type or shape differs from its default's.
 
     >>> make("Acrobot-v1", max_steps_in_episode=200).horizon
     200
-    >>> make("CartPole-v1", length="long")
-    Traceback (most recent call last):
-    pgjax.types.SettingError: length: 'long' must be one real number in CartPole-v1
     """
     import gymnax
 
@@ -94,16 +83,16 @@ def make(name: str, **settings: Any) -> Environment:
     except (TypeError, ValueError, OSError) as error:  # OSError: MNISTBandit downloads its data
         if isinstance(error, TypeError):
             _check_spelling(name, settings, parameters)
-        there = f"; its parameters: {', '.join(parameters)}" if parameters and isinstance(error, TypeError) else ""
-        raise SettingError("environment", name, f"cannot be made: {' '.join(str(error).split())}{there}") from error
+        known = f"; its parameters: {', '.join(parameters)}" if parameters and isinstance(error, TypeError) else ""
+        raise SettingError("environment", name, f"cannot be made: {' '.join(str(error).split())}{known}") from error
     return from_gymnax(env, params, name=name, horizon=horizon)
 
 
 def _check_spelling(name: str, settings: Mapping[str, Any], parameters: Sequence[str]) -> None:
-    """Refuse a setting that is none and nearly another's name."""
+    """Raise for an unknown setting that is nearly the name of a known one."""
     try:
         taken = inspect.signature(factory(name)).parameters.values()
-    except ValueError:  # nobody knows what it takes
+    except ValueError:  # no signature
         return
     if any(one.kind is one.VAR_KEYWORD for one in taken):
         return
@@ -115,9 +104,9 @@ def _check_spelling(name: str, settings: Mapping[str, Any], parameters: Sequence
 
 
 def _like(default: Any, value: Any, field: str, name: str) -> Any:
-    """A parameter of the default's type and shape, without NaN or infinity; where that is no number, as it is.
+    """A parameter with the type and shape of its default, without NaN or infinity; if that is no number, unchanged.
 
-    The time limit has a check of its own, and traced numbers pass.
+    The time limit is checked elsewhere, and traced numbers are not checked.
     """
     kinds = {"f": ("iuf", "real number"), "i": ("iu", "whole number"), "b": ("b", "bool")}
     wanted = np.asarray(default)
@@ -139,22 +128,22 @@ def _like(default: Any, value: Any, field: str, name: str) -> Any:
 
 
 def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int | None = None) -> Environment:
-    """Wrap any object with gymnax 1.0's interface (`reset_env`, `step_env`, `is_truncated`, the spaces).
+    """Wrap an object with gymnax 1.0's interface (`reset_env`, `step_env`, `is_truncated`, the spaces).
 
-    gymnax's wrappers around it do what they do in gymnax: observations, rewards, actions, states and spaces are theirs.
-    Only the reset after an episode's end is left out, so that the final observation is kept; so it is for an
-    environment whose class has a `step` or `reset` of its own. Real numbers among the parameters may vary
-    (`Environment.parameters`), but for those that decide about spaces or the time limit.
+    gymnax wrappers keep their effect on observations, rewards, actions, states and spaces. The automatic reset at the
+    end of an episode is removed, so the final observation is kept; this includes classes with their own `step` or
+    `reset`. Real numbers among the parameters may vary (`Environment.parameters`), except those that determine spaces
+    or the time limit.
 
     Args:
-      env: the environment object, or wrappers around one.
+      env: the environment object, possibly wrapped.
       params: its parameters; numbers in it may be traced.
-      name: what to call it; default the object's own name.
-      horizon: steps after which every episode has ended; default `params.max_steps_in_episode`. Where the environment
-        knows no time limit, episodes are truncated there.
+      name: default: the object's own name.
+      horizon: steps after which every episode has ended; default `params.max_steps_in_episode`. An environment without
+        its own time limit is truncated there.
 
     Raises:
-      SettingError: for spaces that no policy here can act in, a wrapper that cannot be honoured, or no limit at all.
+      SettingError: for spaces without a policy, an unsupported wrapper, or no time limit.
 
     >>> import gymnax
     >>> environment = from_gymnax(*gymnax.make("CartPole-v1"))
@@ -171,8 +160,8 @@ def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int 
         return observation, state if steps.limited else Counted(state, jnp.int32(0))
 
     def step(key: Array, state: Any, action: Array, values: Values = None) -> tuple[Any, Any, Array, Array, Array]:
-        inner, own = state if steps.limited else state.state, params.replace(**values) if values else params
-        observation, inner, reward, terminated, truncated = steps.step(key, inner, acts.convert(action), own)
+        inner, current = state if steps.limited else state.state, params.replace(**values) if values else params
+        observation, inner, reward, terminated, truncated = steps.step(key, inner, acts.convert(action), current)
         observation, inner = strong((observation, inner))
         terminated, truncated = jnp.bool_(terminated), jnp.bool_(truncated)
         if steps.limited:
@@ -192,14 +181,14 @@ def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int 
     )
     environment = environment._replace(parameters=_free_numbers(env, params, environment))
     if not steps.plain:
-        check_environment(environment)  # what a wrapper does shows in a trace
+        check_environment(environment)  # errors of a wrapper appear in a trace
     return environment
 
 
 def _free_numbers(env: Any, params: Any, environment: Environment) -> dict[str, float]:
-    """The real numbers among the parameters that decide neither about spaces nor about the time limit.
+    """The real numbers among the parameters that determine neither the spaces nor the time limit.
 
-    A space that is another one, or cannot be made, where a number is NaN depends on that number.
+    A space depends on a number if it changes, or cannot be built, when that number is NaN.
     """
     changed = getattr(params, "replace", None)
     if changed is None or not is_dataclass(params):
@@ -212,7 +201,7 @@ def _free_numbers(env: Any, params: Any, environment: Environment) -> dict[str, 
         try:
             actions = action_space(env.action_space(other), name)
             counts = categories(env.observation_space(other), environment.observation, name)
-        except Exception:  # whatever a space of somebody's own raises for NaN
+        except Exception:  # a user's space may raise anything for NaN
             return False
         return (actions, counts) == (environment.action_space, environment.num_categories)
 
@@ -234,7 +223,7 @@ def _limit(params: Any, name: str) -> int:
     """gymnax's time limit."""
     steps = getattr(params, "max_steps_in_episode", None)
     if steps is None:
-        reason = f"is no limit for {name!r}, and its parameters have no max_steps_in_episode; give horizon="
+        reason = f"is not a limit for {name!r}, whose parameters have no max_steps_in_episode; give horizon="
         raise SettingError("horizon", None, reason)
     try:
         whole = int(steps)

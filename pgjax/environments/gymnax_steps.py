@@ -1,8 +1,7 @@
-"""gymnax's own `reset` and `step`, wrappers included, without the reset that gymnax makes after an episode's end.
+"""gymnax's `reset` and `step`, with wrappers, without the automatic reset at the end of an episode.
 
-gymnax resets inside `step`, and what a wrapper sees there is the next episode's first observation. Here a chain of
-wrappers is copied, and in the copy the innermost environment steps without resetting: each wrapper does all that it
-does, and the final observation passes through it like any other.
+gymnax resets inside `step`, where wrappers then see the next episode's first observation. Here the chain of wrappers is
+copied around an innermost environment that does not reset. Each wrapper keeps its effect, also on final observations.
 """
 
 import inspect
@@ -17,39 +16,19 @@ from pgjax.types import SettingError
 
 
 class Steps(NamedTuple):
-    """An environment of gymnax as two functions, in gymnax's terms.
+    """A gymnax environment as two functions."""
 
-    Attributes:
-      reset: (key, params) -> (observation, state).
-      step: (key, state, action, params) -> (observation, state, reward, terminated, truncated).
-      plain: whether they are `reset_env` and `step_env` themselves, and no `step` or `reset` of a wrapper or a class.
-      limited: whether the environment knows a time limit; else `truncated` is False.
-    """
-
-    reset: Callable[..., tuple[Any, Any]]
-    step: Callable[..., tuple[Any, Any, Any, Any, Any]]
-    plain: bool
-    limited: bool
+    reset: Callable[..., tuple[Any, Any]]  # (key, params) -> (observation, state)
+    step: Callable[..., tuple[Any, Any, Any, Any, Any]]  # -> (observation, state, reward, terminated, truncated)
+    plain: bool  # whether they are `reset_env` and `step_env`, not overrides of `step` or `reset`
+    limited: bool  # whether the environment has a time limit; else `truncated` is False
 
 
 def without_resets(env: Any, params: Any, name: str) -> Steps:
-    """How to reset and step an environment, whatever is wrapped around it.
-
-    Args:
-      env: of gymnax, or wrapped, any number of times.
-      params: its parameters.
-      name: for errors.
+    """`reset` and `step` of an environment, possibly wrapped, without automatic resets.
 
     Raises:
-      SettingError: for a wrapper that cannot be honoured.
-
-    >>> import gymnax
-    >>> from gymnax.wrappers import FlattenObservationWrapper
-    >>> env, params = gymnax.make("Catch-bsuite")
-    >>> steps = without_resets(FlattenObservationWrapper(env), params, "flat")
-    >>> observation, state = steps.reset(jax.random.key(0), params)
-    >>> steps.step(jax.random.key(1), state, 0, params)[0].shape, steps.plain
-    ((50,), False)
+      SettingError: for a wrapper that is not supported.
     """
     wrappers, innermost = _chain(env)
     missing = [part for part in ("reset_env", "step_env") if not hasattr(innermost, part)]
@@ -81,19 +60,19 @@ def without_resets(env: Any, params: Any, name: str) -> Steps:
 
 
 class _Core:
-    """The innermost environment as wrappers see it: with all that it has, but a `step` that does not reset.
+    """The innermost environment as wrappers see it, with a `step` that does not reset.
 
     Attributes:
-      own_step: whether its class has a `step` of its own, instead of a `step_env` behind gymnax's.
+      own_step: whether its class overrides `step`, instead of `step_env`.
       own_reset: the same for `reset` and `reset_env`.
-      limited: whether `is_truncated` can be asked.
-      latest: (observation, state) of the last `step_env` within the `step` that is being traced.
+      limited: whether `is_truncated` can be called.
+      latest: (observation, state) of the last `step_env` within the `step` being traced.
     """
 
     def __init__(self, env: Any, name: str, limited: bool):
         self._env, self._name, self.limited = env, name, limited
         self.own_step, self.own_reset = _is_own(env, "step", "step_env"), _is_own(env, "reset", "reset_env")
-        self._stepping = _without_its_resets(env, self) if self.own_step else env
+        self._stepping = _without_inner_resets(env, self) if self.own_step else env
         self.within, self._stepped = False, False
         self.latest: tuple[Any, ...] | None = None
 
@@ -102,9 +81,9 @@ class _Core:
 
     @contextmanager
     def in_step(self) -> Iterator[None]:
-        """While the outermost `step` is traced: nothing resets, and the first time this environment is stepped.
+        """Context of the outermost `step`: resets are rejected, and the first trace must step this environment.
 
-        (Later traces may find a wrapper's compiled `step` and never come here.)
+        Later traces may use a wrapper's compiled `step`, which does not call this environment.
         """
         self.within, self.latest = True, None
         try:
@@ -112,12 +91,12 @@ class _Core:
         finally:
             self.within, self.latest = False, None
         if not self._stepped:
-            reason = "is wrapped by one that never calls its step; cannot keep it from resetting"
+            reason = "has a wrapper that never calls its step, so automatic resets cannot be removed"
             raise SettingError("environment", self._name, reason)
 
     def refuse_reset(self) -> None:
         if self.within:
-            reason = "is reset within a step, where its final observation is lost; leave out what resets it"
+            reason = "has a wrapper that resets within a step, which loses the final observation; remove that wrapper"
             raise SettingError("environment", self._name, reason)
 
     def plain_step(self, key: Any, state: Any, action: Any, params: Any) -> tuple[Any, Any, Any, Any, Any]:
@@ -142,7 +121,7 @@ class _Core:
             self._stepped = True
             given = _call(self._stepping, "step", self._name, key, state, action, params)
             if not isinstance(given, tuple | list) or len(given) != 6:
-                return given  # refused outside
+                return given  # the caller raises
             observation, state, reward, terminated, truncated, info = given
         else:
             observation, state, reward, terminated, info = self.step_env(key, state, action, params)
@@ -159,8 +138,8 @@ def _ends(observation: Any, terminated: Any, truncated: Any) -> dict[str, Any]:
     return {"terminated": terminated, "truncated": truncated, "final_observation": observation}
 
 
-def _without_its_resets(env: Any, core: _Core) -> Any:
-    """A copy of an environment with a `step` of its own: a reset within it gives back what `step_env` has given."""
+def _without_inner_resets(env: Any, core: _Core) -> Any:
+    """A copy of an environment that overrides `step`; a reset within it returns the result of `step_env`."""
     kind = type(env)
 
     def step_env(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -184,7 +163,7 @@ def _without_its_resets(env: Any, core: _Core) -> Any:
 
 
 def _is_limited(env: Any, params: Any) -> bool:
-    """Whether `is_truncated` can be asked: gymnax's own needs a limit in the parameters and a time in the state."""
+    """Whether `is_truncated` can be called: gymnax's own needs a limit in the parameters and a time in the state."""
     if not hasattr(env, "is_truncated"):
         return False
     definer = next((kind for kind in type(env).__mro__ if "is_truncated" in vars(kind)), None)
@@ -198,7 +177,7 @@ def _is_limited(env: Any, params: Any) -> bool:
 
 
 def _chain(env: Any) -> tuple[list[Any], Any]:
-    """Wrappers from the outermost inwards, and what they are wrapped around."""
+    """Wrappers from the outermost inwards, and the innermost environment."""
     wrappers = []
     while (inner := _inner(env)) is not None:
         wrappers.append(env)
@@ -207,7 +186,7 @@ def _chain(env: Any) -> tuple[list[Any], Any]:
 
 
 def _inner(env: Any) -> Any:
-    """The environment that an object holds; None if it holds none."""
+    """The environment that an object wraps, or None."""
     held = _held(env)
     candidates = [held.pop("_env", None), *held.values()]
     parts = "step", "reset", "action_space", "observation_space"
@@ -221,7 +200,7 @@ def _held(env: Any) -> dict[str, Any]:
 
 
 def _copy(env: Any, kind: type) -> Any:
-    """A shallow copy, as an object of this class. (`copy.copy` asks wrappers for what they pass on without end.)"""
+    """A shallow copy as an object of this class. (`copy.copy` recurses endlessly in wrappers that forward lookups.)"""
     clone = object.__new__(kind)
     for field, value in _held(env).items():
         if field not in ("__dict__", "__weakref__"):
@@ -230,9 +209,9 @@ def _copy(env: Any, kind: type) -> Any:
 
 
 def _is_own(env: Any, name: str, beneath: str) -> bool:
-    """Whether `step` (`reset`) is of the object's own class and not one that calls its `step_env` (`reset_env`).
+    """Whether the object's class overrides `step` (`reset`), rather than `step_env` (`reset_env`).
 
-    gymnax's environments keep all they are in the methods beneath; so does a class derived from one with a `step`.
+    gymnax's own environments override only the latter. The most derived override counts.
     """
     kinds = type(env).__mro__
     here, below = (next((i for i, kind in enumerate(kinds) if x in vars(kind)), None) for x in (name, beneath))
@@ -242,18 +221,14 @@ def _is_own(env: Any, name: str, beneath: str) -> bool:
 
 
 def _copied(wrapper: Any, inner: Any, name: str, beyond: str | None) -> Any:
-    """A copy of a wrapper around something else; one that changes what is beneath `step` gets a `step` made of it.
+    """A copy of a wrapper around another environment. A wrapper that overrides `step_env` gets a `step` that calls it.
 
-    Args:
-      wrapper: what to copy.
-      inner: what to wrap it around.
-      name: of the environment.
-      beyond: a wrapper further inside that changes `step` itself.
+    `beyond` is the name of a wrapper further inside that overrides `step`, or None.
     """
     kind, original = type(wrapper), _inner(wrapper)
     bound = {"step", "reset"} & _held(wrapper).keys()
     if bound:
-        reason = f"is wrapped in {kind.__name__}, whose {min(bound)} is no method; leave out that wrapper"
+        reason = f"is wrapped in {kind.__name__}, whose {min(bound)} is not a method; remove that wrapper"
         raise SettingError("environment", name, reason)
     clone = _copy(wrapper, kind)
     for field, value in _held(wrapper).items():
@@ -265,10 +240,8 @@ def _copied(wrapper: Any, inner: Any, name: str, beyond: str | None) -> Any:
     if not own_step and (hasattr(kind, "step_env") or hasattr(kind, "is_truncated")):
         core_steps = getattr(inner, "own_step", False)
         if beyond or core_steps:
-            reason = (
-                f"is wrapped in {kind.__name__}, which changes step_env, around {beyond or 'a class'} with its own step"
-            )
-            raise SettingError("environment", name, f"{reason}; let both change step")
+            reason = f"is wrapped in {kind.__name__}, which overrides step_env, around {beyond or 'a class'}, which"
+            raise SettingError("environment", name, f"{reason} overrides step; both must override step")
 
         def step(key: Any, state: Any, action: Any, params: Any = None) -> Any:
             params = clone.default_params if params is None else params
@@ -283,7 +256,7 @@ def _copied(wrapper: Any, inner: Any, name: str, beyond: str | None) -> Any:
 
 
 def _call(env: Any, part: str, name: str, *arguments: Any) -> Any:
-    """A method of gymnax's interface."""
+    """Call a method of gymnax's interface."""
     function = getattr(env, part, None)
     takes = "key, state, action, params" if part == "step" else "key, params"
     needs = f"needs {part}({takes}) in {type(env).__name__}"

@@ -1,20 +1,19 @@
-"""Jumanji in, `Environment` out. Imports jumanji lazily.
+"""Jumanji environments. jumanji is imported when first used.
 
-A time limit is truncation here, whatever Jumanji calls it: most of its environments end an episode at their
-`time_limit` with a discount of 0, as if the task had ended. They are given a limit of one step more, so that the flag
-they raise up to the limit is the task's own end, and the steps are counted beside them. SearchAndRescue scales rewards
-by its limit, so it keeps it, and its end is read off its state. Both flags may be true on one step.
+A time limit is truncation here. Most Jumanji environments end an episode at their `time_limit` with discount 0, as if
+terminated. They are given a limit of one more step, so that their flag means termination only, and steps are counted
+separately. SearchAndRescue scales rewards by its limit, so it keeps it, and its termination is read from its state.
+Both flags can be true on one step.
 
-Packing, colouring, routes, Minesweeper and Sudoku have no time limit: they end by themselves, and are truncated only
-where a `time_limit` is given. So does 2048, without a bound: 4000 steps. MultiCVRP's bound on the length of a route is
-not told from its end.
+Packing, colouring, routes, Minesweeper and Sudoku have no time limit: episodes terminate, and are truncated only by a
+given `time_limit`. 2048 terminates without a known bound and is truncated after 4000 steps. For MultiCVRP the bound on
+a route's length counts as termination.
 
-Actions that are an array of numbers with one entry of the mask for each combination (BinPack, FlatPack, Minesweeper,
-Sudoku, Tetris) are numbered, so that the mask holds. Rewards of several agents are added, and their episode has ended
-by itself once no agent goes on.
+Array actions with one mask entry per combination (BinPack, FlatPack, Minesweeper, Sudoku, Tetris) become one number, so
+that the mask applies. Rewards of several agents are added. Their episode terminates when no agent continues.
 
-Observations are Jumanji's, but for step counts, which come as a share of the longest episode, and so of the size of the
-other numbers. Codes declared as a range are categories; −1, where there is one, is none.
+Observations are Jumanji's, except that step counts are divided by the longest episode. Codes declared as a range are
+categories; where −1 is among them, it is encoded as all zeros.
 """
 
 import copy
@@ -35,15 +34,15 @@ from pgjax.environments.spaces import action_space, categories
 from pgjax.types import ACTION_MASK, Environment, SettingError
 
 PREFIX = "jumanji/"
-"""What the names of these environments begin with."""
+"""Prefix of the names of these environments."""
 
 EXTRA = "jumanji"
 """The extra of pgjax that installs the package."""
 
 _DOWNLOADS = ("Sokoban",)
-"""Environments whose default generator downloads what an episode begins with."""
+"""Environments whose default generator downloads levels."""
 
-# Episodes that end by themselves: after how many steps, at most.
+# Maximum episode lengths of environments that terminate by themselves.
 _LONGEST: dict[str, Callable[[Any], int]] = {
     "BinPack": lambda env: env.generator.max_num_items,
     "CVRP": lambda env: 2 * env.num_nodes,
@@ -58,55 +57,43 @@ _LONGEST: dict[str, Callable[[Any], int]] = {
 }
 
 _UNLIMITED = {"Game2048": 4000}
-"""Episodes that end by themselves, nobody knows when: the time limit unless one is given."""
+"""Default time limits of environments that terminate by themselves without a known bound."""
 
 _OWN_END: dict[str, Callable[[Any], Array]] = {"SearchAndRescue": lambda state: state.targets.found.all()}
-"""The task's own end, as read off the state, of environments that need their time limit for more than the end."""
+"""Termination read from the state, for environments that use their time limit for more than the end."""
 
 _STEPS = ("step_count", "step")
 """Parts of observations that count steps."""
 
 _AMOUNTS = (*_STEPS, "num_mines", "ops_durations", "machines_remaining_times", "demands", "capacities")
-"""Parts of observations that are declared as a range, and are amounts: no codes."""
+"""Parts of observations that are declared as a range but are amounts, not codes."""
 
 
 def available() -> list[str]:
-    """Names that `make` knows, those registered with `jumanji.register` included; without those that download levels.
+    """Names that `make` knows, with those registered by `jumanji.register`; without those that download levels.
 
-    Raises:
-      NotInstalled: if jumanji is not installed.
+    Raises NotInstalled if jumanji is not installed.
     """
     return [PREFIX + name for name, spec in _registration(PREFIX)._REGISTRY.items() if not _downloads(spec)]
 
 
 def factory(name: str) -> Entry:
-    """The class and the arguments that a name stands for.
-
-    Raises:
-      NotInstalled: if jumanji is not installed.
-      SettingError: for an unknown name, with the closest known one.
-    """
+    """The class and arguments of a name. Raises if jumanji is not installed or the name is unknown."""
     spec = _spec(name)
     return Entry.of(_registration(name).load(spec.entry_point), spec)
 
 
 def make(name: str, *, time_limit: int | None = None, **settings: Any) -> Environment:
-    """Make an environment by its name behind "jumanji/"; `settings` go to its constructor.
+    """Make an environment by its name after "jumanji/", such as "jumanji/Snake-v1".
 
-    Args:
-      name: such as "jumanji/Snake-v1".
-      time_limit: steps after which an episode is truncated; default the environment's own.
-      **settings: of its constructor, such as `generator`.
-
-    Raises:
-      NotInstalled: if jumanji is not installed.
-      SettingError: for an unknown name, with the closest known one; for settings that the environment does not have;
-        for levels that would be downloaded; for actions that no policy here can take.
+    `time_limit` is the number of steps after which an episode is truncated; default: the environment's own. `settings`
+    are arguments of its constructor, such as `generator`. Raises NotInstalled without jumanji, and a SettingError for
+    an unknown name or setting, levels that would be downloaded, or unsupported actions.
     """
     made_of = factory(name)
     takes, spec = inspect.signature(made_of.kind).parameters, made_of.spec
     if _downloads(spec) and "generator" not in settings:
-        raise SettingError("environment", name, "downloads its levels; give a generator that makes some")
+        raise SettingError("environment", name, "downloads its levels; give a generator that creates them")
     given = settings | ({} if time_limit is None else {"time_limit": whole_steps("time_limit", time_limit)})
     with making(name, given):
         env = _registration(name).make(spec.id, **{k: v for k, v in given.items() if k != "time_limit" or k in takes})
@@ -114,18 +101,13 @@ def make(name: str, *, time_limit: int | None = None, **settings: Any) -> Enviro
 
 
 def from_jumanji(env: Any, *, name: str, time_limit: int | None = None) -> Environment:
-    """Wrap any `jumanji.env.Environment`, without wrappers.
+    """Wrap a `jumanji.env.Environment` without wrappers.
 
-    Args:
-      env: the environment.
-      name: what to call it.
-      time_limit: steps after which an episode is truncated; default the attribute `time_limit`, where there is one.
-
-    Raises:
-      SettingError: for a wrapper; for no limit at all; for actions that no policy here can take.
+    `time_limit` is the number of steps after which an episode is truncated; default: the attribute `time_limit`, if
+    any. Raises a SettingError for a wrapper, no time limit at all, or unsupported actions.
     """
     if env.unwrapped is not env:
-        raise SettingError("environment", name, f"is wrapped in {type(env).__name__}; leave out that wrapper")
+        raise SettingError("environment", name, f"is wrapped in {type(env).__name__}; remove that wrapper")
     kind = type(env).__name__
     limit, horizon = _limits(env, name, time_limit)
     own_end = _OWN_END.get(kind)
@@ -163,7 +145,7 @@ def from_jumanji(env: Any, *, name: str, time_limit: int | None = None) -> Envir
 
 
 def _limits(env: Any, name: str, time_limit: int | None) -> tuple[int | None, int]:
-    """After how many steps an episode is truncated, if at all, and after how many it has ended."""
+    """The number of steps after which an episode is truncated (or None), and after which it has ended."""
     kind = type(env).__name__
     limit = next(
         (x for x in (time_limit, getattr(env, "time_limit", None), _UNLIMITED.get(kind)) if x is not None), None
@@ -176,7 +158,7 @@ def _limits(env: Any, name: str, time_limit: int | None) -> tuple[int | None, in
 
 
 def _with_limit(env: Any, limit: int) -> Any:
-    """The environment with another time limit, if it has one; its specs stay as they are."""
+    """The environment with another time limit, if it has one; its specs are unchanged."""
     if not hasattr(env, "time_limit"):
         return env
     other = copy.copy(env)
@@ -185,14 +167,14 @@ def _with_limit(env: Any, limit: int) -> Any:
 
 
 def _changed(observation: Any, parts: dict[str, Any]) -> Any:
-    """An observation, a NamedTuple or a chex dataclass, with some parts anew."""
+    """An observation (NamedTuple or chex dataclass) with some parts replaced."""
     if not parts:
         return observation
     return observation._replace(**parts) if hasattr(observation, "_replace") else observation.replace(**parts)
 
 
 def _joint(env: Any) -> tuple[int, ...] | None:
-    """How many values each part of an action takes, where the action mask has one entry for each combination."""
+    """Numbers of values of an array action whose mask has one entry per combination; else None."""
     nvec, mask = getattr(env.action_spec, "num_values", None), getattr(env.observation_spec, ACTION_MASK, None)
     if nvec is None or np.ndim(nvec) != 1 or mask is None or tuple(mask.shape) != tuple(np.asarray(nvec).tolist()):
         return None
@@ -210,7 +192,7 @@ def _actions(spec: Any) -> Any:
 
 
 def _parts(spec: Any, name: str = "") -> Any:
-    """An observation spec as a record, by name at any depth: codes of a range from 0 or −1, and other numbers."""
+    """An observation spec as nested records by name: ranges from 0 or −1 are codes, all else numbers."""
     if spec._specs:
         return records.Dict({part: _parts(inner, part) for part, inner in spec._specs.items()})
     low, high = (getattr(spec, bound, None) for bound in ("minimum", "maximum"))
@@ -226,7 +208,7 @@ def _downloads(spec: Any) -> bool:
 
 
 def _spec(name: str) -> Any:
-    """What Jumanji has registered under a name."""
+    """Jumanji's registry entry of a name."""
     known = _registration(name)._REGISTRY
     return known[known_name(name, PREFIX, known)]
 

@@ -1,10 +1,8 @@
-"""navix in, `Environment` out. Imports navix lazily.
+"""navix environments. navix is imported when first used.
 
-navix's own kinds of steps say which end it is: TERMINATION is termination, and `max_steps` truncation, also where the
-task ends on that very step (navix then says TERMINATION alone). Its automatic reset is turned off.
-
-Grids of codes (navix's `categorical` and `symbolic` observations) are declared as categories, and so one-hot for a
-network; pixels are not.
+navix's step type TERMINATION is termination; `max_steps` is truncation. Both can be true on one step (navix then
+reports TERMINATION only). The automatic reset is turned off. Grids of codes (navix's `categorical` and `symbolic`
+observations) are categories, hence one-hot for a network; pixels are not.
 """
 
 from collections.abc import Callable
@@ -21,49 +19,35 @@ from pgjax.environments.spaces import action_space, categories
 from pgjax.types import Environment, SettingError
 
 PREFIX = "navix/"
-"""What the names of these environments begin with."""
+"""Prefix of the names of these environments."""
 
 EXTRA = "navix"
 """The extra of pgjax that installs the package."""
 
 
 def available() -> list[str]:
-    """Names that `make` knows, those registered with `navix.register_env` included.
-
-    Raises:
-      NotInstalled: if navix is not installed.
-    """
+    """Names that `make` knows, with those registered by `navix.register_env`. Raises if navix is not installed."""
     return [PREFIX + name for name in _navix(PREFIX).registry()]
 
 
 def factory(name: str) -> Callable:
-    """What navix makes a name of.
-
-    Raises:
-      NotInstalled: if navix is not installed.
-      SettingError: for an unknown name, with the closest known one.
-    """
+    """The constructor of a name. Raises if navix is not installed or the name is unknown."""
     known = _navix(name).registry()
     return known[known_name(name, PREFIX, known)]
 
 
 def make(name: str, *, observation_fn: Any = None, **settings: Any) -> Environment:
-    """Make an environment by its name behind "navix/".
+    """Make an environment by its name after "navix/", such as "navix/Navix-Empty-5x5-v0".
 
-    Args:
-      name: such as "navix/Navix-Empty-5x5-v0".
-      observation_fn: a function of `navix.observations`, or its name, such as "symbolic_first_person".
-      **settings: of the task, such as `max_steps`, after which an episode is truncated.
-
-    Raises:
-      NotInstalled: if navix is not installed.
-      SettingError: for an unknown name, with the closest known one; for settings that the task does not have.
+    `observation_fn` is a function of `navix.observations` or its name, such as "symbolic_first_person". `settings` are
+    those of the task, such as `max_steps` (truncation). Raises NotInstalled without navix, and a SettingError for an
+    unknown name or setting.
     """
     constructor, navix = factory(name), _navix(name)
     if isinstance(observation_fn, str):
         function = getattr(navix.observations, observation_fn, None)
         if not callable(function):
-            raise SettingError("observation_fn", observation_fn, "is no function of navix.observations")
+            raise SettingError("observation_fn", observation_fn, "is not a function of navix.observations")
         observation_fn = function
     chosen = settings if observation_fn is None else settings | {"observation_fn": observation_fn}
     try:
@@ -75,15 +59,7 @@ def make(name: str, *, observation_fn: Any = None, **settings: Any) -> Environme
 
 
 def from_navix(env: Any, *, name: str) -> Environment:
-    """Wrap any `navix.Environment`.
-
-    Args:
-      env: the task; whether it resets by itself makes no difference.
-      name: what to call it.
-
-    Raises:
-      SettingError: for an episode without steps.
-    """
+    """Wrap a `navix.Environment`, with or without automatic resets."""
     limit = whole_steps("max_steps", env.max_steps)
     env = env.replace(disable_autoreset=True)
 
@@ -124,6 +100,6 @@ def _codes(env: Any, observation: Any, name: str) -> Any:
 
 def _navix(name: str) -> Any:
     navix = load("navix", name, EXTRA)
-    if not hasattr(navix.Environment, "disable_autoreset"):  # what pip finds for Python 3.11
+    if not hasattr(navix.Environment, "disable_autoreset"):  # pip installs an older navix for Python 3.11
         raise SettingError("environment", name, "needs navix 4, which needs Python 3.12; the installed one is older")
     return navix

@@ -1,4 +1,4 @@
-"""The package behind a family: imported when an environment is named, and what it does not have, in one line."""
+"""Optional packages of environments: import on first use, and one-line errors."""
 
 import contextlib
 import difflib
@@ -17,14 +17,15 @@ from pgjax.types import Environment, SettingError
 
 
 class NotInstalled(SettingError):
-    """The package of a family is missing."""
+    """The package of an environment family is not installed."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a registry makes a name of: a class, with the arguments that stand in the registry beside it.
+    """A registry entry: a class and its arguments.
 
-    Two are the same where class, entry and arguments are; the entry is held, so that its `id` stays its own.
+    Entries are equal if class, registry object and arguments are. The registry object is kept, so its `id` is not
+    reused.
     """
 
     kind: Callable
@@ -34,26 +35,18 @@ class Entry:
 
     @classmethod
     def of(cls, kind: Callable, spec: Any) -> Self:
-        """Of an entry with arguments `kwargs`."""
+        """From a registry object with arguments `kwargs`."""
         return cls(kind, id(spec), repr(spec.kwargs), spec)
 
 
 def load(module: str, name: str, extra: str) -> ModuleType:
-    """Import a package's module; what it prints or warns about on the way is left out.
+    """Import a module of a package, without its output and warnings.
 
-    Args:
-      module: such as "jumanji".
-      name: of the environment or family, for errors.
-      extra: of pgjax that installs the package.
+    `name` is the environment or family, for errors; `extra` is the extra of pgjax that installs the package.
 
     Raises:
-      NotInstalled: naming the extra, if the package or something that it imports is missing.
-      SettingError: if it is there and cannot be imported beside the installed jax.
-
-    >>> load("no_such_package", "worlds/one", "worlds")
-    Traceback (most recent call last):
-    pgjax.environments.packages.NotInstalled: environment: 'worlds/one' needs no_such_package, and there is no \
-module no_such_package: pip install -e ".[worlds]"
+      NotInstalled: with the extra to install, if the package or one of its dependencies is missing.
+      SettingError: if it fails to import with the installed jax.
     """
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -63,23 +56,13 @@ module no_such_package: pip install -e ".[worlds]"
         package = module.partition(".")[0]
         reason = f'needs {package}, and there is no module {error.name}: pip install -e ".[{extra}]"'
         raise NotInstalled("environment", name, reason) from error
-    except Exception as error:  # an AttributeError, say: it asks for what jax no longer has
-        reason = f"needs {module}, which does not import beside jax {jax.__version__}: {_one_line(error)}"
+    except Exception as error:  # for instance an AttributeError, for a function that was removed from jax
+        reason = f"needs {module}, which fails to import with jax {jax.__version__}: {_one_line(error)}"
         raise SettingError("environment", name, reason) from error
 
 
 def known_name(name: str, prefix: str, known: Iterable[str]) -> str:
-    """The part of a name behind the family's prefix.
-
-    Raises:
-      SettingError: for an unknown name, with the closest known one.
-
-    >>> known_name("worlds/Red-v0", "worlds/", ["Red-v0", "Blue-v0"])
-    'Red-v0'
-    >>> known_name("worlds/red", "worlds/", ["Red-v0", "Blue-v0"])
-    Traceback (most recent call last):
-    pgjax.types.SettingError: environment: 'worlds/red' is not known; the closest name is worlds/Red-v0
-    """
+    """The part of a name after the family's prefix. Raises for an unknown name, with the closest known one."""
     plain = name.removeprefix(prefix)
     by_lower = {other.lower(): other for other in known}
     if plain not in by_lower.values():
@@ -89,11 +72,7 @@ def known_name(name: str, prefix: str, known: Iterable[str]) -> str:
 
 
 def cannot_be_made(name: str, settings: Mapping[str, Any], error: Exception) -> SettingError:
-    """The error for settings that a constructor refuses.
-
-    >>> print(cannot_be_made("worlds/Red-v0", {"size": 0}, ValueError("too small")))
-    environment: 'worlds/Red-v0' cannot be made with size=0: too small
-    """
+    """The error for settings that a constructor rejects."""
     given = ", ".join(f"{setting}={value!r}" for setting, value in settings.items())
     reason = f"cannot be made{' with ' if given else ''}{given}: {_one_line(error)}"
     return SettingError("environment", name, reason)
@@ -101,24 +80,17 @@ def cannot_be_made(name: str, settings: Mapping[str, Any], error: Exception) -> 
 
 @contextlib.contextmanager
 def making(name: str, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Whatever the package raises for settings, in one line; `NotInstalled` and other one-line errors stay.
-
-    >>> with making("worlds/Red-v0", {"size": 0}):
-    ...     1 // 0
-    Traceback (most recent call last):
-        ...
-    pgjax.types.SettingError: environment: 'worlds/Red-v0' cannot be made with size=0: integer division or modulo by ...
-    """
+    """Turn any exception of a package into a one-line SettingError; SettingErrors pass unchanged."""
     try:
         yield
     except SettingError:
         raise
-    except Exception as error:  # its code is somebody else's: nobody knows what it raises
+    except Exception as error:  # a package may raise anything
         raise cannot_be_made(name, settings, error) from error
 
 
 def made(environment: Environment, settings: Mapping[str, Any]) -> Environment:
-    """The environment, of which one reset and one step are traced where there are settings: some fail only there."""
+    """The environment. If it has settings, one reset and one step are traced, since some settings fail only there."""
     if settings:
         check_environment(environment)
     return environment

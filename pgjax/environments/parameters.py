@@ -1,7 +1,7 @@
-"""An environment with other values of its parameters: numbers that may be traced, so that programs serve all of them.
+"""Environment parameters, such as gravity or a length. They may be traced, so new values need no recompilation.
 
-Gravity, a length, a force: what `Environment.parameters` lists. A sweep gives each run its own values
-(`Algorithm.environment`), `randomise` of `pgjax.environments.make` each episode.
+`Environment.parameters` lists them. A sweep sets them per run (`Algorithm.environment`), and `randomise` of
+`pgjax.environments.make` draws them for each episode.
 """
 
 import inspect
@@ -21,39 +21,24 @@ from pgjax.types import Environment, SettingError
 
 
 class Drawn(NamedTuple):
-    """The state of an episode, and the values that were drawn for it."""
+    """The state of an episode, and the parameter values drawn for it."""
 
     state: Any
     values: dict[str, Array]
 
 
 def with_parameters(environment: Environment, values: Mapping[str, ArrayLike] | None) -> Environment:
-    """The environment with other values of some parameters; itself where there are none.
+    """The environment with other values of some parameters, given as name -> number.
 
-    The values may be traced, under `jax.vmap` for instance. A static argument of a compiled function must not hold
-    traced ones: `pgjax.evaluate` takes them as `environment_parameters`.
-
-    Args:
-      environment: what to change.
-      values: name -> one number.
+    The values may be traced, for instance under `jax.vmap`. An Environment with traced values cannot be a static
+    argument of a compiled function; `pgjax.evaluate` therefore takes them as `environment_parameters`.
 
     Raises:
-      SettingError: for a name that is none of `environment.parameters`, or what is no number.
+      SettingError: for a name that is not in `environment.parameters`, or a value that is not a number.
 
-    >>> import jax
     >>> from pgjax import environments
-    >>> cart_pole = environments.make("CartPole-v1")
-    >>> def speed_after_a_push(force):
-    ...     environment = with_parameters(cart_pole, {"force_mag": force})
-    ...     _, state = environment.reset(jax.random.key(0))
-    ...     return environment.step(jax.random.key(1), state, 1)[1].x_dot
-    >>> none, strong = jax.vmap(speed_after_a_push)(jnp.array([0.0, 10.0]))
-    >>> round(float(strong - none), 1)
-    0.2
-    >>> with_parameters(cart_pole, {"max_steps_in_episode": 100}).horizon
-    Traceback (most recent call last):
-        ...
-    pgjax.types.SettingError: environment.max_steps_in_episode: 100 cannot vary in CartPole-v1; what can: ...
+    >>> with_parameters(environments.make("CartPole-v1"), {"force_mag": 5.0}).parameters["force_mag"]
+    5.0
     """
     if values is not None and not isinstance(values, Mapping):
         raise SettingError("environment_parameters", values, "must be a mapping, name -> number")
@@ -74,21 +59,10 @@ def with_parameters(environment: Environment, values: Mapping[str, ArrayLike] | 
 
 
 def check_parameters(environment: Environment, values: Mapping[str, Any]) -> None:
-    """Refuse parameters that cannot vary here, before anything compiles; one reset and one step are traced.
-
-    Args:
-      environment: whose parameters.
-      values: name -> the values that are wanted, to be named in errors.
+    """Check that parameters can vary in an environment, by tracing one reset and one step; nothing is compiled.
 
     Raises:
-      SettingError: naming the parameter, and those that can vary.
-
-    >>> from pgjax import environments
-    >>> check_parameters(environments.make("CartPole-v1"), {"gravity": [3.7, 9.8]})
-    >>> check_parameters(environments.make("Catch-bsuite"), {"rows": [10, 20]})
-    Traceback (most recent call last):
-        ...
-    pgjax.types.SettingError: environment.rows: [10, 20] cannot vary in Catch-bsuite, of which no parameter can
+      SettingError: naming the parameter, its wanted values and the parameters that can vary.
     """
     for name, value in values.items():
         _check_name(environment, name, value)
@@ -99,34 +73,34 @@ def check_parameters(environment: Environment, values: Mapping[str, Any]) -> Non
     for name, value in values.items():
         try:
             jax.eval_shape(trace, {name: jax.ShapeDtypeStruct((), jnp.float32)})
-        except Exception as error:  # its code is somebody's own: nobody knows what it raises
+        except Exception as error:  # a user's environment may raise anything
             one_line = (str(error).splitlines() or [type(error).__name__])[0]
             reason = f"cannot vary in {environment.name}, which needs it as a constant: "
             raise SettingError(f"environment.{name}", value, reason + one_line) from error
 
 
 def _check_name(environment: Environment, name: str, value: Any) -> None:
-    there = environment.parameters
-    if name not in there:
+    parameters = environment.parameters
+    if name not in parameters:
         plain = str(name).removeprefix("environment.")
-        if plain in there:
+        if plain in parameters:
             raise SettingError("environment_parameters", name, f"must be given without the prefix: {plain}")
         if plain in _drawn(environment):
             reason = f"cannot vary in {environment.name}: it is drawn anew for each episode"
             raise SettingError(f"environment.{plain}", _shown(value), reason)
-        others = f"; what can: {', '.join(there)}" if there else ", of which no parameter can"
+        others = f"; parameters that can: {', '.join(parameters)}" if parameters else ", which has none that can"
         raise SettingError(f"environment.{name}", _shown(value), f"cannot vary in {environment.name}{others}")
     for part in ("reset", "step"):
         if not _takes_values(getattr(environment, part)):
-            reason = f"cannot vary in {environment.name}, whose {part} takes no values={{name: number}}"
+            reason = f"cannot vary in {environment.name}, whose {part} has no argument values={{name: number}}"
             raise SettingError(f"environment.{name}", _shown(value), reason)
 
 
 def _drawn(environment: Environment) -> set[str]:
-    """The parameters that each reset draws, as its state says; none where it does not."""
+    """Names of the parameters that each reset draws."""
     try:
         state = jax.eval_shape(environment.reset, jax.eval_shape(lambda: jax.random.key(0)))[1]
-    except Exception:  # somebody's own code, on the way to an error
+    except Exception:  # a user's reset may raise anything; the caller is about to raise its own error
         return set()
     names: set[str] = set()
     while isinstance(state, Drawn):
@@ -142,7 +116,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _cast(value: Any, default: Any) -> Any:
-    """A number of the default's type: a whole number becomes a real one, as the environment's own state has it."""
+    """A number with the type of the default; a whole number becomes a float where the default is one."""
     if isinstance(default, float) and isinstance(value, bool | int | float | np.number):
         return float(value)
     return jnp.asarray(value, jnp.result_type(default))
@@ -153,13 +127,13 @@ def _takes_values(function: Callable) -> bool:
     return "values" in taken or any(one.kind is one.VAR_KEYWORD for one in taken.values())
 
 
-def _bound(function: Callable, own: Mapping[str, ArrayLike]) -> Callable:
+def _bound(function: Callable, fixed: Mapping[str, ArrayLike]) -> Callable:
     def call(*arguments: Any, values: Mapping[str, ArrayLike] | None = None) -> Any:
-        return function(*arguments, values={**own, **(values or {})})
+        return function(*arguments, values={**fixed, **(values or {})})
 
     return call
 
 
 def _shown(value: Any) -> Any:
-    """A value as errors print it; a traced one by its type."""
+    """A value as errors print it; a traced one by its dtype and shape."""
     return described(value) if isinstance(value, Tracer) else value

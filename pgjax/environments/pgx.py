@@ -1,10 +1,10 @@
-"""pgx's games for one player in, `Environment` out. Imports pgx lazily.
+"""pgx's single-player games. pgx is imported when first used.
 
-What ends a game is termination. No game here has a time limit of its own (Freeway's timer ends the game), and some
-need never end, so that a limit stands beside them, `max_steps`: truncation. Both may be true on one step.
+The end of a game is termination. The games have no time limit (Freeway's timer ends the game) and some need never end,
+so `max_steps` truncates episodes. Both can be true on one step.
 
-Where moves can be illegal, as in 2048, an observation is {"observation": ..., "action_mask": ...}; a policy never takes
-what the mask rules out. (pgx would end the game there, with a reward of −1.) After a game's end the mask is all true.
+Games with illegal moves, such as 2048, have observations {"observation": ..., "action_mask": ...}, and a policy never
+takes a masked action. (pgx would end the game with reward −1.) After the end of a game the mask is all true.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ from pgjax.environments.spaces import action_space
 from pgjax.types import ACTION_MASK, Environment, SettingError
 
 PREFIX = "pgx/"
-"""What the names of these environments begin with."""
+"""Prefix of the names of these environments."""
 
 EXTRA = "pgx"
 """The extra of pgjax that installs the package."""
 
-_MAX_STEPS = {  # how long a game is at most, unless `max_steps` says otherwise
+_MAX_STEPS = {  # default time limits
     "2048": 4000,
     "minatar-asterix": 1000,
     "minatar-breakout": 1000,
@@ -38,39 +38,25 @@ _MAX_STEPS = {  # how long a game is at most, unless `max_steps` says otherwise
 
 
 def available() -> list[str]:
-    """The names of pgx's games for one player.
-
-    Raises:
-      NotInstalled: if pgx is not installed.
-    """
+    """Names of pgx's single-player games. Raises if pgx is not installed."""
     return [PREFIX + name for name in _games(PREFIX) if name in _MAX_STEPS]
 
 
 def factory(name: str) -> Callable:
-    """What pgx makes a name of.
-
-    Raises:
-      NotInstalled: if pgx is not installed.
-      SettingError: for an unknown name, with the closest known one; for a game of several players.
-    """
+    """pgx's `make`. Raises if pgx is not installed, the name is unknown, or the game has several players."""
     games = _games(name)
     if name.removeprefix(PREFIX) in set(games) - set(_MAX_STEPS):
-        raise SettingError("environment", name, "is a game of several players; only those for one can be trained on")
+        raise SettingError("environment", name, "is a game of several players; only single-player games are supported")
     known_name(name, PREFIX, [game for game in games if game in _MAX_STEPS])
     return load("pgx", name, EXTRA).make
 
 
 def make(name: str, *, max_steps: int | None = None, **settings: Any) -> Environment:
-    """Make a game by its pgx name behind "pgx/".
+    """Make a game by its pgx name after "pgx/", such as "pgx/2048".
 
-    Args:
-      name: such as "pgx/2048".
-      max_steps: after which an episode is truncated; default 4000 in 2048, 2500 in Freeway, else 1000.
-      **settings: of the game's constructor, such as `sticky_action_prob` of MinAtar's.
-
-    Raises:
-      NotInstalled: if pgx is not installed.
-      SettingError: for an unknown name, with the closest known one; for settings that the game does not have.
+    `max_steps` is the number of steps after which an episode is truncated; default 4000 in 2048, 2500 in Freeway, else
+    1000. `settings` are arguments of the game's constructor, such as `sticky_action_prob` in MinAtar. Raises
+    NotInstalled without pgx, and a SettingError for an unknown name or setting.
     """
     pgx_make, plain = factory(name), name.removeprefix(PREFIX)
     env = pgx_make(plain)
@@ -81,20 +67,12 @@ def make(name: str, *, max_steps: int | None = None, **settings: Any) -> Environ
 
 
 def from_pgx(env: Any, *, name: str, max_steps: int, masked: bool = True) -> Environment:
-    """Wrap any `pgx.Env` of one player.
-
-    Args:
-      env: the game.
-      name: what to call it.
-      max_steps: after which an episode is truncated.
-      masked: whether some actions can be illegal, so that the mask is observed.
-
-    Raises:
-      SettingError: for a game of several players; for an episode without steps.
+    """Wrap a single-player `pgx.Env`, truncated after `max_steps`. `masked` adds the mask of legal actions to
+    observations.
     """
     limit = whole_steps("max_steps", max_steps)
     if env.num_players != 1:
-        raise SettingError("environment", name, f"has {env.num_players} players; needs a game for one")
+        raise SettingError("environment", name, f"has {env.num_players} players; needs a single-player game")
 
     def seen(state: Any) -> Any:
         return {"observation": state.observation, ACTION_MASK: state.legal_action_mask} if masked else state.observation

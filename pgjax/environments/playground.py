@@ -1,11 +1,11 @@
-"""MuJoCo Playground in, `Environment` out. Imports mujoco_playground lazily.
+"""MuJoCo Playground environments. mujoco_playground is imported when first used.
 
-A task's own `done` is termination, `episode_length` truncation; both may be true on one step. The tasks of the DeepMind
-Control Suite end only where their physics become NaN. Physics are MJX's in JAX, which runs on any device, unless
-`impl` says "warp" (CUDA alone).
+The task's `done` is termination, `episode_length` is truncation; both can be true on one step. Tasks of the DeepMind
+Control Suite terminate only if their physics become NaN. Physics run on MJX in JAX, on any device, or with impl="warp"
+on CUDA only.
 
-Tasks of locomotion and manipulation need robot models that playground downloads when a task is first loaded. Nothing
-is downloaded here: these tasks are known once the models are there.
+Locomotion and manipulation tasks need robot models that playground downloads when it loads a task. pgjax downloads
+nothing: these tasks are listed once the models are on disk.
 """
 
 import contextlib
@@ -26,58 +26,46 @@ from pgjax.environments.spaces import action_space
 from pgjax.types import Environment, SettingError
 
 PREFIX = "playground/"
-"""What the names of these environments begin with."""
+"""Prefix of the names of these environments."""
 
 EXTRA = "playground"
 """The extra of pgjax that installs the package."""
 
-_PRIVILEGED = "privileged_state"  # of a dict observation: what a simulator knows and a robot does not
+_PRIVILEGED = "privileged_state"  # of a dict observation: known to the simulator only
 
 
 def available() -> list[str]:
-    """Names that `make` knows: the control suite's, and the others where their models are.
+    """Names that `make` knows: the control suite, and the other suites if their models are on disk.
 
-    Raises:
-      NotInstalled: if playground is not installed.
+    Raises NotInstalled if playground is not installed.
     """
     suites = _suites(PREFIX)
-    return [PREFIX + name for suite in (suites if _models_are_there(PREFIX) else suites[:1]) for name in suite._envs]
+    return [PREFIX + name for suite in (suites if _models_on_disk(PREFIX) else suites[:1]) for name in suite._envs]
 
 
 def factory(name: str) -> Callable:
-    """What playground makes a name of.
-
-    Raises:
-      NotInstalled: if playground is not installed.
-      SettingError: for an unknown name, with the closest known one; for a task whose models are not there.
-    """
+    """The constructor of a name. Raises if playground or the task's models are missing, or the name is unknown."""
     suites = _suites(name)
     plain = known_name(name, PREFIX, [known for suite in suites for known in suite._envs])
-    if plain not in suites[0]._envs and not _models_are_there(name):
-        reason = "needs robot models that are not there; mujoco_playground's registry.load downloads them"
+    if plain not in suites[0]._envs and not _models_on_disk(name):
+        reason = "needs robot models that are not on disk; mujoco_playground's registry.load downloads them"
         raise SettingError("environment", name, reason)
     return next(suite._envs[plain] for suite in suites if plain in suite._envs)
 
 
 def make(name: str, *, impl: str = "jax", **settings: Any) -> Environment:
-    """Make a task by its name behind "playground/".
+    """Make a task by its name after "playground/", such as "playground/CartpoleBalance".
 
-    Args:
-      name: such as "playground/CartpoleBalance".
-      impl: who computes the physics: "jax" or "warp".
-      **settings: of the task's config, such as `episode_length`, after which an episode is truncated.
-
-    Raises:
-      NotInstalled: if playground is not installed.
-      SettingError: for an unknown name, with the closest known one; for settings that the config does not have; for a
-        task whose models are not there.
+    `impl` selects the physics, "jax" or "warp". `settings` are fields of the task's config, such as `episode_length`
+    (truncation). Raises NotInstalled without playground, and a SettingError for an unknown name or setting, or a task
+    whose models are not on disk.
     """
     factory(name)
     registry, plain = load("mujoco_playground", name, EXTRA).registry, name.removeprefix(PREFIX)
     overrides = {"impl": impl} | settings
     try:
         with _quiet():
-            config = registry.get_default_config(plain).lock()  # so that it refuses fields that it does not have
+            config = registry.get_default_config(plain).lock()  # locked, so that unknown fields raise
             config.update_from_flattened_dict(overrides)
             env = registry.load(plain, config=config)
     except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
@@ -88,18 +76,10 @@ def make(name: str, *, impl: str = "jax", **settings: Any) -> Environment:
 
 
 def from_playground(env: Any, *, name: str, episode_length: int, action_repeat: int = 1) -> Environment:
-    """Wrap any `mujoco_playground.MjxEnv`, taking actions from −1 to 1, without playground's wrappers.
+    """Wrap a `mujoco_playground.MjxEnv` with actions from −1 to 1, without playground's wrappers.
 
-    Of observations that are dicts, `privileged_state` is left out.
-
-    Args:
-      env: the task.
-      name: what to call it.
-      episode_length: steps of the task after which an episode is truncated.
-      action_repeat: how many of them each action is taken for; their rewards are added.
-
-    Raises:
-      SettingError: for an episode without steps.
+    `privileged_state` is removed from dict observations. Each action is taken for `action_repeat` steps, with their
+    rewards added; `episode_length` counts these steps.
     """
     length, repeat = whole_steps("episode_length", episode_length), whole_steps("action_repeat", action_repeat)
     limit = -(-length // repeat)
@@ -108,7 +88,7 @@ def from_playground(env: Any, *, name: str, episode_length: int, action_repeat: 
         return {k: v for k, v in state.obs.items() if k != _PRIVILEGED} if isinstance(state.obs, dict) else state.obs
 
     def once(state: Any, action: Array) -> Any:
-        given = jax.tree.map(lambda x: x, state)  # a copy: tasks write into the dicts of what they are given
+        given = jax.tree.map(lambda x: x, state)  # a copy, because tasks modify the dicts of their state
         return strong(env.step(given, action))
 
     def reset(key: Array) -> tuple[Any, Counted]:
@@ -136,7 +116,7 @@ def from_playground(env: Any, *, name: str, episode_length: int, action_repeat: 
     )
 
 
-def _models_are_there(name: str) -> bool:
+def _models_on_disk(name: str) -> bool:
     return load("mujoco_playground._src.mjx_env", name, EXTRA).MENAGERIE_PATH.exists()
 
 

@@ -1,6 +1,6 @@
-"""Domain randomisation: parameters of an environment that are drawn anew for each episode.
+"""Domain randomisation: environment parameters drawn anew for each episode.
 
-A parameter is drawn alone: gymnax's CartPole keeps `polemass_length` and `total_mass` as numbers of their own, so that
+Each parameter is drawn on its own. In gymnax's CartPole, `polemass_length` and `total_mass` are separate numbers, so
 `length` changes the pole's half length in the equations and not its moment.
 """
 
@@ -23,37 +23,25 @@ Ranges = Mapping[str, Sequence[float]]
 
 
 def randomised(environment: Environment, ranges: Ranges) -> Environment:
-    """The environment with parameters that each reset draws, uniformly between two bounds.
+    """The environment with parameters that each reset draws uniformly from (low, high).
 
-    They stay what they are until the episode's end; episodes that share a reset (`group_size`) share them. A reset
-    splits its key: one half draws the values, the other is the key of the environment's own reset.
-
-    Args:
-      environment: what to randomise.
-      ranges: name -> (low, high). The observation says nothing of what was drawn.
+    Values stay fixed until the episode ends; episodes that share a reset (`group_size`) share them. They are not part
+    of the observation. A reset splits its key: one half draws the values, the other resets the environment.
 
     Raises:
-      SettingError: for a parameter that cannot vary, or a range that is none.
-
-    >>> from pgjax import environments
-    >>> environment = randomised(environments.make("CartPole-v1"), {"length": (0.3, 1.2)})
-    >>> _, state = environment.reset(jax.random.key(0))
-    >>> 0.3 <= float(state.values["length"]) <= 1.2
-    True
-    >>> "length" in environment.parameters  # no longer one value
-    False
+      SettingError: for a parameter that cannot vary, or an invalid range.
     """
-    bounds = {name: _bounds(name, of) for name, of in ranges.items()}
+    bounds = {name: _bounds(name, low_high) for name, low_high in ranges.items()}
     if not bounds:
         return environment
-    check_parameters(environment, {name: list(of) for name, of in bounds.items()})
+    check_parameters(environment, {name: list(low_high) for name, low_high in bounds.items()})
 
     def reset(key: Array, values: Mapping[str, ArrayLike] | None = None) -> tuple[Any, Drawn]:
         drawing_key, key = jax.random.split(key)
         keys = jax.random.split(drawing_key, len(bounds))
         drawn = {
-            name: jax.random.uniform(one, (), jnp.float32, *of)
-            for one, (name, of) in zip(keys, bounds.items(), strict=True)
+            name: jax.random.uniform(draw_key, (), jnp.float32, *low_high)
+            for draw_key, (name, low_high) in zip(keys, bounds.items(), strict=True)
         }
         observation, state = environment.reset(key, values={**(values or {}), **drawn})
         return observation, Drawn(state, drawn)
@@ -61,8 +49,8 @@ def randomised(environment: Environment, ranges: Ranges) -> Environment:
     def step(
         key: Array, state: Drawn, action: Array, values: Mapping[str, ArrayLike] | None = None
     ) -> tuple[Any, Drawn, Array, Array, Array]:
-        both = {**(values or {}), **state.values}
-        observation, after, *rest = environment.step(key, state.state, action, values=both)
+        all_values = {**(values or {}), **state.values}
+        observation, after, *rest = environment.step(key, state.state, action, values=all_values)
         return observation, Drawn(after, state.values), *rest  # type: ignore[return-value]
 
     fixed = {name: value for name, value in environment.parameters.items() if name not in bounds}
@@ -80,7 +68,7 @@ def _bounds(name: str, of: Any) -> tuple[float, float]:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise SettingError(f"randomise.{name}", of, "must be a range (low, high) of two finite numbers")
     if low > high:
-        raise SettingError(f"randomise.{name}", of, "must be a range (low, high), its low below its high")
+        raise SettingError(f"randomise.{name}", of, "must be a range (low, high) with low at most high")
     if is_too_large([low, high, high - low]):
         raise SettingError(f"randomise.{name}", of, "must have bounds and a width that are finite in float32")
     return low, high

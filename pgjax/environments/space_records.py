@@ -1,4 +1,4 @@
-"""A family's own description of numbers, as the records that `pgjax.environments.spaces` reads."""
+"""Plain records of spaces, for packages whose spaces `pgjax.environments.spaces` cannot read."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ class Discrete(NamedTuple):
 
 
 class MultiDiscrete(NamedTuple):
-    """An array of numbers, each from 0 to below its entry in `nvec`."""
+    """An array of numbers, each from 0 to its entry in `nvec` minus 1."""
 
     nvec: np.ndarray
 
@@ -34,9 +34,5 @@ class Dict(NamedTuple):
 
 
 def codes(count: int, shape: tuple[int, ...]) -> Discrete | MultiDiscrete:
-    """The space of an array of codes, each one of `count`.
-
-    >>> codes(3, ()), codes(3, (2,)).nvec.tolist()
-    (Discrete(n=3), [3, 3])
-    """
+    """The space of an array of codes, each one of `count`."""
     return MultiDiscrete(np.full(shape, count)) if shape else Discrete(count)

@@ -1,7 +1,6 @@
-"""gymnax's spaces: which actions a policy can take here, and which numbers of an observation are categories.
+"""Convert spaces of gymnax, gymnasium and similar libraries: action spaces, and categories in observations.
 
-Spaces are known by what they have (`n`, `nvec`, `spaces`, `low` and `high`), so those of gymnasium and of one's own
-serve too.
+Spaces are recognised by their attributes (`n`, `nvec`, `spaces`, `low` and `high`), so other classes work too.
 """
 
 from collections.abc import Callable
@@ -17,41 +16,22 @@ from pgjax.types import SettingError
 
 
 class Actions(NamedTuple):
-    """An action space as pgjax knows it, and how an action of it becomes one of the environment's.
+    """An action space of pgjax, and the conversion of its actions to the environment's."""
 
-    Attributes:
-      space: choices are numbered from 0.
-      convert: action -> what the environment takes; choices are numbered as it does, in its own types.
-    """
-
-    space: Space
-    convert: Callable[[Any], Any]
+    space: Space  # choices are numbered from 0
+    convert: Callable[[Any], Any]  # action -> the environment's action, with its numbering and dtypes
 
 
 def actions(space: Any, name: str) -> Actions:
-    """An action space of gymnax, or of another library with the same names.
+    """Convert an action space: Discrete, MultiDiscrete, MultiBinary, Box, or nested Dict and Tuple.
 
-    A Discrete, MultiDiscrete, MultiBinary or Box; Dict and Tuple at any depth. The whole numbers of a Box of integers
-    are choices.
-
-    Args:
-      space: of the library.
-      name: of the environment, for errors.
+    Each number of an integer Box becomes a discrete choice. `name` is that of the environment, for errors.
 
     Raises:
-      SettingError: for another space, and for whole numbers without bounds.
-
-    >>> from gymnax.environments import spaces
-    >>> actions(spaces.Box(-1.0, 1.0, (2,)), "square").space
-    Box(low=(-1.0, -1.0), high=(1.0, 1.0), shape=(2,))
-    >>> found = actions(spaces.Dict({"move": spaces.Discrete(3), "wait": spaces.Box(2, 5, (1,), jnp.int32)}), "two")
-    >>> found.space
-    {'move': Discrete(n=3), 'wait': MultiDiscrete(nvec=(4,))}
-    >>> found.convert({"move": jnp.int32(1), "wait": jnp.array([0])})["wait"].tolist()
-    [2]
+      SettingError: for any other space, and for integers without bounds.
     """
     inner = getattr(space, "spaces", None)
-    if inner is not None and type(space).__name__ != "OneOf":  # which is one of its parts, not all of them
+    if inner is not None and type(space).__name__ != "OneOf":  # OneOf selects one of its parts
         ordered = dict(inner) if hasattr(inner, "items") else tuple(inner)
         found = jax.tree.map(lambda one: actions(one, name), ordered, is_leaf=lambda x: x is not ordered)
         is_one = lambda x: isinstance(x, Actions)  # noqa: E731
@@ -64,7 +44,7 @@ def actions(space: Any, name: str) -> Actions:
 
 
 def action_space(space: Any, name: str) -> Space:
-    """`actions(space, name).space`, of an environment that numbers choices from 0."""
+    """`actions(space, name).space`, for environments that number choices from 0."""
     return actions(space, name).space
 
 
@@ -93,24 +73,22 @@ def _one(space: Any, refuse: Callable[[str], SettingError]) -> Actions:
     if not jnp.issubdtype(np.dtype(dtype or np.float32), jnp.floating):
         counts = high.astype(np.float64) - low.astype(np.float64) + 1
         if not (counts <= MOST_CHOICES).all():
-            reason = (
-                f"has a {kind} of {np.dtype(dtype)} actions from {low.min()} to {high.max()}: that is a choice among"
-            )
-            raise refuse(f"{reason} {counts.max():.3g}; at most {MOST_CHOICES} are taken one by one: wrap it")
+            reason = f"has a {kind} of {np.dtype(dtype)} actions from {low.min()} to {high.max()}"
+            raise refuse(f"{reason}, {counts.max():.3g} discrete choices; at most {MOST_CHOICES} are supported")
         return _choices(counts.astype(int), low.astype(np.int64), dtype)
     low, high = (b.astype(np.float32) for b in (low, high))
     return Actions(Box(tuple(low.ravel().tolist()), tuple(high.ravel().tolist()), shape), lambda action: action)
 
 
 MOST_CHOICES = 4096
-"""A whole number of a Box is a choice among so many at most."""
+"""Largest number of discrete choices for one integer of a Box."""
 
 
 def _choices(counts: np.ndarray, start: np.ndarray, dtype: Any) -> Actions:
-    """Whole numbers from `start` on, so many of each."""
+    """Whole numbers from `start` on, `counts` of each."""
     space = MultiDiscrete(_nested(counts.tolist()))
     dtype = jnp.dtype(dtype or jnp.int32)
-    narrow = jax.dtypes.canonicalize_dtype(dtype)  # 64 bits where they are on
+    narrow = jax.dtypes.canonicalize_dtype(dtype)  # 64 bits if enabled in jax
     return Actions(space, lambda action: (action + jnp.asarray(start, action.dtype)).astype(narrow))
 
 
@@ -123,20 +101,12 @@ def _nested(numbers: Any) -> Any:
 
 
 def categories(space: Any, observation: Any, name: str) -> Any:
-    """`Environment.num_categories` of an observation space: how many values each Discrete part takes, None elsewhere.
+    """`Environment.num_categories` of an observation space: the number of values of each Discrete part, None elsewhere.
 
-    Args:
-      space: of gymnax; Dict and Tuple at any depth.
-      observation: shapes and dtypes of what the environment really gives.
-      name: of the environment, for errors.
+    `observation` gives the shapes and dtypes that the environment returns; `name` is for errors.
 
     Raises:
-      SettingError: where the space speaks of categories and the observations are something else.
-
-    >>> from gymnax.environments import spaces
-    >>> shapes = {"room": jax.ShapeDtypeStruct((), jnp.int32), "x": jax.ShapeDtypeStruct((2,), jnp.float32)}
-    >>> categories(spaces.Dict({"room": spaces.Discrete(8), "x": spaces.Box(0, 1, (2,))}), shapes, "rooms")
-    {'room': 8, 'x': None}
+      SettingError: if the space declares categories that do not match the observations.
     """
 
     def refuse(reason: str) -> SettingError:
@@ -146,7 +116,7 @@ def categories(space: Any, observation: Any, name: str) -> Any:
         here = _at(space, path)
         if here is None:
             if _has_categories(space):
-                raise refuse(f"gives observation{keystr(path)}, and its observation_space {space} has no such part")
+                raise refuse(f"gives observation{keystr(path)}, but its observation_space {space} has no such part")
             return None
         if hasattr(here, "nvec"):
             shape, count = np.shape(here.nvec), int(np.max(here.nvec))
@@ -157,8 +127,8 @@ def categories(space: Any, observation: Any, name: str) -> Any:
         if int(np.max(getattr(here, "start", 0))):
             raise refuse(f"has an observation_space {here}; needs categories numbered from 0")
         if tuple(leaf.shape) != shape:
-            reason = f"gives observation{keystr(path)} of shape {leaf.shape}, and its observation_space says {here}"
-            raise refuse(f"{reason}; give it the space of its observations")
+            reason = f"gives observation{keystr(path)} of shape {leaf.shape}, but its observation_space is {here}"
+            raise refuse(f"{reason}; declare the space of its observations")
         return count
 
     leaves, structure = tree_flatten_with_path(observation)
@@ -167,7 +137,7 @@ def categories(space: Any, observation: Any, name: str) -> Any:
 
 
 def _at(space: Any, path: Any) -> Any:
-    """The part of a space at a path of the observation; None where it has no such part."""
+    """The part of a space at a path of the observation; None if there is none."""
     for key in path:
         name = next(getattr(key, field) for field in ("key", "name", "idx") if hasattr(key, field))
         try:

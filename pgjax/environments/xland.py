@@ -1,10 +1,10 @@
-"""XLand-MiniGrid in, `Environment` out. Imports xminigrid lazily.
+"""XLand-MiniGrid environments. xminigrid is imported when first used.
 
-A reached goal is termination, `max_steps` truncation; both may be true on one step. Observations are a square of tiles
-in front of the agent, [view, view, 2]: which tile, and which colour, both codes and so one-hot for a network.
+Reaching the goal is termination, `max_steps` is truncation; both can be true on one step. Observations are the tiles in
+front of the agent, [view, view, 2]: tile and colour, both codes, hence one-hot for a network.
 
-The names beginning with MiniGrid are whole tasks. Those beginning with XLand-MiniGrid are worlds without rules or goal
-until a `ruleset` is given: xminigrid downloads its benchmarks of rulesets, and nothing here does.
+Names beginning with MiniGrid are complete tasks. Those beginning with XLand-MiniGrid have no rules or goal until a
+`ruleset` is given. xminigrid can download benchmarks of rulesets; pgjax does not.
 """
 
 from typing import Any
@@ -20,44 +20,29 @@ from pgjax.environments.spaces import action_space, categories
 from pgjax.types import Environment
 
 PREFIX = "xland/"
-"""What the names of these environments begin with."""
+"""Prefix of the names of these environments."""
 
 EXTRA = "xland"
 """The extra of pgjax that installs the package."""
 
 
 def available() -> list[str]:
-    """Names that `make` knows, those registered with `xminigrid.registration.register` included.
-
-    Raises:
-      NotInstalled: if xminigrid is not installed.
-    """
+    """Names that `make` knows, with those registered by `xminigrid.registration.register`. Raises without xminigrid."""
     return [PREFIX + name for name in _registration(PREFIX)._REGISTRY]
 
 
 def factory(name: str) -> Entry:
-    """The class and the arguments that a name stands for.
-
-    Raises:
-      NotInstalled: if xminigrid is not installed.
-      SettingError: for an unknown name, with the closest known one.
-    """
+    """The class and arguments of a name. Raises if xminigrid is not installed or the name is unknown."""
     known = _registration(name)._REGISTRY
     spec = known[known_name(name, PREFIX, known)]
     return Entry.of(_registration(name).load(spec.entry_point), spec)
 
 
 def make(name: str, **settings: Any) -> Environment:
-    """Make an environment by its name behind "xland/".
+    """Make an environment by its name after "xland/", such as "xland/MiniGrid-DoorKey-5x5".
 
-    Args:
-      name: such as "xland/MiniGrid-DoorKey-5x5".
-      **settings: among its parameters, such as `max_steps`, after which an episode is truncated, `view_size`, and for
-        XLand's worlds `ruleset`.
-
-    Raises:
-      NotInstalled: if xminigrid is not installed.
-      SettingError: for an unknown name, with the closest known one; for parameters that it does not have.
+    `settings` are its parameters, such as `max_steps` (truncation), `view_size` and, for XLand's worlds, `ruleset`.
+    Raises NotInstalled without xminigrid, and a SettingError for an unknown name or parameter.
     """
     factory(name)
     with making(name, settings):
@@ -66,16 +51,7 @@ def make(name: str, **settings: Any) -> Environment:
 
 
 def from_xland(env: Any, params: Any, *, name: str) -> Environment:
-    """Wrap any `xminigrid.environment.Environment`, without its wrappers that reset.
-
-    Args:
-      env: the task.
-      params: its parameters.
-      name: what to call it.
-
-    Raises:
-      SettingError: for an episode without steps.
-    """
+    """Wrap an `xminigrid.environment.Environment` with its parameters, without wrappers that reset."""
     limit = whole_steps("max_steps", params.max_steps)
 
     def reset(key: Array) -> tuple[Any, Any]:
@@ -99,7 +75,7 @@ def from_xland(env: Any, params: Any, *, name: str) -> Environment:
 
 
 def _tiles(observation: Any, name: str) -> Any:
-    """The space of tiles: two codes each; other observations, as of a wrapper with images, have none."""
+    """The space of tiles, two codes each; None for other observations, such as images."""
     constants = load("xminigrid.core.constants", name, EXTRA)
     shape = getattr(observation, "shape", ())
     is_tiles = len(shape) == 3 and shape[-1] == constants.NUM_LAYERS

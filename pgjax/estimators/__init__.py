@@ -1,3 +1,3 @@
-"""The mathematics: arrays in, arrays out. Credits, surrogates, their products, steps and distributions."""
+"""Pure functions of arrays: credits, surrogates, their products, policy steps and action distributions."""
 
 from pgjax.estimators.products import all_action, doubly_robust, product

@@ -1,4 +1,4 @@
-"""Credits that use a critic: temporal-difference error, GAE, V-trace, and exact advantages from Q̃."""
+"""Advantage estimates that use a critic: TD error, GAE, V-trace, and Q̃ − V."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -13,10 +13,9 @@ from pgjax.types import SettingError, Signals
 
 @ratio_free
 def td_error(signals: Signals) -> Array:
-    """One-step error δ_t = r_t + γ V(s_{t+1}) − V(s_t), with nothing after a termination; 0 where it is rounding.
+    """TD error δ_t = r_t + γ V(s_{t+1}) − V(s_t), [T, ...]; V(s_{t+1}) counts as 0 after a termination.
 
-    Returns:
-      δ, [T, ...], in units of reward. Sutton 1988.
+    Errors within rounding of 0 are returned as exactly 0. Sutton 1988.
 
     >>> from pgjax import make_signals
     >>> td_error(make_signals([1.0], value=[0.5], next_value=[2.0]))
@@ -26,7 +25,7 @@ def td_error(signals: Signals) -> Array:
 
 
 def _error(signals: Signals, next_value: Array) -> Array:
-    """r_t + γ V_{t+1} − V_t for any V_{t+1}, and 0 where nothing but rounding is left of the three."""
+    """r_t + γ V_{t+1} − V_t for any V_{t+1}; 0 within rounding."""
     following = signals.discount * next_value
     size = jnp.maximum(jnp.abs(signals.reward), jnp.abs(following))
     return difference(signals.reward + following, signals.value, size)
@@ -34,13 +33,11 @@ def _error(signals: Signals, next_value: Array) -> Array:
 
 @ratio_free
 def gae(signals: Signals, gae_lambda: ArrayLike = 0.95) -> Array:
-    """Generalised advantage estimation: one-step errors, decaying geometrically into the past.
-
-        Â_t = δ_t + γ λ Â_{t+1}   within an episode
+    """Generalised advantage estimation, Â_t = δ_t + γ λ Â_{t+1} within an episode.
 
     Args:
-      signals: with `value` and `next_value`; the chain is cut wherever an episode ends, by itself or by a time limit.
-      gae_lambda: 0 is the one-step error (least variance), 1 the return minus V (no bias from the critic).
+      signals: with `value` and `next_value`; the recursion restarts at every termination and truncation.
+      gae_lambda: 0 gives the TD error (least variance), 1 the return minus V (no bias from the critic).
     Schulman et al. 2016, eq. 16. https://arxiv.org/abs/1506.02438
 
     >>> from pgjax import make_signals
@@ -52,14 +49,9 @@ def gae(signals: Signals, gae_lambda: ArrayLike = 0.95) -> Array:
 
 @ratio_free
 def lambda_return(signals: Signals, gae_lambda: ArrayLike = 0.95) -> Array:
-    """What a critic regresses on beside GAE: Â_t + V(s_t), the TD(λ) return. Sutton & Barto 2018, ch. 12.
+    """TD(λ) return Â_t + V(s_t), [T, ...]: the regression target of a critic trained beside GAE.
 
-    Returns:
-      [T, ...]; with λ = 1 the reward-to-go, whatever V is.
-
-    >>> from pgjax import make_signals
-    >>> lambda_return(make_signals([1.0, 1.0], value=[9.0, 5.0], next_value=[5.0, 0.0]), gae_lambda=1.0)
-    Array([2., 1.], dtype=float32)
+    With λ = 1 it is the reward-to-go for any V. Sutton & Barto 2018, ch. 12.
     """
     return gae(signals, gae_lambda) + signals.value
 
@@ -67,16 +59,9 @@ def lambda_return(signals: Signals, gae_lambda: ArrayLike = 0.95) -> Array:
 def vtrace_target(
     signals: Signals, gae_lambda: ArrayLike = 1.0, max_rho: ArrayLike = 1.0, max_c: ArrayLike = 1.0
 ) -> Array:
-    """V-trace's own value target, v_t of `vtrace`.
+    """Value target v_t of V-trace, [T, ...]; the formula is in `vtrace`.
 
-    Returns:
-      v, [T, ...]; on-policy with both bars ≥ 1 the TD(λ) return, `lambda_return`.
-
-    >>> from pgjax import make_signals
-    >>> log_ratio = jnp.log(jnp.array([4.0, 0.5]))  # 4 counts as 1
-    >>> signals = make_signals([1.0, 1.0], value=[0.5, 0.5], next_value=[0.5, 0.0], log_ratio=log_ratio)
-    >>> [round(x, 3) for x in vtrace_target(signals).tolist()]  # 0.5 + 1 + 0.25, 0.5 + 0.5 · 0.5
-    [1.75, 0.75]
+    On-policy, with both thresholds at least 1, it is the TD(λ) return of `lambda_return`.
     """
     rho = weight(signals.log_ratio)
     decay = signals.discount * signals.continues * gae_lambda * jnp.minimum(max_c, rho)
@@ -84,23 +69,24 @@ def vtrace_target(
 
 
 def vtrace(signals: Signals, gae_lambda: ArrayLike = 1.0, max_rho: ArrayLike = 1.0, max_c: ArrayLike = 1.0) -> Array:
-    """V-trace advantage with truncated ratios; credit for `score`.
+    """V-trace advantage with truncated ratios; a credit for `score`:
 
-        v_t = V(s_t) + Σ_{k≥t} γ^{k−t} (Π_{i<k} c_i) min(ρ̄, ρ_k) δ_k,      c_i = λ min(c̄, ρ_i)
-        Ψ_t = min(ρ̄, ρ_t) (r_t + γ v_{t+1} − V(s_t)),   v_{t+1} = V(final observation) where the episode stops
+        v_t = V(s_t) + Σ_{k≥t} γ^{k−t} (Π_{i<k} c_i) min(ρ̄, ρ_k) δ_k,   c_i = λ min(c̄, ρ_i),
+        Ψ_t = min(ρ̄, ρ_t) (r_t + γ v_{t+1} − V(s_t)).
 
-    On-policy with both bars ≥ 1 and λ = 1 this is the return minus V. Carries ratios: recomputed for each pass.
+    At the last step of an episode or batch, V(s_{t+1}) replaces v_{t+1}. On-policy, with both thresholds at least 1 and
+    λ = 1, Ψ is the return minus V. It depends on the ratios, so training recomputes them for every pass over a batch.
     Espeholt et al. 2018. https://arxiv.org/abs/1802.01561
 
     >>> from pgjax import make_signals
-    >>> log_ratio = jnp.log(jnp.array([4.0, 0.5]))
+    >>> log_ratio = jnp.log(jnp.array([4.0, 0.5]))  # the ratio 4 is truncated to 1
     >>> signals = make_signals([1.0, 1.0], value=[0.5, 0.5], next_value=[0.5, 0.0], log_ratio=log_ratio)
-    >>> [round(x, 3) for x in vtrace(signals).tolist()]  # 1 · (1 + v_1 − 0.5) with v_1 = 0.75, 0.5 · (1 − 0.5)
+    >>> [round(x, 3) for x in vtrace(signals).tolist()]
     [1.25, 0.25]
     """
     target = vtrace_target(signals, gae_lambda, max_rho, max_c)
     following = jnp.concatenate([target[1:], jnp.zeros_like(target[:1])])
-    # In a stream the last row goes on: nothing is known of v there but V itself.
+    # A stream continues after its last row, where only V is known of the next v.
     continues = signals.continues.at[-1].set(0.0)
     next_target = jnp.where(continues > 0, following, signals.next_value)
     return jnp.minimum(max_rho, weight(signals.log_ratio)) * _error(signals, next_target)
@@ -108,15 +94,9 @@ def vtrace(signals: Signals, gae_lambda: ArrayLike = 1.0, max_rho: ArrayLike = 1
 
 @ratio_free
 def action_advantage(signals: Signals) -> Array:
-    """Q̃(s_t, a_t) − V(s_t), from `Signals.action_value` and `Signals.value`; 0 where it is rounding.
+    """Advantage Q̃(s_t, a_t) − V(s_t) from `Signals.action_value` and `Signals.value`; 0 within rounding.
 
-    Raises:
-      SettingError: for signals without action values.
-
-    >>> from pgjax import make_signals
-    >>> signals = make_signals([0.0], value=[2.0], action_value=jnp.array([[1.0, 5.0]]), action=jnp.array([1]))
-    >>> action_advantage(signals).tolist()
-    [3.0]
+    Raises SettingError without action values.
     """
     if signals.taken_value is None:
         raise SettingError("action_value", None, "is missing; action_advantage needs Q̃(s_t, a_t)")

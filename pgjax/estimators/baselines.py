@@ -1,9 +1,9 @@
-"""Baselines: what is subtracted from credit. (signals, credit) -> b, broadcastable to [T, N, ...].
+"""Baselines, which are subtracted from credit: (signals, credit) -> b, broadcastable to [T, N, ...].
 
-A baseline leaves the gradient's mean alone if b_t is independent of a_t given the history: it may see s_t, earlier
-steps and other trajectories, never the action it judges. Where all credits that a batch baseline is made of are equal
-up to rounding, it is the credit itself: nothing can be said of any action then. The variance-optimal ones need
-per-trajectory gradients and live in `pgjax.training.gradients`.
+A baseline leaves the mean of the gradient unchanged if b_t is independent of a_t given the history. It may depend on
+s_t, on earlier steps and on other trajectories. Where all credits that a batch baseline averages are equal up to
+rounding, the baseline equals the credit, so that the advantage is exactly 0. Variance-optimal baselines, which need
+per-trajectory gradients, are in `pgjax.estimators.optimal_baselines`.
 """
 
 from collections.abc import Callable
@@ -24,41 +24,30 @@ Baseline = Callable[[Signals, Array], Array]
 
 @ratio_free
 def constant(signals: Signals, credit: Array, baseline_constant: ArrayLike = 0.0) -> Array:
-    """The same number everywhere: b_t = c. Unbiased for any c chosen before the batch was drawn.
-
-    >>> from pgjax import make_signals
-    >>> constant(make_signals([[1.0, 3.0]]), jnp.array([[1.0, 3.0]]), baseline_constant=0.5)
-    Array([[0.5, 0.5]], dtype=float32)
-    """
+    """Constant baseline b_t = c. Unbiased for any c chosen before the batch is drawn."""
     return jnp.broadcast_to(jnp.asarray(baseline_constant, credit.dtype), credit.shape)
 
 
 @ratio_free
 def same_batch_mean(signals: Signals, credit: Array) -> Array:
-    """The batch's own mean, b_t = (1/N) Σ_n Ψ_{n,t}, with finished trajectories counted as their padding says.
+    """Mean credit of the batch (or group) at each step, b_t = (1/N) Σ_n Ψ_{n,t}, padding included.
 
-    **Biased**: the mean contains the trajectory it judges and shrinks the expected gradient by exactly (1 − 1/N).
+    **Biased**: the mean includes the trajectory's own credit, which scales the expected gradient by exactly 1 − 1/N.
     `leave_one_out` is the unbiased form.
-
-    >>> from pgjax import make_signals
-    >>> same_batch_mean(make_signals([[1.0, 3.0]]), jnp.array([[1.0, 3.0]]))
-    Array([[2., 2.]], dtype=float32)
     """
     require_batch(credit, "baseline same_batch_mean", at_least=1)
-    found = own_spread(signals, credit, signals.mask[:1])
-    return jnp.where(found.std() == 0, credit, found.mean)
+    spread = own_spread(signals, credit, signals.mask[:1])
+    return jnp.where(spread.std() == 0, credit, spread.mean)
 
 
 @ratio_free
 def leave_one_out(signals: Signals, credit: Array) -> Array:
-    """The mean of all *other* trajectories at the same step: b_{n,t} = (Σ_k Ψ_{k,t} − Ψ_{n,t}) / (N − 1).
+    """Mean credit of all *other* trajectories at the same step, b_{n,t} = (Σ_k Ψ_{k,t} − Ψ_{n,t}) / (N − 1).
 
-    Unbiased. A finished trajectory counts as its padding says: 0 under reward-to-go, R under the total return. With
-    groups (`Config.group_size`) the others of the same group: RLOO, Ahmadian et al. 2024.
+    Unbiased. A finished trajectory counts with the credit of its padding: 0 under reward-to-go, R under the total
+    return. With groups (`Config.group_size`) the mean is over the same group: RLOO, Ahmadian et al. 2024.
 
-    Raises:
-      ValueError: with fewer than two trajectories.
-    Kool et al. 2019. https://openreview.net/forum?id=r1lgTGL5DE
+    Raises ValueError with fewer than two trajectories. Kool et al. 2019. https://openreview.net/forum?id=r1lgTGL5DE
 
     >>> from pgjax import make_signals
     >>> leave_one_out(make_signals([[1.0, 3.0]]), jnp.array([[1.0, 3.0]]))
@@ -70,44 +59,38 @@ def leave_one_out(signals: Signals, credit: Array) -> Array:
 
 @ratio_free
 def time_step(signals: Signals, credit: Array) -> Array:
-    """The mean of the other trajectories *still running* at t, an estimate of E[Ψ_t | alive at t]. Unbiased.
+    """Mean credit of the other trajectories *still running* at t, an estimate of E[Ψ_t | running at t].
 
-    Where no other trajectory is left, b_t = 0.
+    Unbiased; 0 where no other trajectory is running.
 
-    Raises:
-      ValueError: with fewer than two trajectories.
+    Raises ValueError with fewer than two trajectories.
 
     >>> from pgjax import make_signals
     >>> signals = make_signals([[1.0, 3.0], [0.0, 2.0]], mask=[[1.0, 1.0], [0.0, 1.0]])
-    >>> time_step(signals, jnp.array([[1.0, 5.0], [0.0, 2.0]]))[:, 1].tolist()  # at the end it runs alone
+    >>> time_step(signals, jnp.array([[1.0, 5.0], [0.0, 2.0]]))[:, 1].tolist()
     [1.0, 0.0]
     """
     require_batch(credit, "baseline time_step", at_least=2)
     return _mean_of_others(signals, credit, signals.mask)
 
 
-def _mean_of_others(signals: Signals, credit: Array, there: Array) -> Array:
-    """The mean of those that are there and another trajectory's; 0 where there are none."""
-    found = own_spread(signals, credit, there)
-    number = found.count - there
-    rest = found.count * found.shift - there * (credit - found.reference)
-    mean = jnp.where(found.std() == 0, credit, found.reference + rest / jnp.maximum(number, 1.0))
-    return jnp.where(number > 0, mean, 0.0)
+def _mean_of_others(signals: Signals, credit: Array, present: Array) -> Array:
+    """Mean over the other trajectories whose mask is 1; 0 where there are none."""
+    spread = own_spread(signals, credit, present)
+    num_others = spread.count - present
+    others_sum = spread.count * spread.shift - present * (credit - spread.reference)
+    mean = jnp.where(spread.std() == 0, credit, spread.reference + others_sum / jnp.maximum(num_others, 1.0))
+    return jnp.where(num_others > 0, mean, 0.0)
 
 
 @ratio_free
 def state_value(signals: Signals, credit: Array) -> Array:
-    """The critic's V(s_t). Unbiased for any V that was not fitted to this batch.
-
-    >>> from pgjax import make_signals
-    >>> state_value(make_signals([1.0, 1.0], value=[2.0, 1.0]), jnp.array([2.0, 1.0]))
-    Array([2., 1.], dtype=float32)
-    """
+    """The critic's V(s_t). Unbiased for any V that was not fitted to this batch."""
     return signals.value
 
 
 def baselined(credit: Credit, baseline: Baseline) -> Partial:
-    """Credit minus a baseline, itself a credit: Ψ_t − b_t on executed steps, and 0 where they are equal up to rounding.
+    """Credit minus a baseline, itself a credit: Ψ_t − b_t, and 0 where both are equal up to rounding.
 
     >>> from pgjax import make_signals, reward_to_go
     >>> baselined(reward_to_go, leave_one_out)(make_signals([[1.0, 3.0]]))
@@ -118,24 +101,23 @@ def baselined(credit: Credit, baseline: Baseline) -> Partial:
 
 @of_its_parts
 def _baselined(credit: Credit, baseline: Baseline, signals: Signals) -> Array:
-    psi = _of_each_step(credit, signals)
+    psi = _per_step_credit(credit, signals)
     return difference(psi, baseline(signals, psi))
 
 
-def _of_each_step(credit: Credit, signals: Signals) -> Array:
+def _per_step_credit(credit: Credit, signals: Signals) -> Array:
     psi: Any = credit(signals)
     if isinstance(psi, tuple) or jnp.ndim(psi) > signals.reward.ndim:
-        raise SettingError("credit", name_of(credit), "is more than a number per step; it takes no baseline or spread")
+        raise SettingError("credit", name_of(credit), "is more than a number per step; no baseline or scaling applies")
     return jnp.broadcast_to(psi, signals.reward.shape)
 
 
 def standardised(credit: Credit, strength: ArrayLike = 1.0) -> Partial:
-    """Credit to mean 0 and standard deviation 1 over the batch's executed steps.
+    """Credit scaled to mean 0 and standard deviation 1 over the executed steps of the batch, (Ψ − mean)/(std + 1e-8).
 
-        Ψ ← (1 − s)·Ψ + s·(Ψ − mean)/(std + 1e-8),   s = strength in {0, 1};   0 where all Ψ are equal up to rounding
-
-    **Biased** in direction (the batch divides by its own spread); common, never silent. The strength is a number, so
-    that on and off can stand in one vmapped sweep.
+    **Biased** in direction, because each batch is divided by its own standard deviation. The result is 0 where all
+    credits are equal up to rounding. A `strength` of 0 leaves the credit unchanged and 1 standardises it; as a number,
+    it can vary within one vmapped sweep.
 
     >>> from pgjax import make_signals, reward_to_go
     >>> [round(x, 3) for x in standardised(reward_to_go)(make_signals([[1.0, 3.0]]))[0].tolist()]
@@ -146,13 +128,13 @@ def standardised(credit: Credit, strength: ArrayLike = 1.0) -> Partial:
 
 @of_its_parts
 def _standardised(credit: Credit, signals: Signals, strength: ArrayLike) -> Array:
-    psi = _of_each_step(credit, signals)
+    psi = _per_step_credit(credit, signals)
     return jnp.where(jnp.asarray(strength) > 0, step_spread(psi, signals.mask).standardised(psi, floor=1e-8), psi)
 
 
 @ratio_free
 def per_time(signals: Signals, credit: Array, table: Array) -> Array:
-    """A given number for each time step, b_t = table[t], [T]; for whole episodes. Unbiased if fixed beforehand.
+    """Baseline from a table, b_t = table[t], [T]; for whole episodes. Unbiased if the table is fixed beforehand.
 
     >>> from pgjax import make_signals
     >>> per_time(make_signals([[1.0], [2.0]]), jnp.zeros((2, 1)), jnp.array([3.0, 2.0])).T.tolist()

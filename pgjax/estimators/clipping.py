@@ -1,4 +1,4 @@
-"""Surrogates that bound the ratio ρ_t of single steps; PPO's own is `pgjax.estimators.surrogates.clipped_ratio`."""
+"""Surrogates that bound the ratio ρ_t of single steps; PPO's `clipped_ratio` is in `pgjax.estimators.surrogates`."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -11,11 +11,7 @@ from pgjax.estimators.surrogates import clipped_ratio, outside, score
 
 
 def outside_between(log_ratio: Array, clip_low: ArrayLike = 0.2, clip_high: ArrayLike = 0.28) -> Array:
-    """1 where the ratio lies outside 1 − ε_low … 1 + ε_high, 0 elsewhere.
-
-    >>> outside_between(jnp.log(jnp.array([0.7, 1.25, 1.5]))).tolist()
-    [1.0, 0.0, 1.0]
-    """
+    """1 where the ratio lies outside [1 − ε_low, 1 + ε_high], else 0."""
     rho = weight(log_ratio)
     return jnp.asarray((rho < 1.0 - clip_low) | (rho > 1.0 + clip_high), log_ratio.dtype)
 
@@ -25,9 +21,9 @@ def outside_between(log_ratio: Array, clip_low: ArrayLike = 0.2, clip_high: Arra
 def clipped_between(
     log_ratio: Array, credit: Array, continues: Array, clip_low: ArrayLike = 0.2, clip_high: ArrayLike = 0.28
 ) -> Array:
-    """PPO's surrogate with two clipping ranges: min(ρ_t Ψ_t, clip(ρ_t, 1 − ε_low, 1 + ε_high) Ψ_t).
+    """PPO's surrogate with two clipping ranges, min(ρ_t Ψ_t, clip(ρ_t, 1 − ε_low, 1 + ε_high) Ψ_t).
 
-    Gradient zero exactly where (Ψ > 0, ρ > 1 + ε_high) or (Ψ < 0, ρ < 1 − ε_low). With equal ranges it is
+    The gradient is zero exactly where (Ψ > 0, ρ > 1 + ε_high) or (Ψ < 0, ρ < 1 − ε_low). Equal ranges give
     `clipped_ratio`. "Clip-higher" of DAPO: Yu et al. 2025, eq. 10. https://arxiv.org/abs/2503.14476
 
     >>> log_rho = jnp.log(jnp.array([1.25, 0.5]))
@@ -43,16 +39,16 @@ def clipped_between(
 def dual_clipped_ratio(
     log_ratio: Array, credit: Array, continues: Array, clip: ArrayLike = 0.2, dual_clip: ArrayLike = 3.0
 ) -> Array:
-    """PPO's surrogate, bounded from below for negative credit too: max(min(ρΨ, clip(ρ)Ψ), cΨ) where Ψ < 0, c > 1.
+    """PPO's surrogate, also bounded for negative credit: max(min(ρΨ, clip(ρ)Ψ), cΨ) where Ψ < 0, with c > 1.
 
-    There the gradient is zero for ρ > c as well, where PPO's grows with ρ without bound. c = ∞ is `clipped_ratio`.
+    For Ψ < 0 and ρ > c the gradient is zero, where that of PPO grows with ρ without bound. c = ∞ gives `clipped_ratio`.
     Ye et al. 2020, eq. 5. https://arxiv.org/abs/1912.09729
 
     >>> [round(x, 3) for x in dual_clipped_ratio(jnp.log(jnp.array([2.0, 9.0])), -jnp.ones(2), jnp.ones(2)).tolist()]
     [-2.0, -3.0]
     """
     clipped = clipped_ratio(log_ratio, credit, continues, clip)
-    bound = jnp.where(credit < 0, credit, -1.0) * dual_clip  # where it acts; never 0 · ∞
+    bound = jnp.where(credit < 0, credit, -1.0) * dual_clip  # −1 where unused, to avoid 0 · ∞
     return jnp.where(credit < 0, jnp.maximum(clipped, bound), clipped)
 
 
@@ -63,12 +59,11 @@ def dual_clipped_ratio(
 def clipped_weight(
     log_ratio: Array, credit: Array, continues: Array, clip_low: ArrayLike = 1.0, clip_high: ArrayLike = 0.28
 ) -> Array:
-    """CISPO: the ratio as a stopped, clipped weight, sg(clip(ρ_t, 1 − ε_low, 1 + ε_high)) · score · Ψ_t.
+    """CISPO: the clipped ratio as a stopped weight, sg(clip(ρ_t, 1 − ε_low, 1 + ε_high)) · score · Ψ_t.
 
-    No step loses its gradient: the weight is bounded, not the surrogate. With ε_low = 1, the default, there is no
-    lower bound, as in the paper's experiments; both infinite give the gradient of `ratio`. The paper tunes ε_high and
-    gives no number: 0.28 is DAPO's.
-    MiniMax 2025, eq. 4. https://arxiv.org/abs/2506.13585
+    No step loses its gradient, because the weight is clipped and not the surrogate. The default ε_low = 1 sets no lower
+    bound, as in the paper's experiments. With both infinite the gradient is that of `ratio`. The paper does not state
+    ε_high; the default 0.28 is DAPO's. MiniMax 2025, eq. 4. https://arxiv.org/abs/2506.13585
 
     >>> import jax
     >>> surrogate = lambda x: clipped_weight(x, jnp.ones(2), jnp.ones(2)).sum()

@@ -1,9 +1,8 @@
-"""What a function promises of itself, so that a batch may be cut into pieces without changing the result.
+"""Declarations of what a function depends on, which decide how a batch may be split.
 
-A surrogate (or an estimator's contribution) that promises nothing may look along time and across trajectories; it is
-always given a whole batch. A credit that promises nothing may read ratios; it is computed anew for each pass. A
-promise buys speed. A false one gives wrong numbers: `pgjax.testing.assert_declarations` compares promises with
-Jacobians.
+A surrogate (or an estimator's contribution) without a declaration may depend on all steps and trajectories, and is
+always given a whole batch. A credit without one may depend on the ratios, which are then recomputed first. Declarations
+make training faster. A false one gives wrong results; `pgjax.testing.assert_declarations` compares them with Jacobians.
 """
 
 import functools
@@ -16,14 +15,13 @@ import jax
 F = TypeVar("F", bound=Callable)
 
 PER_STEP, PER_TRAJECTORY, RATIO_FREE = "per_step", "per_trajectory", "ratio_free"
-_PROMISES, _OF_PARTS, _REPORTS = "pgjax_promises", "pgjax_of_parts", "pgjax_reports"
+_DECLARATIONS, _OF_PARTS, _REPORTS = "pgjax_promises", "pgjax_of_parts", "pgjax_reports"
 
 
 def per_step(function: F) -> F:
-    """Declare that a surrogate looks at one step at a time.
+    """Declare that a surrogate at (t, n) depends on its arguments at (t, n) alone, and not on `continues`.
 
-    Its result at (t, n) depends on (t, n) of its arguments alone, and not on `continues`. Batches may then be cut
-    between any two steps: minibatches of steps, blocks without padding, devices that share a batch.
+    Batches may then be split between any two steps: minibatches of steps, blocks without padding, shares of devices.
 
     >>> import jax.numpy as jnp
     >>> from pgjax import a2c, gae, product
@@ -33,77 +31,58 @@ def per_step(function: F) -> F:
     >>> promises(product(gae, capped_ratio).contribution, PER_STEP)
     True
     """
-    return _promise(function, PER_STEP, PER_TRAJECTORY)
+    return _declare(function, PER_STEP, PER_TRAJECTORY)
 
 
 def per_trajectory(function: F) -> F:
-    """Declare that a surrogate looks along time, but at one trajectory at a time.
+    """Declare that a surrogate at (t, n) depends on column n of its arguments alone.
 
-    Its result at (t, n) depends on column n of its arguments alone. Batches may then be cut between trajectories:
-    minibatches of environments, slices, groups, devices that share a batch.
-
-    >>> import jax.numpy as jnp
-    >>> @per_trajectory
-    ... def whole_episode(log_ratio, credit, continues):
-    ...     return jnp.exp(log_ratio.sum(0, keepdims=True)) * credit
-    >>> promises(whole_episode, PER_TRAJECTORY), promises(whole_episode, PER_STEP)
-    (True, False)
+    Batches may then be split between trajectories: minibatches of environments, slices, groups, shares of devices.
     """
-    return _promise(function, PER_TRAJECTORY)
+    return _declare(function, PER_TRAJECTORY)
 
 
 def ratio_free(function: F) -> F:
-    """Declare that a credit, a baseline or a value target never reads `Signals.log_ratio`.
+    """Declare that a credit, a baseline or a value target does not depend on `Signals.log_ratio`.
 
-    It is then computed with the ratios of the last pass, which it does not use, instead of those of the parameters.
-
-    >>> @ratio_free
-    ... def next_reward(signals):
-    ...     return signals.reward
-    >>> promises(next_reward, RATIO_FREE)
-    True
+    Training then does not recompute the ratios of a batch before computing it.
     """
-    return _promise(function, RATIO_FREE)
+    return _declare(function, RATIO_FREE)
 
 
 def of_its_parts(function: F) -> F:
-    """Declare that a function promises what all functions bound in its `Partial` promise.
+    """Declare that a function has every declaration that all functions bound in its `Partial` have.
 
-    For combinators such as `baselined`, which is free of ratios where its credit and its baseline are.
+    For combinators such as `baselined`, which depends on ratios only if its credit or its baseline does.
     """
     setattr(function, _OF_PARTS, function)
     return function
 
 
 def promises(function: Any, what: str) -> bool:
-    """Whether a function, or what is bound and wrapped in it, has declared `what`.
-
-    >>> from pgjax import reward_to_go, off_policy_reward_to_go
-    >>> promises(reward_to_go, RATIO_FREE), promises(off_policy_reward_to_go, RATIO_FREE)
-    (True, False)
-    """
+    """Whether a function has the declaration `what`; looks through `Partial` and `jit`."""
     if isinstance(function, functools.partial):
         if getattr(function.func, _OF_PARTS, None) is not function.func:
             return promises(function.func, what)
         parts = [x for x in (*function.args, *function.keywords.values()) if callable(x)]
         return bool(parts) and all(promises(part, what) for part in parts)
-    declared = getattr(function, _PROMISES, None)
-    if declared is not None and declared[0] is function:  # `functools.wraps` copies attributes; promises are not copied
+    declared = getattr(function, _DECLARATIONS, None)
+    if declared is not None and declared[0] is function:  # `functools.wraps` copies attributes, not declarations
         return what in declared[1]
     return isinstance(function, jax.stages.Wrapped) and promises(function.__wrapped__, what)  # type: ignore[attr-defined]  (jitted)
 
 
 def reporting(**metrics: Callable) -> Callable[[F], F]:
-    """Declare what training reports of a surrogate: name -> function of its log_ratio and its numbers, [T, N].
+    """Declare metrics of a surrogate: name -> function of its log_ratio and hyperparameters, returning [T, N].
 
-    A function with a parameter `continues` is given that too, by name.
+    A metric with a parameter `continues` is passed that array too. Training reports the means.
 
     >>> import jax.numpy as jnp
-    >>> @reporting(far_share=lambda log_ratio, cap=1.5: jnp.exp(log_ratio) > cap)
+    >>> @reporting(capped=lambda log_ratio, cap=1.5: jnp.exp(log_ratio) > cap)
     ... def capped_ratio(log_ratio, credit, continues, cap=1.5):
     ...     return jnp.minimum(jnp.exp(log_ratio), cap) * credit
     >>> {name: f(jnp.log(jnp.array([1.0, 2.0]))).tolist() for name, f in reports_of(capped_ratio).items()}
-    {'far_share': [False, True]}
+    {'capped': [False, True]}
     """
 
     def declare(function: F) -> F:
@@ -114,47 +93,34 @@ def reporting(**metrics: Callable) -> Callable[[F], F]:
 
 
 def reports_of(function: Any) -> dict[str, Callable]:
-    """What is reported of a function, or of what a combinator binds: name -> function of log_ratio.
-
-    Some have a parameter `continues` as well: `reported` gives it to those.
-    """
+    """Metrics declared by a function or by the functions that a combinator binds: name -> function of log_ratio."""
     if isinstance(function, functools.partial):
         if getattr(function.func, _OF_PARTS, None) is function.func:
             parts = [x for x in (*function.args, *function.keywords.values()) if callable(x)]
             return {name: metric for part in parts for name, metric in reports_of(part).items()}
-        own = reports_of(function.func)
-        return {name: functools.partial(metric, **function.keywords) for name, metric in own.items()}
+        metrics = reports_of(function.func)
+        return {name: functools.partial(metric, **function.keywords) for name, metric in metrics.items()}
     declared = getattr(function, _REPORTS, None)
     return dict(declared[1]) if declared is not None and declared[0] is function else {}
 
 
 def reported(function: Any, log_ratio: Any, continues: Any) -> dict[str, Any]:
-    """The values of what is reported of a function, name -> [T, N].
+    """Values of the metrics that a function declares, name -> [T, N].
 
     Args:
-      function: a surrogate, a contribution, or one with numbers bound.
+      function: a surrogate or a contribution, possibly with hyperparameters bound.
       log_ratio: log ρ of the taken actions, [T, N].
       continues: 1 where the next step belongs to the same episode, [T, N].
-
-    >>> from pgjax import clipped_ratio
-    >>> import jax.numpy as jnp
-    >>> reported(clipped_ratio, jnp.log(jnp.array([1.0, 2.0])), jnp.array([1.0, 0.0]))["clip_fraction"].tolist()
-    [0.0, 1.0]
     """
-    found = {}
+    values = {}
     for name, metric in reports_of(function).items():
-        along = {"continues": continues} if "continues" in inspect.signature(metric).parameters else {}
-        found[name] = metric(log_ratio, **along)
-    return found
+        extra = {"continues": continues} if "continues" in inspect.signature(metric).parameters else {}
+        values[name] = metric(log_ratio, **extra)
+    return values
 
 
 def name_of(function: Any) -> str:
-    """What to call a function in a message: its own name, whatever is bound in it.
-
-    >>> from pgjax import gae, standardised
-    >>> name_of(standardised(gae))
-    'standardised(gae)'
-    """
+    """Name of a function for messages, with the functions bound in it but not the numbers."""
     if isinstance(function, functools.partial):
         name = name_of(function.func).removeprefix("_")
         parts = [name_of(x) for x in (*function.args, *function.keywords.values()) if callable(x)]
@@ -162,9 +128,9 @@ def name_of(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _promise(function: F, *what: str) -> F:
+def _declare(function: F, *what: str) -> F:
     if isinstance(function, functools.partial):
-        raise TypeError("declare the function itself, then bind its numbers: Partial(per_step(f), …)")
-    before = getattr(function, _PROMISES, (function, frozenset()))[1]
-    setattr(function, _PROMISES, (function, frozenset(what) | before))
+        raise TypeError("declare the function itself, then bind its hyperparameters: Partial(per_step(f), …)")
+    earlier = getattr(function, _DECLARATIONS, (function, frozenset()))[1]
+    setattr(function, _DECLARATIONS, (function, frozenset(what) | earlier))
     return function

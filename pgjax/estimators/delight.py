@@ -1,4 +1,4 @@
-"""Delightful policy gradient: each term gated by advantage times surprisal."""
+"""Delightful policy gradient: each term is gated by advantage times surprisal."""
 
 import jax
 from jax import Array
@@ -10,16 +10,17 @@ from pgjax.types import Credit, Signals, as_partial
 
 
 def delightful(credit: Credit, temperature: ArrayLike = 1.0) -> Partial:
-    """Credit gated by its delight, itself a credit: Ψ_t σ(χ_t/η), χ_t = Ψ_t · (−log π_θ(a_t|s_t)).
+    """Credit multiplied by a gate, Ψ_t σ(χ_t/η) with χ_t = Ψ_t · (−log π_θ(a_t|s_t)); itself a credit.
 
-    Rare successes pass, rare failures are held back. The gate carries no gradient. **Biased** at every finite η, even
-    with infinitely many samples; as η → ∞ the gate is 1/2 everywhere. Reads log π_θ of the taken actions at the current
-    parameters, and is computed anew for each pass; of continuous actions it is a log-density.
-    Osband 2026. https://arxiv.org/abs/2603.14608
+    The gate passes unlikely actions with positive advantage and suppresses unlikely ones with negative advantage. It is
+    not differentiated. It uses log π_θ at the current parameters, so it is recomputed for every pass over a batch. For
+    continuous actions, log π_θ is a log-density. **Biased** at every finite η, even with infinitely many samples; as η
+    → ∞ the gate tends to 1/2.
 
     Args:
       credit: Ψ, an advantage.
       temperature: η.
+    Osband 2026. https://arxiv.org/abs/2603.14608
 
     >>> import jax.numpy as jnp
     >>> from pgjax import make_signals, reward_to_go

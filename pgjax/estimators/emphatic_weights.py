@@ -1,9 +1,8 @@
-"""Emphatic weights: steps of a behaviour policy weighed as if the target policy had led there.
+"""Emphatic weights: reweight steps of a behaviour policy to the state distribution of the target policy.
 
-    F_t = i_t + γ ρ_{t−1} F_{t−1}          the followon trace, i_t the interest in the state
-
-E_μ[F_t 1(s_t = s)] is the discounted law of states under the *target*, started afresh from every state of the behaviour
-policy with the interest there. With interest at the start alone it is γ^t ρ_{1:t−1}, whose law is γ^t d_t^π.
+The followon trace is F_t = i_t + γ ρ_{t−1} F_{t−1}, with i_t ≥ 0 the interest in the state. E_μ[F_t 1(s_t = s)] is the
+discounted state distribution of the *target* policy, started from each state of the behaviour policy with that
+interest. With interest at the first step alone, F_t = γ^t ρ_{1:t−1}, which gives γ^t d_t^π.
 """
 
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from pgjax.types import SettingError, Signals
 
 
 def followon_trace(signals: Signals, interest: Array | float = 1.0) -> Array:
-    """F_t = i_t + γ ρ_{t−1} F_{t−1}, [T, N]; 0 on padding.
+    """Followon trace F_t = i_t + γ ρ_{t−1} F_{t−1}, [T, N]; 0 on padding.
 
     Args:
       signals: whole episodes, [T, N].
@@ -27,8 +26,6 @@ def followon_trace(signals: Signals, interest: Array | float = 1.0) -> Array:
     >>> signals = make_signals(jnp.ones((3, 1)), log_ratio=jnp.log(jnp.array([[2.0], [0.5], [3.0]])), discount=0.5)
     >>> followon_trace(signals).T.tolist()  # 1, 1 + ½ · 2, 1 + ½ · ½ · 2
     [[1.0, 2.0, 1.5]]
-    >>> followon_trace(signals, jnp.array([[1.0], [0.0], [0.0]])).T.tolist()  # γ^t ρ_{1:t−1}
-    [[1.0, 1.0, 0.25]]
     """
     rho = jnp.exp(signals.log_ratio)
     interests = jnp.broadcast_to(jnp.asarray(interest, rho.dtype), rho.shape)
@@ -37,16 +34,9 @@ def followon_trace(signals: Signals, interest: Array | float = 1.0) -> Array:
 
 
 def emphasis(signals: Signals, interest: Array | float = 1.0, trace_decay: float = 0.0) -> Array:
-    """M_t = λ i_t + (1 − λ) F_t, [T, N]: the weights of emphatic TD(λ).
+    """Weights of emphatic TD(λ), M_t = λ i_t + (1 − λ) F_t, [T, N].
 
-    Raises:
-      SettingError: for λ outside [0, 1].
-    Sutton, Mahmood & White 2016. https://arxiv.org/abs/1503.04269
-
-    >>> from pgjax import make_signals
-    >>> signals = make_signals(jnp.ones((2, 1)), log_ratio=jnp.log(jnp.array([[2.0], [1.0]])))
-    >>> emphasis(signals, trace_decay=0.5).T.tolist()  # between 1, 1 and 1, 3
-    [[1.0, 2.0]]
+    Raises SettingError for λ outside [0, 1]. Sutton, Mahmood & White 2016. https://arxiv.org/abs/1503.04269
     """
     if not 0.0 <= trace_decay <= 1.0:
         raise SettingError("trace_decay", trace_decay, "must lie in [0, 1]")
@@ -57,15 +47,9 @@ def emphasis(signals: Signals, interest: Array | float = 1.0, trace_decay: float
 def emphatic_values(signals: Signals, interest: Array | float = 1.0) -> Array:
     """Σ_t F_t ρ_t r_t of every trajectory, [N].
 
-    Its mean is E_μ[Σ_k i_k V^π(s_k)], the target's value from the behaviour policy's states (the excursion objective);
-    with interest at the start alone it is `per_decision_values`, and the mean J.
-
+    The mean is E_μ[Σ_k i_k V^π(s_k)], the value of the target policy from the states of the behaviour policy (excursion
+    objective). With interest at the first step alone, it equals `per_decision_values`, whose mean is J.
     Imani, Graves & White 2018. https://arxiv.org/abs/1811.09013
-
-    >>> from pgjax import make_signals
-    >>> signals = make_signals([[1.0], [2.0]], log_ratio=jnp.log(jnp.array([[2.0], [0.5]])))
-    >>> emphatic_values(signals).tolist()  # 1 · 2 · 1 + 3 · ½ · 2
-    [5.0]
     """
     return jnp.sum(followon_trace(signals, interest) * jnp.exp(signals.log_ratio) * signals.reward, axis=0)
 
@@ -79,31 +63,23 @@ def emphatic(
     stationary: bool = False,
     level: float = 0.95,
 ) -> ValueEstimate:
-    """J from emphatic least squares: values linear in φ(s_t), fitted with weights M_t, averaged over starts.
+    """Estimate of J by emphatic least squares: values linear in φ(s_t), fitted with weights M_t:
 
-        Σ M_t φ_t (ρ_t (r_t + γ φ_{t+1}·β) − φ_t·β) = 0,   Ĵ = (1/N) Σ_n φ(s_0)·β
+        Σ M_t φ_t (ρ_t (r_t + γ φ_{t+1}·β) − φ_t·β) = 0,   Ĵ = (1/N) Σ_n φ(s_0)·β.
 
-    `dual` with M_t for γ^t: where the features cannot hold the values, the error counts where the target goes, at the
-    price of the trace's variance. With interest at the start alone, λ = 0 and a constant among the features it is
-    `per_decision`; with one-hot features it differs from `dual` in its variance alone.
+    It is `dual` with M_t for γ^t. Where the features cannot represent the values, it weights the fitting error by the
+    states that the target policy visits, at the price of the variance of the trace. With one-hot features it differs
+    from `dual` only in its variance. With interest at the first step alone, λ = 0 and a constant feature, it is
+    `per_decision`.
 
     Args:
       signals: whole episodes, [T, N].
-      features: φ(s_t), [T, N, K]; or ψ(s_t, a_t), with `expected`, as for `fit_dual`.
-      expected: Σ_a π(a|s_t) ψ(s_t, a), [T, N, K].
+      features, expected, stationary: as for `fit_dual`.
       interest: i_t, a number or [T, N].
       trace_decay: λ.
-      stationary: one β for all times; default one for every t.
-      level: of the confidence interval.
-
-    Raises:
-      SettingError: as `dual` and `emphasis`.
+      level: confidence level.
+    Raises SettingError for the same reasons as `dual` and `emphasis`.
     Sutton, Mahmood & White 2016; least squares: Yu 2015. https://arxiv.org/abs/1506.02582
-
-    >>> from pgjax import make_signals
-    >>> signals = make_signals(jnp.array([[1.0, 3.0]]), log_ratio=jnp.log(jnp.array([[1.5, 0.5]])))
-    >>> float(emphatic(signals, jnp.ones((1, 2, 1))).mean)
-    1.5
     """
     weights = emphasis(signals, interest, trace_decay)
     return dual(signals, features, expected, weights, stationary, level)

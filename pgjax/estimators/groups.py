@@ -1,7 +1,6 @@
-"""Groups: trajectories from one reset judge each other. Their spread, GRPO's credit, and dynamic sampling.
+"""Groups of trajectories that share a reset: statistics within a group, GRPO's credit, and dynamic sampling.
 
-Groups may hold any number of trajectories; of one alone nothing can be said, and its credit is 0. A batch without
-groups is one group.
+Groups may have any size; the credit of a group of one is 0. A batch without groups counts as one group.
 """
 
 from jax import Array
@@ -14,14 +13,7 @@ from pgjax.types import Credit, Signals, as_partial
 
 
 def own_spread(signals: Signals, x: Array, there: Array) -> Spread:
-    """The spread over each trajectory's own group of what is `there` (1, else 0); without groups over the batch.
-
-    >>> import jax.numpy as jnp
-    >>> from pgjax import make_signals
-    >>> x = jnp.array([[1.0, 3.0, 10.0]])
-    >>> own_spread(make_signals(x, group=[0, 0, 1]), x, jnp.ones((1, 3))).mean.tolist()
-    [[2.0, 2.0, 10.0]]
-    """
+    """Mean and spread over each trajectory's group (or the batch, without groups), of entries where `there` is 1."""
     if signals.group is None:
         return batch_spread(x, there)
     return group_spread(x, there, signals.group[0])
@@ -29,21 +21,20 @@ def own_spread(signals: Signals, x: Array, there: Array) -> Spread:
 
 @ratio_free
 def group_standardised(signals: Signals) -> Array:
-    """GRPO's credit without length: (R_n − mean) / (std + 1e-8) over the trajectory's group (or batch), population std.
+    """GRPO's credit without length: (R_n − mean) / (std + 1e-8) over the trajectory's group, with the population std.
 
-    0 where all returns of the group are equal up to rounding.
+    The credit is 0 where all returns of the group are equal up to rounding. **Biased** in scale and direction, because
+    each group is divided by its own standard deviation. For rewards 0 and 1 with success probability p, and groups of
+    G, the mean gradient is w_G(p) ∇p:
 
-    **Biased** in scale and direction: each group divides by its own spread. For rewards 0 and 1 with success
-    probability p and groups of G, the mean gradient is w_G(p) ∇p,
+        w_G(p) = E[√(k (G − k))] / (G p (1 − p)),   k ~ Binomial(G, p).
 
-        w_G(p) = E[√(k (G − k))] / (G p (1 − p)),   k ~ Binomial(G, p)
-
-    1 for G = 2, 1/√(p (1 − p)) as G → ∞, where the objective becomes 2 arcsin √p. Shao et al. 2024.
-    https://arxiv.org/abs/2402.03300
+    The factor is 1 for G = 2 and tends to 1/√(p (1 − p)) as G → ∞, where the objective is 2 arcsin √p.
+    Shao et al. 2024. https://arxiv.org/abs/2402.03300
 
     >>> from pgjax import make_signals
     >>> signals = make_signals([[1.0, 3.0, 10.0, 30.0]], group=[0, 0, 1, 1])
-    >>> [round(x, 3) for x in group_standardised(signals)[0].tolist()]  # groups of very different returns weigh alike
+    >>> [round(x, 3) for x in group_standardised(signals)[0].tolist()]
     [-1.0, 1.0, -1.0, 1.0]
     """
     total = total_return(signals)
@@ -51,16 +42,16 @@ def group_standardised(signals: Signals) -> Array:
 
 
 def dynamically_sampled(credit: Credit) -> Partial:
-    """Leave out groups whose returns are all equal: Ψ ← Ψ · N / N_kept on trajectories of the others, 0 on theirs.
+    """Credit averaged over the groups whose returns differ: Ψ · N / N_kept on their trajectories, 0 on the others.
 
-    Of those groups a credit relative to the group is 0 anyway, so that the mean over the batch becomes one over the
-    groups that are kept. DAPO samples further prompts instead, until the batch is full; with K groups, of which each
-    is kept with probability p, its mean is 1/p times that without, and here (1 − (1 − p)^K)/p times. The direction
-    does not change. Yu et al. 2025. https://arxiv.org/abs/2503.14476
+    In a group of equal returns the group-relative credit is 0 already, so only the normalisation changes. DAPO instead
+    samples more prompts until the batch is full. With K groups, each kept with probability p, DAPO scales the mean
+    gradient by 1/p and this credit by (1 − (1 − p)^K)/p; the direction is unchanged. Yu et al. 2025.
+    https://arxiv.org/abs/2503.14476
 
     >>> from pgjax import make_signals
     >>> signals = make_signals([[1.0, 3.0, 5.0, 5.0]], group=[0, 0, 1, 1])
-    >>> [round(x, 3) for x in dynamically_sampled(group_standardised)(signals)[0].tolist()]  # half is kept
+    >>> [round(x, 3) for x in dynamically_sampled(group_standardised)(signals)[0].tolist()]
     [-2.0, 2.0, 0.0, 0.0]
     """
     return Partial(_dynamically_sampled, as_partial(credit))

@@ -1,8 +1,8 @@
-"""What a trajectory's steps are divided by: its own length, the mean length, or the longest there can be.
+"""Normalisation of a trajectory's sum over steps: by its own length, the mean length, or the horizon.
 
-A surrogate is a sum over steps and a mean over trajectories. Losses of language models divide by lengths besides; a
-length is positive and fixed with the batch, so it divides the credit: a clipped surrogate is cut at the same ratios.
-Whole episodes only.
+A surrogate is a sum over steps and a mean over trajectories; losses of language models also divide by a length. The
+length is positive and fixed within a batch, so it divides the credit, and clipping acts at the same ratios. Whole
+episodes only.
 """
 
 from collections.abc import Callable
@@ -16,19 +16,15 @@ from pgjax.estimators.groups import own_spread
 from pgjax.types import Credit, Signals, as_partial
 
 Length = Callable[[Signals], Array]
-"""signals -> a positive number for each step, [T, N]."""
+"""signals -> a positive divisor for each step, [T, N]."""
 
 
 @ratio_free
 def own_length(signals: Signals) -> Array:
-    """|o_n|, executed steps of the trajectory: GRPO and GSPO divide by it.
+    """Executed steps of the trajectory, |o_n|, [T, N]; the divisor of GRPO and GSPO.
 
-    **Biased** where lengths vary: a return counts for less in a longer episode. Liu et al. 2025.
-    https://arxiv.org/abs/2503.20783
-
-    >>> from pgjax import make_signals
-    >>> own_length(make_signals(jnp.ones((2, 2)), mask=jnp.array([[1.0, 1.0], [1.0, 0.0]]))).tolist()
-    [[2.0, 1.0], [2.0, 1.0]]
+    **Biased** where lengths vary: a return counts less in a longer episode.
+    Liu et al. 2025. https://arxiv.org/abs/2503.20783
     """
     length = jnp.maximum(jnp.sum(signals.mask, axis=0, keepdims=True), 1.0)
     return jnp.broadcast_to(length, signals.mask.shape)
@@ -36,14 +32,10 @@ def own_length(signals: Signals) -> Array:
 
 @ratio_free
 def mean_length(signals: Signals) -> Array:
-    """(1/G) Σ_i |o_i| over the trajectory's group, or over the batch: every step of the group weighs alike (DAPO).
+    """Mean length (1/G) Σ_i |o_i| over the trajectory's group or the batch, [T, N]; gives every step the same weight.
 
-    **Biased**, less than `own_length` and vanishing as groups grow: a ratio of two sums. Yu et al. 2025.
-    https://arxiv.org/abs/2503.14476
-
-    >>> from pgjax import make_signals
-    >>> mean_length(make_signals(jnp.ones((2, 2)), mask=jnp.array([[1.0, 1.0], [1.0, 0.0]]))).tolist()
-    [[1.5, 1.5], [1.5, 1.5]]
+    The divisor of DAPO. **Biased** as a ratio of two sums; the bias is smaller than that of `own_length` and vanishes
+    for large groups. Yu et al. 2025. https://arxiv.org/abs/2503.14476
     """
     length = own_length(signals)[:1]
     mean = jnp.maximum(own_spread(signals, length, signals.mask[:1]).mean, 1.0)
@@ -52,12 +44,7 @@ def mean_length(signals: Signals) -> Array:
 
 @ratio_free
 def longest_length(signals: Signals) -> Array:
-    """T, the horizon: a constant (Dr. GRPO), which changes the scale alone. Liu et al. 2025.
-
-    >>> from pgjax import make_signals
-    >>> longest_length(make_signals(jnp.ones((2, 1)), mask=jnp.array([[1.0], [0.0]]))).tolist()
-    [[2.0], [2.0]]
-    """
+    """The horizon T, [T, N]: a constant (Dr. GRPO), which changes only the scale. Liu et al. 2025."""
     return jnp.full_like(signals.mask, signals.mask.shape[0])
 
 

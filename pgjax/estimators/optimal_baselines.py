@@ -1,4 +1,4 @@
-"""Variance-optimal baselines: arithmetic on the gradient and the score of each trajectory."""
+"""Variance-optimal baselines from the gradient and the score of each trajectory."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ Params = Any
 
 
 def optimal_baseline(gradients: Params, scores: Params, *, per_parameter: bool = False) -> Params:
-    """The variance-minimising constant baseline, estimated for each trajectory from all others.
+    """Variance-minimising constant baseline, estimated for each trajectory from all others.
 
         scalar:  b = E[ĝ·G] / E[‖G‖²]        per parameter:  b_k = E[ĝ_k G_k] / E[G_k²]
 
-    With ĝ = G·R (total return) these are the textbook E[‖G‖²R]/E[‖G‖²] and E[G_k²R]/E[G_k²]; under importance
-    weights w both ĝ and G carry w. Leaving the own trajectory out keeps the estimate unbiased.
+    For ĝ = G·R (total return) these are E[‖G‖²R]/E[‖G‖²] and E[G_k²R]/E[G_k²]. With importance weights w, both ĝ and G
+    contain w. Excluding the trajectory itself keeps the gradient estimate unbiased.
 
     Args:
       gradients: ĝ_n, a pytree of [N, ...].
@@ -26,11 +26,8 @@ def optimal_baseline(gradients: Params, scores: Params, *, per_parameter: bool =
       per_parameter: one b for each parameter instead of one for all.
 
     Returns:
-      b_n, a pytree of [N, ...] (the scalar one broadcast); 0 where the scores of all others are.
+      b_n, a pytree of [N, ...] (the scalar one broadcast); 0 where the scores of all others are 0.
     Weaver & Tao 2001; Greensmith et al. 2004; Peters & Schaal 2008.
-
-    >>> optimal_baseline(jnp.array([[2.0], [6.0]]), jnp.array([[1.0], [1.0]])).T  # each takes the other's return
-    Array([[6., 2.]], dtype=float32)
     """
     inner, square = jax.tree.map(jnp.multiply, gradients, scores), jax.tree.map(jnp.square, scores)
     if per_parameter:
@@ -40,20 +37,12 @@ def optimal_baseline(gradients: Params, scores: Params, *, per_parameter: bool =
 
 
 def optimal_scalar(gradients: Params, scores: Params) -> Params:
-    """Σ_n b_n G_n with one optimal b for all parameters: what to take off Σ_n ĝ_n.
-
-    >>> optimal_scalar(jnp.array([[2.0], [6.0]]), jnp.array([[1.0], [1.0]])).tolist()  # 6 + 2
-    [8.0]
-    """
+    """Σ_n b_n G_n with one optimal b for all parameters; the term to subtract from Σ_n ĝ_n."""
     return _weighted_scores(optimal_baseline(gradients, scores), scores)
 
 
 def optimal_per_parameter(gradients: Params, scores: Params) -> Params:
-    """Σ_n b_n ⊙ G_n with an optimal b for each parameter: what to take off Σ_n ĝ_n.
-
-    >>> optimal_per_parameter(jnp.array([[2.0, 1.0], [6.0, 9.0]]), jnp.array([[1.0, 1.0], [1.0, 3.0]])).tolist()
-    [8.0, 6.0]
-    """
+    """Σ_n b_n ⊙ G_n with an optimal b for each parameter; the term to subtract from Σ_n ĝ_n."""
     return _weighted_scores(optimal_baseline(gradients, scores, per_parameter=True), scores)
 
 
@@ -62,5 +51,5 @@ def _weighted_scores(baseline: Params, scores: Params) -> Params:
 
 
 def _per_trajectory_sum(tree: Params) -> Array:
-    """Sum over all leaves and over all but axis 0, [N]."""
+    """Sum over all leaves and over all axes but the first, [N]."""
     return jnp.asarray(jax.vmap(optax.tree.sum)(tree))

@@ -1,4 +1,4 @@
-"""Estimators: credit × surrogate, and the few that need the whole action distribution instead."""
+"""Estimators: products of credit and surrogate, and those that need the whole action distribution."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,58 +12,40 @@ from pgjax.types import Credit, Estimator, SettingError, Signals, Surrogate, as_
 
 
 def product(credit: Credit, surrogate: Surrogate) -> Estimator:
-    """The estimator credit × surrogate: Σ_t surrogate(log_ratio_t, Ψ_t) with Ψ = credit(signals), stopped.
-
-    Its contributions are [T, ...], differentiable in `log_ratio`; neither part sees the distribution.
+    """Estimator credit × surrogate: Σ_t surrogate(log_ratio_t, Ψ_t), with Ψ = credit(signals) not differentiated.
 
     >>> import jax
     >>> from pgjax import make_signals, reward_to_go, score
     >>> estimator, signals = product(reward_to_go, score), make_signals([[1.0], [2.0]])
     >>> surrogate = lambda x: estimator.contribution(estimator.credit(signals), signals, None, x).sum()
-    >>> jax.grad(surrogate)(signals.log_ratio).T.tolist()  # Ψ, in front of each ∇log π
+    >>> jax.grad(surrogate)(signals.log_ratio).T.tolist()  # Ψ_t, the factor of ∇log π
     [[3.0, 2.0]]
     """
     return Estimator(as_partial(credit), Partial(_product, as_partial(surrogate)))
 
 
 def doubly_robust() -> Estimator:
-    """Per-decision importance sampling with any critic Q̃(s, a) as control variate.
+    """Per-decision importance sampling with a critic Q̃(s, a) as control variate:
 
-        J̃ = Σ_t γ^t [ ρ_{1:t−1} Σ_a π_θ(a|s_t) Q̃(s_t, a) + ρ_{1:t} (r_t − Q̃(s_t, a_t)) ]
+        J̃ = Σ_t γ^t [ ρ_{1:t−1} Σ_a π_θ(a|s_t) Q̃(s_t, a) + ρ_{1:t} (r_t − Q̃(s_t, a_t)) ].
 
-    differentiated through every ρ and π_θ. Its mean is J(θ) and its gradient ∇J(θ) for any Q̃ that was fitted to other
-    data; Q̃ = 0 is per-decision importance sampling. Needs `Signals.action_value` and a Categorical policy; whole
-    episodes only. The sum is the recursion of Jiang & Li 2016, unrolled. https://arxiv.org/abs/1511.03722
+    It is differentiated through every ρ and π_θ. For any Q̃ fitted to other data, its mean is J(θ) and the mean of its
+    gradient ∇J(θ); Q̃ = 0 gives per-decision importance sampling. Needs whole episodes, `Signals.action_value` and a
+    Categorical policy. The sum is the unrolled recursion of Jiang & Li 2016. https://arxiv.org/abs/1511.03722
 
-    Raises:
-      SettingError: from its credit, for signals without action values.
-
-    >>> from pgjax import make_signals
-    >>> signals = make_signals([[1.0]], action_value=jnp.array([[[1.0, 3.0]]]), action=jnp.array([[0]]))
-    >>> estimator, policy = doubly_robust(), Categorical(jnp.log(jnp.array([[[0.25, 0.75]]])))
-    >>> out = estimator.contribution(estimator.credit(signals), signals, policy, jnp.array([[9.0]]))
-    >>> round(out.item(), 3)  # with the exact Q̃, 0.25 · 1 + 0.75 · 3 whatever was sampled and by whom
-    2.5
+    Its credit raises SettingError for signals without action values.
     """
     return Estimator(Partial(_values), Partial(_doubly_robust))
 
 
 def all_action() -> Estimator:
-    """Expected policy gradient: Σ_t Σ_a π_θ(a|s_t) Q̃(s_t, a), the sampled action not used.
+    """Expected policy gradient, Σ_t Σ_a π_θ(a|s_t) Q̃(s_t, a); the sampled action is not used.
 
-    As good as its Q̃: unbiased on-policy with the exact one. γ^t stands in front if `discounted_objective` has put it
-    there. Needs `Signals.action_value` and a Categorical policy.
+    Unbiased on-policy if Q̃ is exact. Apply `discounted_objective` to include the factor γ^t. Needs
+    `Signals.action_value` and a Categorical policy.
 
-    Raises:
-      SettingError: from its credit, for signals without action values.
+    Its credit raises SettingError for signals without action values.
     Sutton et al. 2000; Ciosek & Whiteson 2020. https://arxiv.org/abs/1801.03326
-
-    >>> from pgjax import make_signals
-    >>> signals = make_signals([[9.0]], action_value=jnp.array([[[1.0, 3.0]]]), action=jnp.array([[0]]))
-    >>> estimator, policy = all_action(), Categorical(jnp.log(jnp.array([[[0.25, 0.75]]])))
-    >>> out = estimator.contribution(estimator.credit(signals), signals, policy, jnp.zeros((1, 1)))
-    >>> round(out.item(), 3)  # 0.25 · 1 + 0.75 · 3, neither reward nor action looked at
-    2.5
     """
     return Estimator(Partial(_action_value), Partial(_all_action))
 
@@ -82,7 +64,7 @@ Values = tuple[Array, Array, Array]
 @ratio_free
 def _action_value(signals: Signals) -> Array:
     if signals.action_value is None:
-        raise SettingError("action_value", None, 'is missing: this estimator needs Q̃(s, ·), of a critic "action"')
+        raise SettingError("action_value", None, 'is missing: this estimator needs Q̃(s, ·) from critic "action"')
     return signals.action_value
 
 

@@ -1,4 +1,4 @@
-"""The one linear recurrence: all arithmetic over time goes through it."""
+"""The linear recurrence over time that credits, weights and traces use."""
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,13 @@ def linear_recurrence(x: ArrayLike, decay: ArrayLike, *, reverse: bool = False, 
 
         forwards:  y_t = x_t + a_{t−1} · y_{t−1}        reverse:  y_t = x_t + a_t · y_{t+1}
 
-    In both directions a_t is what connects step t to step t+1, so a decay that is zero where an episode ends never
-    leaks from one episode to the next.
+    In both directions a_t connects step t to step t+1, so a decay of 0 at the end of an episode separates episodes.
 
     Args:
-      x: [T, ...]; whole numbers and truth values count as floats.
-      decay: a, broadcastable to x; takes its type.
-      reverse: whether to run from the last step to the first.
-      bound: keep |y| at or below this; for decays that are themselves unbounded, such as importance ratios.
+      x: [T, ...]; integers and booleans are converted to floats.
+      decay: a, broadcastable to x; converted to the dtype of x.
+      reverse: run from the last step to the first.
+      bound: clip y to [−bound, bound]; for unbounded decays such as importance ratios.
 
     Returns:
       y, [T, ...].

@@ -1,13 +1,13 @@
-"""KL to a reference policy: three estimates from the taken action, as a loss and in the reward.
+"""KL to a reference policy: three estimates from the taken action, used in the loss or in the reward.
 
 With x = log π_θ(a_t|s_t) − log π_ref(a_t|s_t) and a_t drawn from π_θ:
 
     k1 = x            k2 = x²/2            k3 = e^{−x} − 1 + x
 
-As *values* k1 and k3 are unbiased for KL(π_θ ‖ π_ref), k2 is not. As *losses*, differentiated through log π_θ, the mean
-gradient at given states is, for k1, 0; for k2, that of KL(π_θ ‖ π_ref); for k3, that of KL(π_ref ‖ π_θ), the other
-direction. Of a whole episode's KL all three miss that later states depend on θ. In the *reward*, stopped, k1 gives the
-whole gradient of the episode's KL(π_θ ‖ π_ref). Schulman 2020, http://joschu.net/blog/kl-approx.html
+As *values*, k1 and k3 are unbiased for KL(π_θ ‖ π_ref); k2 is biased. As *losses*, differentiated through log π_θ,
+their mean gradients at given states are 0 for k1, that of KL(π_θ ‖ π_ref) for k2, and that of KL(π_ref ‖ π_θ) for k3.
+As losses, none of them accounts for the dependence of later states on θ. In the *reward*, not differentiated, k1 gives
+the full gradient of the episode's KL(π_θ ‖ π_ref). Schulman 2020, http://joschu.net/blog/kl-approx.html
 """
 
 from collections.abc import Callable
@@ -25,29 +25,17 @@ from pgjax.types import SettingError, Signals
 
 
 def k1(x: ArrayLike) -> Array:
-    """The log-ratio itself, x.
-
-    >>> k1(0.5).item()
-    0.5
-    """
+    """k1 = x, the log-ratio itself."""
     return as_float(x)
 
 
 def k2(x: ArrayLike) -> Array:
-    """Half its square, x²/2.
-
-    >>> k2(0.5).item()
-    0.125
-    """
+    """k2 = x²/2."""
     return 0.5 * as_float(x) ** 2
 
 
 def k3(x: ArrayLike) -> Array:
-    """e^{−x} − 1 + x ≥ 0; e^{−x} is bounded as importance weights are.
-
-    >>> round(k3(0.5).item(), 4)
-    0.1065
-    """
+    """k3 = e^{−x} − 1 + x ≥ 0; e^{−x} is clipped as importance weights are."""
     x = as_float(x)
     return weight(-x) - 1.0 + x
 
@@ -56,12 +44,12 @@ ESTIMATES: dict[str, Callable[[ArrayLike], Array]] = {"k1": k1, "k2": k2, "k3": 
 
 
 class ReferenceKL(NamedTuple):
-    """A penalty β · k(x_t) on every step of the policy's distance to the reference.
+    """Penalty β · k(x_t) per step on the KL to the reference policy.
 
     Attributes:
       estimate: k1, k2 or k3.
       reference_coefficient: β.
-      length: what the penalty is divided by as a loss, one of `pgjax.estimators.lengths`; None for nothing.
+      length: divisor of the penalty in a loss, one of `pgjax.estimators.lengths`; None for no division.
     """
 
     estimate: Any
@@ -70,13 +58,9 @@ class ReferenceKL(NamedTuple):
 
 
 def reference_kl(estimate: str, reference_coefficient: ArrayLike, length: Any = None) -> ReferenceKL:
-    """The penalty by name, for `Algorithm.reference_loss` or `Algorithm.reference_reward`.
+    """Make the penalty for `Algorithm.reference_loss` or `Algorithm.reference_reward` by name.
 
-    Raises:
-      SettingError: for a name other than k1, k2 and k3.
-
-    >>> reference_kl("k3", 0.04).reference_coefficient
-    0.04
+    Raises SettingError for a name other than k1, k2 and k3.
     """
     if estimate not in ESTIMATES:
         raise SettingError("reference_kl", estimate, f"is none of {', '.join(ESTIMATES)}")
@@ -84,14 +68,7 @@ def reference_kl(estimate: str, reference_coefficient: ArrayLike, length: Any = 
 
 
 def log_to_reference(signals: Signals, log_ratio: Array) -> Array:
-    """x = log π_θ − log π_ref of the taken actions, [T, ...], differentiable in `log_ratio`; 0 on padding.
-
-    >>> from pgjax import make_signals
-    >>> half, quarter = jnp.log(jnp.array([0.5])), jnp.log(jnp.array([0.25]))
-    >>> signals = make_signals([0.0], behaviour_log_prob=half, reference_log_prob=quarter)
-    >>> jnp.exp(log_to_reference(signals, jnp.zeros(1))).tolist()
-    [2.0]
-    """
+    """x = log π_θ − log π_ref of the taken actions, [T, ...], differentiable in `log_ratio`; 0 on padding."""
     if signals.behaviour_log_prob is None or signals.reference_log_prob is None:
         raise SettingError("reference_log_prob", None, "is missing: a KL to a reference policy needs its log π")
     x = signals.behaviour_log_prob + log_ratio - signals.reference_log_prob
@@ -99,24 +76,12 @@ def log_to_reference(signals: Signals, log_ratio: Array) -> Array:
 
 
 def step_divisor(penalty: ReferenceKL, signals: Signals) -> Array:
-    """What each step's penalty is divided by as a loss, [T, ...]; looks at the whole batch.
-
-    >>> from pgjax import make_signals
-    >>> step_divisor(reference_kl("k3", 0.04), make_signals([1.0, 1.0])).tolist()
-    [1.0, 1.0]
-    """
+    """Divisor of each step's penalty in a loss, [T, ...]; needs the whole batch."""
     return jnp.ones_like(signals.mask) if penalty.length is None else penalty.length(signals)
 
 
 def penalised_reward(penalty: ReferenceKL, signals: Signals) -> Signals:
-    """Signals with r_t − β k(x_t) for the reward, stopped, at the policy that sampled the batch.
-
-    >>> from pgjax import make_signals
-    >>> half, quarter = jnp.log(jnp.array([0.5])), jnp.log(jnp.array([0.25]))
-    >>> signals = make_signals([1.0], behaviour_log_prob=half, reference_log_prob=quarter)
-    >>> round(penalised_reward(reference_kl("k1", 0.1), signals).reward.item(), 3)  # 1 − 0.1 log 2
-    0.931
-    """
+    """Signals with reward r_t − β k(x_t), evaluated at the policy that sampled the batch; not differentiated."""
     x = log_to_reference(signals, jnp.zeros_like(signals.reward))
     cost = penalty.reference_coefficient * penalty.estimate(x)
     return signals._replace(reward=signals.reward - stop_gradient(jnp.where(signals.mask > 0, cost, 0.0)))

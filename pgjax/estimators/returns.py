@@ -1,4 +1,4 @@
-"""Credit: what each action gets. Functions of Signals, [T, ...] -> [T, ...], written once for every method."""
+"""Returns as credit: functions of Signals, [T, ...] -> [T, ...]."""
 
 import math
 from typing import Literal
@@ -32,51 +32,45 @@ def make_signals(
     reference_log_prob: ArrayLike | None = None,
     truncation: Literal["bootstrap", "terminal"] = "bootstrap",
 ) -> Signals:
-    """Collect the arrays credit is made of; what is left out counts as absent.
+    """Collect the arrays that credit is computed from, and check their shapes; arrays left out get defaults.
 
-    Every array has the shape of `reward` where nothing else is said, or is one number; nothing is stretched to fit.
-    All become floats, of `reward`'s type.
+    Except where noted, every array is a number or has the shape of `reward`; other shapes are not broadcast. All are
+    converted to the floating-point dtype of `reward`.
 
     Args:
-      reward: r_t, [T, ...], usually [T, N]; set to zero on padding here, once.
+      reward: r_t, [T, ...], usually [T, N]; set to zero on padding.
       mask: 1 where an action was taken; default everywhere.
-      terminated: the episode ended by itself at t: nothing follows.
-      truncated: the episode was cut at t: V(s_{t+1}) still follows, unless `truncation` is "terminal". Where both
-        flags are set, termination wins.
-      discount: γ_t, between r_t and what follows it: a number, one for each environment [N], one for each step
-        [T, 1], or [T, N].
+      terminated: the episode terminated at t, so that no value follows.
+      truncated: the episode was truncated at t; V(s_{t+1}) follows, unless `truncation` is "terminal". Where both flags
+        are set, termination takes precedence.
+      discount: γ_t between r_t and the next step: a number, [N] per environment, [T, 1] per step, or [T, N].
       value: V(s_t).
       next_value: V(s_{t+1}), of the observation before any reset.
       log_ratio: log π_θ − log π_θ̄ of the taken actions.
-      action_value: Q̃(s_t, ·), [T, ..., A], for estimators that use it; needs `action`.
-      action: a_t, whole numbers from 0; only with `action_value`.
-      group: the number of the group each trajectory belongs to, [N] (or the same for each step, [T, N]).
-      elapsed: how many steps of its episode each environment had behind it at the first row, [N]; default none. Not
-        with a discount for each step, since those behind are not known.
+      action_value: Q̃(s_t, ·), [T, ..., A]; needs `action`.
+      action: a_t, integers from 0; only with `action_value`.
+      group: group number of each trajectory, [N] or [T, N].
+      elapsed: steps of its episode that each environment took before the first row, [N]; default 0. It is rejected with
+        a discount per step, because earlier discounts are unknown.
       behaviour_log_prob: log π_θ̄ of the taken actions, as recorded.
-      reference_log_prob: log π_ref of the taken actions, of a policy that stays as it is.
+      reference_log_prob: log π_ref of the taken actions, of a fixed policy.
       truncation: "bootstrap" or "terminal".
 
     Returns:
       Signals, every array [T, ...].
-
-    Raises:
-      SettingError: for an array of another shape or type; names it, its shape and the shape that is needed.
+    Raises SettingError for an array of another shape or dtype.
 
     >>> make_signals([1.0, 2.0], terminated=[False, True]).continues
     Array([1., 0.], dtype=float32)
-    >>> make_signals([[1.0, 2.0, 3.0]], mask=[1.0, 1.0, 0.0])
-    Traceback (most recent call last):
-    pgjax.types.SettingError: mask: (3,) is its shape; reward asks for (1, 3)
     """
     reward = _real("reward", reward)
     if reward.ndim < 1 or reward.shape[0] < 1:
-        raise SettingError("reward", reward.shape, "is its shape; it needs [T, ...] with at least one step")
+        raise SettingError("reward", reward.shape, "is the wrong shape; expected [T, ...] with at least one step")
     if truncation not in ("bootstrap", "terminal"):
         raise SettingError("truncation", truncation, 'is neither "bootstrap" nor "terminal"')
 
     def array(name: str, x: ArrayLike | None, default: float) -> Array:
-        return jnp.full_like(reward, default) if x is None else _fitting(name, x, reward, [()])
+        return jnp.full_like(reward, default) if x is None else _checked(name, x, reward, [()])
 
     mask_ = array("mask", mask, 1.0)
     terminated_, truncated_ = array("terminated", terminated, 0.0), array("truncated", truncated, 0.0)
@@ -90,7 +84,7 @@ def make_signals(
         reward=jnp.where(mask_ > 0, reward, 0.0),
         continues=mask_ * (1.0 - jnp.maximum(terminated_, truncated_)),
         mask=mask_,
-        discount=_fitting("discount", discount, reward, [(), *_per_environment(reward), _per_step(reward)]),
+        discount=_checked("discount", discount, reward, [(), *_per_environment(reward), _per_step(reward)]),
         value=jnp.where(mask_ > 0, array("value", value, 0.0), 0.0),
         next_value=jnp.where(mask_ * (1.0 - value_ends) > 0, array("next_value", next_value, 0.0), 0.0),
         log_ratio=jnp.where(mask_ > 0, array("log_ratio", log_ratio, 0.0), 0.0),
@@ -104,10 +98,9 @@ def make_signals(
 
 
 def _real(name: str, x: ArrayLike) -> Array:
-    """x as an array of floats."""
     x = jnp.asarray(x)
     if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool) or jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise SettingError(name, str(x.dtype), "is its type; it needs real numbers")
+        raise SettingError(name, str(x.dtype), "is the wrong type; expected real numbers")
     return as_float(x)
 
 
@@ -119,64 +112,59 @@ def _per_step(reward: Array) -> tuple[int, ...]:
     return reward.shape[:1] + (1,) * (reward.ndim - 1)
 
 
-def _fitting(name: str, x: ArrayLike, reward: Array, shapes: list[tuple[int, ...]]) -> Array:
-    """x in the shape and type of the reward, given in that shape or in one of `shapes`."""
+def _checked(name: str, x: ArrayLike, reward: Array, shapes: list[tuple[int, ...]]) -> Array:
+    """x with the shape and dtype of the reward, given in that shape or in one of `shapes`."""
     x = _real(name, x)
     allowed = [reward.shape, *shapes]
     if x.shape not in allowed:
         needed = " or ".join(str(shape) for shape in dict.fromkeys(shape for shape in allowed if shape))
-        raise SettingError(name, x.shape, f"is its shape; reward asks for {needed}")
+        raise SettingError(name, x.shape, f"is the wrong shape; expected {needed}")
     return jnp.broadcast_to(x.astype(reward.dtype), reward.shape)
 
 
-def _whole(name: str, x: ArrayLike, shapes: list[tuple[int, ...]]) -> Array:
-    """x as an array of whole numbers in one of the shapes."""
+def _integers(name: str, x: ArrayLike, shapes: list[tuple[int, ...]]) -> Array:
+    """x as an array of integers in one of the shapes."""
     x = jnp.asarray(x)
     if x.shape not in shapes:
-        raise SettingError(name, x.shape, f"is its shape; reward asks for {' or '.join(str(s) for s in shapes)}")
+        raise SettingError(name, x.shape, f"is the wrong shape; expected {' or '.join(str(s) for s in shapes)}")
     if not jnp.issubdtype(x.dtype, jnp.integer):
-        raise SettingError(name, str(x.dtype), "is its type; it needs whole numbers")
+        raise SettingError(name, str(x.dtype), "is the wrong type; expected integers")
     return x
 
 
 def _group(group: ArrayLike, reward: Array) -> Array:
     if reward.ndim < 2:
-        raise SettingError("reward", reward.shape, "is its shape; groups are of trajectories, [T, N]")
-    return jnp.broadcast_to(_whole("group", group, [reward.shape[1:], reward.shape]), reward.shape)
+        raise SettingError("reward", reward.shape, "is the wrong shape; groups need trajectories, [T, N]")
+    return jnp.broadcast_to(_integers("group", group, [reward.shape[1:], reward.shape]), reward.shape)
 
 
 def _elapsed(elapsed: ArrayLike, discount: ArrayLike, reward: Array) -> Array:
     if jnp.shape(discount) not in [(), *_per_environment(reward)]:
-        reason = "steps cannot be discounted by a γ for each step: those before the first row are not known"
+        reason = "cannot be combined with a discount per step: those before the first row are unknown"
         raise SettingError("elapsed", jnp.shape(elapsed), reason)
-    return _fitting("elapsed", elapsed, reward, [(), *_per_environment(reward)])
+    return _checked("elapsed", elapsed, reward, [(), *_per_environment(reward)])
 
 
 def _action_values(q: ArrayLike | None, action: ArrayLike | None, reward: Array) -> tuple[Array | None, Array | None]:
-    """Q̃(s_t, ·) and Q̃(s_t, a_t), from both or from neither."""
+    """Q̃(s_t, ·) and Q̃(s_t, a_t), or two Nones."""
     if q is None:
         if action is None:
             return None, None
-        raise SettingError("action", jnp.shape(action), "is its shape; it serves action_value alone, which is missing")
+        raise SettingError("action", jnp.shape(action), "is given without action_value, which alone uses it")
     if action is None:
-        raise SettingError("action_value", jnp.shape(q), "is its shape; it needs action, the indices of those taken")
+        raise SettingError("action_value", jnp.shape(q), "needs action, the indices of the taken actions")
     q = _real("action_value", q).astype(reward.dtype)
     if q.shape[:-1] != reward.shape or q.ndim == 0:
         needed = str((*reward.shape, "A")).replace("'", "")
-        raise SettingError("action_value", q.shape, f"is its shape; reward asks for {needed}")
-    taken = jnp.take_along_axis(q, _whole("action", action, [reward.shape])[..., None], axis=-1).squeeze(-1)
+        raise SettingError("action_value", q.shape, f"is the wrong shape; expected {needed}")
+    taken = jnp.take_along_axis(q, _integers("action", action, [reward.shape])[..., None], axis=-1).squeeze(-1)
     return q, taken
 
 
 def log_prob(signals: Signals) -> Array:
-    """log π_θ(a_t|s_t) of the taken actions, [T, ...]: as recorded, and what the policy has moved since.
+    """log π_θ(a_t|s_t) of the taken actions, [T, ...]: the recorded log-probability plus the log-ratio.
 
-    Raises:
-      SettingError: for signals without `behaviour_log_prob`.
-
-    >>> signals = make_signals([1.0], behaviour_log_prob=[-1.5], log_ratio=[0.5])
-    >>> log_prob(signals).tolist()
-    [-1.0]
+    Raises SettingError for signals without `behaviour_log_prob`.
     """
     if signals.behaviour_log_prob is None:
         raise SettingError("behaviour_log_prob", None, "is missing: this credit needs log π of the taken actions")
@@ -184,14 +172,9 @@ def log_prob(signals: Signals) -> Array:
 
 
 def discount_factor(signals: Signals) -> Array:
-    """Γ_t = γ_0 γ_1 ⋯ γ_{t−1} with t counted from the start of each episode, [T, ...]; 1 at its first step.
+    """Γ_t = γ_0 γ_1 ⋯ γ_{t−1}, with t counted from the start of each episode, [T, ...]; γ^t for a constant γ.
 
-    With one γ that is γ^t. Where `elapsed` says that an episode was in flight at the first row, t counts on from there.
-
-    >>> discount_factor(make_signals([1.0, 1.0, 1.0], terminated=[False, True, False], discount=0.5)).tolist()
-    [1.0, 0.5, 1.0]
-    >>> discount_factor(make_signals([[1.0], [1.0]], discount=0.5, elapsed=[2])).T.tolist()
-    [[0.25, 0.125]]
+    For episodes that began before the first row, `Signals.elapsed` gives the number of earlier steps.
     """
     ones = jnp.ones_like(signals.discount)
     first = ones[:1] if signals.elapsed is None else signals.discount[:1] ** signals.elapsed[:1]
@@ -200,13 +183,12 @@ def discount_factor(signals: Signals) -> Array:
 
 
 def discounted_objective(signals: Signals) -> Signals:
-    """Rewrite a discounted problem as an undiscounted one, keeping the factor γ^t in front of every step.
+    """Signals of an equivalent undiscounted problem, in which every step has the factor γ^t.
 
-        r_t ← γ^t r_t,   V_t ← γ^t V_t,   γ ← 1        (Γ_t of `discount_factor` for γ^t where γ varies)
+        r_t ← γ^t r_t,   V_t ← γ^t V_t,   γ ← 1
 
-    Every credit of the result carries γ^t, which the gradient of E[Σ γ^t r_t] needs and nearly every library drops.
-    In a stream `elapsed` says how far an episode in flight had come.
-    Nota & Thomas 2020. https://arxiv.org/abs/1906.07073
+    Where γ varies, Γ_t of `discount_factor` replaces γ^t. Every credit of the result includes γ^t, as the gradient of
+    E[Σ γ^t r_t] requires; most libraries omit it. Nota & Thomas 2020. https://arxiv.org/abs/1906.07073
 
     >>> signals = make_signals([1.0, 1.0], terminated=[False, True], discount=0.5)
     >>> reward_to_go(signals).tolist(), reward_to_go(discounted_objective(signals)).tolist()
@@ -225,14 +207,10 @@ def discounted_objective(signals: Signals) -> Signals:
 
 @ratio_free
 def total_return(signals: Signals) -> Array:
-    """The whole episode's return for every action of it: R = Σ_t γ^t r_t (Σ_t Γ_t r_t, see `discount_factor`).
+    """Return of the whole episode, R = Σ_t γ^t r_t, at every row including padding, [T, ...].
 
-    Whole episodes only (one per column). Padding rows hold R too, so that a finished episode still counts in a
-    baseline over trajectories.
-
-    Returns:
-      R at every row, [T, ...].
-    Williams 1992. https://doi.org/10.1007/BF00992696
+    Whole episodes only. Where γ varies, Γ_t of `discount_factor` replaces γ^t. Padding rows contain R so that a
+    finished episode still counts in a baseline over trajectories. Williams 1992. https://doi.org/10.1007/BF00992696
 
     >>> total_return(make_signals([[1.0], [2.0]])).T
     Array([[3., 3.]], dtype=float32)
@@ -243,13 +221,9 @@ def total_return(signals: Signals) -> Array:
 
 @ratio_free
 def reward_to_go(signals: Signals) -> Array:
-    """Causality: only rewards from t on, Q̂_t = Σ_{t'≥t} γ^{t'−t} r_{t'}.
+    """Reward-to-go Q̂_t = Σ_{t'≥t} γ^{t'−t} r_{t'}, [T, ...]; 0 on padding.
 
-    Whole episodes only: in a stream the sum stops at the last row.
-
-    Returns:
-      Q̂, [T, ...]; 0 on padding.
-    Sutton et al. 2000; Baxter & Bartlett 2001.
+    Whole episodes only: in a stream the sum stops at the last row. Sutton et al. 2000; Baxter & Bartlett 2001.
 
     >>> reward_to_go(make_signals([[1.0], [2.0]])).T
     Array([[3., 2.]], dtype=float32)
@@ -259,18 +233,14 @@ def reward_to_go(signals: Signals) -> Array:
 
 @ratio_free
 def discounted_reward(signals: Signals) -> Array:
-    """The reward alone, γ^t r_t: credit for `prefix_product`, whose weights carry the past.
-
-    >>> discounted_reward(make_signals([[1.0], [2.0]], discount=0.5)).T
-    Array([[1., 1.]], dtype=float32)
-    """
+    """Discounted reward γ^t r_t, [T, ...]; a credit for `prefix_product`, which multiplies it by past ratios."""
     return discount_factor(signals) * signals.reward
 
 
 def off_policy_reward_to_go(signals: Signals) -> Array:
-    """Reward-to-go of the target policy, future ratios kept: Q̂ᵒᶠᶠ_t = Σ_{t'≥t} γ^{t'−t} r_{t'} ρ_{t+1:t'}.
+    """Reward-to-go of the target policy, Q̂_t = Σ_{t'≥t} γ^{t'−t} r_{t'} ρ_{t+1:t'}, [T, ...].
 
-    Carries ratios: a training loop recomputes it at every update of a batch. Whole episodes only.
+    Whole episodes only. It depends on the ratios, so training recomputes them for every pass over a batch.
     Precup, Sutton & Singh 2000.
 
     >>> off_policy_reward_to_go(make_signals([[1.0], [2.0]], log_ratio=jnp.log(jnp.array([[9.0], [0.5]])))).T
@@ -283,16 +253,11 @@ def off_policy_reward_to_go(signals: Signals) -> Array:
 
 
 def weighted_trajectory(signals: Signals) -> Array:
-    """Self-normalised trajectory weights: the gradient of Σ_n w_n R_n / Σ_n w_n, w_n = ρ_{1:T}, as credit for `score`.
+    """Credit for `score` whose gradient is that of the self-normalised estimate Σ_n w_n R_n / Σ_n w_n, [T, N]:
 
-        Ψ_n = N · (w_n / Σ w) · (R_n − R̂),   R̂ = Σ w R / Σ w
+        Ψ_n = N · (w_n / Σ w) · (R_n − R̂),   R̂ = Σ w R / Σ w,   w_n = ρ_{1:T}.
 
-    Batch-coupled: bias O(1/N), consistent. At θ = θ̄ it is the total return minus the batch's mean.
-
-    Returns:
-      Ψ, [T, N].
-
-    Precup, Sutton & Singh 2000.
+    Bias O(1/N), consistent. At θ = θ̄ it is the total return minus the mean of the batch. Precup, Sutton & Singh 2000.
 
     >>> signals = make_signals([[1.0, 5.0]], log_ratio=jnp.log(jnp.array([[3.0, 1.0]])))  # R̂ = ¾ · 1 + ¼ · 5 = 2
     >>> [round(x, 3) for x in weighted_trajectory(signals)[0].tolist()]
@@ -305,20 +270,11 @@ def weighted_trajectory(signals: Signals) -> Array:
 
 
 def weighted_per_decision(signals: Signals) -> Array:
-    """Per-decision weights normalised over the batch at every step, as credit for `score`.
+    """Credit for `score` whose gradient is that of per-decision weights normalised at every step, [T, N]:
 
-        J̃ = Σ_t Σ_n w̃_{n,t} γ^t r_{n,t},   w̃_{n,t} = ρ_{1:t} / Σ_k ρ^k_{1:t}
+        J̃ = Σ_t Σ_n w̃_{n,t} γ^t r_{n,t},   w̃_{n,t} = ρ_{1:t} / Σ_k ρ^k_{1:t}.
 
-    A finished trajectory keeps its last weight and earns 0. Batch-coupled: bias O(1/N), consistent.
-
-    Returns:
-      Ψ, [T, N].
-
-    Precup, Sutton & Singh 2000.
-
-    >>> signals = make_signals([[1.0, 3.0], [0.0, 4.0]], log_ratio=jnp.log(jnp.array([[1.0, 1.0], [3.0, 1.0]])))
-    >>> [round(x, 3) for x in weighted_per_decision(signals)[1].tolist()]  # 2 · ¾ · (0 − 1), 2 · ¼ · (4 − 1)
-    [-1.5, 1.5]
+    A finished trajectory keeps its last weight, with reward 0. Bias O(1/N), consistent. Precup, Sutton & Singh 2000.
     """
     reward = discounted_reward(signals)
     share = _normalised(signals, jnp.cumsum(signals.log_ratio, axis=0))
@@ -328,7 +284,7 @@ def weighted_per_decision(signals: Signals) -> Array:
 
 
 def _normalised(signals: Signals, log_w: Array) -> Array:
-    """w / Σ_n w over the trajectories that took a step, formed in log space; 0 where every w is 0."""
+    """w / Σ_n w over trajectories with at least one step, from log w; 0 where every w is 0."""
     require_batch(log_w, "a self-normalised weight", at_least=1)
     log_w = jnp.where(signals.mask[:1] > 0, log_w, -jnp.inf)
     w = relative_weight(log_w, batch_max(log_w))
@@ -336,7 +292,7 @@ def _normalised(signals: Signals, log_w: Array) -> Array:
 
 
 def _from_weighted_mean(signals: Signals, share: Array, x: Array) -> Array:
-    """x − Σ_n share x: exactly 0 where all x that count are equal up to rounding."""
-    found = batch_spread(x, signals.mask[:1])
-    shifted = x - found.reference
-    return jnp.where(found.std() == 0, 0.0, shifted - batch_sum(share * shifted))
+    """x − Σ_n share x; exactly 0 where all x are equal up to rounding."""
+    spread = batch_spread(x, signals.mask[:1])
+    shifted = x - spread.reference
+    return jnp.where(spread.std() == 0, 0.0, shifted - batch_sum(share * shifted))

@@ -1,10 +1,10 @@
-"""GSPO's surrogates: the ratio of a whole trajectory, taken to the power of one over its length.
+"""GSPO's surrogates, which use the geometric mean of a trajectory's ratios.
 
-    s = ρ_{1:T}^{1/T} = exp( (1/T) Σ_t log ρ_t ),   the geometric mean of the trajectory's ratios
+    s = ρ_{1:T}^{1/T} = exp( (1/T) Σ_t log ρ_t )
 
-It is no importance weight. Where every trajectory has the same length T > 1, E_μ[s] ≤ 1, with equality only where
-ρ_{1:T} is 1 on every trajectory (Jensen; E_μ[ρ_{1:T}] is 1). At T = 1 s is ρ, and its mean 1. Where lengths vary the
-mean of s may lie on either side of 1.
+s is not an importance weight. If all trajectories have the same length T > 1, then E_μ[s] ≤ 1 by Jensen's inequality,
+with equality only if ρ_{1:T} = 1 on every trajectory. For T = 1, s = ρ with mean 1. If lengths vary, the mean of s may
+be above or below 1.
 """
 
 import jax.numpy as jnp
@@ -18,23 +18,14 @@ from pgjax.estimators.importance import log_whole, weight
 
 
 def log_mean_ratio(log_ratio: Array, continues: Array) -> Array:
-    """log s of the episode that step t belongs to, at each of its steps, [T, ...].
-
-    >>> [round(x, 3) for x in jnp.exp(log_mean_ratio(jnp.log(jnp.array([2.0, 8.0])), jnp.array([1.0, 0.0]))).tolist()]
-    [4.0, 4.0]
-    """
+    """log s of the episode that step t belongs to, [T, ...]."""
     return log_whole(log_ratio, continues) / log_whole(jnp.ones_like(log_ratio), continues)
 
 
 def sequence_outside(
     log_ratio: Array, continues: Array, clip_low: ArrayLike = 3e-4, clip_high: ArrayLike = 4e-4
 ) -> Array:
-    """1 at every step of an episode whose s lies outside 1 − ε_low … 1 + ε_high, 0 at all steps of the others.
-
-    >>> x, continues = jnp.log(jnp.array([[2.0, 2.0], [8.0, 0.5]])), jnp.array([[1.0, 1.0], [0.0, 0.0]])
-    >>> sequence_outside(x, continues).tolist()  # s is 4 in the first episode and 1 in the second
-    [[1.0, 0.0], [1.0, 0.0]]
-    """
+    """1 at every step of an episode whose s lies outside [1 − ε_low, 1 + ε_high], else 0."""
     return outside_between(log_mean_ratio(log_ratio, continues), clip_low, clip_high)
 
 
@@ -43,11 +34,11 @@ def sequence_outside(
 def clipped_sequence_ratio(
     log_ratio: Array, credit: Array, continues: Array, clip_low: ArrayLike = 3e-4, clip_high: ArrayLike = 4e-4
 ) -> Array:
-    """GSPO: min(s Ψ_t, clip(s, 1 − ε_low, 1 + ε_high) Ψ_t) with one ratio s for all steps of a trajectory.
+    """GSPO: min(s Ψ_t, clip(s, 1 − ε_low, 1 + ε_high) Ψ_t), with one ratio s for all steps of a trajectory.
 
-    With credit A/|o|, the same at every step, the sum over steps is the paper's min(s A, clip(s) A), and its gradient
-    s A (1/|o|) Σ_t ∇log π where it is not clipped. Whole episodes. Zheng et al. 2025, eq. 5.
-    https://arxiv.org/abs/2507.18071
+    With credit A/|o| at every step, the sum over steps is the paper's min(s A, clip(s) A). Its gradient is
+    s A (1/|o|) Σ_t ∇log π where it is not clipped. Whole episodes only.
+    Zheng et al. 2025, eq. 5. https://arxiv.org/abs/2507.18071
 
     >>> x, continues = jnp.log(jnp.array([2.0, 8.0])), jnp.array([1.0, 0.0])
     >>> [round(x, 3) for x in clipped_sequence_ratio(x, -jnp.ones(2), continues).tolist()]
@@ -61,16 +52,10 @@ def clipped_sequence_ratio(
 def clipped_sequence_ratio_per_step(
     log_ratio: Array, credit: Array, continues: Array, clip_low: ArrayLike = 3e-4, clip_high: ArrayLike = 4e-4
 ) -> Array:
-    """GSPO-token: the same with s_t = sg(s) · π_θ/sg(π_θ), so that credit may differ from step to step.
+    """GSPO-token: `clipped_sequence_ratio` with s_t = sg(s) · π_θ/sg(π_θ), so that credit may vary between steps.
 
-    Where credit is the same at every step, value and gradient are those of `clipped_sequence_ratio`.
+    For constant credit, value and gradient are those of `clipped_sequence_ratio`.
     Zheng et al. 2025, eq. 13. https://arxiv.org/abs/2507.18071
-
-    >>> import jax
-    >>> x, continues = jnp.log(jnp.array([2.0, 8.0])), jnp.array([1.0, 0.0])
-    >>> surrogate = lambda x: clipped_sequence_ratio_per_step(x, jnp.array([-1.0, -2.0]), continues).sum()
-    >>> [round(x, 3) for x in jax.grad(surrogate)(x).tolist()]
-    [-4.0, -8.0]
     """
     s = stop_gradient(weight(log_mean_ratio(log_ratio, continues))) * jnp.exp(log_ratio - stop_gradient(log_ratio))
     return _clipped(s, credit, clip_low, clip_high)

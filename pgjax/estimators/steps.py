@@ -1,4 +1,4 @@
-"""How the policy moves, beside an optimiser: the natural gradient and the trust region."""
+"""Policy steps that replace the optimiser: natural gradient and trust region."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,14 +18,14 @@ SHRINK = 0.7
 
 
 class PolicyProblem(NamedTuple):
-    """What a policy step is given: functions of the policy's parameters on one batch, all smooth.
+    """Input of a policy step: smooth functions of the policy's parameters on one batch.
 
     Attributes:
       policy: the parameters that sampled the batch.
-      gradient: of the surrogate there, ascending.
-      surrogate: policy -> scalar to raise.
+      gradient: ascent gradient of the surrogate at `policy`.
+      surrogate: policy -> scalar to maximise.
       distribution: policy -> distributions at the visited states, [T, N].
-      weight: of each step in means over states, [T, N], adding up to 1.
+      weight: of each step in means over states, [T, N], summing to 1.
     """
 
     policy: Params
@@ -40,21 +40,15 @@ class PolicyProblem(NamedTuple):
 
 
 def fisher_product(problem: PolicyProblem, vector: Params) -> Params:
-    """F v, with F the Fisher matrix per step at the visited states, never formed.
+    """Fisher-vector product F v, with F the mean Fisher matrix at the visited states, which is never formed.
 
-        F = E_s[ Jᵀ M J ],   J = ∂(distribution's parameters)/∂θ,   M = their own Fisher matrix
+        F = E_s[ Jᵀ M J ],   J = ∂(distribution's parameters)/∂θ,   M = their Fisher matrix.
 
-    J by forward mode, M as the curvature of the KL in the distribution's parameters, Jᵀ by reverse mode.
-
-    >>> from pgjax import Categorical
-    >>> policy, gradient = jnp.zeros(2), jnp.array([1.0, -1.0])
-    >>> problem = PolicyProblem(policy, gradient, lambda p: p[0] - p[1], lambda p: Categorical(p[None]), jnp.ones(1))
-    >>> fisher_product(problem, jnp.array([1.0, 0.0])).tolist()  # (diag π − π πᵀ) v
-    [0.25, -0.25]
+    J is applied in forward mode, M as the curvature of the KL in the distribution's parameters, and Jᵀ in reverse mode.
     """
-    now, moved = jax.jvp(problem.distribution, (problem.policy,), (vector,))
-    slope = jax.grad(lambda other: jnp.sum(problem.weight * now.kl(other)))
-    curved = jax.jvp(slope, (now,), (moved,))[1]
+    distribution, tangent = jax.jvp(problem.distribution, (problem.policy,), (vector,))
+    slope = jax.grad(lambda other: jnp.sum(problem.weight * distribution.kl(other)))
+    curved = jax.jvp(slope, (distribution,), (tangent,))[1]
     return jax.vjp(problem.distribution, problem.policy)[1](curved)[0]
 
 
@@ -62,13 +56,6 @@ def natural_direction(problem: PolicyProblem, damping: ArrayLike) -> tuple[Param
     """x = (F + damping)⁻¹ g by conjugate gradients, and xᵀ(F + damping)x.
 
     Kakade 2001; Schulman et al. 2015, appendix C.
-
-    >>> from pgjax import Categorical
-    >>> policy, gradient = jnp.zeros(2), jnp.array([1.0, -1.0])  # F g = ½ g
-    >>> problem = PolicyProblem(policy, gradient, lambda p: p[0] - p[1], lambda p: Categorical(p[None]), jnp.ones(1))
-    >>> direction, size = natural_direction(problem, damping=0.5)
-    >>> [round(x, 3) for x in direction.tolist()], round(float(size), 3)
-    ([1.0, -1.0], 2.0)
     """
 
     def product(v: Params) -> Params:
@@ -79,18 +66,15 @@ def natural_direction(problem: PolicyProblem, damping: ArrayLike) -> tuple[Param
 
 
 def conjugate_gradients(product: Callable[[Params], Params], target: Params) -> Params:
-    """x with A x ≈ b after CG_ITERATIONS steps from 0, stopping where the residual has fallen by 1e-6.
+    """Solve A x = b by CG_ITERATIONS steps from 0, stopping when the residual has fallen by a factor 1e-6.
 
-    A scan of fixed length: `jax.scipy.sparse.linalg.cg`, a while loop, gave directions of norm 1e6 instead of 0.4 under
-    vmap on CPU with jaxlib 0.10.2 (three seeds, 2048 rows), and the right ones without vmap.
+    The loop is a scan, because `jax.scipy.sparse.linalg.cg` (a while loop) gave wrong directions under vmap on CPU with
+    jaxlib 0.10.2.
 
     Args:
-      product: v -> A v, A symmetric and positive.
+      product: v -> A v, A symmetric positive definite.
       target: b, a pytree.
     Hestenes & Stiefel 1952.
-
-    >>> conjugate_gradients(lambda v: jnp.array([2.0, 4.0]) * v, jnp.ones(2)).round(4).tolist()
-    [0.5, 0.25]
     """
 
     def inner(a: Params, b: Params) -> Array:
@@ -103,16 +87,16 @@ def conjugate_gradients(product: Callable[[Params], Params], target: Params) -> 
         x, residual, direction, size = carry
         image = product(direction)
         curvature = inner(direction, image)
-        going = (size > 1e-12 * enough) & (curvature > 0)
-        length = jnp.where(going, size / jnp.where(going, curvature, 1.0), 0.0)
+        active = (size > 1e-12 * initial_size) & (curvature > 0)
+        length = jnp.where(active, size / jnp.where(active, curvature, 1.0), 0.0)
         residual = add(residual, -length, image)
-        new_size = jnp.where(going, inner(residual, residual), size)
-        turned = add(residual, new_size / jnp.where(size > 0, size, 1.0), direction)
-        return (add(x, length, direction), residual, turned, new_size), None
+        new_size = jnp.where(active, inner(residual, residual), size)
+        new_direction = add(residual, new_size / jnp.where(size > 0, size, 1.0), direction)
+        return (add(x, length, direction), residual, new_direction, new_size), None
 
-    enough = inner(target, target)
+    initial_size = inner(target, target)
     zeros = jax.tree.map(jnp.zeros_like, target)
-    return jax.lax.scan(iteration, (zeros, target, target, enough), None, CG_ITERATIONS)[0][0]
+    return jax.lax.scan(iteration, (zeros, target, target, initial_size), None, CG_ITERATIONS)[0][0]
 
 
 def natural_step(
@@ -121,17 +105,18 @@ def natural_step(
     step_size: ArrayLike = float("inf"),
     damping: ArrayLike = 1e-2,
 ) -> tuple[Params, dict[str, Array]]:
-    """One natural-gradient step, shortened if its KL, to second order, were above `max_kl` per step of the batch.
+    """One natural-gradient step, shortened so that its KL per step, to second order, is at most `max_kl`:
 
-        θ ← θ + min(α, √(2δ / xᵀFx)) x,   x = F⁻¹ g
+        θ ← θ + min(α, √(2δ / xᵀFx)) x,   x = F⁻¹ g.
 
-    With a finite α steps shrink with the gradient; with α = ∞ every step has the KL δ, and where the gradient is
-    mostly noise, near an optimum, the policy walks at random at that speed.
+    With a finite α, steps shrink with the gradient. With α = ∞ every step has KL δ, so near an optimum, where the
+    gradient is mostly noise, the policy performs a random walk. Kakade 2001. https://papers.nips.cc/paper/2073
 
-    Kakade 2001. https://papers.nips.cc/paper/2073
+    Returns:
+      The policy, and metrics `kl_step` and `step_length`.
 
     >>> from pgjax import Gaussian
-    >>> unit = lambda mean: Gaussian(mean[None], jnp.zeros((1, 2)), None, None)  # F is the identity, KL ½‖Δθ‖²
+    >>> unit = lambda mean: Gaussian(mean[None], jnp.zeros((1, 2)), None, None)  # F is the identity
     >>> problem = PolicyProblem(jnp.zeros(2), jnp.array([3.0, 4.0]), lambda p: 3 * p[0] + 4 * p[1], unit, jnp.ones(1))
     >>> policy, metrics = natural_step(problem, max_kl=0.02, damping=0.0)
     >>> [round(x, 3) for x in policy.tolist()], round(float(metrics["kl_step"]), 4)
@@ -147,23 +132,13 @@ def trust_region_step(
     step_size: ArrayLike = float("inf"),
     damping: ArrayLike = 1e-2,
 ) -> tuple[Params, dict[str, Array]]:
-    """The natural step, shortened until the KL is within `max_kl` *and* the surrogate has risen.
+    """The natural step, backtracked until the mean KL(old ‖ new) is at most `max_kl` *and* the surrogate has increased.
 
-    If no length passes, the parameters stay as they are, to the bit. The KL is (old ‖ new), a mean per step.
+    If no step length satisfies both, the parameters are returned unchanged.
 
     Returns:
       The policy, and metrics `kl_step`, `step_length`, `backtracks`, `accepted`.
-
     Schulman et al. 2015. https://arxiv.org/abs/1502.05477
-
-    >>> from pgjax import Gaussian
-    >>> unit = lambda mean: Gaussian(mean[None], jnp.zeros((1, 2)), None, None)  # F is the identity, KL ½‖Δθ‖²
-    >>> gradient = jnp.array([3.0, 4.0])
-    >>> surrogate = lambda p: gradient @ p - 40 * p @ p  # below 0 beyond ‖p‖ = ⅛; the full step has ‖p‖ = 0.2
-    >>> problem = PolicyProblem(jnp.zeros(2), gradient, surrogate, unit, jnp.ones(1))
-    >>> policy, metrics = trust_region_step(problem, max_kl=0.02, damping=0.0)
-    >>> [round(x, 4) for x in policy.tolist()], int(metrics["backtracks"])  # 0.7² (0.12, 0.16)
-    ([0.0588, 0.0784], 2)
     """
     full, length = _full_step(problem, max_kl, step_size, damping)
     before = problem.surrogate(problem.policy)
@@ -198,6 +173,6 @@ def _full_step(
     problem: PolicyProblem, max_kl: ArrayLike, step_size: ArrayLike, damping: ArrayLike
 ) -> tuple[Params, Array]:
     direction, curvature = natural_direction(problem, damping)
-    to_the_edge = jnp.sqrt(2.0 * max_kl / jnp.where(curvature > 0, curvature, 1.0))
-    length = jnp.where(curvature > 0, jnp.minimum(step_size, to_the_edge), 0.0)
+    max_length = jnp.sqrt(2.0 * max_kl / jnp.where(curvature > 0, curvature, 1.0))
+    length = jnp.where(curvature > 0, jnp.minimum(step_size, max_length), 0.0)
     return jax.tree.map(lambda p, x: p + length * x, problem.policy, direction), length

@@ -1,7 +1,7 @@
-"""Surrogates: how the policy enters. (log_ratio, credit, continues) -> [T, ...], differentiable in log_ratio.
+"""Surrogates, which contain the policy: (log_ratio, credit, continues) -> [T, ...], differentiable in log_ratio.
 
-`log_ratio` is log π_θ − log π_θ̄ on executed steps and 0 on padding. A surrogate's *gradient* is the policy gradient
-estimate; its value means nothing.
+`log_ratio` is log π_θ − log π_θ̄ on executed steps and 0 on padding. The *gradient* of a surrogate is a policy gradient
+estimate; its value has no meaning of its own.
 """
 
 import jax.numpy as jnp
@@ -17,9 +17,7 @@ from pgjax.types import SettingError
 
 @per_step
 def score(log_ratio: Array, credit: Array, continues: Array) -> Array:
-    """The score function: value Ψ_t, gradient Ψ_t ∇log π_θ(a_t|s_t).
-
-        exp(x − stop_gradient(x)) · Ψ
+    """Score function exp(x − stop_gradient(x)) · Ψ of the log-ratio x: value Ψ_t, gradient Ψ_t ∇log π_θ(a_t|s_t).
 
     Williams 1992. https://doi.org/10.1007/BF00992696
 
@@ -32,24 +30,21 @@ def score(log_ratio: Array, credit: Array, continues: Array) -> Array:
 
 @per_step
 def ratio(log_ratio: Array, credit: Array, continues: Array) -> Array:
-    """First order: past and future ratios dropped, ρ_t Ψ_t. Exact at θ = θ̄, O(‖θ − θ̄‖) bias elsewhere.
+    """First-order importance sampling ρ_t Ψ_t, without past and future ratios.
 
-    With off-policy reward-to-go as credit it is the suffix form (past ratios dropped).
+    Exact at θ = θ̄, with bias O(‖θ − θ̄‖) elsewhere. With off-policy reward-to-go as credit it is the suffix form.
     Schulman et al. 2015, eq. 3; Degris et al. 2012.
-
-    >>> ratio(jnp.log(jnp.array([2.0])), jnp.array([3.0]), jnp.ones(1))
-    Array([6.], dtype=float32)
     """
     return weight(log_ratio) * credit
 
 
 @per_trajectory
 def prefix_product(log_ratio: Array, credit: Array, continues: Array) -> Array:
-    """Per-decision importance sampling: ρ_{1:t} Ψ_t, differentiated through every ratio.
+    """Per-decision importance sampling ρ_{1:t} Ψ_t, differentiated through every ratio.
 
-    With the discounted reward as credit, its mean over the behaviour policy is J(θ) and its gradient ∇J(θ) at every θ:
-    the double product. Never give it reward-to-go: each reward would be counted once for every step before it.
-    Precup, Sutton & Singh 2000.
+    With the discounted reward as credit, its mean over the behaviour policy is J(θ), and its mean gradient ∇J(θ), at
+    every θ. Do not use it with reward-to-go, which would count each reward once for every step before it. Precup,
+    Sutton & Singh 2000.
 
     >>> prefix_product(jnp.log(jnp.array([2.0, 0.5])), jnp.array([1.0, 3.0]), jnp.array([1.0, 0.0]))
     Array([2., 3.], dtype=float32)
@@ -59,19 +54,16 @@ def prefix_product(log_ratio: Array, credit: Array, continues: Array) -> Array:
 
 @per_trajectory
 def stopped_prefix(log_ratio: Array, credit: Array, continues: Array, max_weight: ArrayLike = float("inf")) -> Array:
-    """Past ratios kept, but not differentiated: stop_gradient(min(ρ_{1:t}, c)) · score · Ψ_t.
+    """Past ratios as a weight that is not differentiated, stop_gradient(min(ρ_{1:t}, c)) · score · Ψ_t.
 
-    With off-policy reward-to-go minus any baseline: per-decision importance sampling, exact. With reward-to-go: the
-    prefix form (future ratios dropped), exact at θ = θ̄ only.
+    With off-policy reward-to-go minus any baseline it is exact per-decision importance sampling. With reward-to-go it
+    is the prefix form, without future ratios, exact only at θ = θ̄.
 
     Args:
       log_ratio: [T, ...].
       credit: Ψ.
       continues: [T, ...].
       max_weight: c; finite values truncate the weights, which bounds the variance and biases the estimate.
-
-    >>> stopped_prefix(jnp.log(jnp.array([2.0, 2.0])), jnp.ones(2), jnp.array([1.0, 0.0]), max_weight=3.0)
-    Array([2., 3.], dtype=float32)
     """
     w = jnp.minimum(weight(log_prefix(log_ratio, continues)), max_weight)
     return stop_gradient(w) * score(log_ratio, credit, continues)
@@ -79,32 +71,25 @@ def stopped_prefix(log_ratio: Array, credit: Array, continues: Array, max_weight
 
 @per_trajectory
 def trajectory_weight(log_ratio: Array, credit: Array, continues: Array, max_weight: ArrayLike = float("inf")) -> Array:
-    """Trajectory importance sampling: stop_gradient(min(ρ_{1:T}, c)) · score · Ψ_t; exact with any on-policy credit.
+    """Trajectory importance sampling stop_gradient(min(ρ_{1:T}, c)) · score · Ψ_t; exact with any on-policy credit.
 
-    Whole episodes only. `max_weight` as in `stopped_prefix`.
-
-    >>> trajectory_weight(jnp.log(jnp.array([2.0, 2.0])), jnp.ones(2), jnp.array([1.0, 0.0]))
-    Array([4., 4.], dtype=float32)
+    Whole episodes only. `max_weight` is c, as in `stopped_prefix`.
     """
     w = jnp.minimum(weight(log_whole(log_ratio, continues)), max_weight)
     return stop_gradient(w) * score(log_ratio, credit, continues)
 
 
 def outside(log_ratio: Array, clip: ArrayLike = 0.2) -> Array:
-    """1 where the ratio lies outside 1 ± ε, 0 elsewhere; its mean over steps is the clip fraction.
-
-    >>> outside(jnp.log(jnp.array([0.5, 1.0, 1.5]))).tolist()
-    [1.0, 0.0, 1.0]
-    """
+    """1 where the ratio lies outside [1 − ε, 1 + ε], else 0; the mean over steps is the clip fraction."""
     return jnp.asarray(jnp.abs(weight(log_ratio) - 1.0) > clip, log_ratio.dtype)
 
 
 @reporting(clip_fraction=outside)
 @per_step
 def clipped_ratio(log_ratio: Array, credit: Array, continues: Array, clip: ArrayLike = 0.2) -> Array:
-    """PPO's pessimistic ratio: min(ρ_t Ψ_t, clip(ρ_t, 1 − ε, 1 + ε) Ψ_t).
+    """PPO's clipped surrogate, min(ρ_t Ψ_t, clip(ρ_t, 1 − ε, 1 + ε) Ψ_t).
 
-    Gradient zero exactly where (Ψ > 0, ρ > 1 + ε) or (Ψ < 0, ρ < 1 − ε); ε = ∞ is `ratio`.
+    The gradient is zero exactly where (Ψ > 0, ρ > 1 + ε) or (Ψ < 0, ρ < 1 − ε). ε = ∞ gives `ratio`.
     Schulman et al. 2017, eq. 7. https://arxiv.org/abs/1707.06347
 
     >>> clipped_ratio(jnp.log(jnp.array([2.0, 2.0])), jnp.array([1.0, -1.0]), jnp.ones(2))
@@ -117,12 +102,12 @@ def clipped_ratio(log_ratio: Array, credit: Array, continues: Array, clip: Array
 def surrogate_loss(
     log_prob: ArrayLike, credit: ArrayLike, mask: ArrayLike | None = None, mean: str = "trajectories"
 ) -> Array:
-    """The "fake" loss for automatic differentiation: its gradient is minus the policy gradient estimate.
+    """Loss whose gradient is minus the policy gradient estimate, for automatic differentiation.
 
         loss(θ) = −(1/N) Σ_n Σ_t log π_θ(a_{n,t}|s_{n,t}) · stop_gradient(Ψ_{n,t})
 
-    Only the gradient means anything, and only at the θ that sampled the data: the **value is not a training signal**
-    and need not fall while the policy improves. Minimising it ascends J.
+    Its gradient is valid only at the θ that sampled the data. Its **value does not measure performance**: it need not
+    decrease while the policy improves.
 
     Args:
       log_prob: log π_θ of the taken actions, [T, N], differentiable in θ.
@@ -132,9 +117,7 @@ def surrogate_loss(
 
     Returns:
       A scalar to minimise.
-
-    Raises:
-      SettingError: for arrays of other shapes than that of `log_prob`, and another name for the mean.
+    Raises SettingError for arrays whose shape differs from that of `log_prob`, and for an unknown `mean`.
 
     >>> import jax
     >>> jax.grad(surrogate_loss)(jnp.zeros((2, 1)), jnp.array([[3.0], [2.0]])).T
@@ -143,7 +126,7 @@ def surrogate_loss(
     log_prob = as_float(log_prob)
     for name, x in (("credit", credit), ("mask", 1.0 if mask is None else mask)):
         if jnp.shape(x) not in ((), log_prob.shape):
-            raise SettingError(name, jnp.shape(x), f"is its shape; log_prob asks for {log_prob.shape}")
+            raise SettingError(name, jnp.shape(x), f"is the wrong shape; expected {log_prob.shape}")
     if mean not in ("trajectories", "steps"):
         raise SettingError("mean", mean, 'is neither "trajectories" nor "steps"')
     credit = stop_gradient(jnp.asarray(credit, log_prob.dtype))

@@ -1,15 +1,15 @@
-"""The value of a target policy from trajectories of another one, with an interval: off-policy evaluation.
+"""Off-policy evaluation: the value of a target policy from trajectories of another policy, with an interval.
 
-    J(π) = E_π[Σ_t γ^t r_t],   estimated from trajectories of μ with the weights ρ_{1:t} = Π_{s≤t} π(a_s|s_s)/μ(a_s|s_s)
+    J(π) = E_π[Σ_t γ^t r_t],   estimated with weights ρ_{1:t} = Π_{s≤t} π(a_s|s_s)/μ(a_s|s_s)
 
-Every estimate takes `Signals` of whole episodes, [T, N], one per column, whose `log_ratio` is log π − log μ and may be
-−inf where the target never takes the action. Columns without a single step do not count. What the recorded horizon
-cuts off is not part of J.
+Every estimate takes `Signals` of whole episodes, [T, N], one per column. Their `log_ratio` is log π − log μ, and may be
+−inf where the target policy never takes the action. Columns without a step are ignored. Rewards beyond the recorded
+horizon are not part of J.
 
-The intervals are approximate. They trust the spread seen in the batch, and a batch that has missed the rare, heavy
-trajectories shows too little of it: where the effective sample size is small (below ten or twenty), or one trajectory
-holds much of the weight, they are too short and may be far off. A batch without any rewarded trajectory even gives
-0 ± 0. Look at `effective_sample_size`, `largest_weight_share` and `mean_weight` before you believe them.
+Intervals are t-intervals from the spread within the batch, and approximate. They are too short, possibly by far, if the
+batch lacks rare trajectories of large weight. Signs of this are an effective sample size below 10 or 20, or one
+trajectory with much of the weight. A batch without any reward gives 0 ± 0. Check `effective_sample_size`,
+`largest_weight_share` and `mean_weight` before relying on an interval.
 """
 
 from collections.abc import Callable
@@ -27,63 +27,39 @@ from pgjax.types import SettingError, Signals
 
 
 class ValueEstimate(NamedTuple):
-    """An estimate of J and how far to trust it; scalars. The last four describe the batch's weights w_n = ρ_{1:T}.
-
-    >>> import jax.numpy as jnp
-    >>> from pgjax import make_signals
-    >>> estimate = trajectory(make_signals([[1.0, 3.0]]))  # on-policy: mean ± t₁ · standard error, t₁ = 12.706
-    >>> [round(float(x), 3) for x in (estimate.mean, estimate.standard_error, estimate.low, estimate.high)]
-    [2.0, 1.0, -10.706, 14.706]
-    >>> float(estimate.effective_sample_size), float(estimate.largest_weight_share), float(estimate.mean_weight)
-    (2.0, 0.5, 1.0)
-    """
+    """Estimate of J with a confidence interval, and diagnostics of the weights w_n = ρ_{1:T}; all scalars."""
 
     mean: Array
     standard_error: Array
     low: Array  # the confidence interval
     high: Array
-    effective_sample_size: Array  # (Σ w)² / Σ w², from 1 to N: what the intervals stand on
+    effective_sample_size: Array  # (Σ w)² / Σ w², from 1 to N
     largest_weight_share: Array  # max w / Σ w
-    mean_weight: Array  # about 1, or heavy trajectories are missing or the log-probabilities are wrong
-    clamped: Array  # share of executed steps whose ρ_{1:t} met the bound of `pgjax.importance`; a bias where not 0
+    mean_weight: Array  # should be about 1; else heavy trajectories are missing or the log-probabilities are wrong
+    clamped: Array  # share of executed steps whose ρ_{1:t} is clipped by `pgjax.importance`; biased where not 0
 
 
 def trajectory(signals: Signals, level: float = 0.95) -> ValueEstimate:
-    """Whole-episode importance sampling: unbiased, with a variance that grows geometrically with the horizon.
+    """Whole-episode importance sampling; unbiased, with a variance that grows geometrically with the horizon.
 
         Ĵ = (1/N) Σ_n ρ_{1:T} R,      Ĵ ± t_{N−1} s/√N
 
     Args:
       signals: whole episodes, [T, N].
-      level: of the confidence interval, between 0 and 1; a Python number.
-
-    Raises:
-      SettingError: for fewer than two trajectories, arrays of other shapes, a level outside (0, 1).
+      level: confidence level, between 0 and 1; a Python number.
+    Raises SettingError for fewer than two trajectories, arrays of other shapes, or a level outside (0, 1).
     Precup, Sutton & Singh 2000.
-
-    >>> import jax.numpy as jnp
-    >>> from pgjax import make_signals
-    >>> signals = make_signals([[1.0, 2.0, 3.0]], log_ratio=jnp.log(jnp.array([[2.0, 1.0, 0.0]])))
-    >>> estimate = trajectory(signals)
-    >>> round(float(estimate.mean), 3), round(float(estimate.effective_sample_size), 3)
-    (1.333, 1.8)
     """
     _check(signals, level)
     return _mean_of(trajectory_values(signals), signals, level)
 
 
 def per_decision(signals: Signals, level: float = 0.95) -> ValueEstimate:
-    """Per-decision importance sampling: unbiased, each reward weighted by what led to it only.
+    """Per-decision importance sampling; unbiased, with each reward weighted only by the ratios up to it.
 
         Ĵ = (1/N) Σ_n Σ_t ρ_{1:t} γ^t r_t,      Ĵ ± t_{N−1} s/√N
 
-    Args:
-      signals: whole episodes, [T, N].
-      level: of the confidence interval, between 0 and 1; a Python number.
-
-    Raises:
-      SettingError: for fewer than two trajectories, arrays of other shapes, a level outside (0, 1).
-    Precup, Sutton & Singh 2000.
+    Arguments and errors as for `trajectory`. Precup, Sutton & Singh 2000.
 
     >>> import jax.numpy as jnp
     >>> from pgjax import make_signals
@@ -96,62 +72,38 @@ def per_decision(signals: Signals, level: float = 0.95) -> ValueEstimate:
 
 
 def doubly_robust(signals: Signals, level: float = 0.95) -> ValueEstimate:
-    """Per-decision importance sampling with a critic as control variate: unbiased for any Q̃ fitted to other data.
+    """Per-decision importance sampling with a critic as control variate; unbiased for any Q̃ fitted to other data.
 
         D_t = Ṽ(s_t) + ρ_t (r_t + γ D_{t+1} − Q̃(s_t, a_t)),   Ĵ = (1/N) Σ_n D_0,      Ĵ ± t_{N−1} s/√N
 
-    The better Q̃ is for the target policy, the smaller the variance; Q̃ = 0 is `per_decision`.
+    The closer Q̃ is to the target policy's Q, the smaller the variance; Q̃ = 0 gives `per_decision`.
 
     Args:
-      signals: whole episodes, [T, N], with `taken_value` Q̃(s_t, a_t), and with `value` the same critic's mean over
-        the target's actions, Ṽ(s) = Σ_a π(a|s) Q̃(s, a). Any other `value` makes the estimate biased.
-      level: of the confidence interval, between 0 and 1; a Python number.
-
-    Raises:
-      SettingError: without action values, for fewer than two trajectories, arrays of other shapes, a level outside
-        (0, 1).
+      signals: whole episodes, [T, N], with `taken_value` Q̃(s_t, a_t). Their `value` must be the mean of the same
+        critic over the target policy's actions, Ṽ(s) = Σ_a π(a|s) Q̃(s, a); any other makes the estimate biased.
+      level: confidence level, between 0 and 1; a Python number.
+    Raises SettingError without action values, and for the same reasons as `trajectory`.
     Jiang & Li 2016, eq. 10. https://arxiv.org/abs/1511.03722
 
     >>> import jax.numpy as jnp
     >>> from pgjax import make_signals
-    >>> action = jnp.array([[0, 0, 1]])
-    >>> q, target, behaviour = jnp.array([1.0, 3.0]), jnp.array([0.5, 0.5]), jnp.array([0.8, 0.2])
-    >>> signals = make_signals(
-    ...     q[action],
-    ...     value=jnp.full((1, 3), target @ q),
-    ...     action_value=jnp.broadcast_to(q, (1, 3, 2)),
-    ...     action=action,
-    ...     log_ratio=jnp.log(target / behaviour)[action],
-    ... )
-    >>> estimate = doubly_robust(signals)
-    >>> float(estimate.mean), float(estimate.standard_error)  # the right critic of one step leaves no noise
-    (2.0, 0.0)
+    >>> action, q = jnp.array([[0, 0, 1]]), jnp.array([1.0, 3.0])  # the target policy is uniform, so Ṽ = 2
+    >>> critic = {"value": jnp.full((1, 3), 2.0), "action_value": jnp.broadcast_to(q, (1, 3, 2)), "action": action}
+    >>> signals = make_signals(q[action], log_ratio=jnp.log(0.5 / jnp.array([0.8, 0.2]))[action], **critic)
+    >>> float(doubly_robust(signals).mean)
+    2.0
     """
     _check(signals, level)
     return _mean_of(doubly_robust_values(signals), signals, level)
 
 
 def weighted_trajectory(signals: Signals, level: float = 0.95) -> ValueEstimate:
-    """Self-normalised whole-episode weights: bias O(1/N), consistent, and never outside the range of the returns.
+    """Self-normalised whole-episode weights; bias O(1/N), consistent, and always within the range of the returns:
 
-        Ĵ = Σ_n w̃_n R_n,   w̃ = w / Σ w,   w_n = ρ_{1:T},      Ĵ ± t_{N−1} √(N/(N−1) Σ_n w̃_n² (R_n − Ĵ)²)
+        Ĵ = Σ_n w̃_n R_n,   w̃ = w / Σ w,   w_n = ρ_{1:T},      Ĵ ± t_{N−1} √(N/(N−1) Σ_n w̃_n² (R_n − Ĵ)²).
 
-    Args:
-      signals: whole episodes, [T, N].
-      level: of the confidence interval, between 0 and 1; a Python number.
-
-    Returns:
-      ValueEstimate; not a number where every trajectory has weight 0.
-
-    Raises:
-      SettingError: for fewer than two trajectories, arrays of other shapes, a level outside (0, 1).
+    Arguments and errors as for `trajectory`. The result is NaN where every trajectory has weight 0.
     Precup, Sutton & Singh 2000; Owen, Monte Carlo theory, methods and examples, eq. 9.8 and 9.9.
-
-    >>> import jax.numpy as jnp
-    >>> from pgjax import make_signals
-    >>> signals = make_signals([[1.0, 4.0]], log_ratio=jnp.log(jnp.array([[2.0, 1.0]])))
-    >>> float(weighted_trajectory(signals).mean)
-    2.0
     """
     _check(signals, level)
     total = total_return(signals)[0]
@@ -162,30 +114,14 @@ def weighted_trajectory(signals: Signals, level: float = 0.95) -> ValueEstimate:
 
 
 def weighted_per_decision(signals: Signals, level: float = 0.95) -> ValueEstimate:
-    """Per-decision weights, normalised over the batch at every step: bias O(1/N), consistent.
+    """Per-decision weights, normalised over the batch at every step; bias O(1/N), consistent:
 
-        Ĵ = Σ_t Ĵ_t,   Ĵ_t = Σ_n w̃_{n,t} γ^t r_t,   w̃_{n,t} = ρ_{1:t} / Σ_k ρ^k_{1:t}
+        Ĵ = Σ_t Ĵ_t,   Ĵ_t = Σ_n w̃_{n,t} γ^t r_t,   w̃_{n,t} = ρ_{1:t} / Σ_k ρ^k_{1:t},
+        Ĵ ± t_{N−1} √(N/(N−1) Σ_n ψ_n²),   ψ_n = Σ_t w̃_{n,t} (γ^t r_t − Ĵ_t).
 
-        Ĵ ± t_{N−1} √(N/(N−1) Σ_n ψ_n²),   ψ_n = Σ_t w̃_{n,t} (γ^t r_t − Ĵ_t)
-
-    A finished trajectory keeps its last weight and earns 0.
-
-    Args:
-      signals: whole episodes, [T, N].
-      level: of the confidence interval, between 0 and 1; a Python number.
-
-    Returns:
-      ValueEstimate; not a number where every trajectory has weight 0.
-
-    Raises:
-      SettingError: for fewer than two trajectories, arrays of other shapes, a level outside (0, 1).
-    Precup, Sutton & Singh 2000; Thomas & Brunskill 2016 (there CWPDIS). https://arxiv.org/abs/1604.00923
-
-    >>> import jax.numpy as jnp
-    >>> from pgjax import make_signals
-    >>> signals = make_signals([[1.0, 4.0], [3.0, 3.0]], log_ratio=jnp.log(jnp.array([[2.0, 1.0], [5.0, 7.0]])))
-    >>> float(weighted_per_decision(signals).mean)
-    5.0
+    A finished trajectory keeps its last weight, with reward 0. Arguments and errors as for `trajectory`. The result is
+    NaN where every trajectory has weight 0. Precup, Sutton & Singh 2000; Thomas & Brunskill 2016 (there CWPDIS).
+    https://arxiv.org/abs/1604.00923
     """
     _check(signals, level)
     reward = discounted_reward(signals)
@@ -196,44 +132,21 @@ def weighted_per_decision(signals: Signals, level: float = 0.95) -> ValueEstimat
 
 
 def trajectory_values(signals: Signals) -> Array:
-    """ρ_{1:T} R of every trajectory, [N].
-
-    >>> import jax.numpy as jnp
-    >>> from pgjax import make_signals
-    >>> signals = make_signals([[1.0, 1.0], [2.0, 0.0]], log_ratio=jnp.log(jnp.array([[2.0, 0.5], [0.5, 1.0]])))
-    >>> [round(x, 3) for x in trajectory_values(signals).tolist()]  # 2 · ½ · (1 + 2), ½ · 1 · 1
-    [3.0, 0.5]
-    """
+    """ρ_{1:T} R of every trajectory, [N]."""
     return weight(_log_prefix(signals)[-1]) * total_return(signals)[0]
 
 
 def per_decision_values(signals: Signals) -> Array:
-    """Σ_t ρ_{1:t} γ^t r_t of every trajectory, [N].
-
-    >>> import jax.numpy as jnp
-    >>> from pgjax import make_signals
-    >>> signals = make_signals([[1.0, 1.0], [2.0, 0.0]], log_ratio=jnp.log(jnp.array([[2.0, 0.5], [0.5, 1.0]])))
-    >>> [round(x, 3) for x in per_decision_values(signals).tolist()]  # 2 · 1 + 2 · ½ · 2, ½ · 1
-    [4.0, 0.5]
-    """
+    """Σ_t ρ_{1:t} γ^t r_t of every trajectory, [N]."""
     return jnp.sum(weight(_log_prefix(signals)) * discounted_reward(signals), axis=0)
 
 
 def doubly_robust_values(signals: Signals) -> Array:
     """D_0 of every trajectory, [N], as the sum Σ_t γ^t [ρ_{1:t−1} Ṽ(s_t) + ρ_{1:t} (r_t − Q̃(s_t, a_t))].
 
-    Unrolled, so that the bound on weights is a bound on their products too.
+    The recursion is unrolled so that the clipping of weights applies to their products.
 
-    Raises:
-      SettingError: without action values.
-
-    >>> import jax.numpy as jnp
-    >>> from pgjax import make_signals
-    >>> reward, log_ratio = [[1.0, 1.0], [2.0, 0.0]], jnp.log(jnp.array([[2.0, 0.5], [0.5, 1.0]]))
-    >>> action, no_critic = jnp.zeros((2, 2), int), jnp.zeros((2, 2, 3))
-    >>> signals = make_signals(reward, log_ratio=log_ratio, action=action, action_value=no_critic)
-    >>> [round(x, 3) for x in doubly_robust_values(signals).tolist()]  # those of `per_decision`
-    [4.0, 0.5]
+    Raises SettingError without action values.
     """
     if signals.taken_value is None:
         raise SettingError("taken_value", None, "is missing; doubly_robust needs Q̃(s_t, a_t), from action_value")
@@ -253,22 +166,22 @@ VALUE_ESTIMATES: dict[str, Callable[..., ValueEstimate]] = {
 
 
 def _check(signals: Signals, level: float) -> None:
-    """Say which array or number cannot work, before anything is computed."""
+    """Reject levels and shapes that do not work."""
     if not 0.0 < level < 1.0:
         raise SettingError("level", level, "must lie between 0 and 1, both excluded")
     shape = signals.reward.shape
     if len(shape) != 2 or shape[0] < 1:
-        raise SettingError("reward", shape, "is its shape; whole episodes are [T, N], one per column")
+        raise SettingError("reward", shape, "is the wrong shape; expected whole episodes, [T, N], one per column")
     if shape[1] < 2:
-        raise SettingError("reward", shape, "is its shape; an interval needs N >= 2 trajectories")
+        raise SettingError("reward", shape, "is the wrong shape; an interval needs N >= 2 trajectories")
     for name in ("continues", "mask", "discount", "value", "log_ratio", "taken_value"):
         array = getattr(signals, name)
         if array is not None and array.shape != shape:
-            raise SettingError(name, array.shape, f"is its shape; reward asks for {shape}")
+            raise SettingError(name, array.shape, f"is the wrong shape; expected {shape}")
 
 
 def _log_prefix(signals: Signals) -> Array:
-    """log ρ_{1:t}, [T, N]; padding keeps the episode's last. (A recurrence would make NaN of 0 · −inf.)"""
+    """log ρ_{1:t}, [T, N], constant on padding. A recurrence would give NaN from 0 · −inf."""
     return jnp.cumsum(signals.log_ratio, axis=0)
 
 
@@ -277,30 +190,30 @@ def _count(signals: Signals) -> Array:
 
 
 def _shares(log_weight: Array, signals: Signals) -> Array:
-    """w / Σ w over the batch axis, the last; columns without a step have none."""
+    """w / Σ w over the last axis, the batch; 0 for columns without a step."""
     return jax.nn.softmax(jnp.where(signals.mask[0] > 0, log_weight, -jnp.inf), axis=-1)
 
 
 def _weighted(share: Array, x: Array, signals: Signals) -> tuple[Array, Array]:
-    """Σ_n w̃_n x_n at every step, [T, 1], and w̃ (x − that), [T, N]: exact where all x are equal."""
+    """Σ_n w̃_n x_n at every step, [T, 1], and w̃ (x − that), [T, N]; exact where all x are equal."""
     reference = batch_spread(x, signals.mask[:1]).reference
     shift = jnp.sum(share * (x - reference), axis=BATCH_AXIS, keepdims=True)
     return reference + shift, share * ((x - reference) - shift)
 
 
 def _mean_of(values: Array, signals: Signals, level: float) -> ValueEstimate:
-    """A plain mean of independent values [N]."""
-    found = batch_spread(values[None], signals.mask[:1])
+    """Estimate from the mean of independent values, [N]."""
+    spread = batch_spread(values[None], signals.mask[:1])
     log_weight = _log_prefix(signals)
     clamped = clamped_fraction(log_weight, signals.mask)
-    estimate = _estimate(found.mean[0, 0], found.deviation(values[None])[0], signals, level, size=values)
+    estimate = _estimate(spread.mean[0, 0], spread.deviation(values[None])[0], signals, level, size=values)
     return estimate._replace(clamped=clamped)
 
 
 def _estimate(mean: Array, influence: Array, signals: Signals, level: float, size: Array) -> ValueEstimate:
-    """The estimate whose error is, to first order, the mean of independent influence values [N] of mean 0.
+    """Estimate whose error is, to first order, the mean of independent influence values of mean 0, [N].
 
-    The standard error is exactly 0 where the influences are rounding of what they were made of, of magnitude `size`.
+    The standard error is exactly 0 where the influences are rounding errors of numbers of magnitude `size`.
     """
     exists = signals.mask[0] > 0
     count = _count(signals)
@@ -323,8 +236,8 @@ def _estimate(mean: Array, influence: Array, signals: Signals, level: float, siz
 
 
 def _student_quantile(level: float, freedom: Array) -> Array:
-    """The two-sided quantile of Student's t, from a table: exact to 300 degrees of freedom, to 1e-5 beyond."""
-    from scipy.special import ndtri, stdtrit  # here, because importing it takes longer than most of pgjax
+    """Two-sided quantile of Student's t, from a table: exact up to 300 degrees of freedom, else to 1e-5."""
+    from scipy.special import ndtri, stdtrit  # imported here, because it is slow to import
 
     known, upper = np.arange(300, 0, -1), 0.5 + 0.5 * level
     table = np.append(ndtri(upper), stdtrit(known, upper))

@@ -1,4 +1,4 @@
-"""Recipes by name, each a few lines over the parts in `pgjax.estimators`; their hyperparameters and schedules."""
+"""Methods by name: recipes that combine the parts in `pgjax.estimators`, with their hyperparameters and schedules."""
 
 from pgjax.methods.action_values import all_action_gradient, doubly_robust_is
 from pgjax.methods.importance import FORMS, importance_sampling, storm

@@ -15,12 +15,8 @@ def doubly_robust_is(
 ) -> Recipe:
     """Per-decision importance sampling with a learned Q(s, a) as control variate, several updates per batch.
 
-    The critic acts as it was before it saw the batch, so the first update is unbiased however bad it is.
-    `pgjax.estimators.doubly_robust` has the formula.
-
-    >>> recipe = doubly_robust_is()
-    >>> recipe.config.critic, recipe.config.epochs  # needs make_agent(…, critic="action")
-    ('action', 4)
+    The critic that is used was fitted before the batch was sampled, so the first update is unbiased for any critic.
+    Needs an agent with `critic="action"`. The formula is in `pgjax.estimators.doubly_robust`.
     """
     return _with_action_values(doubly_robust(), learning_rate, discount, epochs, value_coefficient)
 
@@ -28,11 +24,9 @@ def doubly_robust_is(
 def all_action_gradient(
     *, learning_rate: ArrayLike = 3e-3, discount: ArrayLike = 1.0, value_coefficient: ArrayLike = 0.5
 ) -> Recipe:
-    """The policy gradient summed over actions, Σ_t Σ_a ∇π(a|s_t) Q(s_t, a), with a learned Q. As good as its critic.
+    """Policy gradient summed over actions, Σ_t Σ_a ∇π(a|s_t) Q(s_t, a), with a learned Q.
 
-    >>> recipe = all_action_gradient()
-    >>> recipe.config.critic, recipe.config.epochs  # no ratios: one update per batch
-    ('action', 1)
+    Its bias is that of the critic. Needs an agent with `critic="action"`. Without ratios, each batch gets one update.
     """
     return _with_action_values(all_action(), learning_rate, discount, 1, value_coefficient)
 

@@ -1,4 +1,7 @@
-"""Recipes with a critic V(s), for streams of steps: A2C, PPO, natural gradient, TRPO, V-trace."""
+"""Recipes with a critic V(s), for streams of steps: A2C, PPO, natural gradient, TRPO, V-trace.
+
+In all of them `learning_rate` is Adam's, `discount` is γ, and `gae_lambda` is λ of GAE and of the value target.
+"""
 
 from dataclasses import replace
 
@@ -26,11 +29,10 @@ def a2c(
     value_coefficient: ArrayLike = 0.5,
     max_grad_norm: ArrayLike = 0.5,
 ) -> Recipe:
-    """Advantage actor-critic: GAE(λ) × score, one step per batch, small batches so that there are many.
+    """Advantage actor-critic: GAE(λ) × score, with one update per small batch.
 
-    On CartPole, with returns near 100, more seeds reach 500 if `Config.normalise_rewards` brings rewards to scale.
-
-    Mnih et al. 2016; Schulman et al. 2016.
+    On CartPole, `Config.normalise_rewards` lets more seeds reach a return of 500. Mnih et al. 2016; Schulman et al.
+    2016.
 
     >>> a2c().config.rollout
     'stream'
@@ -61,19 +63,18 @@ def ppo(
 ) -> Recipe:
     """Proximal policy optimisation: GAE(λ) × clipped ratio, several passes over every batch.
 
-    What the paper's code does beside its formula is off until asked for, minibatches (`Config.minibatches`) included.
+    Features of the paper's code that are not in its formula are off by default, including minibatches
+    (`Config.minibatches`).
 
     Args:
-      clip: how far the ratio may go, ε; infinity does not clip.
+      clip: clipping range ε of the ratio; infinity does not clip.
       gae_lambda: λ of GAE and of the value target, from 0 to 1.
-      learning_rate: Adam's.
-      discount: γ.
       value_coefficient: weight of the value loss in the loss.
-      max_grad_norm: of the whole gradient.
-      standardise: bring advantages to mean 0 and standard deviation 1 in every batch (biased in direction).
-      value_clip: how far V may move per batch before its loss stops pulling.
-      kl_coefficient: weight β of a penalty KL(π_θ̄ ‖ π_θ); with clip=∞ the paper's other variant.
-      target_kl: stop working on a batch when the estimated KL is above it.
+      max_grad_norm: largest norm of the whole gradient.
+      standardise: scale advantages to mean 0 and standard deviation 1 in every batch (biased in direction).
+      value_clip: largest change of V per batch before its loss is clipped.
+      kl_coefficient: weight β of a penalty KL(π_θ̄ ‖ π_θ); with clip=∞, the paper's other variant.
+      target_kl: stop updating on a batch when the estimated KL exceeds it.
     Schulman et al. 2017. https://arxiv.org/abs/1707.06347
 
     >>> from pgjax import hyperparameters
@@ -105,19 +106,12 @@ def dual_clip(
     learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 0.99,
 ) -> Recipe:
-    """PPO with the ratio bounded for negative advantages too: max(min(ρA, clip(ρ)A), cA) where A < 0.
+    """PPO with the ratio also bounded for negative advantages: max(min(ρA, clip(ρ)A), cA) where A < 0.
 
     Args:
       clip: ε.
-      dual_clip: the largest ratio c > 1 at which a negative advantage still counts; infinity is PPO.
-      gae_lambda: λ of GAE and of the value target.
-      learning_rate: Adam's.
-      discount: γ.
+      dual_clip: bound c > 1 on the ratio for negative advantages; infinity is PPO.
     Ye et al. 2020. https://arxiv.org/abs/1912.09729
-
-    >>> from pgjax import hyperparameters
-    >>> hyperparameters(dual_clip().algorithm)["dual_clip"]
-    3.0
     """
     recipe = ppo(gae_lambda=gae_lambda, learning_rate=learning_rate, discount=discount)
     surrogate = Partial(dual_clipped_ratio, clip=clip, dual_clip=dual_clip)
@@ -134,20 +128,13 @@ def natural(
     learning_rate: ArrayLike = 3e-3,
     discount: ArrayLike = 0.99,
 ) -> Recipe:
-    """Natural policy gradient: GAE(λ) × ratio, a step of fixed KL along F⁻¹∇J; the critic by Adam. Kakade 2001.
+    """Natural policy gradient: GAE(λ) × ratio, a step of fixed KL along F⁻¹∇J, and Adam for the critic. Kakade 2001.
 
     Args:
-      max_kl: size of a step as its KL, a mean per environment step; to second order.
-      step_size: bound α on the step along F⁻¹∇J; infinity always goes to the edge of `max_kl`.
-      damping: added to the Fisher matrix's diagonal.
-      gae_lambda: of GAE and of the value target.
-      learning_rate: of the critic's Adam.
-      discount: γ.
-
-    >>> from pgjax import hyperparameters
-    >>> numbers = hyperparameters(natural(max_kl=0.05).algorithm)
-    >>> numbers["max_kl"], numbers["step_size"], numbers["learning_rate"]  # the last moves the critic alone
-    (0.05, 0.2, 0.003)
+      max_kl: KL of a step, averaged over environment steps, to second order.
+      step_size: bound α on the step along F⁻¹∇J; infinity always uses the full `max_kl`.
+      damping: number added to the diagonal of the Fisher matrix.
+      learning_rate: Adam's learning rate, for the critic.
     """
     return _with_policy_step(
         Partial(natural_step, max_kl=max_kl, step_size=step_size, damping=damping), gae_lambda, learning_rate, discount
@@ -163,12 +150,9 @@ def trpo(
     learning_rate: ArrayLike = 3e-3,
     discount: ArrayLike = 0.99,
 ) -> Recipe:
-    """Trust-region policy optimisation: the natural step, backtracking until KL and surrogate both agree.
+    """Trust-region policy optimisation: the natural step, backtracked until KL and surrogate are acceptable.
 
     Arguments as for `natural`; here `max_kl` is never exceeded. Schulman et al. 2015. https://arxiv.org/abs/1502.05477
-
-    >>> trpo().algorithm.policy_step.func.__name__, trpo().config == natural().config  # the step alone differs
-    ('trust_region_step', True)
     """
     return _with_policy_step(
         Partial(trust_region_step, max_kl=max_kl, step_size=step_size, damping=damping),
@@ -187,26 +171,20 @@ def vtrace_actor_critic(
     discount: ArrayLike = 0.99,
     max_grad_norm: ArrayLike = 0.5,
 ) -> Recipe:
-    """V-trace actor-critic (IMPALA's learner): V-trace × score, two passes over every batch.
+    """V-trace actor-critic (the learner of IMPALA): V-trace × score, two passes over every batch.
 
     Args:
       gae_lambda: decay of the traces.
       max_rho: clipping threshold ρ̄ of the ratio in the target, which decides what the critic converges to.
       max_c: clipping threshold c̄ of the ratios in the traces, which decides how fast.
-      learning_rate: Adam's.
-      discount: γ.
-      max_grad_norm: of the whole gradient.
+      max_grad_norm: largest norm of the whole gradient.
     Espeholt et al. 2018. https://arxiv.org/abs/1802.01561
-
-    >>> from pgjax import make_signals
-    >>> signals = make_signals([1.0, 1.0], value=[0.5, 0.5], next_value=[0.5, 0.0])
-    >>> vtrace_actor_critic().algorithm.estimator.credit(signals).tolist()  # on-policy: the return minus V
-    [1.5, 0.5]
     """
-    bars = {"gae_lambda": gae_lambda, "max_rho": max_rho, "max_c": max_c}
+    trace_settings = {"gae_lambda": gae_lambda, "max_rho": max_rho, "max_c": max_c}
     recipe = a2c(learning_rate=learning_rate, discount=discount, max_grad_norm=max_grad_norm)
     algorithm = recipe.algorithm._replace(
-        estimator=product(Partial(vtrace, **bars), score), value_target=Partial(vtrace_target, **bars)
+        estimator=product(Partial(vtrace, **trace_settings), score),
+        value_target=Partial(vtrace_target, **trace_settings),
     )
     return Recipe(algorithm, replace(STREAM, epochs=2))
 

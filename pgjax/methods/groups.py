@@ -1,8 +1,11 @@
-"""Methods in which episodes from one reset, or the whole batch, judge each other, and the ratio is clipped.
+"""Methods with group-relative or batch-relative credit and a clipped ratio: GRPO and its variants.
 
-GRPO and what differs from it by one idea each: the length that divides (Dr. GRPO, DAPO), the clipping range and which
-groups count (DAPO), the ratio (GSPO), what is clipped (CISPO), the sampler (`sampler_is`), who judges (REINFORCE++).
-An episode is what an answer of a language model is there; `Config.group_size` says how many episodes share a reset.
+An episode corresponds to an answer of a language model. `Config.group_size` sets how many episodes share a reset. In
+all recipes `learning_rate` is Adam's and `discount` is γ. The variants change one part of GRPO each:
+
+    Dr. GRPO      constant length as divisor            GSPO          ratio of the whole episode
+    DAPO          group's mean length, wider clipping   CISPO         clipped weight
+    sampler_is    correction for the sampler            REINFORCE++   statistics of the whole batch
 """
 
 from dataclasses import replace
@@ -34,18 +37,17 @@ def grpo(
     learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 1.0,
 ) -> Recipe:
-    """Group-relative policy optimisation: standardised return over own length × clipped ratio, KL to the start.
+    """Group-relative policy optimisation: standardised return over own length × clipped ratio, with a KL penalty:
 
-        (1/G) Σ_i (1/|o_i|) Σ_t [ min(ρ A_i, clip(ρ, 1 ± ε) A_i) − β k3(π_θ, π_ref) ],   A_i = (R_i − mean)/std
+        (1/G) Σ_i (1/|o_i|) Σ_t [ min(ρ A_i, clip(ρ, 1 ± ε) A_i) − β k3(π_θ, π_ref) ].
 
-    **Biased**: by the standard deviation of the group (another objective), by the own length where lengths vary.
+    Here A_i = (R_i − mean)/std. **Biased** by the group's standard deviation (which changes the objective), and by the
+    own length where lengths vary.
 
     Args:
-      clip: ε.
-      reference_kl: a name in REFERENCE_KLS: estimate of the KL to the policy training starts from, and its place.
-      reference_coefficient: weight β of the KL to the policy training starts from; 0 for none.
-      learning_rate: Adam's.
-      discount: γ.
+      clip: clipping range ε of the ratio; infinity does not clip.
+      reference_kl: a name in REFERENCE_KLS: estimate of the KL to the initial policy, and where it enters.
+      reference_coefficient: weight β of the KL to the initial policy; 0 for none.
     Shao et al. 2024, eq. 3. https://arxiv.org/abs/2402.03300
 
     >>> recipe = grpo()
@@ -58,14 +60,9 @@ def grpo(
 
 
 def dr_grpo(*, clip: ArrayLike = 0.2, learning_rate: ArrayLike = 1e-3, discount: ArrayLike = 1.0) -> Recipe:
-    """GRPO done right: return minus the group's mean, over a constant length × clipped ratio; no KL.
+    """GRPO done right: return minus the group's mean, over a constant length × clipped ratio; no KL penalty.
 
-    At θ = θ̄ its mean is (1 − 1/G) ∇J / T: a scale, nothing else. Liu et al. 2025. https://arxiv.org/abs/2503.20783
-
-    >>> from pgjax import make_signals
-    >>> signals = make_signals([[1.0, 3.0, 10.0, 30.0]], group=[0, 0, 1, 1])
-    >>> dr_grpo().algorithm.estimator.credit(signals).tolist()
-    [[-1.0, 1.0, -10.0, 10.0]]
+    At θ = θ̄ its mean is (1 − 1/G) ∇J / T, the gradient up to scale. Liu et al. 2025. https://arxiv.org/abs/2503.20783
     """
     credit = divided(baselined(total_return, same_batch_mean), longest_length)
     return _groups(credit, Partial(clipped_ratio, clip=clip), learning_rate, discount)
@@ -78,17 +75,15 @@ def dapo(
     learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 1.0,
 ) -> Recipe:
-    """DAPO: standardised return over the group's mean length × ratio clipped higher above; dynamic sampling; no KL.
+    """DAPO: standardised return over the group's mean length × ratio with a wider upper clipping range:
 
-        1/Σ_i |o_i| Σ_i Σ_t min(ρ A_i, clip(ρ, 1 − ε_low, 1 + ε_high) A_i)
+        1/Σ_i |o_i| Σ_i Σ_t min(ρ A_i, clip(ρ, 1 − ε_low, 1 + ε_high) A_i).
 
-    Groups of equal returns are left out of the mean; no others are sampled in their place.
+    There is no KL penalty. Groups of equal returns are left out of the mean; they are not replaced by new samples.
 
     Args:
-      clip_low: how far below 1 the ratio may go, ε_low; 1 and more is no bound.
-      clip_high: how far above 1 the ratio may go, ε_high.
-      learning_rate: Adam's.
-      discount: γ.
+      clip_low: clipping range ε_low of the ratio below 1; 1 and above is no bound.
+      clip_high: clipping range ε_high of the ratio above 1.
     Yu et al. 2025, eq. 8. https://arxiv.org/abs/2503.14476
 
     >>> from pgjax import hyperparameters
@@ -107,15 +102,12 @@ def gspo(
     learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 1.0,
 ) -> Recipe:
-    """Group sequence policy optimisation: standardised return × clipped geometric mean of the episode's ratios.
+    """Group sequence policy optimisation: standardised return × clipped geometric mean of the episode's ratios:
 
-        (1/G) Σ_i min(s_i A_i, clip(s_i, 1 − ε_low, 1 + ε_high) A_i),   s_i = ρ_{1:T}^{1/|o_i|}
+        (1/G) Σ_i min(s_i A_i, clip(s_i, 1 − ε_low, 1 + ε_high) A_i),   s_i = ρ_{1:T}^{1/|o_i|}.
 
-    Arguments as for `dapo`; the ranges are the paper's, for long answers. Zheng et al. 2025.
-    https://arxiv.org/abs/2507.18071
-
-    >>> gspo().algorithm.estimator.contribution.args[0].func.__name__
-    'clipped_sequence_ratio'
+    Arguments as for `dapo`. The default ranges are the paper's, chosen for long answers.
+    Zheng et al. 2025. https://arxiv.org/abs/2507.18071
     """
     surrogate = Partial(clipped_sequence_ratio, clip_low=clip_low, clip_high=clip_high)
     return _groups(divided(group_standardised, own_length), surrogate, learning_rate, discount)
@@ -128,12 +120,9 @@ def gspo_token(
     learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 1.0,
 ) -> Recipe:
-    """GSPO in its per-step form, s_t = sg(s_i) π_θ/sg(π_θ): the same gradient for credit that is the same at all steps.
+    """GSPO per step, s_t = sg(s_i) π_θ/sg(π_θ); the same gradient as `gspo` where credit is constant within an episode.
 
     Arguments as for `gspo`. Zheng et al. 2025, section 4.3. https://arxiv.org/abs/2507.18071
-
-    >>> gspo_token().algorithm.estimator.contribution.args[0].func.__name__
-    'clipped_sequence_ratio_per_step'
     """
     surrogate = Partial(clipped_sequence_ratio_per_step, clip_low=clip_low, clip_high=clip_high)
     return _groups(divided(group_standardised, own_length), surrogate, learning_rate, discount)
@@ -146,16 +135,12 @@ def cispo(
     learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 1.0,
 ) -> Recipe:
-    """CISPO: standardised return over the group's mean length × score, weighted by the clipped ratio, stopped.
+    """CISPO: standardised return over the group's mean length × score, with the clipped ratio as a stopped weight:
 
-        1/Σ_i |o_i| Σ_i Σ_t sg(clip(ρ, 1 − ε_low, 1 + ε_high)) A_i log π_θ
+        1/Σ_i |o_i| Σ_i Σ_t sg(clip(ρ, 1 − ε_low, 1 + ε_high)) A_i log π_θ.
 
-    Arguments as for `dapo`; ε_high is DAPO's 0.28, since the paper gives no number for its own. MiniMax 2025, eq. 4.
-    https://arxiv.org/abs/2506.13585
-
-    >>> from pgjax import hyperparameters
-    >>> hyperparameters(cispo().algorithm)["clip_low"]  # no lower bound
-    1.0
+    Arguments as for `dapo`. The paper does not state ε_high; the default 0.28 is DAPO's.
+    MiniMax 2025, eq. 4. https://arxiv.org/abs/2506.13585
     """
     surrogate = Partial(clipped_weight, clip_low=clip_low, clip_high=clip_high)
     return _groups(divided(group_standardised, mean_length), surrogate, learning_rate, discount)
@@ -168,24 +153,19 @@ def sampler_is(
     learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 1.0,
 ) -> Recipe:
-    """Dr. GRPO with truncated importance sampling between sampler and learner, where two programs compute one policy.
+    """Dr. GRPO with truncated importance sampling between sampler and learner, for policies evaluated by two programs:
 
-        sg(min(π_old,learner/π_sampler, C)) · min(ρA, clip(ρ)A),   ρ = π_θ/π_old,learner
+        sg(min(π_old,learner/π_sampler, C)) · min(ρA, clip(ρ)A),   ρ = π_θ/π_old,learner.
 
-    The sampler's log-probability is the one recorded with the batch, `Transition.log_prob`; the learner's is computed
-    anew at the same parameters. In pgjax's own rollouts they differ by rounding and the weight is 1 up to it; in a
-    batch from elsewhere, given to `pgjax.training.batch.hold`, they may differ by anything. Any method can be so
-    corrected: `Algorithm.max_mismatch`.
+    The sampler's log-probability is `Transition.log_prob`; the learner's is recomputed at the same parameters. In
+    rollouts of pgjax the two differ by rounding, so the weight is about 1. In a batch from elsewhere
+    (`pgjax.training.batch.hold`) they may differ by any amount. `Algorithm.max_mismatch` adds this correction to any
+    method.
 
     Args:
-      max_mismatch: the largest weight C of sampler and learner's ratio.
+      max_mismatch: largest weight C of the ratio between learner and sampler.
       clip: ε.
-      learning_rate: Adam's.
-      discount: γ.
     Yao et al. 2025, https://fengyao.notion.site/off-policy-rl
-
-    >>> sampler_is().algorithm.max_mismatch
-    2.0
     """
     algorithm, config = dr_grpo(clip=clip, learning_rate=learning_rate, discount=discount)
     return Recipe(algorithm._replace(max_mismatch=max_mismatch), config)
@@ -201,11 +181,7 @@ def reinforce_plus_plus(
 ) -> Recipe:
     """REINFORCE++: reward-to-go of r − β k1, standardised over all steps of the batch × clipped ratio; no critic.
 
-    Arguments as for `grpo`. The mean is over the steps of the batch, as the standardisation is. Hu 2025.
-    https://arxiv.org/abs/2501.03262
-
-    >>> reinforce_plus_plus().config.mean, reinforce_plus_plus().config.group_size
-    ('steps', 1)
+    Arguments as for `grpo`. The loss is a mean over steps. Hu 2025. https://arxiv.org/abs/2501.03262
     """
     credit = standardised(reward_to_go)
     algorithm, config = _groups(credit, Partial(clipped_ratio, clip=clip), learning_rate, discount)

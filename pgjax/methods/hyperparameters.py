@@ -1,4 +1,4 @@
-"""The numbers of an Algorithm by name: list, replace, check."""
+"""Hyperparameters of an Algorithm by name: list, replace, check."""
 
 import math
 from collections import Counter
@@ -10,8 +10,8 @@ from jax.typing import ArrayLike
 
 from pgjax.types import Algorithm, SettingError
 
-OF_THE_ENVIRONMENT = "environment."
-"""What the names of an environment's parameters begin with."""
+ENVIRONMENT_PREFIX = "environment."
+"""Prefix of the names of environment parameters."""
 
 _RANGES: dict[str, tuple[float, float]] = {  # names not listed: any finite number
     "learning_rate": (0.0, math.inf),
@@ -52,10 +52,9 @@ _POSITIVE = {
 
 
 def hyperparameters(algorithm: Algorithm) -> dict[str, ArrayLike]:
-    """Every number of an algorithm by its shortest unambiguous name.
+    """Every hyperparameter of an algorithm by its shortest unambiguous name.
 
-    Parameters of the environment that it holds (`Algorithm.environment`) have names such as "environment.length";
-    `Environment.parameters` lists all that it could hold.
+    Environment parameters in `Algorithm.environment` have names such as "environment.length".
 
     >>> from pgjax import reinforce
     >>> sorted(hyperparameters(reinforce(learning_rate=0.01).algorithm))[:3]
@@ -67,34 +66,34 @@ def hyperparameters(algorithm: Algorithm) -> dict[str, ArrayLike]:
 
 
 def with_hyperparameters(algorithm: Algorithm, values: Mapping[str, ArrayLike]) -> Algorithm:
-    """Replace numbers by name; a short name shared by several places (λ of GAE and of its value target) sets them all.
+    """Replace hyperparameters by name; a short name that occurs in several places sets them all.
 
-    A name such as "environment.length" sets a parameter of the environment that training acts in.
+    A name such as "environment.length" sets a parameter of the environment used in training.
 
-    Raises:
-      SettingError: for a name the algorithm does not have, with those it has.
+    Raises SettingError for an unknown name, with the known ones.
 
     >>> from pgjax import reinforce
     >>> hyperparameters(with_hyperparameters(reinforce().algorithm, {"discount": 0.9}))["discount"]
     0.9
     """
-    of_environment = {n.removeprefix(OF_THE_ENVIRONMENT): x for n, x in values.items() if _is_of_the_environment(n)}
-    if of_environment:
-        algorithm = algorithm._replace(environment={**(algorithm.environment or {}), **of_environment})
-    now, short = hyperparameters(algorithm), [path[-1] for path in _named_leaves(algorithm)[0]]
+    environment_values = {
+        n.removeprefix(ENVIRONMENT_PREFIX): x for n, x in values.items() if _is_environment_parameter(n)
+    }
+    if environment_values:
+        algorithm = algorithm._replace(environment={**(algorithm.environment or {}), **environment_values})
+    current, short = hyperparameters(algorithm), [path[-1] for path in _named_leaves(algorithm)[0]]
     for name, value in values.items():
-        if name not in now and name not in short:
-            there = f"is no hyperparameter here; there are {', '.join(sorted({*now, *short}))}"
-            raise SettingError(name, value, f"{there}; those of the environment begin with {OF_THE_ENVIRONMENT}")
-    leaves = [values.get(full, values.get(last, x)) for (full, x), last in zip(now.items(), short, strict=True)]
+        if name not in current and name not in short:
+            reason = f"is not a hyperparameter here; there are {', '.join(sorted({*current, *short}))}"
+            raise SettingError(name, value, f"{reason}; those of the environment begin with {ENVIRONMENT_PREFIX}")
+    leaves = [values.get(full, values.get(last, x)) for (full, x), last in zip(current.items(), short, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(algorithm), leaves)
 
 
 def check_hyperparameters(algorithm: Algorithm) -> None:
-    """Refuse numbers that cannot work, before anything compiles.
+    """Reject hyperparameters outside their range, before compilation.
 
-    Raises:
-      SettingError: naming the hyperparameter and its value.
+    Raises SettingError, which names the hyperparameter and its value.
 
     >>> from pgjax import reinforce
     >>> check_hyperparameters(reinforce(discount=1.5).algorithm)
@@ -107,17 +106,11 @@ def check_hyperparameters(algorithm: Algorithm) -> None:
 
 
 def check_number(name: str, value: float) -> None:
-    """Refuse a number out of the range of what it is; of one without a range, NaN and ±inf.
+    """Reject a value outside the range of the hyperparameter, or not finite where no infinite value is allowed.
 
-    Raises:
-      SettingError: naming it and its value.
-
-    >>> check_number("clip", float("inf"))
-    >>> check_number("discount", 1.5)
-    Traceback (most recent call last):
-    pgjax.types.SettingError: discount: 1.5 must lie in [0, 1]
+    Raises SettingError, which names the hyperparameter and its value.
     """
-    short = name if _is_of_the_environment(name) else name.split(".")[-1]
+    short = name if _is_environment_parameter(name) else name.split(".")[-1]
     low, high = _RANGES.get(short, (-math.inf, math.inf))
     if math.isnan(value) or (math.isinf(value) and short not in _MAY_BE_INFINITE):
         raise SettingError(name, value, "must be a finite number")
@@ -134,5 +127,5 @@ def _named_leaves(algorithm: Algorithm) -> tuple[list[list[str]], list[ArrayLike
     return paths, [x for _, x in leaves]
 
 
-def _is_of_the_environment(name: str) -> bool:
-    return name.startswith(OF_THE_ENVIRONMENT)
+def _is_environment_parameter(name: str) -> bool:
+    return name.startswith(ENVIRONMENT_PREFIX)

@@ -1,4 +1,7 @@
-"""Several updates on every batch: the forms of importance sampling, and variance reduction by recursion (STORM)."""
+"""Several updates on every batch: forms of importance sampling, and recursive variance reduction (STORM).
+
+In all recipes `learning_rate` is Adam's and `discount` is γ.
+"""
 
 from dataclasses import replace
 
@@ -27,7 +30,7 @@ FORMS: dict[str, tuple[Credit, Surrogate]] = {
     "weighted_is": (weighted_trajectory, score),
     "weighted_per_decision_is": (weighted_per_decision, score),
 }
-"""The forms of importance sampling: which ratios stay, and what they multiply; the last two normalise."""
+"""Forms of importance sampling as (credit, surrogate); the last two normalise the weights over the batch."""
 
 
 def importance_sampling(
@@ -39,18 +42,14 @@ def importance_sampling(
     discount: ArrayLike = 1.0,
     epochs: int = 4,
 ) -> Recipe:
-    """Several updates on every batch, the old trajectories reweighted by one of the FORMS.
+    """Several updates on every batch, whose trajectories are reweighted by one of the FORMS.
 
     Args:
       form: a name in FORMS.
-      baseline: a name in BASELINES that acts on credit; "none" for the self-normalised forms, which carry their own.
+      baseline: a name in BASELINES that acts on credit; the self-normalised forms have their own and take "none".
       baseline_constant: the number that "constant" subtracts.
-      learning_rate: Adam's.
-      discount: γ.
-      epochs: passes over each batch, a gradient step each.
-
-    Raises:
-      SettingError: for unknown names, and a baseline that the form does not admit.
+      epochs: passes over each batch, with one gradient step each.
+    Raises SettingError for an unknown name, and for a baseline that the form does not support.
 
     >>> importance_sampling("first_order").config.epochs
     4
@@ -59,10 +58,10 @@ def importance_sampling(
     credit, surrogate = FORMS[form]
     if form.startswith("weighted"):
         if baseline not in ("none", "time_step"):
-            raise SettingError("baseline", baseline, f"does not go with {form}, which normalises over the batch")
+            raise SettingError("baseline", baseline, f"cannot be combined with {form}, which normalises over the batch")
         baseline = "none"
     if baseline in CONTROL_VARIATES:
-        raise SettingError("baseline", baseline, "is for one update per batch (algorithm reinforce)")
+        raise SettingError("baseline", baseline, "needs one update per batch (algorithm reinforce)")
     algorithm, config = reinforce(
         baseline=baseline,
         baseline_constant=baseline_constant,
@@ -81,24 +80,18 @@ def storm(
     learning_rate: ArrayLike = 5e-3,
     discount: ArrayLike = 1.0,
 ) -> Recipe:
-    """Variance reduction by recursion (STORM-PG): the last estimate carried on, corrected on the new batch.
+    """Recursive variance reduction (STORM-PG): the previous estimate, corrected on the new batch:
 
-        d_k = ĝ(θ_k) + (1 − α) (d_{k−1} − ĝ_w(θ_{k−1}))
+        d_k = ĝ(θ_k) + (1 − α) (d_{k−1} − ĝ_w(θ_{k−1})).
 
-    Both on trajectories of θ_k: ĝ_w reweights them to θ_{k−1} by per-decision importance sampling, so the correction
-    has mean ∇J(θ_{k−1}) and vanishes against ĝ where the parameters have not moved.
+    Both ĝ are computed on trajectories of θ_k. ĝ_w reweights them to θ_{k−1} by per-decision importance sampling, so it
+    has mean ∇J(θ_{k−1}), and equals ĝ where the parameters have not changed.
 
     Args:
       baseline: a name in BASELINES that acts on credit.
       baseline_constant: the number that "constant" subtracts.
       momentum: weight α of the new gradient in the estimate; 1 is the plain gradient.
-      learning_rate: Adam's.
-      discount: γ.
     Yuan et al. 2020. https://arxiv.org/abs/2003.04302
-
-    >>> recipe = storm(momentum=0.5)  # half of what the last estimate knew is kept
-    >>> recipe.algorithm.momentum, recipe.config.epochs
-    (0.5, 1)
     """
     recipe = importance_sampling(
         "per_decision_is",

@@ -1,4 +1,4 @@
-"""A reference policy for any method: a penalty on the KL to the parameters that training starts from."""
+"""KL penalty to a reference policy, the initial parameters of training, for any method."""
 
 from typing import Any
 
@@ -9,26 +9,24 @@ from pgjax.estimators.reference_kl import ESTIMATES, reference_kl
 from pgjax.types import SettingError
 
 REFERENCE_KLS = tuple(f"{name}_{place}" for place in ("loss", "reward") for name in ESTIMATES)
-"""How the KL to the reference policy is estimated, and where it enters."""
+"""Names of the penalty: the estimate of the KL, and whether it enters the loss or the reward."""
 
 
 def with_reference(recipe: Recipe, name: str, reference_coefficient: ArrayLike, length: Any = None) -> Recipe:
-    """The method with a penalty on the KL to a reference policy, β · k(log π_θ/π_ref) per step.
+    """Add a penalty β · k(log π_θ/π_ref) per step on the KL to a reference policy.
 
-    The reference policy is the one that training starts from, kept in `TrainState.reference`; put other parameters
-    there, `trainer.init(…)._replace(reference=params)`, for another. It is the whole agent: with running statistics
-    of observations, it goes on with its own.
+    The reference policy is the initial one, kept in `TrainState.reference`. For another one, use
+    `trainer.init(…)._replace(reference=params)`. It is the whole agent, with its own running statistics of
+    observations.
 
     Args:
       recipe: any method.
-      name: one of REFERENCE_KLS: "k1_reward" penalises the episode's KL(π_θ ‖ π_ref), with its whole gradient;
-        "k2_loss" the KL(π_θ ‖ π_ref) at the states of the batch, "k3_loss" KL(π_ref ‖ π_θ) there; "k1_loss" has the
-        mean gradient 0 on the policy's own samples (`pgjax.estimators.reference_kl`).
+      name: one of REFERENCE_KLS. "k1_reward" penalises the episode's KL(π_θ ‖ π_ref), with its full gradient; "k2_loss"
+        penalises KL(π_θ ‖ π_ref) at the states of the batch, and "k3_loss" KL(π_ref ‖ π_θ) there. The mean gradient of
+        "k1_loss" is 0 on the policy's own samples (`pgjax.estimators.reference_kl`).
       reference_coefficient: β.
-      length: what a loss divides the penalty by, one of `pgjax.estimators.lengths`; default nothing.
-
-    Raises:
-      SettingError: for another name.
+      length: divisor of the penalty in a loss, one of `pgjax.estimators.lengths`; default none.
+    Raises SettingError for another name.
 
     >>> from pgjax import hyperparameters, reinforce
     >>> recipe = with_reference(reinforce(), "k1_reward", 0.1)

@@ -1,4 +1,4 @@
-"""REINFORCE and what differs from it by one idea: groups (RLOO) and all derivatives (DiCE)."""
+"""REINFORCE and two variants: groups (RLOO) and all derivatives (DiCE)."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ BASELINES: dict[str, baselines.Baseline | None] = {
     "optimal": None,
     "optimal_per_parameter": None,
 }
-"""Baselines by name; the last two act on gradients, not on credit (`pgjax.training.gradients`)."""
+"""Baselines by name; the last two act on gradients instead of credit (`pgjax.training.gradients`)."""
 
 CONTROL_VARIATES = {
     "optimal": Partial(optimal_scalar),
@@ -42,9 +42,9 @@ def reinforce(
     learning_rate: ArrayLike = 1e-2,
     discount: ArrayLike = 1.0,
 ) -> Recipe:
-    """REINFORCE, with causality and a baseline unless told otherwise.
+    """REINFORCE, by default with reward-to-go and a baseline:
 
-        ∇J ≈ (1/N) Σ_n Σ_t ∇log π_θ(a_{n,t}|s_{n,t}) (Ψ_{n,t} − b_{n,t})
+        ∇J ≈ (1/N) Σ_n Σ_t ∇log π_θ(a_{n,t}|s_{n,t}) (Ψ_{n,t} − b_{n,t}).
 
     Args:
       credit: a name in CREDITS.
@@ -52,10 +52,7 @@ def reinforce(
       baseline_constant: the number that baseline "constant" subtracts.
       learning_rate: step size of the optimiser, which is Adam.
       discount: discount factor γ, from 0 to 1.
-
-    Raises:
-      SettingError: for a name that is in neither table.
-    Williams 1992. https://doi.org/10.1007/BF00992696
+    Raises SettingError for an unknown name. Williams 1992. https://doi.org/10.1007/BF00992696
 
     >>> reinforce(baseline="state_value").config.critic
     'state'
@@ -74,38 +71,26 @@ def reinforce(
 
 
 def rloo(*, learning_rate: ArrayLike = 1e-2, discount: ArrayLike = 1.0) -> Recipe:
-    """Leave-one-out over groups: trajectories from one reset judge each other, total return × score.
+    """REINFORCE leave-one-out: total return minus the mean of the other episodes of the group × score.
 
-    `Config.group_size` says how many. Kool et al. 2019; Ahmadian et al. 2024. https://arxiv.org/abs/2402.14740
-
-    >>> from pgjax import make_signals
-    >>> signals = make_signals([[1.0, 3.0, 10.0, 30.0]], group=[0, 0, 1, 1])
-    >>> rloo().algorithm.estimator.credit(signals).tolist()
-    [[-2.0, 2.0, -20.0, 20.0]]
+    `Config.group_size` sets the size of groups. Kool et al. 2019; Ahmadian et al. 2024.
+    https://arxiv.org/abs/2402.14740
     """
     recipe = reinforce("total_return", "leave_one_out", learning_rate=learning_rate, discount=discount)
     return recipe._replace(config=replace(recipe.config, group_size=4))
 
 
 def dice(*, learning_rate: ArrayLike = 3e-3, discount: ArrayLike = 1.0) -> Recipe:
-    """DiCE: the differentiated product Σ_t ρ_{1:t} γ^t r_t over the recorded log-probability; all derivatives right.
+    """DiCE: Σ_t ρ_{1:t} γ^t r_t, differentiated through every ratio, with all derivatives unbiased.
 
-    Its gradient is reward-to-go REINFORCE's; so are, in expectation, its Hessian and the rest.
-    Foerster et al. 2018. https://arxiv.org/abs/1802.05098
-
-    >>> import jax
-    >>> from pgjax import make_signals
-    >>> estimator, signals = dice().algorithm.estimator, make_signals([[1.0], [2.0]])
-    >>> surrogate = lambda x: estimator.contribution(estimator.credit(signals), signals, None, x).sum()
-    >>> jax.grad(surrogate)(signals.log_ratio).T.tolist()  # in front of each ∇log π: the reward-to-go
-    [[3.0, 2.0]]
+    Its gradient is that of REINFORCE with reward-to-go. Foerster et al. 2018. https://arxiv.org/abs/1802.05098
     """
     recipe = reinforce(baseline="none", learning_rate=learning_rate, discount=discount)
     return recipe._replace(algorithm=recipe.algorithm._replace(estimator=product(discounted_reward, prefix_product)))
 
 
 def with_baseline(credit: Credit, baseline: str, constant: ArrayLike) -> Credit:
-    """A credit minus the baseline of that name; one that acts on gradients leaves it alone."""
+    """Credit minus the baseline of that name; unchanged for a baseline that acts on gradients."""
     b = BASELINES[baseline]
     if baseline == "constant":
         b = Partial(baselines.constant, baseline_constant=constant)
@@ -113,6 +98,6 @@ def with_baseline(credit: Credit, baseline: str, constant: ArrayLike) -> Credit:
 
 
 def known(field: str, name: str, table: dict) -> None:
-    """Refuse a name that a table does not have, listing those it has."""
+    """Reject a name that is not in a table, listing those that are."""
     if name not in table:
         raise SettingError(field, name, f"is none of {', '.join(table)}")

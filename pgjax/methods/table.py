@@ -1,4 +1,4 @@
-"""The table of methods: every recipe by name. The command line offers what stands here."""
+"""Table of methods: every recipe by name, as the command line offers them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -37,4 +37,4 @@ ALGORITHMS: dict[str, Callable[..., Recipe]] = {
     "trpo": trpo,
     "vtrace": vtrace_actor_critic,
 }
-"""Every method by name."""
+"""Recipes by the name of the method."""

@@ -1,4 +1,7 @@
-"""Methods that weigh the score by a function of the advantage: AWR, V-MPO, the delightful policy gradient."""
+"""Methods that weight the score by a function of the advantage: AWR, V-MPO, the delightful policy gradient.
+
+In all recipes `learning_rate` is Adam's, `discount` is γ, and `gae_lambda` is λ of GAE and of the value target.
+"""
 
 from dataclasses import replace
 
@@ -26,21 +29,14 @@ def awr(
     learning_rate: ArrayLike = 3e-3,
     discount: ArrayLike = 0.99,
 ) -> Recipe:
-    """Advantage-weighted regression: min(exp(A/β), ω_max) × score, A of GAE(λ); several passes over every batch.
+    """Advantage-weighted regression: min(exp(A/β), ω_max) × score, with A from GAE(λ); several passes over every batch.
 
-    The paper regresses on a replay buffer of many old policies; here each batch is the current policy's.
+    The paper regresses on a replay buffer of many old policies; here each batch is sampled by the current policy.
 
     Args:
-      temperature: what the advantage is divided by, β; of a gate, η.
-      max_weight: the largest weight ω_max.
-      gae_lambda: λ of GAE and of the value target.
-      learning_rate: Adam's.
-      discount: γ.
+      temperature: divisor of the advantage, β; η of the delightful gate.
+      max_weight: largest weight ω_max.
     Peng et al. 2019. https://arxiv.org/abs/1910.00177
-
-    >>> from pgjax import make_signals
-    >>> awr().algorithm.estimator.credit(make_signals([0.0])).tolist()
-    [1.0]
     """
     credit = exponential(Partial(gae, gae_lambda=gae_lambda), temperature, max_weight)
     return _regression(credit, gae_lambda, learning_rate, discount, None)
@@ -54,21 +50,15 @@ def vmpo(
     learning_rate: ArrayLike = 3e-3,
     discount: ArrayLike = 0.99,
 ) -> Recipe:
-    """V-MPO: softmax of A/η over the better half of the batch × score, η by its dual; a penalty KL(π_θ̄ ‖ π_θ).
+    """V-MPO: softmax of A/η over the better half of the batch × score, with a penalty KL(π_θ̄ ‖ π_θ).
 
-    The dual is minimised on every batch (`pgjax.estimators.exponential_weights.better_half`), and the weight of the
-    KL is a number; the paper takes gradient steps on both.
+    η minimises its dual on every batch (`pgjax.estimators.exponential_weights.better_half`), and the weight of the KL
+    is fixed. The paper takes gradient steps on both.
 
     Args:
-      temperature_bound: ε_η, the divergence of the weights from equal ones.
+      temperature_bound: ε_η, the KL of the weights from uniform ones.
       kl_coefficient: weight α of the penalty.
-      gae_lambda: λ of GAE and of the value target.
-      learning_rate: Adam's.
-      discount: γ.
     Song et al. 2020. https://arxiv.org/abs/1909.12238
-
-    >>> vmpo().algorithm.kl_coefficient
-    1.0
     """
     credit = better_half(Partial(gae, gae_lambda=gae_lambda), temperature_bound)
     return _regression(credit, gae_lambda, learning_rate, discount, kl_coefficient)
@@ -77,13 +67,9 @@ def vmpo(
 def delightful_policy_gradient(
     *, temperature: ArrayLike = 1.0, learning_rate: ArrayLike = 1e-2, discount: ArrayLike = 1.0
 ) -> Recipe:
-    """REINFORCE with every term gated by σ(advantage × surprisal / η): rare failures are held back.
+    """REINFORCE with each term multiplied by the gate σ(advantage × surprisal / η), which suppresses unlikely failures.
 
     Osband 2026. https://arxiv.org/abs/2603.14608
-
-    >>> from pgjax import hyperparameters
-    >>> hyperparameters(delightful_policy_gradient().algorithm)["temperature"]
-    1.0
     """
     algorithm, config = reinforce(learning_rate=learning_rate, discount=discount)
     credit = delightful(baselined(reward_to_go, leave_one_out), temperature)

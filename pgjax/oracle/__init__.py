@@ -1,8 +1,8 @@
-"""Exact answers on small tabular problems: values, gradients, and the mean and covariance of any estimator.
+"""Exact values, gradients, and moments of estimators on small tabular problems.
 
-Everything follows from two things: dynamic programming over the tables, and the list of all trajectories. Run it in
-float64 to see agreement to rounding: `jax.config.update("jax_enable_x64", True)`, or `with jax.enable_x64(True):`
-around all of it (a function compiled in one mode must not be called in the other).
+Results come from dynamic programming and from enumerating all trajectories. Agreement to rounding needs float64:
+`jax.config.update("jax_enable_x64", True)`, or `with jax.enable_x64(True):` around all calls. A function compiled in
+one mode must not be called in the other.
 """
 
 from pgjax.oracle import flows

@@ -1,11 +1,11 @@
-"""Why ratios may be dropped: each step of the proof, as a measured quantity beside its bound.
+"""Bounds on the error of dropping importance ratios, each with the quantity that it bounds.
 
-With a horizon T, a target policy π_θ and a behaviour policy π_θ̄,
+Notation for horizon T, target policy π_θ and behaviour policy π_θ̄:
 
-    ε = max_s TV(π_θ, π_θ̄),   A_max = max |A|,   G = max_s E_{π_θ}‖∇log π_θ(a|s)‖,   c = 2 Σ_t t γ^t
+    ε = max_s TV(π_θ, π_θ̄),   A_max = max |A|,   G = max_s E_{π_θ}‖∇log π_θ(a|s)‖,   c = 2 Σ_t t γ^t.
 
-with t counted from 0. At γ = 1, c = T(T − 1); the bounds hold for every γ in [0, 1], with γ^t in front of step t as in
-J. An episode's end counts as one more state, in which both policies are the same and no advantage is left.
+Time t starts at 0; at γ = 1, c = T(T − 1). The bounds hold for every γ in [0, 1], with the factor γ^t in J. The end of
+an episode counts as one more state, in which both policies are equal and advantages are 0.
 """
 
 from functools import partial
@@ -23,7 +23,7 @@ from pgjax.types import Params
 
 
 class Bounded(NamedTuple):
-    """A quantity and what it cannot exceed."""
+    """A quantity and its upper bound."""
 
     measured: Array
     bound: Array
@@ -46,7 +46,7 @@ class MeanGradients(NamedTuple):
 
 
 class GradientGaps(NamedTuple):
-    """‖E[ĝ] − ∇J(θ)‖ of the three forms that drop ratios."""
+    """‖E[ĝ] − ∇J(θ)‖ of the three estimators that drop ratios, with bounds."""
 
     prefix: Bounded
     suffix: Bounded
@@ -54,38 +54,23 @@ class GradientGaps(NamedTuple):
 
 
 def policy_distance(log_probs: Array, behaviour: Array) -> Array:
-    """The largest total variation between two policies, ε = max_s ½ Σ_a |π_θ(a|s) − π_θ̄(a|s)|, in [0, 1].
+    """Largest total variation between two policies, ε = max_s ½ Σ_a |π_θ(a|s) − π_θ̄(a|s)|, in [0, 1].
 
     Args:
       log_probs: log π_θ, [S, A] or [T, S, A].
       behaviour: log π_θ̄, likewise.
-
-    >>> policy_distance(jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]])), jnp.log(jnp.array([0.5, 0.5])))
-    Array(0.25, dtype=float32)
     """
     return 0.5 * jnp.max(jnp.sum(jnp.abs(jnp.exp(log_probs) - jnp.exp(behaviour)), axis=-1))
 
 
 @jax.jit
 def state_mismatch(mdp: MDP, log_probs: Array, behaviour: Array) -> Bounded:
-    """How far the state laws drift apart: ‖d_t^θ − d_t^θ̄‖₁ ≤ 2 (1 − (1 − ε)^t) ≤ 2εt.
+    """Distance between the state distributions at t = 0 … T − 1 and its bound, both [T].
 
-    Two walkers who choose alike whenever they can have parted by time t with probability at most 1 − (1 − ε)^t. The
-    end of an episode is a state of the sum: without it the norm would be smaller.
+        ‖d_t^θ − d_t^θ̄‖₁ ≤ 2 (1 − (1 − ε)^t) ≤ 2εt
 
-    Args:
-      mdp: the problem.
-      log_probs: log π_θ, [S, A] or [T, S, A].
-      behaviour: log π_θ̄, likewise.
-
-    Returns:
-      Both sides at t = 0 … T − 1, [T].
-    Kakade & Langford 2002; Schulman et al. 2015, lemma 3. https://arxiv.org/abs/1502.05477
-
-    >>> mdp = make_mdp([1.0, 0.0], [[[1.0, 0.0], [0.0, 1.0]]] * 2, [[0.0, 0.0]] * 2, horizon=3)
-    >>> target, behaviour = (jnp.log(jnp.array([[p, 1.0 - p]] * 2)) for p in (0.5, 0.75))
-    >>> state_mismatch(mdp, target, behaviour)
-    Bounded(measured=Array([0. , 0.5, 0.5], dtype=float32), bound=Array([0.   , 0.5  , 0.875], dtype=float32))
+    Arguments as in `policy_distance`. The norm includes the end of the episode as a state.
+    Source: Kakade & Langford 2002; Schulman et al. 2015, lemma 3. https://arxiv.org/abs/1502.05477
     """
     shift = exact_values(mdp, log_probs).state_law - exact_values(mdp, behaviour).state_law
     measured = jnp.sum(jnp.abs(shift), axis=-1) + jnp.abs(jnp.sum(shift, axis=-1))
@@ -94,23 +79,11 @@ def state_mismatch(mdp: MDP, log_probs: Array, behaviour: Array) -> Bounded:
 
 @jax.jit
 def performance_difference(mdp: MDP, log_probs: Array, behaviour: Array) -> PerformanceDifference:
-    """How much better a policy is, from the other one's advantages: an identity.
+    """The two sides of the performance difference lemma, scalars. Arguments as in `policy_distance`.
 
         J(θ) − J(θ̄) = Σ_t γ^t E_{s ~ d_t^θ}[Ā_t(s)],   Ā_t(s) = Σ_a π_θ(a|s) A_t^θ̄(s, a)
 
-    Args:
-      mdp: the problem.
-      log_probs: log π_θ, [S, A] or [T, S, A].
-      behaviour: log π_θ̄, likewise.
-
-    Returns:
-      Both sides, scalars.
-    Kakade & Langford 2002, lemma 6.1.
-
-    >>> mdp = make_mdp([1.0], [[[0.9], [0.5]]], [[0.0, 1.0]], horizon=3)
-    >>> sides = performance_difference(mdp, jnp.log(jnp.array([[0.3, 0.7]])), jnp.log(jnp.array([[0.5, 0.5]])))
-    >>> [round(float(x), 4) for x in sides]
-    [0.3081, 0.3081]
+    Source: Kakade & Langford 2002, lemma 6.1.
     """
     here, there = exact_values(mdp, log_probs), exact_values(mdp, behaviour)
     return PerformanceDifference(
@@ -122,18 +95,9 @@ def performance_difference(mdp: MDP, log_probs: Array, behaviour: Array) -> Perf
 def surrogate_value(mdp: MDP, log_probs: Array, behaviour: Array) -> Array:
     """L(θ) = Σ_t γ^t E_{s ~ d_t^θ̄}[Ā_t(s)]: the performance difference with the states of the behaviour policy.
 
-    Differentiable in `log_probs`; its gradient is the mean of the first-order form.
-
-    Args:
-      mdp: the problem.
-      log_probs: log π_θ, [S, A] or [T, S, A].
-      behaviour: log π_θ̄, likewise.
-    Schulman et al. 2015, eq. 3. https://arxiv.org/abs/1502.05477
-
-    >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)  # of one step L is the whole difference
-    >>> target, behaviour = (jnp.log(jnp.array([[p, 1.0 - p]])) for p in (0.75, 0.5))
-    >>> round(float(surrogate_value(mdp, target, behaviour)), 4)
-    0.25
+    Differentiable in `log_probs`; its gradient is the mean of the first-order estimator. Arguments as in
+    `policy_distance`.
+    Source: Schulman et al. 2015, eq. 3. https://arxiv.org/abs/1502.05477
     """
     there = exact_values(mdp, behaviour)
     return _expected_advantage(mdp, there.state_law, log_probs, there)
@@ -141,58 +105,45 @@ def surrogate_value(mdp: MDP, log_probs: Array, behaviour: Array) -> Array:
 
 @jax.jit
 def value_gap(mdp: MDP, log_probs: Array, behaviour: Array) -> Bounded:
-    """How wrong the surrogate's value can be: |J(θ) − J(θ̄) − L(θ)| ≤ 2 c ε² A_max, quadratic in the distance.
+    """Error of the surrogate's value and its bound: |J(θ) − J(θ̄) − L(θ)| ≤ 2 c ε² A_max.
 
-    A_max is of the behaviour policy. At γ = 1 the bound is 2 ε² A_max T(T − 1). A step with L(θ) above the bound
-    improves J.
-
-    Args:
-      mdp: the problem.
-      log_probs: log π_θ, [S, A] or [T, S, A].
-      behaviour: log π_θ̄, likewise.
-
-    Returns:
-      Both sides, scalars.
-    Kakade & Langford 2002; Schulman et al. 2015, theorem 1. https://arxiv.org/abs/1502.05477
+    A_max is that of the behaviour policy. If L(θ) is above the bound, J(θ) > J(θ̄). Arguments as in `policy_distance`.
+    Source: Kakade & Langford 2002; Schulman et al. 2015, theorem 1. https://arxiv.org/abs/1502.05477
 
     >>> mdp = make_mdp([1.0], [[[0.9], [0.5]]], [[0.0, 1.0]], horizon=3)
     >>> gap = value_gap(mdp, jnp.log(jnp.array([[0.3, 0.7]])), jnp.log(jnp.array([[0.5, 0.5]])))
-    >>> round(float(gap.measured), 4), round(float(gap.bound), 4)  # 2 · 6 · 0.2² · ½
+    >>> round(float(gap.measured), 4), round(float(gap.bound), 4)
     (0.0339, 0.24)
     """
     difference = performance_difference(mdp, log_probs, behaviour).difference
     largest = jnp.max(jnp.abs(_advantage(exact_values(mdp, behaviour))))
-    bound = 2.0 * _compounding(mdp) * policy_distance(log_probs, behaviour) ** 2 * largest
+    bound = 2.0 * _horizon_factor(mdp) * policy_distance(log_probs, behaviour) ** 2 * largest
     return Bounded(jnp.abs(difference - surrogate_value(mdp, log_probs, behaviour)), bound)
 
 
 @partial(jax.jit, static_argnames="log_policy")
 def mean_gradients(mdp: MDP, log_policy: LogPolicy, params: Params, behaviour: Array) -> MeanGradients:
-    """What each of the 2×2 of importance-sampled estimators has as its mean, by dynamic programming.
+    """Exact means of the 2×2 of importance-sampled estimators, by dynamic programming, for any horizon:
 
-        Σ_t γ^t E_{s ~ d_t, a ~ π_θ}[∇log π_θ(a|s) Q_t(s, a)]
+        Σ_t γ^t E_{s ~ d_t, a ~ π_θ}[∇log π_θ(a|s) Q_t(s, a)].
 
-    with the state law d^θ where past ratios are kept, d^θ̄ where they are dropped, and with Q^θ where future ratios are
-    kept, Q^θ̄ where they are dropped. No trajectories, so any horizon.
+    The state distribution d is d^θ with past ratios and d^θ̄ without. Q is Q^θ with future ratios and Q^θ̄ without.
 
     Args:
       mdp: the problem.
       log_policy: params -> log π_θ.
       params: θ.
       behaviour: log π_θ̄, [S, A] or [T, S, A].
-    Degris et al. 2012; Schulman et al. 2015. https://arxiv.org/abs/1502.05477
-
-    >>> mdp, theta = make_mdp([1.0], [[[0.9], [0.5]]], [[0.0, 1.0]], horizon=3), jnp.array([[0.3, -0.2]])
-    >>> means = mean_gradients(mdp, jax.nn.log_softmax, theta, jax.nn.log_softmax(theta))
-    >>> bool(jnp.allclose(jnp.stack(means), means.exact, atol=1e-6))  # at θ = θ̄ they are one
-    True
+    Source: Degris et al. 2012; Schulman et al. 2015. https://arxiv.org/abs/1502.05477
     """
     here, there = exact_values(mdp, log_policy(params)), exact_values(mdp, behaviour)
     factor = mdp.discount ** jnp.arange(mdp.horizon)
 
-    def mean(law: Array, action_value: Array) -> Array:
+    def mean(state_probs: Array, action_value: Array) -> Array:
         def inner(p: Params) -> Array:
-            return jnp.einsum("t,ts,tsa,tsa->", factor, law, jnp.exp(per_step(mdp, log_policy(p))), action_value)
+            return jnp.einsum(
+                "t,ts,tsa,tsa->", factor, state_probs, jnp.exp(per_step(mdp, log_policy(p))), action_value
+            )
 
         return ravel_pytree(jax.grad(inner)(params))[0]
 
@@ -206,19 +157,10 @@ def mean_gradients(mdp: MDP, log_policy: LogPolicy, params: Params, behaviour: A
 
 @partial(jax.jit, static_argnames="log_policy")
 def gradient_gap(mdp: MDP, log_policy: LogPolicy, params: Params, behaviour: Array) -> GradientGaps:
-    """The bias of the forms that drop ratios: at most G ε A_max c, first order twice that; linear in the distance.
+    """Bias norms of the estimators that drop ratios, and their bounds: G ε A_max c, and twice that for the first order.
 
-    A_max is over both policies. At γ = 1, c = T(T − 1). The leading term itself is `cross_term`.
-
-    Args:
-      mdp: the problem.
-      log_policy: params -> log π_θ.
-      params: θ.
-      behaviour: log π_θ̄, [S, A] or [T, S, A].
-
-    Returns:
-      Bias (Euclidean norm over the flattened parameters) and bound of each form, scalars.
-    Kakade & Langford 2002 and Schulman et al. 2015, carried over to gradients. https://arxiv.org/abs/1502.05477
+    A_max is over both policies. The leading term of the bias is `cross_term`. Arguments as in `mean_gradients`.
+    Source: Kakade & Langford 2002 and Schulman et al. 2015, extended to gradients. https://arxiv.org/abs/1502.05477
 
     >>> gaps = gradient_gap(worst_case_mdp(10), worst_case_policy, 0.01, worst_case_policy(0.0))
     >>> [0.9 < float(gap.measured / gap.bound) <= 1.0 for gap in gaps]
@@ -226,20 +168,16 @@ def gradient_gap(mdp: MDP, log_policy: LogPolicy, params: Params, behaviour: Arr
     """
     log_probs, means = log_policy(params), mean_gradients(mdp, log_policy, params, behaviour)
     largest = jnp.max(jnp.abs(jnp.stack([_advantage(exact_values(mdp, x)) for x in (log_probs, behaviour)])))
-    bound = _score_size(log_policy, params) * policy_distance(log_probs, behaviour) * largest * _compounding(mdp)
+    bound = _largest_score(log_policy, params) * policy_distance(log_probs, behaviour) * largest * _horizon_factor(mdp)
     prefix, suffix, first_order = (jnp.linalg.norm(mean - means.exact) for mean in means[1:])
     return GradientGaps(Bounded(prefix, bound), Bounded(suffix, bound), Bounded(first_order, 2.0 * bound))
 
 
 def worst_case_mdp(horizon: int, discount: float = 1.0) -> MDP:
-    """A problem on which every bound here is attained, for `worst_case_policy` with θ̄ = 0 and θ = ε → 0.
+    """An MDP on which every bound of this module is attained, for `worst_case_policy` with θ̄ = 0 and θ = ε → 0.
 
-    Two places, rewards ±1. Every step the target policy leaves the first place with probability ε, for good, and the
-    behaviour policy never does. Where it stays it is worse than the behaviour policy, and better where it went.
-
-    >>> gap = value_gap(worst_case_mdp(10), worst_case_policy(0.01), worst_case_policy(0.0))
-    >>> round(float(gap.measured / gap.bound), 2)
-    0.97
+    It has two states and rewards ±1. The target policy leaves the first state for good with probability ε per step; the
+    behaviour policy never leaves it. The target policy is worse in the first state and better in the second.
     """
     successor = np.array([[0, 0, 1], [1, 1, 1]])  # [state, action]
     reward = np.array([[1.0, -1.0, -1.0]] * 2)
@@ -247,11 +185,7 @@ def worst_case_mdp(horizon: int, discount: float = 1.0) -> MDP:
 
 
 def worst_case_policy(theta: ArrayLike) -> Array:
-    """log π of a policy with one parameter θ in [0, ½), [2, 3]; its distance from θ̄ is |θ − θ̄|.
-
-    >>> round(float(policy_distance(worst_case_policy(0.1), worst_case_policy(0.3))), 4)
-    0.2
-    """
+    """log π of a policy with one parameter θ in [0, ½), [2, 3]; its distance from θ̄ is |θ − θ̄|."""
     x = jnp.asarray(theta, float)
     first = jnp.stack([0.5 - x, jnp.full_like(x, 0.5), x])
     second = jnp.stack([0.5 + x, 0.25 - 0.5 * x, 0.25 - 0.5 * x])
@@ -263,19 +197,19 @@ def _advantage(values: Values) -> Array:
     return values.action_value - values.value[:-1, :, None]
 
 
-def _expected_advantage(mdp: MDP, law: Array, log_probs: Array, there: Values) -> Array:
-    """Σ_t γ^t Σ_s law_t(s) Σ_a π(a|s) A_t(s, a)."""
+def _expected_advantage(mdp: MDP, state_probs: Array, log_probs: Array, there: Values) -> Array:
+    """Σ_t γ^t Σ_s state_probs_t(s) Σ_a π(a|s) A_t(s, a)."""
     factor = mdp.discount ** jnp.arange(mdp.horizon)
-    return jnp.einsum("t,ts,tsa,tsa->", factor, law, jnp.exp(per_step(mdp, log_probs)), _advantage(there))
+    return jnp.einsum("t,ts,tsa,tsa->", factor, state_probs, jnp.exp(per_step(mdp, log_probs)), _advantage(there))
 
 
-def _compounding(mdp: MDP) -> Array:
+def _horizon_factor(mdp: MDP) -> Array:
     """c = 2 Σ_t t γ^t; T(T − 1) at γ = 1."""
     time = jnp.arange(mdp.horizon)
     return 2.0 * jnp.sum(time * mdp.discount**time)
 
 
-def _score_size(log_policy: LogPolicy, params: Params) -> Array:
+def _largest_score(log_policy: LogPolicy, params: Params) -> Array:
     """G = max_s E_{π_θ}‖∇log π_θ(a|s)‖ = max_s Σ_a ‖∇π_θ(a|s)‖."""
     flat, unravel = ravel_pytree(params)
     slope = jax.jacrev(lambda p: jnp.exp(log_policy(unravel(p))))(flat)

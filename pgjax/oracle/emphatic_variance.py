@@ -1,4 +1,4 @@
-"""What emphatic weights estimate and how much they vary, by dynamic programming."""
+"""Exact mean and variance of emphatic weights, by dynamic programming."""
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +9,18 @@ from pgjax.oracle.mdp import MDP, exact_values, per_step
 
 
 def emphatic_law(mdp: MDP, target: Array, behaviour: Array, interest: ArrayLike = 1.0) -> Array:
-    """E_μ[F_t 1(s_t = s)], [T, S]: f_t = d_t^μ i_t + γ P_πᵀ f_{t−1}.
+    """Emphatic state weighting E_μ[F_t 1(s_t = s)], [T, S].
+
+        f_t = d_t^μ i_t + γ P_πᵀ f_{t−1}
 
     Args:
       mdp: the problem.
       target: log π, [S, A] or [T, S, A].
       behaviour: log μ, likewise.
       interest: i_t(s), a number or [T, S].
-    Sutton, Mahmood & White 2016. https://arxiv.org/abs/1503.04269
-
-    >>> from pgjax.oracle import make_mdp
-    >>> mdp = make_mdp([1.0, 0.0], [[[1.0, 0.0], [0.0, 1.0]]] * 2, [[0.0, 0.0]] * 2, horizon=2)
-    >>> target, behaviour = (jnp.log(jnp.array([[p, 1.0 - p]] * 2)) for p in (0.5, 0.75))
-    >>> [round(float(x), 3) for x in emphatic_law(mdp, target, behaviour)[1]]  # ¾ + ½, ¼ + ½
-    [1.25, 0.75]
+    Source: Sutton, Mahmood & White 2016. https://arxiv.org/abs/1503.04269
     """
-    law = exact_values(mdp, behaviour).state_law
+    state_probs = exact_values(mdp, behaviour).state_law
     pi = jnp.exp(per_step(mdp, target))
 
     def forward(arriving: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -32,26 +28,14 @@ def emphatic_law(mdp: MDP, target: Array, behaviour: Array, interest: ArrayLike 
         mass = fresh + arriving
         return mdp.discount * jnp.einsum("s,sa,sax->x", mass, pi_t, jnp.asarray(mdp.transition)), mass
 
-    return jax.lax.scan(forward, jnp.zeros_like(law[0]), (law * interest, pi))[1]
+    return jax.lax.scan(forward, jnp.zeros_like(state_probs[0]), (state_probs * interest, pi))[1]
 
 
 def emphatic_moments(mdp: MDP, target: Array, behaviour: Array, interest: ArrayLike = 1.0) -> tuple[Array, Array]:
-    """Mean and variance of Σ_t F_t ρ_t r_t of one trajectory of the behaviour policy.
+    """Mean and variance of Σ_t F_t ρ_t r_t over trajectories of the behaviour policy. Arguments as in `emphatic_law`.
 
-    The sum is Y_0 of Y_t = i_t G_t + Y_{t+1}, G_t = ρ_t (r_t + γ G_{t+1}); E[G], E[Y], E[G²], E[GY] and E[Y²] given
-    the state go backwards together.
-
-    Args:
-      mdp: the problem.
-      target: log π, [S, A] or [T, S, A].
-      behaviour: log μ, likewise.
-      interest: i_t(s), a number or [T, S].
-
-    >>> from pgjax.oracle import make_mdp
-    >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
-    >>> target, behaviour = (jnp.log(jnp.array([[p, 1.0 - p]])) for p in (0.5, 0.25))
-    >>> [round(float(x), 4) for x in emphatic_moments(bandit, target, behaviour)]  # one step: as per decision
-    [0.5, 0.75]
+    The sum is Y_0 of Y_t = i_t G_t + Y_{t+1} with G_t = ρ_t (r_t + γ G_{t+1}). A backward recursion computes E[G],
+    E[Y], E[G²], E[GY] and E[Y²] given the state.
     """
     reward, transition, gamma = jnp.asarray(mdp.reward), jnp.asarray(mdp.transition), mdp.discount
     log_pi, log_mu = per_step(mdp, target), per_step(mdp, behaviour)

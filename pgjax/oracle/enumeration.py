@@ -1,4 +1,4 @@
-"""Every trajectory of a tabular problem, and the exact mean and covariance of any estimator over them."""
+"""Enumeration of all trajectories of a tabular problem, and exact moments of estimators over them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ CHUNK = 4096  # batches in memory at a time
 
 
 class Trajectories(NamedTuple):
-    """Every trajectory an MDP can produce, [T, M], with the probability of the environment's choices alone, [M]."""
+    """All trajectories of an MDP, [T, M], with the probability of start and next states, [M], without the policy."""
 
     state: np.ndarray
     action: np.ndarray
@@ -33,7 +33,7 @@ class Trajectories(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Exact moments of an estimator of the gradient, in the flattened parameters."""
+    """Exact moments of a gradient estimator, in the flattened parameters."""
 
     mean: Array  # [P]
     covariance: Array  # [P, P]
@@ -41,23 +41,22 @@ class Moments(NamedTuple):
 
 
 def enumerate_trajectories(mdp: MDP, max_trajectories: int = 2_000_000) -> Trajectories:
-    """Every (s_0, a_0, s_1, …) that the tables allow, whatever the policy.
+    """List every trajectory that the tables allow under some policy.
 
     Raises:
-      SettingError: if there are more than `max_trajectories`; says how many.
+      SettingError: for more than `max_trajectories`; shows the number.
 
     >>> from pgjax.oracle import make_mdp
-    >>> mdp = make_mdp([1.0], [[[0.5], [0.0]]], [[1.0, 0.0]], horizon=2)  # action 0 goes on half the time
-    >>> found = enumerate_trajectories(mdp)
-    >>> found.mask.sum(axis=0).tolist(), found.probability.tolist()
-    ([1.0, 1.0, 2.0, 2.0], [0.5, 1.0, 0.5, 0.5])
+    >>> mdp = make_mdp([1.0], [[[0.5], [0.0]]], [[1.0, 0.0]], horizon=2)  # action 0 continues with probability 0.5
+    >>> enumerate_trajectories(mdp).mask.sum(axis=0).tolist()  # lengths
+    [1.0, 1.0, 2.0, 2.0]
     """
     count = count_trajectories(mdp)
     if count > max_trajectories:
         many = f"about {count:.1e}" if np.isfinite(count) else "more than 1e+300"
         raise SettingError("horizon", mdp.horizon, f"means {many} trajectories; at most {max_trajectories}")
     starts = np.flatnonzero(mdp.initial)
-    states, actions = starts[None], np.zeros((0, len(starts)), int)  # open: s_0..s_t, a_0..a_{t-1}
+    states, actions = starts[None], np.zeros((0, len(starts)), int)  # unfinished trajectories: s_0..s_t, a_0..a_{t-1}
     weight, closed = mdp.initial[starts], []
     num_actions = mdp.reward.shape[1]
     for t in range(mdp.horizon):
@@ -84,11 +83,7 @@ def enumerate_trajectories(mdp: MDP, max_trajectories: int = 2_000_000) -> Traje
 
 
 def count_trajectories(mdp: MDP) -> float:
-    """How many trajectories `enumerate_trajectories` would list; infinity beyond 1e300.
-
-    >>> count_trajectories(MDP(np.ones(1), np.ones((1, 2, 1)), np.ones((1, 2)), horizon=10, discount=1.0))  # 2¹⁰
-    1024.0
-    """
+    """Number of trajectories that `enumerate_trajectories` would list; infinity above 1e300."""
     following = (mdp.transition > 0).astype(float)
     ends = (1.0 - mdp.transition.sum(-1) > 1e-15).astype(float)
     ways, total = (mdp.initial > 0).astype(float), 0.0
@@ -101,14 +96,7 @@ def count_trajectories(mdp: MDP) -> float:
 
 
 def trajectory_probability(mdp: MDP, trajectories: Trajectories, log_probs: Array) -> Array:
-    """P(τ) under a policy, [M]; sums to one.
-
-    >>> from pgjax.oracle import make_mdp
-    >>> mdp = make_mdp([1.0], [[[0.5], [0.0]]], [[1.0, 0.0]], horizon=2)
-    >>> chance = trajectory_probability(mdp, enumerate_trajectories(mdp), jnp.log(jnp.array([[0.5, 0.5]])))
-    >>> [round(p, 4) for p in chance.tolist()]
-    [0.25, 0.5, 0.125, 0.125]
-    """
+    """P(τ) of every trajectory under a policy log π(a|s), [M]."""
     taken = taken_log_probs(mdp, trajectories, log_probs)
     return jnp.asarray(trajectories.probability) * jnp.exp(jnp.sum(taken, axis=0))
 
@@ -118,7 +106,7 @@ def trajectory_probability(mdp: MDP, trajectories: Trajectories, log_probs: Arra
 )
 @dataclass(frozen=True)
 class Sampling:
-    """What an estimator is given: who samples, and which critics it may use.
+    """Behaviour policy, critics and batch size of an estimator.
 
     Attributes:
       behaviour: log π_θ̄, [S, A] or [T, S, A]; None for the policy itself.
@@ -141,25 +129,22 @@ def moments(
 ) -> Moments:
     """Exact mean and covariance of an estimator of ∇J, over all batches of N independent trajectories.
 
-        E[ĝ] = Σ p_μ(τ_1) … p_μ(τ_N) ĝ(τ_1, …, τ_N),      ĝ = (1/N) Σ_n of its trajectories
+        E[ĝ] = Σ P(τ_1) … P(τ_N) ĝ(τ_1, …, τ_N)
 
     Args:
-      mdp: the problem; the factor γ^t is kept (`discounted_objective`), so ∇J is that of E[Σ γ^t r_t].
-      estimator: any estimator of the library.
+      mdp: the problem. The factor γ^t is kept (`discounted_objective`), so that J = E[Σ_t γ^t r_t].
+      estimator: of ∇J.
       log_policy: params -> log π_θ.
       params: θ.
-      sampling: behaviour policy, critics, N.
-
-    Returns:
-      Moments in the flattened parameters.
+      sampling: behaviour policy, critics and N.
 
     Raises:
-      SettingError: for more than `MAX_BATCHES` batches; says how many there are.
+      SettingError: for more than `MAX_BATCHES` batches; shows the number.
 
     >>> from pgjax import product, score, total_return
     >>> from pgjax.oracle import make_mdp
-    >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)  # a bandit; action 0 earns 1
-    >>> m = moments(mdp, product(total_return, score), jax.nn.log_softmax, jnp.zeros((1, 2)))
+    >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
+    >>> m = moments(bandit, product(total_return, score), jax.nn.log_softmax, jnp.zeros((1, 2)))
     >>> m.mean.tolist(), float(m.variance)
     ([0.25, -0.25], 0.125)
     """
@@ -179,10 +164,7 @@ def _moments(
     params: Params,
     sampling: Sampling,
 ) -> Moments:
-    """One pass over all batches, a chunk of them in memory at a time, each chunk's moments merged into those before.
-
-    m = Σ w_c m_c / w,   M = Σ M_c + w w_c / (w + w_c) (m_c − m)(m_c − m)ᵀ       (Chan, Golub & LeVeque 1983)
-    """
+    """Merge the moments of chunks of batches in one pass (Chan, Golub & LeVeque 1983)."""
     chance, estimate = _estimates(mdp, trajectories, estimator, log_policy, params, sampling)
     count = len(chance) ** sampling.batch_size
     chunk = min(CHUNK, count)
@@ -191,16 +173,16 @@ def _moments(
         k = c * chunk + jnp.arange(chunk)
         members = jnp.stack([k // len(chance) ** j % len(chance) for j in range(sampling.batch_size)], axis=-1)
         weight = jnp.where(k < count, jnp.prod(chance[members], axis=-1), 0.0)
-        each, whole = jax.vmap(estimate)(members), jnp.sum(weight)
-        mean = quotient(weight @ each, whole)
-        return whole, mean, ((each - mean) * weight[:, None]).T @ (each - mean)
+        each, total = jax.vmap(estimate)(members), jnp.sum(weight)
+        mean = quotient(weight @ each, total)
+        return total, mean, ((each - mean) * weight[:, None]).T @ (each - mean)
 
     def merge(one: tuple[Array, Array, Array], c: Array) -> tuple[tuple[Array, Array, Array], None]:
-        (before, mean, covariance), (weight, its_mean, its_covariance) = one, of_chunk(c)
-        whole, apart = before + weight, its_mean - mean
-        share = quotient(weight, whole)
-        covariance = covariance + its_covariance + before * share * jnp.outer(apart, apart)
-        return (whole, mean + share * apart, covariance), None
+        (before, mean, covariance), (weight, chunk_mean, chunk_covariance) = one, of_chunk(c)
+        total, difference = before + weight, chunk_mean - mean
+        share = quotient(weight, total)
+        covariance = covariance + chunk_covariance + before * share * jnp.outer(difference, difference)
+        return (total, mean + share * difference, covariance), None
 
     zero = jnp.zeros_like(ravel_pytree(params)[0])
     start = jnp.zeros((), zero.dtype), zero, jnp.outer(zero, zero)
@@ -211,15 +193,7 @@ def _moments(
 def trajectory_estimates(
     mdp: MDP, estimator: Estimator, log_policy: LogPolicy, params: Params, sampling: Sampling = ON_POLICY
 ) -> tuple[Array, Array]:
-    """Every trajectory's probability [M] and gradient estimate [M, P], for estimators that do not couple the batch.
-
-    >>> from pgjax import product, score, total_return
-    >>> from pgjax.oracle import make_mdp
-    >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 3.0]], horizon=1)
-    >>> chance, each = trajectory_estimates(mdp, product(total_return, score), jax.nn.log_softmax, jnp.zeros((1, 2)))
-    >>> each.tolist(), (chance @ each).tolist()  # the mean is ∇J
-    ([[0.5, -0.5], [-1.5, 1.5]], [-0.5, 0.5])
-    """
+    """Probability [M] and gradient estimate [M, P] of every trajectory, for estimators without batch statistics."""
     return _trajectory_estimates(mdp, enumerate_trajectories(mdp), estimator, log_policy, params, sampling)
 
 
@@ -262,11 +236,7 @@ def _estimates(
 
 
 def mdp_agent(log_policy: LogPolicy) -> Agent:
-    """An Agent acting on observations (t, s) of an MDP.
-
-    >>> mdp_agent(jax.nn.log_softmax).policy(jnp.array([[0.0, 1.0], [1.0, 0.0]]), (7, 1)).mode().item()  # state 1
-    0
-    """
+    """An Agent that acts on observations (t, s) of an MDP with a policy params -> log π."""
 
     def policy(params: Params, observation: tuple[Array, Array]) -> Categorical:
         time, state = observation
@@ -277,7 +247,7 @@ def mdp_agent(log_policy: LogPolicy) -> Agent:
 
 
 def as_transition(mdp: MDP, trajectories: Trajectories, behaviour: Array) -> Transition:
-    """The listed trajectories as a whole-episode rollout under a behaviour policy, [T, M]."""
+    """The listed trajectories as a whole-episode rollout of a behaviour policy, [T, M]."""
     state, action, mask = (jnp.asarray(x) for x in trajectories[:3])
     time = jnp.broadcast_to(jnp.arange(mdp.horizon)[:, None], state.shape)
     last = mask - jnp.pad(mask[1:], ((0, 1), (0, 0)))
@@ -303,7 +273,7 @@ def as_signals(
     value: Array | None = None,
     action_value: Array | None = None,
 ) -> Signals:
-    """Signals of the listed trajectories, with γ^t in front of every reward and value."""
+    """Signals of the listed trajectories, with the factor γ^t on every reward and value."""
     value = jnp.zeros((mdp.horizon + 1, len(mdp.initial))) if value is None else value
     signals = make_signals(
         transition.reward,
@@ -321,13 +291,7 @@ def as_signals(
 
 
 def taken_log_probs(mdp: MDP, trajectories: Trajectories, log_probs: Array) -> Array:
-    """log π(a_t|s_t) along the trajectories, 0 on padding, [T, M].
-
-    >>> from pgjax.oracle import make_mdp
-    >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=2)  # ends after a step
-    >>> taken_log_probs(mdp, enumerate_trajectories(mdp), jnp.array([[-1.0, -2.0]])).tolist()
-    [[-1.0, -2.0], [0.0, 0.0]]
-    """
+    """log π(a_t|s_t) along the trajectories, 0 on padding, [T, M]."""
     time = jnp.arange(mdp.horizon)[:, None]
     chosen = per_step(mdp, jnp.asarray(log_probs))[time, trajectories.state, trajectories.action]
     return jnp.where(trajectories.mask > 0, chosen, 0.0)

@@ -1,4 +1,4 @@
-"""What one step along an estimated gradient gains: E[J(θ + α ĝ)] over every batch, exactly."""
+"""Exact expected improvement E[J(θ + α ĝ)] − J(θ) of a gradient step, over every batch."""
 
 import math
 from collections import Counter
@@ -22,7 +22,7 @@ CHUNK = 1024  # batches in memory at a time
 
 
 class Improvement(NamedTuple):
-    """What a step of each size does to J, over all batches; arrays [K] over step sizes."""
+    """Change of J by a step of each size, over all batches; arrays [K] over step sizes."""
 
     mean: Array  # E[J(θ + α ĝ)] − J(θ)
     deviation: Array  # its standard deviation over batches
@@ -37,31 +37,27 @@ def expected_improvement(
     sizes: ArrayLike,
     sampling: Sampling = ON_POLICY,
 ) -> Improvement:
-    """Expected gain of θ ← θ + α ĝ, with ĝ of a batch of N independent trajectories, over every batch.
+    """Expected change of J by θ ← θ + α ĝ, over every batch of N independent trajectories.
 
-    Batches that differ in their order alone count as one, with their number as weight: for estimators to which the
-    order of trajectories means nothing, as to all of the library.
+    The estimator must not depend on the order of trajectories, since batches that differ only in order are merged.
 
     Args:
       mdp: the problem.
-      estimator: of ∇J; any of the library.
+      estimator: of ∇J.
       log_policy: params -> log π_θ.
       params: θ.
-      sizes: α, [K].
-      sampling: behaviour policy, critics, N, as in `moments`.
-
-    Returns:
-      Improvement, [K].
+      sizes: step sizes α, [K].
+      sampling: behaviour policy, critics and N, as in `moments`.
 
     Raises:
-      SettingError: for more than `MAX_BATCHES` batches; says how many there are.
+      SettingError: for more than `MAX_BATCHES` batches; shows the number.
 
     >>> from pgjax import product, score, total_return
     >>> from pgjax.oracle import make_mdp
-    >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)  # arm 0 earns 1: half of the batches
+    >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
     >>> gain = expected_improvement(bandit, product(total_return, score), jax.nn.log_softmax, jnp.zeros((1, 2)), [2.0])
-    >>> round(float(gain.mean[0]), 4), round(float(gain.deviation[0]), 4)  # (σ(2) − ½)/2, twice
-    (0.1904, 0.1904)
+    >>> round(float(gain.mean[0]), 4)  # (σ(2) − ½)/2
+    0.1904
     """
     trajectories = enumerate_trajectories(mdp)
     many, size = len(trajectories.probability), sampling.batch_size

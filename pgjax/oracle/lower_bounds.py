@@ -1,4 +1,4 @@
-"""What can be promised of a policy from another one's trajectories: the lower bound that POIS ascends, exactly."""
+"""Exact lower bounds on a policy's return from trajectories of another policy, as maximised by POIS."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ from pgjax.types import Params, SettingError
 
 @jax.jit
 def weight_second_moment(mdp: MDP, target: Array, behaviour: Array) -> Array:
-    """E_μ[ρ_{1:T}²] = exp D₂(p_π‖p_μ), the exponentiated Rényi divergence of order 2 of the trajectories' laws.
+    """E_μ[ρ_{1:T}²] = exp D₂(p_π‖p_μ), the exponentiated Rényi divergence of order 2 between trajectory distributions.
 
         M_t(s) = Σ_a μ ρ² (Σ_s' P(s'|s, a) M_{t+1}(s') + P(end|s, a)),   M_T = 1
 
@@ -25,12 +25,6 @@ def weight_second_moment(mdp: MDP, target: Array, behaviour: Array) -> Array:
       mdp: the problem.
       target: log π, [S, A] or [T, S, A].
       behaviour: log μ, likewise.
-
-    >>> from pgjax.oracle import make_mdp
-    >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
-    >>> target, behaviour = (jnp.log(jnp.array([[p, 1.0 - p]])) for p in (0.5, 0.25))
-    >>> round(float(weight_second_moment(bandit, target, behaviour)), 4)  # ¼ · 2² + ¾ · (2/3)²
-    1.3333
     """
     transition = jnp.asarray(mdp.transition)
     ends = 1.0 - jnp.sum(transition, axis=-1)
@@ -44,59 +38,42 @@ def weight_second_moment(mdp: MDP, target: Array, behaviour: Array) -> Array:
 
 
 def largest_return(mdp: MDP) -> float:
-    """A bound on |R|: the sum of γ^t max|r|.
-
-    >>> from pgjax.oracle import make_mdp
-    >>> largest_return(make_mdp([1.0], [[[1.0]]], [[-2.0]], horizon=2, discount=0.5))
-    3.0
-    """
+    """An upper bound on |R|: Σ_t γ^t max|r|."""
     return float(np.max(np.abs(mdp.reward)) * np.sum(mdp.discount ** np.arange(mdp.horizon)))
 
 
 def pois_penalty(mdp: MDP, target: Array, behaviour: Array, trajectories: int, confidence: float = 0.95) -> Array:
-    """What the trajectory-wise estimate has to lose to be a lower bound: ‖R‖_∞ √((1 − δ) E_μ[ρ²]/(δ N)).
+    """Penalty of the POIS lower bound, ‖R‖_∞ √((1 − δ) E_μ[ρ²]/(δ N)) with δ = 1 − confidence.
 
-    Here δ = 1 − confidence. With probability at least 1 − δ over N trajectories of μ,
-    J(π) ≥ (1/N) Σ_n ρ_n R_n − penalty: Cantelli's inequality with a variance of at most ‖R‖²_∞ E_μ[ρ²]/N.
+    With probability at least 1 − δ over N trajectories of μ, J(π) ≥ (1/N) Σ_n ρ_n R_n − penalty. This is Cantelli's
+    inequality with a variance of at most ‖R‖²_∞ E_μ[ρ²]/N.
 
     Args:
       mdp: the problem.
       target: log π, [S, A] or [T, S, A].
       behaviour: log μ, likewise.
       trajectories: N.
-      confidence: 1 − δ, between 0 and 1.
+      confidence: 1 − δ, in (0, 1).
 
     Raises:
       SettingError: for a confidence outside (0, 1).
-    Metelli et al. 2018, policy optimisation via importance sampling. https://arxiv.org/abs/1809.06098
-
-    >>> from pgjax.oracle import make_mdp
-    >>> bandit, same = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1), jnp.log(jnp.array([[0.5, 0.5]]))
-    >>> round(float(pois_penalty(bandit, same, same, trajectories=100)), 4)  # √(0.95/(0.05 · 100))
-    0.4359
+    Source: Metelli et al. 2018, policy optimisation via importance sampling. https://arxiv.org/abs/1809.06098
     """
     if not 0.0 < confidence < 1.0:
-        raise SettingError("confidence", confidence, "must lie between 0 and 1, both excluded")
+        raise SettingError("confidence", confidence, "must lie in (0, 1)")
     odds = confidence / (1.0 - confidence)
     return largest_return(mdp) * jnp.sqrt(odds * weight_second_moment(mdp, target, behaviour) / trajectories)
 
 
 def ratio_surrogate(mdp: MDP, trajectories: Trajectories, target: Array, behaviour: Array, share: Array) -> Array:
-    """(1/N) Σ_n ρ_n R_n of a batch, without any penalty.
+    """(1/N) Σ_n ρ_n R_n of a batch.
 
     Args:
       mdp: the problem.
-      trajectories: all of them, from `enumerate_trajectories`.
+      trajectories: from `enumerate_trajectories`.
       target: log π, [S, A] or [T, S, A].
       behaviour: log μ, likewise.
-      share: of the batch that each trajectory makes up, [M]; their probabilities under μ give J(π).
-
-    >>> from pgjax.oracle import enumerate_trajectories, make_mdp
-    >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
-    >>> target, behaviour = (jnp.log(jnp.array([[p, 1.0 - p]])) for p in (0.9, 0.5))
-    >>> batch = jnp.array([0.25, 0.75])  # of four pulls one earned 1, with weight 0.9/0.5
-    >>> round(float(ratio_surrogate(bandit, enumerate_trajectories(bandit), target, behaviour, batch)), 4)
-    0.45
+      share: fraction of the batch of each trajectory, [M]; with probabilities under μ the result is J(π).
     """
     log_ratio = taken_log_probs(mdp, trajectories, target) - taken_log_probs(mdp, trajectories, behaviour)
     returns = jnp.sum(_discounted_rewards(mdp, trajectories), axis=0)
@@ -106,23 +83,10 @@ def ratio_surrogate(mdp: MDP, trajectories: Trajectories, target: Array, behavio
 def clipped_surrogate(
     mdp: MDP, trajectories: Trajectories, target: Array, behaviour: Array, share: Array, clip: float = 0.2
 ) -> Array:
-    """(1/N) Σ_n Σ_t min(ρ_t Â_t, clip(ρ_t, 1 ± ε) Â_t), Â_t the reward to go less its mean over the batch.
+    """(1/N) Σ_n Σ_t min(ρ_t Â_t, clip(ρ_t, 1 ± ε) Â_t), with Â_t the reward-to-go minus its mean over the batch.
 
-    Args:
-      mdp: the problem.
-      trajectories: all of them.
-      target: log π, [S, A] or [T, S, A].
-      behaviour: log μ, likewise.
-      share: as above, [M].
-      clip: ε.
-    Schulman et al. 2017. https://arxiv.org/abs/1707.06347
-
-    >>> from pgjax.oracle import enumerate_trajectories, make_mdp
-    >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
-    >>> target, behaviour = (jnp.log(jnp.array([[p, 1.0 - p]])) for p in (0.9, 0.5))
-    >>> batch = jnp.array([0.5, 0.5])  # Â = ±½; 1.8 is cut to 1.2, 0.2 to 0.8
-    >>> round(float(clipped_surrogate(bandit, enumerate_trajectories(bandit), target, behaviour, batch)), 4)
-    0.1
+    Arguments as in `ratio_surrogate`; `clip` is ε.
+    Source: Schulman et al. 2017. https://arxiv.org/abs/1707.06347
     """
     mask = jnp.asarray(trajectories.mask)
     to_go = linear_recurrence(_discounted_rewards(mdp, trajectories), 1.0, reverse=True)
@@ -133,11 +97,7 @@ def clipped_surrogate(
 
 
 def ascend(objective: Callable[[Params], Array], params: Params, steps: int, size: ArrayLike) -> Params:
-    """θ after plain gradient ascent.
-
-    >>> ascend(lambda x: -((x - 3.0) ** 2), 0.0, steps=100, size=0.1).round(4).item()
-    3.0
-    """
+    """θ after gradient ascent with a constant step size."""
 
     def step(p: Params, _: None) -> tuple[Params, None]:
         return jax.tree.map(lambda x, g: x + size * g, p, jax.grad(objective)(p)), None
@@ -154,18 +114,16 @@ def pois_search(
     steps: int = 500,
     size: ArrayLike = 0.1,
 ) -> Params:
-    """The maximum of the expected bound J(θ') − penalty(θ', θ) over θ', by plain gradient ascent from θ.
-
-    More trajectories allow to go farther; with few the policy stays where its data are.
+    """Maximise the expected bound J(θ') − penalty(θ', θ) over θ', by gradient ascent from θ.
 
     Args:
       mdp: the problem.
       log_policy: params -> log π.
       params: θ of the behaviour policy.
-      trajectories: N.
+      trajectories: N; more trajectories allow larger changes of the policy.
       confidence: of the bound.
-      steps: of the ascent.
-      size: of each.
+      steps: number of gradient steps.
+      size: step size.
 
     >>> from pgjax.oracle import make_mdp
     >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)

@@ -1,4 +1,4 @@
-"""The exact variance of off-policy values at any horizon, by dynamic programming in place of enumeration."""
+"""Exact variances of off-policy value estimates for any horizon, by dynamic programming."""
 
 from functools import partial
 
@@ -10,18 +10,12 @@ from pgjax.oracle.mdp import MDP, exact_values, per_step
 
 
 def state_ratios(mdp: MDP, target: Array, behaviour: Array) -> Array:
-    """d_t^π(s)/d_t^μ(s), [T, S]; 0 where the behaviour policy never is.
+    """d_t^π(s)/d_t^μ(s), [T, S]; 0 where d_t^μ(s) is 0.
 
     Args:
       mdp: the problem.
       target: log π, [S, A] or [T, S, A].
       behaviour: log μ, likewise.
-
-    >>> from pgjax.oracle import make_mdp
-    >>> mdp = make_mdp([1.0, 0.0], [[[1.0, 0.0], [0.0, 1.0]]] * 2, [[0.0, 0.0]] * 2, horizon=2)
-    >>> target, behaviour = (jnp.log(jnp.array([[p, 1.0 - p]] * 2)) for p in (0.5, 0.75))
-    >>> [round(float(x), 3) for x in state_ratios(mdp, target, behaviour)[1]]
-    [0.667, 2.0]
     """
     here, there = (exact_values(mdp, x).state_law for x in (target, behaviour))
     return jnp.where(there > 0, here / jnp.where(there > 0, there, 1.0), 0.0)
@@ -29,15 +23,11 @@ def state_ratios(mdp: MDP, target: Array, behaviour: Array) -> Array:
 
 @jax.jit
 def per_decision_variance(mdp: MDP, target: Array, behaviour: Array) -> Array:
-    """Variance of Σ_t ρ_{1:t} γ^t r_t of one trajectory of the behaviour policy.
+    """Variance of Σ_t ρ_{1:t} γ^t r_t over trajectories of the behaviour policy. Arguments as in `state_ratios`.
 
         M_t(s) = E_μ[ρ² (r² + 2 γ r V_{t+1} + γ² M_{t+1})],   variance = E[M_0(s_0)] − J²
 
-    Args:
-      mdp: the problem.
-      target: log π, [S, A] or [T, S, A].
-      behaviour: log μ, likewise.
-    Jiang & Li 2016, theorem 1 without a critic. https://arxiv.org/abs/1511.03722
+    Source: Jiang & Li 2016, theorem 1 without a critic. https://arxiv.org/abs/1511.03722
 
     >>> from pgjax.oracle import make_mdp
     >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
@@ -62,23 +52,12 @@ def per_decision_variance(mdp: MDP, target: Array, behaviour: Array) -> Array:
 
 @jax.jit
 def marginal_variance(mdp: MDP, target: Array, behaviour: Array) -> Array:
-    """Variance of Σ_t w_t γ^t r_t of one trajectory of the behaviour policy, w_t the exact ratio of the laws of (s, a).
+    """Variance of Σ_t w_t γ^t r_t over trajectories of the behaviour policy. Arguments as in `state_ratios`.
 
-    It is the variance of a sum of functions f_t(s_t, a_t) along the behaviour policy's own path:
-
+        w_t = d_t^π(s, a)/d_t^μ(s, a),   f_t = w_t γ^t r_t
         M_t(s) = E_μ[f_t² + 2 f_t m_{t+1} + M_{t+1}],   m_t(s) = E_μ[f_t + m_{t+1}]
 
-    Args:
-      mdp: the problem.
-      target: log π, [S, A] or [T, S, A].
-      behaviour: log μ, likewise.
-    Xie, Ma & Wang 2019. https://arxiv.org/abs/1906.03393
-
-    >>> from pgjax.oracle import make_mdp
-    >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
-    >>> target, behaviour = (jnp.log(jnp.array([[p, 1.0 - p]])) for p in (0.5, 0.25))
-    >>> round(float(marginal_variance(bandit, target, behaviour)), 4)  # one step: as per decision
-    0.75
+    Source: Xie, Ma & Wang 2019. https://arxiv.org/abs/1906.03393
     """
     transition = jnp.asarray(mdp.transition)
     log_pi, log_mu = per_step(mdp, target), per_step(mdp, behaviour)
@@ -99,29 +78,23 @@ def marginal_variance(mdp: MDP, target: Array, behaviour: Array) -> Array:
 
 @partial(jax.jit, static_argnames="of_actions")
 def dual_variance(mdp: MDP, target: Array, behaviour: Array, of_actions: bool = False) -> Array:
-    """N times the variance of marginal importance sampling with tables of ratios fitted to the data, as N → ∞.
+    """N times the variance of marginal importance sampling with ratio tables fitted to the data, as N → ∞.
 
         Var V_0(s_0) + Σ_t E_μ[(γ^t w_t(s_t))² Var_μ(ρ_t (r_t + γ V_{t+1}(s_{t+1})) | s_t)]
 
-    With tables of states *and actions* the variance given s_t is that of the next state alone,
-    E_μ[ρ_t² Var(γ V_{t+1}(s_{t+1})|s_t, a_t)]: the smallest of any regular estimator that is not given the laws, and
-    that of double reinforcement learning. With bounded w it grows at most like T², as the variance of the return does;
-    with tables of states at most like T³, for the noise of ρ_t multiplies all that is still to come.
+    With tables over (s, a), the variance given s_t is E_μ[ρ_t² Var(γ V_{t+1}(s_{t+1})|s_t, a_t)]. This is the smallest
+    variance of a regular estimator without knowledge of the distributions, attained by double reinforcement learning.
+    For bounded w it grows at most like T². With tables over s it grows at most like T³, because the noise of ρ_t
+    multiplies all later rewards.
 
     Args:
       mdp: the problem.
       target: log π, [S, A] or [T, S, A].
       behaviour: log μ, likewise.
-      of_actions: tables of (s, a), not of s.
-    Kallus & Uehara 2020. https://arxiv.org/abs/1908.08526
-
-    >>> from pgjax.oracle import make_mdp
-    >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
-    >>> target, behaviour = (jnp.log(jnp.array([[p, 1.0 - p]])) for p in (0.5, 0.25))
-    >>> [round(float(dual_variance(bandit, target, behaviour, x)), 4) for x in (False, True)]
-    [0.75, 0.0]
+      of_actions: whether tables are over (s, a) instead of s.
+    Source: Kallus & Uehara 2020. https://arxiv.org/abs/1908.08526
     """
-    values, law = exact_values(mdp, target), exact_values(mdp, behaviour).state_law
+    values, state_probs = exact_values(mdp, target), exact_values(mdp, behaviour).state_law
     transition, gamma = jnp.asarray(mdp.transition), mdp.discount
     log_pi, log_mu = per_step(mdp, target), per_step(mdp, behaviour)
     weight = (gamma ** jnp.arange(mdp.horizon))[:, None] * state_ratios(mdp, target, behaviour)
@@ -131,4 +104,4 @@ def dual_variance(mdp: MDP, target: Array, behaviour: Array, of_actions: bool = 
     given_state = jnp.sum(jnp.exp(2.0 * log_pi - log_mu) * second, axis=-1)
     given_state = given_state if of_actions else given_state - values.value[:-1] ** 2
     start = jnp.asarray(mdp.initial) @ (values.value[0] - values.objective) ** 2
-    return start + jnp.sum(law * weight**2 * given_state)
+    return start + jnp.sum(state_probs * weight**2 * given_state)

@@ -1,4 +1,4 @@
-"""A tabular problem to train on: the tables as an Environment, and policies and critics that are tables too."""
+"""A tabular MDP as an environment to train on, with tabular policies and critics."""
 
 from typing import Any
 
@@ -17,14 +17,13 @@ Observation = tuple[Array, Array]  # (t, s)
 
 
 def environment(mdp: MDP, *, time_limit: bool = False, actions: Space = None) -> Environment:
-    """The problem as an environment whose observation is (t, s), two whole numbers.
+    """Convert an MDP to an Environment whose observation is the pair of integers (t, s).
 
     Args:
       mdp: the problem.
-      time_limit: an episode that is still running after `horizon` steps is cut there (a critic's value follows) in
-        place of terminating.
-      actions: the space whose combinations, in the order of `pgjax.spaces.combinations`, are the actions; default one
-        Discrete number.
+      time_limit: whether the horizon truncates an episode instead of terminating it.
+      actions: action space whose combinations, in the order of `pgjax.spaces.combinations`, are the actions of the MDP;
+        default one Discrete action.
 
     >>> from pgjax.oracle import make_mdp
     >>> env = environment(make_mdp([1.0], [[[1.0]]], [[3.0]], horizon=2))
@@ -33,10 +32,10 @@ def environment(mdp: MDP, *, time_limit: bool = False, actions: Space = None) ->
     >>> float(reward), bool(terminated), [int(x) for x in observation]
     (3.0, False, [1, 0])
     """
-    # Copies of its own: a numpy array that was a constant of a float32 program fails as an argument of a float64 one.
+    # Copy the tables: a numpy array that was a constant of a float32 program fails as an argument of a float64 one.
     mdp = jax.tree.map(np.copy, mdp)
     space = Discrete(mdp.reward.shape[1]) if actions is None else actions
-    whole = jax.ShapeDtypeStruct((), jnp.int32)
+    integer = jax.ShapeDtypeStruct((), jnp.int32)
 
     def reset(key: Array) -> tuple[Observation, Observation]:
         start = jnp.int32(0), _draw(key, jnp.asarray(mdp.initial))
@@ -53,25 +52,20 @@ def environment(mdp: MDP, *, time_limit: bool = False, actions: Space = None) ->
         terminated = ended | (last & (not time_limit))
         return after, after, jnp.asarray(mdp.reward)[s, action], terminated, last & ~terminated
 
-    return Environment("tables", reset, step, (whole, whole), None, space, mdp.horizon)
+    return Environment("tables", reset, step, (integer, integer), None, space, mdp.horizon)
 
 
 def tabular_agent(mdp: MDP, critic: Critic = "none", *, actions: Space = None, masks: Any = None) -> Agent:
-    """A policy whose logits are a table θ[s, ·], and a critic that is a table; all 0 at first.
+    """Tabular softmax policy with logits θ[s, ·] and tabular critic, both initialised to 0.
 
     Args:
       mdp: the problem.
-      critic: none, V[s] ("state") or Q[s, a] ("action").
-      actions: as in `environment`; the policy is then a product of softmaxes, one for each number of an action.
-      masks: for each part of `actions` None or a table [S, outputs], 0 where a choice is not allowed.
+      critic: "none", "state" for V[s], or "action" for Q[s, a].
+      actions: as in `environment`; the policy is a product of softmaxes, one for each component of an action.
+      masks: for each component of `actions` None or a table [S, outputs], 0 where a choice is not allowed.
 
     Raises:
-      SettingError: for a critic Q of actions that are not one Discrete number.
-
-    >>> from pgjax.oracle import make_mdp
-    >>> agent = tabular_agent(make_mdp([1.0], [[[1.0], [1.0]]], [[3.0, 0.0]], horizon=2), critic="state")
-    >>> jax.tree.map(jnp.shape, agent.init(jax.random.key(0)))
-    {'policy': (1, 2), 'value': (1,)}
+      SettingError: for critic "action" without a single Discrete action.
     """
     states, count = mdp.reward.shape
     space = Discrete(count) if actions is None else actions
@@ -103,5 +97,4 @@ def tabular_agent(mdp: MDP, critic: Critic = "none", *, actions: Space = None, m
 
 
 def _draw(key: Array, probabilities: Array) -> Array:
-    """A number k with the given probabilities."""
     return jax.random.categorical(key, jnp.log(probabilities)).astype(jnp.int32)

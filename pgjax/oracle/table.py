@@ -1,4 +1,4 @@
-"""The exact table: every estimator's mean, bias and variance on one MDP, for a target and a behaviour policy."""
+"""Exact mean, bias and variance of every estimator on one MDP, for a target and a behaviour policy."""
 
 from dataclasses import replace
 from typing import Any
@@ -36,16 +36,14 @@ from pgjax.types import Estimator
 
 
 def exact_table(mdp: MDP, target_logits: ArrayLike, behaviour_logits: ArrayLike) -> dict[str, Any]:
-    """Trajectories, J, ∇J and, for every estimator, its exact mean, relative bias and variance.
+    """Number of trajectories, J, ∇J and, for every estimator, its exact mean, relative bias and variance.
 
-    Tabular softmax policies; γ^t in front of every reward. The first rows sample from the target, the others from the
-    behaviour policy. Rows ending in _2 take batches of two; their variance is twice the batch's, and they are None
-    where there are too many pairs to enumerate. Run it in float64.
-
-    The relative bias is ‖mean − ∇J‖ / ‖∇J‖, None where ∇J is 0 up to rounding.
+    Policies are tabular softmax. The first estimators sample from the target policy, the others from the behaviour
+    policy. Names ending in _2 use batches of two; their variance is multiplied by two, and is None if there are too
+    many pairs. The relative bias is ‖mean − ∇J‖ / ‖∇J‖, or None where ∇J is 0. Run it in float64.
 
     Args:
-      mdp: the problem.
+      mdp: the problem; the factor γ^t is kept.
       target_logits: θ, [S, A].
       behaviour_logits: θ̄, [S, A].
     """
@@ -75,14 +73,7 @@ def exact_table(mdp: MDP, target_logits: ArrayLike, behaviour_logits: ArrayLike)
 
 
 def table_estimators(mdp: MDP, theta: Array, behaviour_logits: Array) -> dict[str, tuple[Estimator, Sampling]]:
-    """Every estimator of the exact table by name, with what it is given: who samples, exact critics of who samples, N.
-
-    >>> from pgjax.oracle import make_mdp
-    >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
-    >>> estimators = table_estimators(bandit, jnp.zeros((1, 2)), jnp.ones((1, 2)))
-    >>> estimators["leave_one_out_2"][1].batch_size, estimators["reward_to_go"][1].behaviour
-    (2, None)
-    """
+    """Every estimator of the exact table by name, with its `Sampling`; critics are exact for the behaviour policy."""
     behaviour = jax.nn.log_softmax(behaviour_logits)
     values, past_values = exact_values(mdp, jax.nn.log_softmax(theta)), exact_values(mdp, behaviour)
     on_policy = Sampling(None, values.value, values.action_value)
@@ -146,20 +137,14 @@ def _off_policy() -> dict[str, Estimator]:
 
 
 def relative_bias(mean: Array, gradient: Array, mdp: MDP) -> float | None:
-    """‖mean − ∇J‖ / ‖∇J‖; None where ∇J is 0 up to rounding of what an episode can earn.
-
-    >>> from pgjax.oracle import make_mdp
-    >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[0.5, 0.5]], horizon=1)
-    >>> relative_bias(jnp.array([0.0, 3.0]), jnp.array([0.0, 2.0]), bandit), relative_bias(*[jnp.zeros(2)] * 2, bandit)
-    (0.5, None)
-    """
+    """‖mean − ∇J‖ / ‖∇J‖; None where ∇J is rounding error relative to the rewards of an episode."""
     size = float(jnp.linalg.norm(gradient))
     smallest = float(rounding(mdp.horizon * float(np.abs(mdp.reward).max()), gradient.dtype))
     return float(jnp.linalg.norm(mean - gradient)) / size if size > smallest else None
 
 
 def _mean_reward_to_go(mdp: MDP, theta: Array) -> Array:
-    """E[Q̂_t | alive at t] with γ^t in front, [T]."""
+    """E[Q̂_t | alive at t] with the factor γ^t, [T]."""
     log_probs = jax.nn.log_softmax(theta)
     values = exact_values(mdp, log_probs)
     alive = jnp.sum(values.state_law, axis=-1)
@@ -168,7 +153,7 @@ def _mean_reward_to_go(mdp: MDP, theta: Array) -> Array:
 
 
 def _optimal_per_parameter(mdp: MDP, theta: Array) -> tuple[float, tuple[Array, Array]]:
-    """The optimal scalar baseline of the total return; mean and variance with the optimal one for each parameter."""
+    """The optimal scalar baseline of the total return; mean and variance with optimal baselines per parameter."""
     chance, each = trajectory_estimates(mdp, product(total_return, score), jax.nn.log_softmax, theta)
     ones = product(unit_credit, score)
     _, scores = trajectory_estimates(mdp, ones, jax.nn.log_softmax, theta)
@@ -176,11 +161,11 @@ def _optimal_per_parameter(mdp: MDP, theta: Array) -> tuple[float, tuple[Array, 
     b = jnp.where(square > 0, inner / jnp.where(square > 0, square, 1.0), 0.0)
     corrected = each - b * scores
     mean = chance @ corrected
-    whole = float(jnp.sum(square))
-    optimum = float(jnp.sum(inner)) / whole if whole > 0 else 0.0
+    total_square = float(jnp.sum(square))
+    optimum = float(jnp.sum(inner)) / total_square if total_square > 0 else 0.0
     return optimum, (mean, chance @ jnp.sum((corrected - mean) ** 2, axis=-1))
 
 
 def unit_credit(signals: Any) -> Array:
-    """Credit 1 for every action: the estimate is then the score of the trajectory."""
+    """Credit 1 for every action, so that the estimate is the score of the trajectory."""
     return jnp.ones_like(signals.reward)

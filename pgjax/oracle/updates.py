@@ -1,7 +1,7 @@
-"""Every update that training can make on a tabular problem: each batch's new parameters, and the expected change.
+"""Every parameter update that training can make on a tabular problem, and the expected change.
 
-An estimator that is exact is not yet an update that is: between the two stand slices, minibatches, groups, devices,
-several passes. Here `pgjax.learn` itself is run on every batch that the problem can produce.
+`pgjax.learn` itself is run on every batch of the problem. This tests slices, minibatches, groups, devices and several
+passes together with the estimator.
 """
 
 from dataclasses import replace
@@ -28,41 +28,35 @@ MAX_BATCHES = 1_000_000
 
 
 class Rollouts(NamedTuple):
-    """Everything that one environment can go through in a rollout, [T, M]; the environment's own probability, [M]."""
+    """All rollouts of one environment, [T, M], with their probability without the policy, [M]."""
 
     time: np.ndarray
     state: np.ndarray
     action: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
-    next_state: np.ndarray  # before any reset; 0 after a termination
+    next_state: np.ndarray  # before a reset; 0 after a termination
     mask: np.ndarray
-    probability: np.ndarray  # of starts and successors alone, whatever the policy
+    probability: np.ndarray  # of start and next states, without the policy
 
 
 class Batches(NamedTuple):
-    """Every batch of N rollouts: their columns [B, N], and its probability [B]."""
+    """Every batch of N rollouts: the indices of its rollouts [B, N], and its probability [B]."""
 
     members: np.ndarray
     probability: np.ndarray
 
 
 def list_rollouts(mdp: MDP, config: Config, *, time_limit: bool = False) -> Rollouts:
-    """Whole episodes, or `config.num_steps` steps of a stream that starts with a reset.
+    """List all whole episodes, or all `config.num_steps` steps of a stream that starts with a reset.
 
     Args:
       mdp: the problem.
-      config: which rollout.
+      config: selects the kind of rollout.
       time_limit: as in `oracle.environment`.
 
     Raises:
-      SettingError: for more than `MAX_BATCHES` of them.
-
-    >>> from pgjax.oracle import make_mdp
-    >>> mdp = make_mdp([1.0], [[[0.5]]], [[1.0]], horizon=2)  # goes on half the time
-    >>> rollouts = list_rollouts(mdp, Config())
-    >>> rollouts.mask.sum(axis=0).tolist(), rollouts.probability.tolist()
-    ([1.0, 2.0], [0.5, 0.5])
+      SettingError: for more than `MAX_BATCHES` rollouts.
     """
     streaming = config.rollout == "stream"
     length = config.num_steps if streaming else mdp.horizon
@@ -71,13 +65,13 @@ def list_rollouts(mdp: MDP, config: Config, *, time_limit: bool = False) -> Roll
     for _ in range(length):
         longer = []
         for chance, place, rows in partial:
-            if place is None:  # a whole episode that is over
+            if place is None:  # a whole episode that has ended
                 longer.append((chance, None, rows))
                 continue
             for p, row, ahead in _steps_from(mdp, *place, time_limit):
                 if ahead is not None or not streaming:
                     longer.append((chance * p, ahead, (*rows, row)))
-                elif len(rows) + 1 == length:  # where the next batch starts is not part of this one
+                elif len(rows) + 1 == length:  # the next start belongs to the next batch
                     longer.append((chance * p, None, (*rows, row)))
                 else:
                     longer += [(chance * p * q, (0, s), (*rows, row)) for q, s in starts]
@@ -99,7 +93,7 @@ def list_rollouts(mdp: MDP, config: Config, *, time_limit: bool = False) -> Roll
 
 
 def _steps_from(mdp: MDP, time: int, state: int, time_limit: bool) -> list[tuple]:
-    """(probability, row, where it leads or None) of every action and successor."""
+    """(probability, row, next (t, s) or None) of every action and next state."""
     found = []
     last = time + 1 == mdp.horizon
     for action, following in enumerate(mdp.transition[state]):
@@ -118,9 +112,9 @@ def _padded(rows: tuple, length: int) -> np.ndarray:
 
 
 def as_rows(mdp: MDP, rollouts: Rollouts, log_probs: ArrayLike, actions: Space = None) -> Transition:
-    """The listed rollouts as `pgjax.Transition` [T, M] of a policy log π(a|s), [S, A], observations (t, s).
+    """The listed rollouts as a `pgjax.Transition` [T, M] of a policy log π(a|s), [S, A], with observations (t, s).
 
-    `actions` is the space whose combinations the actions are, as in `oracle.environment`.
+    `actions` is the action space, as in `oracle.environment`.
     """
     as_recorded = combinations(Discrete(mdp.reward.shape[1]) if actions is None else actions)
     time, state, action, terminated, truncated, following, mask, _ = (jnp.asarray(x) for x in rollouts)
@@ -137,21 +131,15 @@ def as_rows(mdp: MDP, rollouts: Rollouts, log_probs: ArrayLike, actions: Space =
 
 
 def list_batches(mdp: MDP, rollouts: Rollouts, log_probs: ArrayLike, num_envs: int, group_size: int = 1) -> Batches:
-    """Every batch of `num_envs` independent rollouts that can occur; those of a group share their first state.
+    """List every batch of `num_envs` independent rollouts with positive probability; groups share their first state.
 
     Raises:
-      SettingError: for more than `MAX_BATCHES` of them.
-
-    >>> from pgjax.oracle import make_mdp
-    >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)  # a bandit
-    >>> batches = list_batches(mdp, list_rollouts(mdp, Config()), jnp.log(jnp.array([[0.5, 0.5]])), num_envs=2)
-    >>> batches.members.tolist(), batches.probability.tolist()
-    ([[0, 0], [0, 1], [1, 0], [1, 1]], [0.25, 0.25, 0.25, 0.25])
+      SettingError: for more than `MAX_BATCHES` batches.
     """
     taken = np.where(rollouts.mask > 0, np.asarray(log_probs)[rollouts.state, rollouts.action], 0.0)
     chance = rollouts.probability * np.exp(taken.sum(0))
     first = rollouts.state[0]
-    # A group: its start once, then each member given the start.
+    # Probability of a group: its start once, then each member given the start.
     same_start = [np.flatnonzero((first == s) & (chance > 0)) for s in range(len(mdp.initial))]
     groups = np.concatenate([_tuples(which, group_size) for which in same_start])
     if len(groups) ** (num_envs // group_size) > MAX_BATCHES:
@@ -175,28 +163,26 @@ def every_update(
     members: ArrayLike,
     mesh: Mesh | None = None,
 ) -> Params:
-    """The parameters that `pgjax.learn` makes of `state` on each of many batches, leaves [B, ...].
+    """The parameters after one `pgjax.learn` from `state` on each batch, with leaves [B, ...].
 
     Args:
-      trainer: what is trained; any settings, but rows that are held.
-      algorithm: its numbers.
-      state: whose parameters acted.
+      trainer: with any settings except `Config.accumulate` above 1.
+      algorithm: hyperparameters.
+      state: contains the parameters of the behaviour policy.
       rows: from `as_rows`, [T, M].
-      members: the columns of each batch, [B, N].
-      mesh: of devices that share each batch's environments along `ENV_AXIS`; default none.
+      members: the rollouts of each batch, [B, N].
+      mesh: devices that share each batch's environments along `ENV_AXIS`; default none.
 
     >>> import optax
     >>> from pgjax import make_trainer, reinforce
     >>> from pgjax.oracle import environment, make_mdp, tabular_agent
-    >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)  # a bandit; arm 0 earns 1
+    >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
     >>> algorithm = reinforce(baseline="none").algorithm._replace(optimizer=optax.sgd(1.0))
     >>> trainer = make_trainer(environment(mdp), tabular_agent(mdp), Config(num_envs=2))
-    >>> state = trainer.init(algorithm, jax.random.key(0))  # indifferent
+    >>> state = trainer.init(algorithm, jax.random.key(0))
     >>> rollouts, policy = list_rollouts(mdp, trainer.config), jnp.log(jnp.array([[0.5, 0.5]]))
     >>> batches = list_batches(mdp, rollouts, policy, num_envs=2)
     >>> after = every_update(trainer, algorithm, state, as_rows(mdp, rollouts, policy), batches.members)
-    >>> after["policy"][:, 0].tolist()  # arm 0 drawn twice, once, once, never
-    [[0.5, -0.5], [0.25, -0.25], [0.25, -0.25], [0.0, 0.0]]
     >>> expected_change(batches, state.params, after)["policy"].tolist()  # ∇J
     [[0.25, -0.25]]
     """
@@ -216,13 +202,9 @@ def every_update(
 
 
 def every_replayed_update(trainer: Trainer, algorithm: Algorithm, state: TrainState, keys: Array) -> Params:
-    """The same for batches that are simulated again, `Config.accumulate` > 1: those that `collect` makes of each key.
+    """Like `every_update`, for `Config.accumulate` > 1, where batches are simulated again from keys [B].
 
-    Args:
-      trainer: what is trained.
-      algorithm: its numbers.
-      state: whose parameters act.
-      keys: of the states that collect, [B]; from `keys_of_batches`.
+    The keys come from `keys_of_batches`.
     """
 
     def one(key: Array) -> Params:
@@ -242,13 +224,13 @@ def keys_of_batches(
     draws: int = 1 << 16,
     rounds: int = 64,
 ) -> Array:
-    """For each batch a key with which `pgjax.collect` collects it, [B]: found by trying.
+    """For each batch a key with which `pgjax.collect` collects it, [B], found by random search.
 
     Raises:
-      SettingError: if after `rounds` times `draws` tries a batch has not been seen.
+      SettingError: if some batch is not found in `rounds` times `draws` keys.
     """
-    whole = replace(trainer.config, accumulate=1)
-    holding = make_trainer(trainer.environment, trainer.agent, whole)
+    config = replace(trainer.config, accumulate=1)
+    holding = make_trainer(trainer.environment, trainer.agent, config)
     wanted = {tuple(chosen): b for b, chosen in enumerate(batches.members.tolist())}
     found: dict[int, Array] = {}
 
@@ -265,20 +247,14 @@ def keys_of_batches(
             found.setdefault(wanted[tuple(chosen)], keys[at])
         if len(found) == len(wanted):
             return jnp.stack([found[b] for b in range(len(wanted))])
-    raise SettingError("rounds", rounds, f"were not enough: {len(found)} of {len(wanted)} batches were seen")
+    raise SettingError("rounds", rounds, f"are not enough: {len(found)} of {len(wanted)} batches were collected")
 
 
 def columns_of(rollouts: Rollouts, rows: Transition) -> np.ndarray:
-    """Which of the listed rollouts each column of recorded rows [T, ...] is, [...]; at most 4 steps, numbered actions.
+    """The index of the listed rollout that each column of recorded rows [T, ...] equals, [...]. At most 4 steps.
 
     Raises:
-      SettingError: for rows that are none of them.
-
-    >>> from pgjax.oracle import make_mdp
-    >>> mdp = make_mdp([1.0], [[[0.5], [0.0]]], [[1.0, 0.0]], horizon=2)
-    >>> rollouts = list_rollouts(mdp, Config())
-    >>> columns_of(rollouts, as_rows(mdp, rollouts, jnp.zeros((1, 2)))).tolist()
-    [0, 1, 2, 3]
+      SettingError: for columns that are not listed.
     """
     r = rollouts
     listed = _codes(r.state, r.action, r.terminated, r.truncated, r.next_state, r.mask)
@@ -287,7 +263,7 @@ def columns_of(rollouts: Rollouts, rows: Transition) -> np.ndarray:
     order = np.argsort(listed)
     found = order[np.searchsorted(listed[order], codes).clip(max=len(order) - 1)]
     if not np.array_equal(listed[found], codes):
-        raise SettingError("rows", int(np.sum(listed[found] != codes)), "columns are none of the rollouts listed")
+        raise SettingError("rows", int(np.sum(listed[found] != codes)), "columns are not among the listed rollouts")
     return found
 
 
@@ -299,9 +275,9 @@ def _codes(
     ahead: np.ndarray,
     mask: np.ndarray,
 ) -> np.ndarray:
-    """One number for all that a column [T, ...] holds: 15 bits a step, for fewer than 16 states and actions."""
+    """An integer that encodes a column [T, ...]: 15 bits per step, for fewer than 16 states and actions."""
     if state.shape[0] > 4:
-        raise SettingError("horizon", state.shape[0], "must be at most 4 steps to number all rollouts")
+        raise SettingError("horizon", state.shape[0], "must be at most 4 steps")
     ahead = np.where(terminated, 0, ahead)
     digits = (((state.astype(np.int64) * 16 + action) * 2 + terminated) * 2 + truncated) * 16 + ahead
     digits = np.where(mask > 0, digits + 1, 0)

@@ -1,1 +1,1 @@
-"""Networks in, agents out."""
+"""Build agents from networks."""

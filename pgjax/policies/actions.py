@@ -1,4 +1,4 @@
-"""From a network's outputs to a distribution over the actions of any space."""
+"""Action distributions from network outputs, for any action space."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,54 +19,38 @@ PolicyKind = Literal["auto", "categorical", "gaussian", "squashed"]
 
 
 def outputs(space: Space) -> int:
-    """How many numbers a network gives for an action: a logit for every choice, a mean for every continuous number.
-
-    >>> from pgjax.spaces import MultiDiscrete
-    >>> outputs({"move": Discrete(4), "tool": (MultiDiscrete((2, 3)), Box((0.0,), (1.0,), (1,)))})
-    10
-    """
+    """Number of network outputs for an action space: one logit per choice, one mean per continuous number."""
     return sum(_width(part) for part in parts(space)[0])
 
 
 def continuous(space: Space) -> int:
-    """How many numbers of an action are continuous: each has a σ of its own."""
+    """Number of continuous entries of an action. Each has its own σ."""
     return sum(_width(part) for part in parts(space)[0] if isinstance(part, Box))
 
 
 def distribution(space: Space, kind: PolicyKind, output: Array, log_std: Array | None, masks: Sequence) -> Distribution:
-    """The policy at some states.
+    """The policy's action distribution, from network outputs [..., outputs(space)] in the order of the space's parts.
 
-    Args:
-      space: of the actions.
-      kind: "squashed" squashes bounded numbers by tanh; otherwise they are clipped.
-      output: of the network, [..., outputs(space)], the parts one after the other.
-      log_std: of the continuous numbers, [continuous(space)]; None where there are none.
-      masks: for each part, what `pgjax.policies.masks.flat_mask` gives, or None.
-
-    Returns:
-      The distribution of the one part, or a `Joint` of all in the structure of the space.
-
-    >>> space = {"move": Discrete(2), "push": Box((0.0,), (jnp.inf,), (1,))}
-    >>> d = distribution(space, "auto", jnp.zeros(3), jnp.zeros(1), [None, None])
-    >>> d.parts["move"].logits.tolist(), float(d.to_environment(d.mode())["push"][0]) > 0
-    ([0.0, 0.0], True)
+    `kind` "squashed" maps bounded continuous numbers through tanh; otherwise they are clipped to their bounds.
+    `log_std` is [continuous(space)], None without continuous numbers. `masks` holds for each part a `flat_mask` or
+    None. Returns a `Joint` in the structure of the space if it has several parts.
     """
     spaces, _, structure = parts(space)
-    each, start, of_std = [], 0, 0
+    each, start, std_start = [], 0, 0
     for part, mask in zip(spaces, masks, strict=True):
         width = _width(part)
-        own, start = output[..., start : start + width], start + width
+        part_output, start = output[..., start : start + width], start + width
         if isinstance(part, Box):
             assert log_std is not None
-            each.append(_normal(part, kind, own, log_std[of_std : of_std + width]))
-            of_std += width
+            each.append(_normal(part, kind, part_output, log_std[std_start : std_start + width]))
+            std_start += width
         else:
-            each.append(_choice(part, own, mask))
+            each.append(_choice(part, part_output, mask))
     return each[0] if is_part(space) else Joint(structure.unflatten(each))
 
 
 def check_policy_kind(environment: Environment, policy: str) -> None:
-    """Refuse a policy that does not fit the action space, and an action space that no policy serves."""
+    """Raise a SettingError if the policy kind does not fit the action space, or no policy supports the space."""
     spaces, paths, _ = checked_parts(environment)
     boxes = [isinstance(part, Box) for part in spaces]
     if policy == "categorical" and any(boxes):
@@ -77,11 +61,7 @@ def check_policy_kind(environment: Environment, policy: str) -> None:
 
 
 def checked_parts(environment: Environment) -> tuple[list[Part], list[str], Any]:
-    """`pgjax.spaces.parts` of an environment's actions.
-
-    Raises:
-      SettingError: where there are none, or one of them cannot be.
-    """
+    """`pgjax.spaces.parts` of an environment's actions. Raises a SettingError if there are none, or one is invalid."""
     spaces, paths, structure = parts(environment.action_space)
     if not spaces:
         raise _refuse(environment, f"has an action space {environment.action_space!r}; {_NEEDS}")
@@ -117,7 +97,7 @@ def _check_box(environment: Environment, box: Box, where: str) -> None:
     except (TypeError, ValueError):
         counts = f"{np.size(box.low)} lower and {np.size(box.high)} upper bounds"
         raise _refuse(environment, f"has an action box of shape {box.shape}{where} with {counts}") from None
-    wrong = np.argwhere(~(low < high) | (low == np.inf) | (high == -np.inf))  # of NaN too
+    wrong = np.argwhere(~(low < high) | (low == np.inf) | (high == -np.inf))  # also true for NaN
     if not low.size:
         raise _refuse(environment, f"has an action box of shape {box.shape}{where}; needs at least one number")
     if len(wrong):
@@ -135,23 +115,23 @@ def _choice(part: Part, logits: Array, mask: Array | None) -> Distribution:
     if isinstance(part, Discrete):
         return Categorical(logits if mask is None else masked(logits, mask))
     counts: tuple[int, ...] = part.counts  # type: ignore[union-attr]
-    there = np.arange(max(counts)) < np.array(counts)[:, None]  # [k, largest n]
-    index = np.where(there, np.cumsum([0, *counts[:-1]])[:, None] + np.arange(max(counts)), 0)
+    exists = np.arange(max(counts)) < np.array(counts)[:, None]  # [k, largest n]
+    index = np.where(exists, np.cumsum([0, *counts[:-1]])[:, None] + np.arange(max(counts)), 0)
 
     def shaped(x: Array) -> Array:
-        return x.reshape(*x.shape[:-1], *there.shape) if there.all() else x[..., index]
+        return x.reshape(*x.shape[:-1], *exists.shape) if exists.all() else x[..., index]
 
-    each = shaped(logits) if mask is None else masked(shaped(logits), jnp.where(there, shaped(mask), 0))
-    return MultiCategorical(each if there.all() else jnp.where(there, each, -2e9))  # below what a mask forbids
+    each = shaped(logits) if mask is None else masked(shaped(logits), jnp.where(exists, shaped(mask), 0))
+    return MultiCategorical(each if exists.all() else jnp.where(exists, each, -2e9))  # below masked logits
 
 
 def _normal(box: Box, kind: PolicyKind, mean: Array, log_std: Array) -> Distribution:
     bounds = [bound.reshape(-1) for bound in box.bounds()]
     bounded = np.isfinite(bounds).all()
-    made: Callable = {
+    kind_of_normal: Callable = {
         (True, True): SquashedGaussian,
         (True, False): Gaussian,
         (False, True): OpenSquashedGaussian,
         (False, False): OpenGaussian,
     }[bool(bounded), kind == "squashed"]
-    return made(mean, *(jnp.broadcast_to(x, mean.shape) for x in (log_std, *bounds)))
+    return kind_of_normal(mean, *(jnp.broadcast_to(x, mean.shape) for x in (log_std, *bounds)))

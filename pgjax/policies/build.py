@@ -1,4 +1,4 @@
-"""Networks in, `Agent` out: any pair of pure functions `init(key, x)`, `apply(params, x)` serves as a network."""
+"""Build an `Agent` from networks: any pair of pure functions `init(key, x)` and `apply(params, x)`."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, get_args
@@ -17,15 +17,15 @@ from pgjax.types import Agent, Environment, KeyData, Keyed, Memory, Params, Sett
 
 
 class Network(Protocol):
-    """What a network is here. A flax linen module is one as it stands.
+    """Interface of a network. A flax linen module satisfies it.
 
-    One that draws, as for dropout, has an argument `key` of `apply` behind the others, and takes one row at a time
-    where it is given: a key in training, the same for the same step whenever its probability is computed; None in
-    evaluation.
+    A network that draws random numbers, such as dropout, takes a last argument `key` in `apply` and is then applied to
+    one row at a time. In training the key is the same whenever the probability of a step is computed; in evaluation it
+    is None.
     """
 
     def init(self, key: Array, x: Any, /) -> Params:
-        """Parameters that fit an example of the input."""
+        """Parameters for an example input."""
         ...
 
     def apply(self, params: Params, x: Any, /) -> Any:
@@ -34,18 +34,18 @@ class Network(Protocol):
 
 
 class RecurrentNetwork(Protocol):
-    """A network with a state carried along an episode."""
+    """Interface of a network with a carry along an episode."""
 
     def init(self, key: Array, carry: Any, x: Any, /) -> Params:
-        """Parameters that fit an example of carry and input."""
+        """Parameters for an example carry and input."""
         ...
 
     def apply(self, params: Params, carry: Any, x: Any, /) -> tuple[Any, Any]:
         """(carry, [..., features]) -> (carry, [..., outputs])."""
         ...
 
-    # It may have `halves`: a network (params, x) -> y and a recurrent one (params, carry, y), which take the same
-    # parameters and do together what it does. The first is then computed for all steps of a batch at once.
+    # An optional attribute `halves` is a network (params, x) -> y and a recurrent one (params, carry, y), which take
+    # the same parameters and together equal this network. The first is computed for all steps of a batch at once.
 
 
 def from_networks(
@@ -61,24 +61,22 @@ def from_networks(
     features: Callable[[Any], Any] | None = None,
     initial_log_std: float = 0.0,
 ) -> Agent:
-    """An agent of your own networks.
+    """Build an agent from your own networks.
 
     Args:
-      environment: gives the spaces.
-      actor: outputs a logit for each choice, and the mean of each continuous number, whose σ is a parameter; of a space
-        of several parts one after the other.
+      actor: outputs one logit per choice and the mean of each continuous number (σ is a parameter), part by part.
       critic_network: outputs V [..., 1], or Q [..., actions].
-      critic: what it outputs: "state" or "action"; "none" without one.
+      critic: what the critic network outputs: "state" (V), "action" (Q) or "none".
       policy: as in `make_agent`.
-      trunk: layers in front of both; their parameters are "shared".
-      memory: a recurrent network in front of all that, and its carry at an episode's start.
-      critic_memory: the same for the critic alone; without it the critic reads what `memory` gives.
-      features: observation -> what the first network gets; default `pgjax.policies.observations.default_features`.
-      initial_log_std: log σ at the start, in units of half the action box.
+      trunk: layers before both actor and critic; their parameters are in the group "shared".
+      memory: a recurrent network before all of these, and its carry at an episode's start.
+      critic_memory: the same for the critic alone; without it the critic reads the features of `memory`.
+      features: observation -> input of the first network; default `pgjax.policies.observations.default_features`.
+      initial_log_std: initial log σ, in units of half the action box.
 
     Raises:
-      SettingError: where critic and network, or policy and action space, do not fit; where a network's outputs have
-        another shape, or a memory's carry another structure, than they must.
+      SettingError: if critic and network or policy and action space do not match, or an output or a carry has the wrong
+        shape or structure.
 
     >>> from typing import NamedTuple
     >>> from pgjax import environments
@@ -94,13 +92,17 @@ def from_networks(
     """
     check_policy(environment, policy, critic)
     if (critic_network is None) != (critic == "none"):
-        raise SettingError("critic", critic, "does not go with the critic network given (or not given)")
+        raise SettingError(
+            "critic", critic, "needs a critic_network, and critic_network needs a critic other than 'none'"
+        )
     _check_critic_memory(memory, critic_network, critic_memory, trunk)
     memory, critic_memory = _with_strong_carry(memory), _with_strong_carry(critic_memory)
     space, read = environment.action_space, reader(environment, features or default_features(environment))
-    with jax.ensure_compile_time_eval():  # an agent outlives the trace that it may be made in
+    with jax.ensure_compile_time_eval():  # an agent may be used after the trace in which it is built
         example = read(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), environment.observation))
-    owner = "policy" if critic == "none" or critic_memory is not None else "shared"  # of memory and trunk
+    owner = (
+        "policy" if critic == "none" or critic_memory is not None else "shared"
+    )  # the parameter group of memory and trunk
     numbers, sigmas = outputs(space), continuous(space)
 
     def init(key: Array) -> Params:
@@ -118,25 +120,24 @@ def from_networks(
             params["policy"]["log_std"] = jnp.full(sigmas, initial_log_std, jnp.float32)
         if critic_memory is not None:
             network, carry = critic_memory
-            own = network.init(keys[3], carry, example.critic)
-            x = network.apply(own, carry, example.critic)[1]
-            params["value"] = {"memory": own, "net": critic_network.init(keys[1], x)}  # type: ignore[union-attr]
+            memory_params = network.init(keys[3], carry, example.critic)
+            x = network.apply(memory_params, carry, example.critic)[1]
+            params["value"] = {"memory": memory_params, "net": critic_network.init(keys[1], x)}  # type: ignore[union-attr]
         elif critic_network is not None:
             params["value"] = critic_network.init(keys[1], x)
         return params
 
     def inputs(seen: Any) -> Inputs:
-        """Of an observation, or of what a memory made of it."""
         if isinstance(seen, Inputs):
             return seen
         return read(seen) if memory is None else Inputs(seen, seen, (None,) * len(example.masks))
 
-    def behind_trunk(params: Params, x: Any, key: Any) -> Any:
+    def after_trunk(params: Params, x: Any, key: Any) -> Any:
         return x if trunk is None else apply(trunk, "trunk", params[owner]["trunk"], x, key=key)
 
     def output(params: Params, seen: Any) -> Any:
         given = inputs(seen)
-        x = behind_trunk(params, given.policy, given.key)
+        x = after_trunk(params, given.policy, given.key)
         return apply(actor, "actor", params["policy"]["net"], x, key=given.key)
 
     def act(params: Params, seen: Any) -> Distribution:
@@ -145,8 +146,8 @@ def from_networks(
 
     def values(params: Params, seen: Any) -> Array:
         given = inputs(seen)
-        own = params["value"] if critic_memory is None else params["value"]["net"]
-        return apply(critic_network, "critic", own, behind_trunk(params, given.critic, given.key), key=given.key)
+        net = params["value"] if critic_memory is None else params["value"]["net"]
+        return apply(critic_network, "critic", net, after_trunk(params, given.critic, given.key), key=given.key)
 
     def mean_action_value(params: Params, seen: Any) -> Array:
         probabilities = jnp.exp(act(params, seen).log_probs)  # type: ignore[attr-defined]
@@ -177,18 +178,15 @@ def _check_critic_memory(memory: Any, critic_network: Any, critic_memory: Any, t
         return
     name = type(critic_memory[0]).__name__
     if memory is None or critic_network is None:
-        raise SettingError("critic_memory", name, "needs a memory of the policy, and a critic, beside it")
+        raise SettingError("critic_memory", name, "needs a policy memory and a critic")
     if trunk is not None:
-        raise SettingError("critic_memory", name, "cannot stand beside layers that policy and critic share")
+        raise SettingError("critic_memory", name, "cannot be combined with layers that policy and critic share")
 
 
 def _check_outputs(environment: Environment, agent: Agent, heads: dict[str, tuple[Network, Callable, int]]) -> None:
-    """Trace all networks on one observation and on a batch [2, 3] of them. Nothing is computed.
+    """Trace all networks on one observation and on a batch [2, 3], and check the shapes. Nothing is computed.
 
-    Args:
-      environment: gives the observations.
-      agent: with its `init` and memory.
-      heads: for actor and critic the network, what it gives for (params, input), and how many numbers that must be.
+    `heads` gives for actor and critic the network, a function (params, input) -> output, and the required output size.
     """
 
     def trace(key: Array) -> None:
@@ -210,20 +208,19 @@ def _check_output(name: str, network: Network, given: Any, wanted: tuple[int, ..
     if dtype is None or shape != wanted or not jnp.issubdtype(dtype, jnp.floating):
         what = type(given).__name__ if dtype is None else f"{dtype}{list(shape or ())}"
         batch = f" for a batch {list(wanted[:-1])} of observations" if wanted[:-1] else " for one observation"
-        raise SettingError(name, type(network).__name__, f"gives {what}{batch}; needs floats {list(wanted)}")
+        raise SettingError(name, type(network).__name__, f"returns {what}{batch}; needs floats {list(wanted)}")
 
 
 def _remembered(memory: Memory, params: Params, observation: Any, batch: tuple[int, ...]) -> Any:
-    """The features of a first step, whose carry must be what it was."""
+    """The features of a first step, after a check that the carry keeps its shapes."""
     before = jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape)), memory.initial)
     given = memory.step(params, before, observation)
     _check_step(given)
     after, features = given
     shapes = [jax.tree.map(lambda x: f"{jnp.asarray(x).dtype}{list(jnp.shape(x))}", tree) for tree in (after, before)]
     if shapes[0] != shapes[1]:
-        raise SettingError(
-            "memory", shapes[0], f"is its carry after a step; needs that of an episode's start, {shapes[1]}"
-        )
+        reason = f"is the carry after a step; must have the shapes of the initial carry, {shapes[1]}"
+        raise SettingError("memory", shapes[0], reason)
     return features
 
 
@@ -233,7 +230,7 @@ def _memory(
     owner: str,
     read: Callable[[Any], Inputs],
 ) -> Memory:
-    """One memory for both, or one each, as one step, and what can be computed before it."""
+    """One memory for policy and critic, or one for each, as a step and the part that needs no carry."""
     initial = memory[1] if critic_memory is None else (memory[1], critic_memory[1])
     front, cell = _halves(memory[0])
     critic_front, critic_cell = (None, None) if critic_memory is None else _halves(critic_memory[0])
@@ -249,17 +246,17 @@ def _memory(
 
     def rest(params: Params, carry: Any, given: Inputs) -> tuple[Any, Any]:
         before, before_critic = carry if critic_memory is not None else (carry, None)
-        found = apply(cell, "memory", params[owner]["memory"], before, given.policy, key=given.key)
+        out = apply(cell, "memory", params[owner]["memory"], before, given.policy, key=given.key)
         if critic_memory is None and given.key is None and not any(m is not None for m in given.masks):
-            return found
-        _check_step(found)
-        after, features = found
+            return out
+        _check_step(out)
+        after, features = out
         if critic_memory is None:
             return after, Inputs(features, features, given.masks, given.key)
         x = before_critic, given.critic
-        found = apply(critic_cell, "critic_memory", params["value"]["memory"], *x, key=given.key)
-        _check_step(found)
-        return (after, found[0]), Inputs(features, found[1], given.masks, given.key)
+        out = apply(critic_cell, "critic_memory", params["value"]["memory"], *x, key=given.key)
+        _check_step(out)
+        return (after, out[0]), Inputs(features, out[1], given.masks, given.key)
 
     def step(params: Params, carry: Any, observation: Any) -> tuple[Any, Any]:
         return rest(params, carry, encode(params, observation))
@@ -268,12 +265,12 @@ def _memory(
 
 
 def _halves(network: Any) -> tuple[Any, Any]:
-    """What of a recurrent network needs no carry, or None, and the rest; both take all of its parameters."""
+    """The part of a recurrent network that needs no carry (or None) and the rest; both take all its parameters."""
     return getattr(network, "halves", (None, network))
 
 
 def _with_strong_carry(memory: tuple[RecurrentNetwork, Any] | None) -> tuple[RecurrentNetwork, Any] | None:
-    """A carry of arrays without weak types, as a loop needs it."""
+    """The memory with a carry of arrays that are not weakly typed, as a loop requires."""
     if memory is None:
         return None
     return memory[0], jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), memory[1])
@@ -281,18 +278,18 @@ def _with_strong_carry(memory: tuple[RecurrentNetwork, Any] | None) -> tuple[Rec
 
 def _check_step(given: Any) -> None:
     if not isinstance(given, tuple | list) or len(given) != 2:
-        raise SettingError("memory", type(given).__name__, "is what it gives; needs (carry, features)")
+        raise SettingError("memory", type(given).__name__, "is returned by a step; needs (carry, features)")
 
 
 def check_policy(environment: Environment, policy: str, critic: str) -> None:
-    """Refuse a policy or critic that does not fit the action space."""
+    """Raise a SettingError if the policy or critic kind is unknown or does not fit the action space."""
     for field, value, kinds in (("policy", policy, PolicyKind), ("critic", critic, Critic)):
         if value not in get_args(kinds):
             raise SettingError(field, value, f"is none of {', '.join(get_args(kinds))}")
     check_policy_kind(environment, policy)
     if critic == "action" and not isinstance(environment.action_space, Discrete):
         reason = f"needs one Discrete action; those of {environment.name} are {_kind(environment.action_space)}"
-        raise SettingError("critic", critic, f"{reason}; a method with a critic of states, such as ppo, takes them")
+        raise SettingError("critic", critic, f"{reason}; use a method with a state critic, such as ppo")
 
 
 def _kind(space: Any) -> str:

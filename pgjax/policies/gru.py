@@ -1,6 +1,6 @@
-"""flax's GRUCell in two halves, with its parameters: what its gates take from the input, and what from the carry.
+"""flax's GRUCell, with the same parameters, split into its products with the input and those with the carry.
 
-The first half is one matrix product for all steps of a batch, and no longer one per step in the loop over time.
+The first half is one matrix product for all steps of a batch, instead of one per step within the loop over time.
 """
 
 import flax.linen as nn
@@ -9,7 +9,7 @@ from jax import Array
 
 
 class Inputs(nn.Module):
-    """The gates' products with the input, [..., 3 · width]: reset, update, new."""
+    """Products of the gates with the input, [..., 3 · width]: reset, update, new."""
 
     width: int
 
@@ -20,16 +20,9 @@ class Inputs(nn.Module):
 
 
 class Step(nn.Module):
-    """The rest of a step (Cho et al. 2014, with the reset gate behind the product, as cuDNN has it).
+    """The rest of a GRU step, with the reset gate after the product, as in cuDNN (Cho et al. 2014):
 
-        r = σ(i_r + W_r h),  z = σ(i_z + W_z h),  n = tanh(i_n + r (W_n h + b_n)),  h' = (1 − z) n + z h
-
-    >>> import jax
-    >>> cell, h, x = nn.GRUCell(4), jnp.full((2, 4), 0.5), jnp.ones((2, 3))
-    >>> params = cell.init(jax.random.key(0), h, x)
-    >>> after, _ = Step(4).apply(params, h, Inputs(4).apply(params, x))
-    >>> bool(jnp.allclose(after, cell.apply(params, h, x)[0], rtol=1e-6))
-    True
+    r = σ(i_r + W_r h),  z = σ(i_z + W_z h),  n = tanh(i_n + r (W_n h + b_n)),  h' = (1 − z) n + z h
     """
 
     width: int

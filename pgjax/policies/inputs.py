@@ -1,4 +1,4 @@
-"""What policy and critic read at a step: features, action masks and, in training, a key."""
+"""Inputs of policy and critic at a step: features, action masks and, in training, a key."""
 
 from collections.abc import Callable
 from inspect import signature
@@ -14,27 +14,20 @@ from pgjax.types import Environment, KeyData, Keyed
 
 
 class Inputs(NamedTuple):
-    """What networks behind a memory are given in place of an observation; behind none it is made of one.
+    """Inputs of policy and critic, computed from an observation or by a memory."""
 
-    Attributes:
-      policy: features for the policy.
-      critic: features for the critic; the same where there is one memory or none.
-      masks: for each part of the action space what is allowed, [..., outputs], or None.
-      key: of networks that draw, in training; else None.
-    """
-
-    policy: Any
-    critic: Any
-    masks: tuple[Array | None, ...]
-    key: KeyData | None = None
+    policy: Any  # features for the policy
+    critic: Any  # features for the critic; the same unless the critic has its own memory
+    masks: tuple[Array | None, ...]  # for each part of the action space the allowed choices, [..., outputs], or None
+    key: KeyData | None = None  # for networks that draw random numbers, in training
 
 
 NETWORKS = ("memory", "critic_memory", "trunk", "actor", "critic")
-"""Each draws from a key of its own."""
+"""Names of an agent's networks. Each gets its own key."""
 
 
 def reader(environment: Environment, features: Callable[[Any], Any]) -> Callable[[Any], Inputs]:
-    """observation [..., *shape], `Keyed` or not -> features, masks and key."""
+    """A function from an observation [..., *shape], `Keyed` or not, to `Inputs`."""
     shapes, structure = leaves(environment)
     spaces, masks = parts(environment.action_space)[0], find_masks(environment)
 
@@ -54,30 +47,25 @@ def reader(environment: Environment, features: Callable[[Any], Any]) -> Callable
 
 
 def takes_key(network: Any) -> bool:
-    """Whether a network draws while training: its `apply`, or a flax module's `__call__`, has an argument `key`.
+    """Whether a network draws random numbers in training: its `apply` or flax `__call__` has an argument `key`.
 
-    A network may say so itself, by an attribute `takes_key`.
+    An attribute `takes_key` of the network overrides this.
     """
-    own = getattr(network, "takes_key", None)
-    if own is not None:
-        return bool(own)
+    declared = getattr(network, "takes_key", None)
+    if declared is not None:
+        return bool(declared)
     try:
         parameters = signature(network.apply).parameters
-        passed_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        return "key" in parameters or (passed_on and "key" in signature(type(network).__call__).parameters)
-    except (AttributeError, TypeError, ValueError):  # no network, or one without a signature
+        has_kwargs = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        return "key" in parameters or (has_kwargs and "key" in signature(type(network).__call__).parameters)
+    except (AttributeError, TypeError, ValueError):  # not a network, or without a signature
         return False
 
 
 def apply(network: Any, name: str, params: Any, *x: Any, key: KeyData | None) -> Any:
-    """network.apply(params, *x); with the key of every row of x, where there is one and the network takes it.
+    """network.apply(params, *x), with a key for every row of x if there is one and the network takes it.
 
-    Args:
-      network: one of NETWORKS.
-      name: its name there.
-      params: its own.
-      *x: [..., features], behind a memory's carry.
-      key: [...].
+    `name` is the network's name in NETWORKS; x is [..., features], after the carry for a memory; `key` is [...].
     """
     if key is None or not takes_key(network):
         return network.apply(params, *x)

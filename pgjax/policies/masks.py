@@ -1,4 +1,4 @@
-"""Action masks: which part of an observation says what is allowed, and how a policy is held to it."""
+"""Action masks: find them in observations and apply them to logits."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,36 +14,26 @@ from pgjax.types import ACTION_MASK, Environment, SettingError
 
 
 class Masks(NamedTuple):
-    """Where the action masks of an environment are in its observations.
+    """Positions of the action masks among the leaves of an observation."""
 
-    Attributes:
-      of_parts: for each part of the action space the leaves that mask it; empty for a part without a mask.
-      leaves: all of them.
-    """
-
-    of_parts: tuple[tuple[int, ...], ...]
-    leaves: frozenset[int]
+    of_parts: tuple[tuple[int, ...], ...]  # for each part of the action space the leaves that mask it
+    leaves: frozenset[int]  # all of them
 
 
 def find_masks(environment: Environment) -> Masks:
-    """The leaves of an observation that mask actions: those called `action_mask`, or below that name, at any depth.
+    """Find the leaves of an observation that mask actions: those at or below a part named `action_mask`.
 
-    A mask belongs to the part of the action space whose path is the end of the mask's own path, the name aside: that of
-    action["tool"][0] is observation["action_mask"]["tool"][0], or observation["tool"][0]["action_mask"]. Parts may be
-    without one.
+    A mask belongs to the part of the action space whose path ends the mask's own path, without that name. The part
+    action["tool"][0] is masked by observation["action_mask"]["tool"][0] or observation["tool"][0]["action_mask"]. A
+    part needs no mask.
 
     Raises:
-      SettingError: for a mask that belongs to no part or to a continuous one, or has another shape; for two of one.
-
-    >>> from pgjax import environments
-    >>> shapes = {"seen": jax.ShapeDtypeStruct((4,), jnp.float32), "action_mask": jax.ShapeDtypeStruct((2,), jnp.bool_)}
-    >>> find_masks(environments.make("CartPole-v1")._replace(observation={"inner": shapes})).of_parts
-    ((0,),)
+      SettingError: for a mask of no part or of a continuous one, of the wrong shape, or given twice for one part.
     """
     with_paths, _ = tree_flatten_with_path(environment.observation)
     found = {i: path for i, (path, _) in enumerate(with_paths) if ACTION_MASK in map(_name, path)}
     _check_names(environment)
-    if environment.action_space is None:  # undeclared: a policy of one's own knows
+    if environment.action_space is None:  # not declared: left to the user's policy
         return Masks((), frozenset(found))
     of_actions, _ = tree_flatten_with_path(environment.action_space, is_leaf=is_part)
     spaces, paths = [part for _, part in of_actions], [list(map(_name, path)) for path, _ in of_actions]
@@ -57,7 +47,7 @@ def find_masks(environment: Environment) -> Masks:
         fits = [k for k, own in enumerate(paths) if _ends_with(names, own) or _is_one_number(spaces[k], names, own)]
         if not fits:
             actions = ", ".join(f"action{_written(own)}" for own in paths)
-            reason = f"has an action mask observation{keystr(path)}, and no such part among its actions: {actions}"
+            reason = f"has an action mask observation{keystr(path)} that matches none of its actions: {actions}"
             raise refuse(f"{reason}; give a mask for each, in a pytree {ACTION_MASK!r} of the actions' structure")
         owners.setdefault(max(fits, key=lambda k: len(paths[k])), []).append(i)
     for k, own in owners.items():
@@ -69,13 +59,8 @@ def flat_mask(part: Part, leaves: Sequence[Array], leading: int) -> Array:
     """An action mask in the order of the part's outputs, [..., outputs].
 
     Args:
-      part: a Discrete, MultiDiscrete or MultiBinary.
-      leaves: of the observation: [..., outputs] or [..., *shape, largest n], or an array for each number of choices.
-      leading: how many axes are before the mask's own.
-
-    >>> from pgjax.spaces import MultiDiscrete
-    >>> flat_mask(MultiDiscrete((2, 3)), [jnp.array([[1, 0, 0], [1, 1, 0]])], 0).tolist()
-    [1, 0, 1, 1, 0]
+      leaves: of the observation: [..., outputs] or [..., *shape, largest n], or one array for each number of an action.
+      leading: number of axes before the mask's own.
     """
     counts: tuple[int, ...] = part.counts  # type: ignore[union-attr]  (no Box)
     if len(leaves) > 1:
@@ -87,38 +72,37 @@ def flat_mask(part: Part, leaves: Sequence[Array], leading: int) -> Array:
 
 
 def masked(logits: Array, mask: Array) -> Array:
-    """Only allowed choices are taken, those with an entry above 0; where there is none, all are equally likely.
-
-    >>> masked(jnp.array([[1.0, 2.0], [1.0, 2.0]]), jnp.array([[1, 0], [0, 0]])).tolist()
-    [[1.0, -1000000000.0], [0.0, 0.0]]
-    """
+    """Logits of forbidden choices (mask not above 0) become −1e9. If nothing is allowed, all logits are 0."""
     allowed = mask > 0
     some = allowed.any(axis=-1, keepdims=True)
-    # −1e9 is finite: 0 · log 0 stays 0 in entropies and KLs. Where all were that low, no noise would be seen beside it.
+    # −1e9 is finite, so that 0 · log 0 is 0 in entropies and KLs. If all logits were −1e9, sampling noise would be lost
+    # to rounding; hence 0 where nothing is allowed.
     return jnp.where(some, jnp.where(allowed, logits, -1e9), 0.0)
 
 
 def _check_names(environment: Environment) -> None:
-    """Refuse a record whose mask has no name for jax: it would be taken for numbers that a network sees."""
+    """Raise for a record type without field names in jax, whose mask would be taken for a network input."""
 
     def is_nameless(x: Any) -> bool:
         return hasattr(x, ACTION_MASK) and not jax.tree_util.all_leaves([x]) and not _names(x)
 
     for x in jax.tree.leaves(environment.observation, is_leaf=is_nameless):
         if is_nameless(x):
-            reason = f"observes a {type(x).__name__} whose parts have no names for jax, an {ACTION_MASK} among them"
-            needs = "register it with jax.tree_util.register_dataclass, or take a NamedTuple or dict"
+            reason = (
+                f"has observations of type {type(x).__name__} whose fields, with {ACTION_MASK}, have no names in jax"
+            )
+            needs = "register it with jax.tree_util.register_dataclass, or use a NamedTuple or dict"
             raise SettingError("environment", environment.name, f"{reason}; {needs}")
 
 
 def _names(record: Any) -> bool:
-    """Whether jax knows the parts of a record by name."""
+    """Whether jax knows the fields of a record by name."""
     paths = [path for path, _ in tree_flatten_with_path(record)[0]]
     return ACTION_MASK in (_name(path[0]) for path in paths if path)
 
 
 def _check(refuse: Callable[[str], SettingError], part: Part, where: str, masks: list[tuple[Any, Any]]) -> None:
-    """Refuse masks of another shape than the part of the action space that they belong to."""
+    """Raise for masks whose shapes do not fit the part of the action space."""
     places = ", ".join(f"observation{keystr(path)}" for path, _ in masks)
     shapes = [tuple(x.shape) for _, x in masks]
     if isinstance(part, Box) or not is_part(part):
@@ -131,19 +115,19 @@ def _check(refuse: Callable[[str], SettingError], part: Part, where: str, masks:
         reason = f"has an action mask {places} of shape {several or shapes[0]}"
         needs = f"needs one of shape {' or '.join(map(str, dict.fromkeys(wanted)))} for action{where}"
         if getattr(part, "counts", None) == shapes[0] and len(shapes) == 1:
-            needs += "; where what is allowed of one number depends on another, make the action one Discrete number"
+            needs += "; if the allowed values of one number depend on another, make the action one Discrete number"
         raise refuse(f"{reason}; {needs}")
 
 
 def _shapes(part: Any) -> list[tuple[int, ...]]:
-    """The shapes that one array masking a discrete part may have."""
+    """The shapes that a single mask array of a discrete part may have."""
     if isinstance(part, Discrete):
         return [(part.n,)]
     return [(*part.shape, max(part.counts)), (sum(part.counts),)]
 
 
 def _places(counts: tuple[int, ...]) -> np.ndarray:
-    """Where the entries that exist stand in a flattened [k, largest n]."""
+    """Indices of the existing entries in a flattened [k, largest n]."""
     n = max(counts)
     return np.flatnonzero(np.arange(n) < np.array(counts)[:, None])
 
@@ -153,7 +137,7 @@ def _ends_with(names: list, own: list) -> bool:
 
 
 def _is_one_number(part: Any, names: list, own: list) -> bool:
-    """Whether a path leads to one number of a MultiDiscrete: a tuple of masks, one for each."""
+    """Whether a path leads to one number of a MultiDiscrete, with one mask for each number."""
     return (
         len(getattr(part, "shape", ())) == 1
         and isinstance(names[-1] if names else None, int)
@@ -166,5 +150,5 @@ def _written(names: list) -> str:
 
 
 def _name(key: Any) -> Any:
-    """What a step into a pytree is called."""
+    """The name or index of one step of a pytree path."""
     return next((getattr(key, field) for field in ("key", "name", "idx") if hasattr(key, field)), None)

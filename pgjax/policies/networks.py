@@ -1,4 +1,4 @@
-"""The networks that come with the library; this file and `gru` alone import flax."""
+"""Networks of the library. Only this module and `gru` import flax."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -23,16 +23,9 @@ CELLS = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
 
 
 class MLP(nn.Module):
-    """Dense tanh layers, orthogonal initialisation, and a linear head of gain `head_scale` (0 outputs: no head).
+    """Dense tanh layers and a linear head with gain `head_scale`, orthogonally initialised (0 outputs: no head).
 
-    With `layer_norm`, what a layer gives is normalised before its tanh; with `dropout`, so large a share of its units
-    is left out where there is a key, the others scaled up.
-
-    >>> net = MLP(hidden=(8,), outputs=2, head_scale=0.01)
-    >>> params = net.init(jax.random.key(0), jnp.ones(3))
-    >>> head = params["params"]["Dense_1"]["kernel"]
-    >>> net.apply(params, jnp.ones((5, 3))).shape, bool(jnp.allclose(head.T @ head, 0.01**2 * jnp.eye(2), atol=1e-7))
-    ((5, 2), True)
+    `layer_norm` normalises each layer before its tanh. `dropout` is the fraction of units dropped when a key is given.
     """
 
     hidden: Sequence[int]
@@ -43,16 +36,14 @@ class MLP(nn.Module):
 
     @property
     def takes_key(self) -> bool:
-        """Whether a key makes a difference."""
+        """Whether the output depends on a key."""
         return self.dropout > 0
 
     @nn.compact
     def __call__(self, x: Array, key: Array | None = None) -> Array:
         """[..., features] -> [..., outputs]."""
         leading = x.shape[:-1]
-        if (
-            x.ndim > 2
-        ):  # one axis of rows: the gradient of a kernel is then one plain matrix product, not a transposed one
+        if x.ndim > 2:  # with one axis of rows, the gradient of a kernel is one plain matrix product
             x = x.reshape(-1, x.shape[-1])
         for i, width in enumerate(self.hidden):
             x = nn.Dense(width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x)
@@ -66,17 +57,10 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """One 3×3 convolution with 16 channels (MinAtar's own network), then dense layers and the head.
+    """One 3×3 convolution with 16 channels, as MinAtar's own network, then dense layers and the head.
 
-    Several images have a convolution each; what is no image goes to the dense layers beside them.
-
-    Written as a matrix product over patches: images are small, and a convolution's gradient on a CPU, or the grouped
-    convolution that many networks side by side become, is many times slower than its arithmetic.
-
-    >>> net, images = CNN(hidden=(8,), outputs=6, head_scale=0.01), jnp.ones((5, 10, 10, 4))
-    >>> params = net.init(jax.random.key(0), images[0])
-    >>> params["params"]["Dense_0"]["kernel"].shape, net.apply(params, images).shape  # 3 · 3 · 4 inputs, 16 channels
-    ((36, 16), (5, 6))
+    Each of several images has its own convolution; other inputs go directly to the dense layers. The convolution is a
+    matrix product over patches. For small images on a CPU, or many networks in parallel, this is many times faster.
     """
 
     hidden: Sequence[int]
@@ -87,12 +71,12 @@ class CNN(nn.Module):
 
     @property
     def takes_key(self) -> bool:
-        """Whether a key makes a difference."""
+        """Whether the output depends on a key."""
         return self.dropout > 0
 
     @nn.compact
     def __call__(self, x: Any, key: Array | None = None) -> Array:
-        """[..., height, width, channels] -> [..., outputs]; of a tuple the last part may be flat, [..., features]."""
+        """[..., height, width, channels] -> [..., outputs]; the last part of a tuple may be flat, [..., features]."""
         parts = x if isinstance(x, tuple) else (x,)
         images = [part for part in parts if part.ndim == parts[0].ndim]
         flat = [*map(self._convolved, images), *parts[len(images) :]]
@@ -108,14 +92,7 @@ class CNN(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A dense tanh layer, or a convolution, into a recurrent cell. GRU: Cho et al. 2014; LSTM: Hochreiter 1997.
-
-    >>> net, carry = Recurrent(4), jnp.zeros((5, 4))
-    >>> params = net.init(jax.random.key(0), carry, jnp.ones((5, 3)))
-    >>> carry, features = net.apply(params, carry, jnp.ones((5, 3)))
-    >>> features.shape, bool((carry == features).all())
-    ((5, 4), True)
-    """
+    """A dense tanh layer or a convolution, then a recurrent cell: GRU (Cho et al. 2014) or LSTM (Hochreiter 1997)."""
 
     width: int
     cell: str | nn.RNNCellBase = "gru"
@@ -125,12 +102,12 @@ class Recurrent(nn.Module):
 
     @property
     def takes_key(self) -> bool:
-        """Whether a key makes a difference."""
+        """Whether the output depends on a key."""
         return self.dropout > 0
 
     @property
     def halves(self) -> tuple[nn.Module, nn.Module]:
-        """What comes before the carry, (params, x) -> y, and the rest, (params, carry, y); with all parameters each."""
+        """The part without carry, (params, x) -> y, and the rest, (params, carry, y). Both take all parameters."""
         return _Front(self.width, self.cell, self.images, self.layer_norm, self.dropout), _Cell(self.width, self.cell)
 
     @nn.compact
@@ -145,7 +122,7 @@ def _cell(kind: str | nn.RNNCellBase, width: int) -> Any:
 
 
 def _layer(of: Any, x: Any, key: Array | None) -> Array:
-    """The layer in front of a cell; its parameters are those of the module that calls this."""
+    """The layer before a cell, with parameters in the calling module."""
     if of.images:
         return CNN((of.width,), 0, 1.0, of.layer_norm, of.dropout)(x, key)
     if of.layer_norm or of.dropout:
@@ -154,7 +131,7 @@ def _layer(of: Any, x: Any, key: Array | None) -> Array:
 
 
 class _Front(nn.Module):
-    """The first half of `Recurrent`: the layer, and the products of a GRU's gates with what it gives."""
+    """First half of `Recurrent`: the layer and, for a GRU, the products of its gates with the layer's output."""
 
     width: int
     cell: str | nn.RNNCellBase
@@ -173,7 +150,7 @@ class _Front(nn.Module):
 
 
 class _Cell(nn.Module):
-    """The second half: the cell itself."""
+    """Second half of `Recurrent`: the cell."""
 
     width: int
     cell: str | nn.RNNCellBase
@@ -200,28 +177,27 @@ def make_agent(
     dropout: float = 0.0,
     initial_log_std: float = 0.0,
 ) -> Agent:
-    """Build a policy, and a critic if asked, that fit an environment's spaces.
+    """Build a policy, and optionally a critic, for an environment's spaces.
 
-    The same arguments, but for a cell, give the same Agent, so that compiled programs are found again.
+    Equal arguments return the same Agent object, unless `memory` is a flax cell.
 
     Args:
-      environment: gives the shapes.
       policy: "categorical" for discrete actions; "gaussian" (clipped to the box) or "squashed" (tanh) for continuous
-        ones; "auto" takes for every part of the action what fits it. Numbers with one bound or none are never clipped
+        ones; "auto" chooses for each part of the action space. Numbers with one bound or none are never clipped
         (`pgjax.estimators.open_boxes`).
       network: "mlp" flattens the observation; "cnn" convolves its images [height, width, channels]; "auto" takes a cnn
-        where there are any.
+        if there are images.
       hidden: widths of the dense layers.
-      critic: "state" adds V(s), "action" Q(s, a) for one Discrete action.
-      shared: whether the critic shares all layers but the last with the policy; else it has a network of its own.
-      memory: "gru" or "lstm" puts a recurrent unit of the first width in front of everything; so does a flax cell.
-      separate_memory: whether the critic has a memory of its own; else it reads the policy's.
-      layer_norm: whether each dense layer's output is normalised before its tanh.
-      dropout: the share of units left out of each dense layer, in training alone.
-      initial_log_std: log σ at the start, in units of half the action box.
+      critic: "state" adds V(s), "action" adds Q(s, a) for one Discrete action.
+      shared: share all layers but the last between policy and critic.
+      memory: "gru", "lstm" or a flax cell: a recurrent layer of the first width before everything else.
+      separate_memory: give the critic its own memory; otherwise it reads the policy's.
+      layer_norm: normalise each dense layer before its tanh.
+      dropout: fraction of units dropped from each dense layer, in training only.
+      initial_log_std: initial log σ, in units of half the action box.
 
     Raises:
-      SettingError: where policy or network and environment do not fit.
+      SettingError: if policy or network do not fit the environment.
 
     >>> from pgjax import environments
     >>> agent = make_agent(environments.make("CartPole-v1"))
@@ -233,7 +209,7 @@ def make_agent(
     images = bool(image_leaves(environment))
     _check(environment, network, hidden, critic, shared, memory, separate_memory, dropout, layer_norm, images)
     images = images and network != "mlp"
-    make: Any = _agent if isinstance(memory, str) else _agent.__wrapped__  # a cell may have no hash
+    make: Any = _agent if isinstance(memory, str) else _agent.__wrapped__  # a cell may not be hashable
     return make(
         environment,
         jnp.result_type(float),
@@ -267,7 +243,7 @@ def _agent(
     dropout: float,
     initial_log_std: float,
 ) -> Agent:
-    """Make it anew under another default type of numbers."""
+    """Build the agent; cached, with the default float type as part of the cache key."""
     numbers = outputs(environment.action_space)
 
     def dense(kind: Callable[..., Any], widths: tuple[int, ...], count: int, scale: float) -> Any:
@@ -295,12 +271,12 @@ def _agent(
 
 
 def _carry(memory: str | nn.RNNCellBase, width: int) -> Any:
-    """What an episode starts with."""
+    """The cell's carry at an episode's start."""
     cell = _cell(memory, width)
     try:
         carry = cell.initialize_carry(jax.random.key(0), (width,))
         jax.eval_shape(lambda key, x: cell.init_with_output(key, carry, x), jax.random.key(0), jnp.zeros(width))
-    except Exception as error:  # whatever a cell of somebody's own raises
+    except Exception as error:  # a user's cell may raise anything
         reason = f"is a cell that cannot read vectors of width {width}: {str(error).splitlines()[0]}"
         raise SettingError("memory", type(cell).__name__, reason) from error
     return carry
@@ -329,7 +305,7 @@ def _check(
     if any(width < 1 for width in hidden):
         raise SettingError("hidden", tuple(hidden), "must be positive widths")
     if not hidden and (shared or memory != "none"):
-        raise SettingError("hidden", tuple(hidden), "needs at least one layer to share or to remember with")
+        raise SettingError("hidden", tuple(hidden), "needs at least one layer for shared=True or a memory")
     if shared and critic == "none":
         raise SettingError("shared", shared, "needs a critic to share with")
     if separate_memory and (memory == "none" or critic == "none" or shared):
@@ -339,4 +315,4 @@ def _check(
         raise SettingError("dropout", dropout, "must be a number in [0, 1)")
     for field, value in (("dropout", dropout), ("layer_norm", layer_norm)):
         if value and not hidden:
-            raise SettingError(field, value, "does nothing: there is no dense layer; give hidden some width")
+            raise SettingError(field, value, "has no effect without a dense layer; give hidden a width")

@@ -1,4 +1,4 @@
-"""Observations as networks take them: numbers side by side, categories one-hot, images, no action masks."""
+"""Observations as network inputs: flattened numbers, one-hot categories, images; without action masks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,29 +14,20 @@ from pgjax.types import Environment, SettingError
 
 
 def default_features(environment: Environment, *, flatten: bool = True) -> Callable[[Any], Any]:
-    """How an observation becomes a network's input: float32, categories one-hot, arrays flat.
+    """A function from an observation to a network's input: float32, categories one-hot, arrays flat.
 
-    The parts of a dict or tuple are flattened and joined, at any depth; action masks are left out.
-
-    Args:
-      environment: declares the observations.
-      flatten: False keeps images: one image stays [height, width, channels]; of several parts the input is a tuple, the
-        images first, then everything else flat. `image_leaves` says what is one.
+    All parts of a dict or tuple are flattened and joined, except action masks. With `flatten=False` images (as in
+    `image_leaves`) keep their shape [height, width, channels]. Several parts then give a tuple: images first, then all
+    else flat.
 
     Raises:
-      SettingError: for observations that are not declared by shapes, or nothing but masks.
-
-    >>> from pgjax import environments
-    >>> image = default_features(environments.make("DeepSea-bsuite:size=4"))(jnp.eye(4))
-    >>> numbered = default_features(environments.make("FrozenLake-misc"))(2)
-    >>> image.shape, numbered.tolist().index(1.0)
-    ((16,), 2)
+      SettingError: for observations without declared shapes, or with nothing but masks.
     """
     shapes, structure = leaves(environment)
     counts = categories(environment)
     seen, images = seen_leaves(environment), [] if flatten else image_leaves(environment)
     if not seen:
-        raise SettingError("environment", environment.name, "has no observation that a network could take")
+        raise SettingError("environment", environment.name, "has no observation for a network, only action masks")
 
     def one(x: Any, i: int) -> Array:
         count, shape = counts[i], shapes[i].shape
@@ -56,29 +47,29 @@ def default_features(environment: Environment, *, flatten: bool = True) -> Calla
 
 
 def seen_leaves(environment: Environment) -> list[int]:
-    """Which leaves of an observation a network takes: all but action masks."""
+    """Indices of the observation leaves that a network takes: all but action masks."""
     masks = find_masks(environment).leaves
     return [i for i in range(len(leaves(environment)[0])) if i not in masks]
 
 
 def image_leaves(environment: Environment) -> list[int]:
-    """Which leaves are images, 3×3 or larger: [height, width, channels] of numbers, [height, width, ...] of categories.
+    """Indices of the leaves that are images, at least 3×3.
 
-    >>> from pgjax import environments
-    >>> image_leaves(environments.make("Breakout-MinAtar")), image_leaves(environments.make("CartPole-v1"))
-    ([0], [])
+    An image is [height, width, channels] of numbers, or [height, width, ...] of categories.
     """
     shapes, counts = leaves(environment)[0], categories(environment)
 
     def image(i: int) -> bool:
         shape = shapes[i].shape
-        return len(shape) in ((3,) if counts[i] is None else (2, 3)) and min(shape[:2]) >= 3  # as large as the kernel
+        return (
+            len(shape) in ((3,) if counts[i] is None else (2, 3)) and min(shape[:2]) >= 3
+        )  # at least the kernel's size
 
     return [i for i in seen_leaves(environment) if image(i)]
 
 
 def leaves(environment: Environment) -> tuple[list[Any], Any]:
-    """Shapes and dtypes of an observation's parts, and the structure that they are the leaves of."""
+    """Shapes and dtypes of an observation's leaves, and the tree structure."""
     with_paths, structure = tree_flatten_with_path(environment.observation)
     for path, x in with_paths:
         if not (hasattr(x, "shape") and hasattr(x, "dtype")):
@@ -90,14 +81,10 @@ def leaves(environment: Environment) -> tuple[list[Any], Any]:
 
 
 def categories(environment: Environment) -> list[int | None]:
-    """How many values each part of an observation takes if it is a category, else None; in the order of `leaves`.
+    """Number of values of each observation leaf that is a category, else None; in the order of `leaves`.
 
     Raises:
-      SettingError: where `num_categories` does not fit the observation.
-
-    >>> from pgjax import environments
-    >>> categories(environments.make("FrozenLake-misc")), categories(environments.make("CartPole-v1"))
-    ([16], [None])
+      SettingError: if `num_categories` does not fit the observation.
     """
     shapes, structure = leaves(environment)
     declared = environment.num_categories

@@ -1,4 +1,4 @@
-"""The random policy of an environment: what every score is compared with."""
+"""The random policy of an environment, with which scores are compared."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,21 +17,21 @@ from pgjax.types import Environment
 
 
 class Uniform(NamedTuple):
-    """Every action between two bounds as likely as any other. Only what a rollout calls."""
+    """Uniform distribution over a box, with the methods that a rollout calls."""
 
     low: Array  # [..., d]
     high: Array
 
     def noise(self, key: Array, draws: tuple[int, ...] = ()) -> Array:
-        """From 0 to 1."""
+        """Uniform in [0, 1)."""
         return jax.random.uniform(key, (*draws, *self.low.shape))
 
     def at(self, noise: Array) -> Array:
-        """An action."""
+        """The action at this noise."""
         return (1 - noise) * self.low + noise * self.high  # high − low may be infinite
 
     def log_prob(self, action: Array) -> Array:
-        """Logarithm of the density."""
+        """Log density."""
         return -jnp.sum(jnp.log(self.high - self.low), axis=-1)
 
     def to_environment(self, action: Array) -> Array:
@@ -40,12 +40,7 @@ class Uniform(NamedTuple):
 
 
 def uniform_policy(environment: Environment) -> Callable[[Any], Distribution]:
-    """observation -> every allowed choice equally likely, numbers between two bounds uniform, others as of N(0, 1).
-
-    >>> from pgjax import environments
-    >>> jnp.exp(uniform_policy(environments.make("CartPole-v1"))(jnp.zeros(4)).log_probs).tolist()
-    [0.5, 0.5]
-    """
+    """observation -> distribution: uniform over allowed choices and bounded numbers, N(0, 1) for unbounded ones."""
     spaces, _, structure = checked_parts(environment)
     read = reader(environment, lambda observation: ())
 

@@ -1,12 +1,11 @@
-"""Population-based training: the worst runs go on from the best ones, with hyperparameters moved a little.
+"""Population-based training: the worst runs continue from the best ones, with perturbed hyperparameters.
 
-Members train side by side for some updates (`run_updates` under `vmap`). Then each of the worst share of them takes
-over the parameters, optimiser state and hyperparameters of one of the best (exploit), which is a gather along the axis
-of runs, and multiplies every evolving hyperparameter by a random factor (explore). Training and gather are one compiled
-program. Jaderberg et al. 2017. https://arxiv.org/abs/1711.09846
+Members train in parallel for some updates (`run_updates` under `vmap`). Then each of the worst members copies the
+parameters, optimiser state and hyperparameters of one of the best (exploit). It multiplies every evolving
+hyperparameter by a random factor (explore). Both steps are one compiled program.
 
-All that the next step needs is in `Runs`: the random numbers of an exploit step are drawn from a key and the number of
-updates done, so a population that is saved and restored goes on to the bit as if it had not been.
+The random numbers of an exploit step depend only on a key and the number of updates done. A population that is saved
+and restored therefore continues bit for bit. Source: Jaderberg et al. 2017. https://arxiv.org/abs/1711.09846
 """
 
 from pgjax.population.evolution import (

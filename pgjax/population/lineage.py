@@ -1,4 +1,4 @@
-"""Who went on from whom in a population: tables from metrics."""
+"""Lineage of a population, from its metrics."""
 
 from collections.abc import Mapping
 
@@ -7,17 +7,14 @@ import numpy as np
 from pgjax.population.evolution import Evolution
 
 PARENT = "parent"
-"""Name of a run's setting and metric: the seed of the member that it went on from at the last exploit step."""
+"""Setting and metric of a run: the seed of the member that it continued from at the last exploit step."""
 
 
 def lineage(metrics: Mapping[str, np.ndarray], how: Evolution) -> tuple[tuple[str, ...], list[tuple]]:
-    """Every takeover, as columns and rows: after which update, seed, the seed copied from, and the new hyperparameters.
+    """Every takeover as columns and rows: update, seed, seed copied from, and the new hyperparameters.
 
-    What members began with are rows of update 0, copied from themselves.
-
-    Args:
-      metrics: of the whole training, as `chunks` gives them and `sweeps.join` joins them, or from a run's metrics.csv.
-      how: what evolved.
+    The initial members are rows of update 0, copied from themselves. `metrics` are those of the whole training: joined
+    by `sweeps.join` from `chunks`, or read from a run's metrics.csv.
     """
     names = [name for name, *_ in how.ranges]
     parents, rows = metrics[PARENT], []
@@ -30,12 +27,7 @@ def lineage(metrics: Mapping[str, np.ndarray], how: Evolution) -> tuple[tuple[st
 
 
 def ancestry(metrics: Mapping[str, np.ndarray], position: int) -> np.ndarray:
-    """In which row of the metrics each update stands that led to a member's last state, [updates].
-
-    >>> parents = np.array([[5, 5, 5], [7, 5, 7]])  # before its second update the second member took over the first
-    >>> ancestry({"parent": parents}, 1).tolist()
-    [0, 1, 1]
-    """
+    """The row of the metrics that holds each update in a member's ancestry, [updates]."""
     parents = metrics[PARENT]
     rows, seeds = np.empty(parents.shape[1], int), parents[:, 0].tolist()
     for u in reversed(range(parents.shape[1])):

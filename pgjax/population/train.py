@@ -1,7 +1,6 @@
-"""Training a population: a member for each seed, a compiled call for each exploit step."""
+"""Train a population: one member per seed, one compiled call per exploit step."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from pgjax import counters, sweeps
 from pgjax.engine import hosts
+from pgjax.engine.compiling import Program
 from pgjax.population.evolution import Evolution, evolved, last_score, numbers_of
 from pgjax.population.lineage import PARENT
 from pgjax.sweeps.runs import check_runs
@@ -30,18 +30,10 @@ def start(
     devices: Sequence[Any] | None = None,
     mesh: Sequence[int] | None = None,
 ) -> sweeps.Runs:
-    """A member for each seed, with hyperparameters drawn from their ranges.
+    """One member per seed, with hyperparameters drawn from their ranges.
 
-    `Runs.settings` holds `parent` beside them: the seed that a member goes on from, its own at first.
-
-    Args:
-      trainer: what to run.
-      algorithm: the hyperparameters that do not evolve.
-      how: those that do.
-      seeds: how many members, or the seed of each, as in `sweeps.start`.
-      draw: seed of the draws.
-      devices: as in `sweeps.start`.
-      mesh: as in `sweeps.start`.
+    `Runs.settings` also holds `parent`, the seed that a member continues from, at first its own. `algorithm` holds the
+    hyperparameters that do not evolve, `how` those that do; `draw` is the seed of the draws.
 
     Raises:
       SettingError: as `sweeps.start`; for hyperparameters that the algorithm does not have.
@@ -66,19 +58,16 @@ def chunks(
 ) -> Iterator[tuple[sweeps.Runs, dict[str, np.ndarray]]]:
     """Train a population until every member has taken `total_steps`; yields after each exploit step.
 
-    The score is the mean training return of the updates since the last one. Members that have taken all their steps
-    are not replaced any more. Metrics are those of `sweeps.chunks` and, for the lineage, each [R, updates]: the
-    evolving hyperparameters, by name, that the update was made with, and `parent`, the seed of the member whose state
-    it went on from. `Runs.settings` has the numbers of now.
+    The score is the mean training return of the updates since the previous exploit step. Members that have taken all
+    their steps are not replaced. Metrics are those of `sweeps.chunks` and, each [R, updates], the evolving
+    hyperparameters of the update and `parent`, the seed of the member whose state it continued from. `Runs.settings`
+    has the current values.
 
     Args:
-      trainer: what runs.
-      runs: from `start`, or where training stopped.
-      total_steps: environment steps of each member.
-      updates: how many of them between two exploit steps.
-      max_skipped: a member is over, and may be replaced, once so many updates in a row were not finite.
-      how: what evolves.
-      key: of the exploit steps; never one that training uses.
+      runs: from `start`, or from an earlier call.
+      updates: number of updates between two exploit steps.
+      max_skipped: a member ends, and may be replaced, after this many skipped (non-finite) updates in a row.
+      key: of the exploit steps; one that training does not use.
       donate: as in `sweeps.advance`.
 
     Raises:
@@ -137,5 +126,5 @@ def _trained_and_evolved(
     return algorithm, jax.lax.with_sharding_constraint(state, where), metrics | used, source
 
 
-_generation = partial(jax.jit, static_argnums=(0, 1, 2, 3))(_trained_and_evolved)
-_generation_donated = partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)(_trained_and_evolved)
+_generation = Program(_trained_and_evolved, static_argnums=(0, 1, 2, 3))
+_generation_donated = Program(_trained_and_evolved, static_argnums=(0, 1, 2, 3), donate_argnums=5)

@@ -1,7 +1,7 @@
-"""Trained policies, each with a card that says how good it is and how it was made.
+"""Pretrained policies, each with a card that records its returns and how it was trained.
 
-In policies/ a policy is three files: NAME.npz (parameters), NAME.toml (the card), NAME.csv (the learning curve of all
-seeds). `experiments/pretrained.py` makes them of run directories and scores them again.
+In policies/, each policy is three files: NAME.npz (parameters), NAME.toml (the card) and NAME.csv (learning curves of
+all seeds). `experiments/pretrained.py` writes them from run directories and evaluates them again.
 """
 
 from pgjax.pretrained.cards import Card, Evaluation, Score, measured, read_card

@@ -1,4 +1,4 @@
-"""The card of a trained policy: what it earns, and all that is needed to make its agent again."""
+"""The card of a pretrained policy: its returns, and all settings needed to rebuild its agent."""
 
 import tomllib
 from collections.abc import Mapping
@@ -17,32 +17,19 @@ ROUNDING = 0.01
 
 
 class Evaluation(NamedTuple):
-    """Undiscounted greedy returns of one policy.
-
-    Attributes:
-      mean: over the episodes.
-      standard_deviation: over the episodes, of one episode's return.
-      episodes: how many.
-      key: `jax.random.key(key)` began them.
-    """
+    """Undiscounted greedy returns of one policy."""
 
     mean: float
-    standard_deviation: float
+    standard_deviation: float  # of one episode's return
     episodes: int
-    key: int
+    key: int  # the seed of the evaluation key
 
     def interval(self, episodes: int | None = None) -> tuple[float, float]:
-        """Where the mean of so many episodes of the same policy lies, as many as here by default.
+        """The interval expected to hold the mean of `episodes` other episodes of this policy; default as many as here.
 
-        mean ± (4 s √(1/n + 1/m) + 1 % of |mean|), with s the standard deviation, n the episodes here and m the others:
-        four standard errors of the difference of two means. The share of the mean is for policies that never failed
-        here, whose s is 0. The same key begins the same episodes; where it is used again, what is left is what other
-        versions or processors round differently.
-
-        >>> Evaluation(100.0, 0.0, 64, 0).interval()
-        (99.0, 101.0)
-        >>> Evaluation(100.0, 8.0, 64, 0).interval(64)
-        (93.3431..., 106.6568...)
+        It is mean ± (4 s √(1/n + 1/m) + 1 % of |mean|). Here s is the standard deviation, n and m are the numbers of
+        episodes. The first term is four standard errors of the difference of two means. The 1 % covers policies with s
+        = 0, and rounding on other versions or processors. The same key gives the same initial states.
         """
         error = self.standard_deviation * (1 / self.episodes + 1 / (episodes or self.episodes)) ** 0.5
         half = STANDARD_ERRORS * error + ROUNDING * abs(self.mean)
@@ -50,83 +37,46 @@ class Evaluation(NamedTuple):
 
 
 class Score(NamedTuple):
-    """All seeds that were trained alike, as in the table of scores.
-
-    Attributes:
-      seeds: how many.
-      greedy: interquartile mean over seeds of each one's mean greedy return; low and high of its 95 % bootstrap
-        interval.
-      sampled: the same of sampled returns.
-    """
+    """Returns of all seeds of a training run, as in the table of scores."""
 
     seeds: int
-    greedy: tuple[float, float, float]
-    sampled: tuple[float, float, float]
+    greedy: tuple[float, float, float]  # interquartile mean over seeds of mean returns, and its 95 % bootstrap interval
+    sampled: tuple[float, float, float]  # the same for sampled actions
 
 
 @dataclass(frozen=True, repr=False)
 class Card:
-    """What is known of a shipped policy.
-
-    Attributes:
-      environment: its name.
-      algorithm: the method that trained it.
-      seed: the one of the best greedy return among all seeds.
-      env_steps: environment steps that it was trained for.
-      date: when training ended, YYYY-MM-DD.
-      commit: of pgjax, that trained it.
-      critic: which values the agent has kept: "state", "action" or "none".
-      sha256: of the parameters' file.
-      evaluation: of this policy, on episodes that neither trained nor chose it.
-      score: of all seeds.
-      settings: of the training run, by name, as in its config.toml.
-      versions: of what computed it.
-    """
+    """The record of a pretrained policy."""
 
     environment: str
     algorithm: str
-    seed: int
-    env_steps: int
-    date: str
-    commit: str
-    critic: str
-    sha256: str
-    evaluation: Evaluation
-    score: Score
-    settings: Mapping[str, Any] = field(hash=False)
-    versions: Mapping[str, str] = field(hash=False)
+    seed: int  # with the best greedy return of all seeds
+    env_steps: int  # environment steps of training
+    date: str  # end of training, YYYY-MM-DD
+    commit: str  # of pgjax, that trained it
+    critic: str  # the critic that the agent has kept: "state", "action" or "none"
+    sha256: str  # of the parameter file
+    evaluation: Evaluation  # on episodes used neither for training nor for the choice of the seed
+    score: Score  # of all seeds
+    settings: Mapping[str, Any] = field(hash=False)  # of the training run, as in its config.toml
+    versions: Mapping[str, str] = field(hash=False)  # of the packages that trained it
 
     def __repr__(self) -> str:
-        """Whose it is, and its greedy return with the interval of as many new episodes."""
+        """Environment, method, seed, and the greedy return with its interval."""
         low, high = self.evaluation.interval()
-        earns = f"greedy return {self.evaluation.mean:.4g} [{low:.4g}, {high:.4g}]"
-        return f"Card({self.environment}, {self.algorithm}, seed {self.seed}, {earns})"
+        returns = f"greedy return {self.evaluation.mean:.4g} [{low:.4g}, {high:.4g}]"
+        return f"Card({self.environment}, {self.algorithm}, seed {self.seed}, {returns})"
 
 
 def measured(environment: Environment, agent: Agent, params: Params, *, key: int, episodes: int) -> Evaluation:
-    """Evaluate a policy, greedy.
-
-    >>> from pgjax import environments, make_agent
-    >>> bandit = environments.make("SimpleBandit-bsuite")
-    >>> agent = make_agent(bandit, hidden=())
-    >>> measured(bandit, agent, agent.init(jax.random.key(0)), key=1, episodes=4).episodes
-    4
-    """
-    key_of_all = jax.random.key(key)
-    returns = np.asarray(evaluate(environment, agent, params, key_of_all, episodes=episodes, greedy=True), float)
+    """Evaluate a policy greedily."""
+    typed_key = jax.random.key(key)
+    returns = np.asarray(evaluate(environment, agent, params, typed_key, episodes=episodes, greedy=True), float)
     return Evaluation(float(returns.mean()), float(returns.std(ddof=1)), episodes, key)
 
 
 def read_card(path: Path) -> Card:
-    """A card, from TOML.
-
-    Raises:
-      SettingError: if it cannot be read, or is none.
-
-    >>> read_card(Path("nowhere.toml"))
-    Traceback (most recent call last):
-    pgjax.types.SettingError: card: 'nowhere.toml' cannot be read: No such file or directory
-    """
+    """Read a card from TOML. Raises a SettingError if the file cannot be read or is not a card."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         greedy, sampled = (tuple(map(float, table["score"][name])) for name in ("greedy", "sampled"))
@@ -134,8 +84,8 @@ def read_card(path: Path) -> Card:
         card = Card(**table | {"evaluation": Evaluation(**table["evaluation"]), "score": score})
     except OSError as error:
         raise SettingError("card", str(path), f"cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:  # no TOML, or entries missing, foreign or of another type
-        raise SettingError("card", str(path), f"is no card of a policy: {' '.join(str(error).split())}") from error
+    except (ValueError, TypeError, KeyError) as error:  # not TOML, or with missing, unknown or mistyped entries
+        raise SettingError("card", str(path), f"is not a policy card: {' '.join(str(error).split())}") from error
     if card.settings.get("environment") != card.environment or len(greedy) != 3 or len(sampled) != 3:
-        raise SettingError("card", str(path), "is no card of a policy: its entries contradict each other")
+        raise SettingError("card", str(path), "is not a policy card: its entries contradict each other")
     return card

@@ -1,4 +1,4 @@
-"""A trained policy by the name of its environment."""
+"""Load a pretrained policy by the name of its environment."""
 
 import difflib
 from pathlib import Path
@@ -12,7 +12,7 @@ FOLDER = Path(__file__).with_name("policies")
 
 
 class Policy(NamedTuple):
-    """A trained policy, ready to act: `environment, agent, params, card = load_policy(name)`."""
+    """A pretrained policy, ready to act: `environment, agent, params, card = load_policy(name)`."""
 
     environment: Environment
     agent: Agent
@@ -20,30 +20,26 @@ class Policy(NamedTuple):
     card: Card
 
     def __repr__(self) -> str:
-        """What its card says."""
+        """The text of its card."""
         return f"Policy{repr(self.card).removeprefix('Card')}"
 
 
 def load_policy(name: str, *, folder: str | Path = FOLDER) -> Policy:
-    """Read a trained policy: its environment, its agent, the parameters, and a card of how good it is and why.
+    """Load a pretrained policy: environment, agent, parameters and card.
 
-    Args:
-      name: of its environment; `pgjax.pretrained.list()` has all.
-      folder: where the files are; default those of the package.
+    `pgjax.pretrained.list()` gives the names. `folder` holds the files; default: those of the package.
 
     Raises:
-      SettingError: for a name without a policy, with the closest ones; for a family that is not installed; for files
-        that are damaged, or do not fit.
+      SettingError: for a name without a policy, with the closest ones; for an environment family that is not installed;
+        for damaged files.
 
     >>> import jax
     >>> from pgjax import evaluate, load_policy
     >>> environment, agent, params, card = load_policy("CartPole-v1")
     >>> float(evaluate(environment, agent, params, jax.random.key(0), episodes=8, greedy=True).mean())
     500.0
-    >>> card.settings["learning_rate"], card.seed in range(10)
-    (0.001, True)
     """
-    # Here and not above: they import tyro, and `import pgjax` is to stay quick.
+    # Imported here because they import tyro, which would slow down `import pgjax`.
     from pgjax.runs.settings.build import acting_agent_of, agent_of
     from pgjax.runs.settings.config_file import settings_of_record
     from pgjax.runs.settings.environment import environment_of
@@ -60,29 +56,17 @@ def load_policy(name: str, *, folder: str | Path = FOLDER) -> Policy:
 
 
 def names(folder: str | Path = FOLDER) -> list[str]:
-    """The names that `load_policy` knows, those of families that are not installed included.
-
-    >>> "CartPole-v1" in names()
-    True
-    """
+    """The names that `load_policy` knows, with those of families that are not installed."""
     return sorted(read_card(path).environment for path in Path(folder).glob("*.toml"))
 
 
 def card(name: str, *, folder: str | Path = FOLDER) -> Card:
-    """The card alone, without its environment.
-
-    Raises:
-      SettingError: for a name without a policy, with the closest ones.
-
-    >>> card("Acrobat-v1")
-    Traceback (most recent call last):
-    pgjax.types.SettingError: policy: 'Acrobat-v1' is not shipped; the closest are Acrobot-v1, ...
-    """
+    """The card of a policy, without its environment. Raises a SettingError for a name without a policy."""
     return read_card(_path(name, Path(folder)))
 
 
 def _path(name: str, folder: Path) -> Path:
-    """The card of a name. It alone is read: that another one is damaged is no reason to refuse this one."""
+    """The path of a name's card. Only this card is read, so that other damaged cards do not matter."""
     from pgjax.runs.record.files import file_name
 
     path = folder / f"{file_name(str(name))}.toml"
@@ -90,5 +74,5 @@ def _path(name: str, folder: Path) -> Path:
         return path
     by_lower = {other.lower(): other for other in names(folder)}
     close = [by_lower[x] for x in difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.0)]
-    nearest = f"the closest are {', '.join(close)}" if close else f"there is none in {folder}"
-    raise SettingError("policy", name, f"is not shipped; {nearest}")
+    nearest = f"the closest are {', '.join(close)}" if close else f"{folder} has no policies"
+    raise SettingError("policy", name, f"has no pretrained policy; {nearest}")

@@ -1,4 +1,4 @@
-"""A trained policy written as files."""
+"""Write a pretrained policy to files."""
 
 import hashlib
 import os
@@ -15,24 +15,14 @@ from pgjax.types import Params
 
 
 def digest(params: Params) -> str:
-    """SHA-256 of the file that parameters become: `Card.sha256`."""
+    """SHA-256 of the parameter file: `Card.sha256`."""
     return hashlib.sha256(weights.as_bytes(params)).hexdigest()
 
 
 def save_policy(folder: Path, card: Card, params: Params, curve: str) -> Path:
-    """Write NAME.npz, NAME.csv and NAME.toml, the card last; the same arguments give the same bytes.
+    """Write NAME.npz, NAME.csv (`curve`) and NAME.toml, the card last, and return the card's path.
 
-    Args:
-      folder: made if it is not there.
-      card: with the `digest` of the parameters.
-      params: float32.
-      curve: the learning curve, as CSV.
-
-    Returns:
-      The card's path.
-
-    Raises:
-      OSError: if they cannot be written.
+    The same arguments give the same bytes. The card must hold the `digest` of the float32 parameters.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{file_name(card.environment)}.toml"
@@ -49,7 +39,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def card_text(card: Card) -> str:
-    """A card as TOML that `read_card` takes."""
+    """A card as TOML, for `read_card`."""
     table = asdict(card)
     evaluation: Evaluation = table["evaluation"]
     low, high = evaluation.interval()

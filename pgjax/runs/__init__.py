@@ -1,4 +1,4 @@
-"""Everything around the pure core that a script needs: settings, run directories, progress, figures.
+"""Settings, run directories, progress display and figures for scripts.
 
-The core never imports this; experiments and notebooks do.
+`experiments/` and the notebooks use these modules. The core of pgjax does not import them.
 """

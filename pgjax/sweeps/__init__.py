@@ -1,4 +1,4 @@
-"""Sweeps: seeds × any hyperparameters in one compiled call, spread over devices."""
+"""Sweeps: train seeds × hyperparameters in one compiled call, spread over devices."""
 
 from pgjax.sweeps.evaluation import EVALUATION_KEY, RETURNS, evaluate_runs, evaluation_point, points_passed
 from pgjax.sweeps.loop import advance, advanced, chunks, compiled, join, steps_of

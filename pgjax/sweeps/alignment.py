@@ -1,4 +1,4 @@
-"""Runs on one axis of environment steps, of which each takes its own number per update."""
+"""Interpolate runs onto a common axis of environment steps."""
 
 from collections.abc import Mapping
 
@@ -13,11 +13,11 @@ def curve(
     until: float | None = None,
     window: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Environment steps [G] and a metric [R, G] of runs on one common grid, linearly interpolated.
+    """Environment steps [G] and a metric [R, G] of all runs on a common grid, linearly interpolated.
 
-    Runs take different numbers of steps per update; the grid ends where the shortest run does, or at `until`: runs that
-    were stopped before it then keep their last value. Updates in which no episode ended are passed over. A `window`
-    of w shows at each update the mean of the last w, for methods whose batches are small.
+    Runs take different numbers of steps per update. The grid ends with the shortest run, or at `until`; runs that
+    stopped earlier then keep their last value. Updates in which no episode ended are ignored. `window` averages over so
+    many updates, for methods with small batches.
     """
     active, steps, returns = metrics["active"], metrics["env_steps"], metrics[name]
     known = active & np.isfinite(returns)

@@ -1,4 +1,4 @@
-"""Learning curves: runs on one axis of environment steps, drawn with the spread over seeds."""
+"""Plot learning curves with the spread over seeds."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ MAX_COLOURS = 10
 def draw_curve(
     axes: Axes, grid: np.ndarray, returns: np.ndarray, label: str, spread: str, colour: str, marker: str = ""
 ) -> None:
-    """The mean over seeds, and a band: from the lowest to the highest seed ("range"), or "quartiles"."""
+    """The mean over seeds, with a band from the lowest to the highest seed ("range") or over the "quartiles"."""
     if not grid.size:
         return
     low, high = np.quantile(returns, (0.0, 1.0) if spread == "range" else (0.25, 0.75), axis=0)
@@ -32,11 +32,10 @@ def learning_curves(
     name: str = "return_mean",
     evaluation: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
-    """One curve per entry of label -> metrics, in one figure; the greedy returns of evaluations on the way beside it.
+    """A figure with one curve per label and, if given, the greedy returns of evaluations.
 
     Args:
       curves: label -> metrics by name, [R, updates].
-      title: of the figure.
       spread: of the band over seeds: "range" or "quartiles".
       name: of the metric.
       evaluation: env_steps and greedy_return, [R, points].
@@ -45,7 +44,7 @@ def learning_curves(
     for i, (label, metrics) in enumerate(curves.items()):
         draw_curve(axes, *curve(metrics, name), label=label, spread=spread, colour=f"C{i % MAX_COLOURS}")
     if evaluation:
-        # all seeds are evaluated together: a point lies at the mean of their steps
+        # all seeds are evaluated together, so a point is at their mean steps
         steps, colour = evaluation["env_steps"].mean(axis=0), f"C{len(curves) % MAX_COLOURS}"
         draw_curve(axes, steps, evaluation["greedy_return"], "evaluation, greedy", spread, colour, marker="o")
     finish(axes, title, *([] if name == "return_mean" else [name.replace("_", " ")]))
@@ -59,7 +58,7 @@ def learning_curves(
 
 
 def finish(axes: Axes, title: str, ylabel: str = "episode return (undiscounted)") -> None:
-    """Titles, units, and a frame that does not get in the way."""
+    """Set title, axis labels, units and grid."""
     axes.set(title=title, xlabel="environment steps per seed", ylabel=ylabel)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(alpha=0.3)

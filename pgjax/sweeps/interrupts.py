@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish to stop, granted at the end of a chunk: the state of one in flight cannot be kept."""
+"""Stop at the end of a chunk on Ctrl-C, because a chunk in progress has no state to keep."""
 
 import signal
 import threading
@@ -11,26 +11,26 @@ class Interrupt:
     """Whether Ctrl-C was pressed."""
 
     def __init__(self) -> None:
-        """Not yet."""
-        self.asked = False
+        """Start without an interrupt."""
+        self.pressed = False
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Remember the first; the second is a KeyboardInterrupt at once."""
-        if self.asked:
+        """Signal handler: record the first Ctrl-C, raise KeyboardInterrupt on the second."""
+        if self.pressed:
             signal.default_int_handler(number, frame)
-        self.asked = True
+        self.pressed = True
 
     def __bool__(self) -> bool:
-        """True once it was."""
-        return self.asked
+        """Whether Ctrl-C was pressed."""
+        return self.pressed
 
 
 @contextmanager
 def interrupt_noted() -> Iterator[Interrupt]:
-    """Note Ctrl-C instead of dying of it, where Python's own handler would have; that of somebody else stays."""
+    """Record Ctrl-C instead of raising KeyboardInterrupt, unless another signal handler is installed."""
     interrupt = Interrupt()
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield interrupt
         return
     signal.signal(signal.SIGINT, interrupt.note)

@@ -1,4 +1,4 @@
-"""Many runs trained side by side in compiled chunks of updates, spread over devices."""
+"""Train many runs in parallel, in compiled chunks of updates, spread over devices."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from pgjax import counters
 from pgjax.engine import hosts
+from pgjax.engine.compiling import Program
 from pgjax.engine.devices import SEED_AXIS
 from pgjax.engine.memory import check_room
 from pgjax.sweeps.runs import Runs, placed, spread_over
@@ -20,11 +21,11 @@ from pgjax.training.loop import NEVER, run_updates
 from pgjax.types import Algorithm, Trainer, TrainState
 
 ROW = 160
-"""Bytes of a run's metrics of an update, about: twenty numbers, on the device and in numpy."""
+"""Approximate bytes of one run's metrics per update: twenty numbers, on the device and in numpy."""
 
 
 def steps_of(trainer: Trainer) -> int:
-    """The most environment steps that one update takes."""
+    """The largest number of environment steps that one update takes."""
     return steps_per_update(trainer.environment, trainer.config)
 
 
@@ -38,32 +39,16 @@ def advance(
     donate: bool = False,
     stopped: np.ndarray | None = None,
 ) -> tuple[Runs, dict[str, np.ndarray]]:
-    """Up to `updates` more updates of every run that has not yet taken `total_steps` environment steps.
+    """Make up to `updates` more updates of every run that has not yet taken `total_steps` environment steps.
 
-    A run of which `max_skipped` updates in a row were not finite is left as it is.
-
-    Args:
-      trainer: what runs.
-      runs: where they stand. They stay as they are, unless `donate`.
-      total_steps: environment steps after which a run is over.
-      updates: how many updates, at most.
-      max_skipped: how many updates in a row may be not finite.
-      donate: reuse the memory of `runs.state`, which is deleted: for a loop that keeps no earlier Runs.
-      stopped: True for runs that stay as they are, [R]; default none.
+    Runs with `max_skipped` skipped (non-finite) updates in a row, and those with `stopped` [R] True, stay unchanged.
+    With `donate` the memory of `runs.state` is reused, and `runs.state` is deleted. `chunks` shows an example.
 
     Returns:
       Runs, and metrics by name, [R, updates]; `active` is False where a run was already done.
 
     Raises:
-      SettingError: for numbers that are no counts, or more steps than a counter of 32 bits holds.
-
-    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweeps
-    >>> env = environments.make("SimpleBandit-bsuite")  # episodes of one step
-    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
-    >>> first = sweeps.start(trainer, reinforce().algorithm)
-    >>> second, metrics = advance(trainer, first, total_steps=100, updates=3)
-    >>> first.state.env_steps.tolist(), second.state.env_steps.tolist()
-    ([0], [6])
+      SettingError: for numbers that are not counts, or more steps than a 32-bit counter holds.
     """
     budget = counters.budget("total_steps", total_steps, steps_of(trainer))
     limits = (
@@ -78,7 +63,7 @@ def advance(
 
 
 def compiled(trainer: Trainer, runs: Runs, updates: int) -> Any:
-    """The program that `advance` runs, as jax's `Compiled`: its text shows the communication between devices."""
+    """The compiled program of `advance`, whose text shows the communication between devices."""
     limits = jnp.zeros(len(runs.seeds), jnp.int32), jnp.int32(NEVER)
     return _advance.lower(trainer, updates, runs.mesh, runs.algorithm, runs.state, limits).compile()
 
@@ -92,16 +77,16 @@ def chunks(
     *,
     donate: bool = False,
 ) -> Iterator[tuple[Runs, dict[str, np.ndarray]]]:
-    """Advance until every run has taken `total_steps`; yields after each compiled chunk, for the caller to report.
+    """Advance until every run has taken `total_steps`, yielding (runs, metrics) after each compiled chunk.
 
-    A run is also over once `max_skipped` of its updates in a row were not finite. The arguments are those of
-    `advance`: with `donate`, the Runs given and all yielded are deleted when the next chunk begins.
+    A run also ends after `max_skipped` skipped updates in a row. Arguments are those of `advance`; with `donate`,
+    earlier Runs are deleted when the next chunk begins.
 
     Raises:
       SettingError: as `advance`, when called.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweeps
-    >>> env = environments.make("SimpleBandit-bsuite")  # episodes of one step
+    >>> env = environments.make("SimpleBandit-bsuite")  # one-step episodes
     >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
     >>> runs = sweeps.start(trainer, reinforce().algorithm)
     >>> [metrics["env_steps"].tolist() for _, metrics in chunks(trainer, runs, total_steps=8, updates=3)]
@@ -123,7 +108,7 @@ def chunks(
 
 
 def join(pieces: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Metrics of all chunks one after the other, [R, updates], without updates in which every run was done."""
+    """Concatenate the metrics of chunks to [R, updates], without updates after all runs were done."""
     joined = {name: np.concatenate([piece[name] for piece in pieces], axis=1) for name in pieces[0]}
     last = int(joined["active"].any(axis=0).sum())
     return {name: values[:, :last] for name, values in joined.items()}
@@ -132,7 +117,7 @@ def join(pieces: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def advanced(
     trainer: Trainer, updates: int, mesh: Mesh, algorithm: Algorithm, state: TrainState, limits: tuple[Array, Array]
 ) -> tuple[TrainState, dict[str, Array]]:
-    """`run_updates` of every run, to be compiled; limits are (total_steps of each run [R], max_skipped)."""
+    """`run_updates` of every run, to be compiled. `limits` are (total_steps [R], max_skipped)."""
 
     def one(
         algorithm: Algorithm, state: TrainState, limits: tuple[Array, Array]
@@ -140,10 +125,10 @@ def advanced(
         total_steps, max_skipped = limits
         return run_updates(trainer, algorithm, state, total_steps, updates, max_skipped)
 
-    every, there = jax.vmap(one, in_axes=(0, 0, (0, None))), placed(state)
-    given = P(SEED_AXIS), there, (P(SEED_AXIS), P())
-    return spread_over(every, mesh, given, (there, P(SEED_AXIS)))(algorithm, state, limits)
+    all_runs, state_specs = jax.vmap(one, in_axes=(0, 0, (0, None))), placed(state)
+    in_specs = P(SEED_AXIS), state_specs, (P(SEED_AXIS), P())
+    return spread_over(all_runs, mesh, in_specs, (state_specs, P(SEED_AXIS)))(algorithm, state, limits)
 
 
-_advance = jax.jit(advanced, static_argnums=(0, 1, 2))
-_advance_donated = jax.jit(advanced, static_argnums=(0, 1, 2), donate_argnums=4)
+_advance = Program(advanced, static_argnums=(0, 1, 2))
+_advance_donated = Program(advanced, static_argnums=(0, 1, 2), donate_argnums=4)

@@ -1,4 +1,4 @@
-"""A sweep in one call: seeds × settings, trained to their end."""
+"""A complete sweep in one call."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from pgjax.sweeps.runs import Over, Runs, start
 from pgjax.types import Algorithm, SettingError, Trainer
 
 Callback = Callable[[Runs, dict[str, np.ndarray]], Any]
-"""Called between chunks: (runs, the chunk's metrics by name [R, updates]) -> None, bool, bools [R], or Runs."""
+"""Called between chunks: (runs, metrics of the chunk by name, [R, updates]) -> None, bool, bools [R], or Runs."""
 
 
 def sweep(
@@ -40,33 +40,28 @@ def sweep(
     """Train all seeds × settings, each for `total_steps` environment steps, traced and compiled once.
 
     Args:
-      trainer: what to run.
       algorithm: hyperparameters that are not swept.
-      total_steps: environment steps per run, a whole number such as 100_000 or 1e5; a run ends with the first update
-        that reaches it.
+      total_steps: environment steps per run, such as 1e5; a run ends with the first update that reaches it.
       seeds: how many, or which.
       over: hyperparameter name -> values, or a list of settings, as in `start`.
-      devices: where; default all.
-      mesh: how they are used, as in `start`.
+      devices: which to use, as in `start`; default all.
+      mesh: the shape of the device mesh, as in `start`.
       updates_per_chunk: updates per compiled call.
-      max_updates: stop after about so many (whole chunks), whatever steps have been taken; default never. A policy
-        whose episodes have become short would otherwise need very many.
-      evaluate_every: evaluate all runs whenever so many more environment steps have been taken, in the mean over runs:
-        at the end of the chunk in which that happens, and once more at the end. Training is the same without, to the
-        bit.
-      eval_episodes: how many, sampled and greedy each; the same in every evaluation, with keys of their own.
-      progress: show a bar: steps, worst and best seed, steps per second, time left. On standard error, where that is a
-        terminal; or in the notebook.
-      callback: called after every chunk with the runs and the chunk's metrics by name, [R, updates]. None or False goes
-        on, True stops all runs; an array of bools [R] stops those that are True, for good; Runs take the place of the
-        ones it was given, as `runs.with_hyperparameters(learning_rate=1e-4)` makes them. The state of runs is deleted
-        when the next chunk begins: copy what you keep.
+      max_updates: stop after about this many updates (whole chunks). Without it, a policy with short episodes can need
+        very many updates.
+      evaluate_every: evaluate all runs each time this many more environment steps were taken, in the mean over runs, at
+        the end of a chunk, and at the end of training. Training itself does not change, bit for bit.
+      eval_episodes: number of episodes, sampled and greedy each, the same in every evaluation.
+      progress: show a progress bar on standard error, if that is a terminal, or in a notebook.
+      callback: called after every chunk with the runs and the chunk's metrics, [R, updates]. It returns None or False
+        to continue, True to stop all runs, bools [R] to stop some, or Runs to continue with, such as
+        `runs.with_hyperparameters(learning_rate=1e-4)`. The next chunk deletes the state of runs: copy what you need.
 
-    Ctrl-C ends it after the chunk in flight, with a line, and what is done by then is returned; a second one is a
-    KeyboardInterrupt at once.
+    Ctrl-C stops after the current chunk, prints a line and returns the result so far; a second Ctrl-C raises
+    KeyboardInterrupt.
 
     Raises:
-      SettingError: as `start`; for numbers that are no counts, or more steps than a counter of 32 bits holds.
+      SettingError: as `start`; for numbers that are not counts, or more steps than a 32-bit counter holds.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env = environments.make("Catch-bsuite")
@@ -74,9 +69,6 @@ def sweep(
     >>> result = sweep(trainer, reinforce().algorithm, total_steps=72, seeds=2, over={"learning_rate": [0.1, 0.01]})
     >>> result.runs.settings["learning_rate"].tolist(), result.runs.seeds.tolist()
     ([0.1, 0.1, 0.01, 0.01], [0, 1, 0, 1])
-    >>> result = sweep(trainer, reinforce().algorithm, total_steps=144, updates_per_chunk=2, evaluate_every=72)
-    >>> result.evaluation["env_steps"].tolist(), result.evaluation["greedy_return"].shape
-    ([[72, 144]], (1, 2))
     """
     total_steps = counters.budget("total_steps", total_steps, steps_of(trainer))
     updates_per_chunk = counters.count("updates_per_chunk", updates_per_chunk)
@@ -104,7 +96,7 @@ def sweep(
                 break
         interrupted = bool(interrupt) and not np.all(stopped)
     if interrupted:
-        line = f"stopped by Ctrl-C after update {_updates(metrics)}: the result holds what is done"
+        line = f"stopped by Ctrl-C after update {_updates(metrics)}; returning the result so far"
         print(line, file=unfailing(sys.stderr), flush=True)
     if every is not None and not (points and np.array_equal(points[-1]["env_steps"], steps)):
         points.append(evaluation_point(trainer, runs, eval_episodes))
@@ -113,23 +105,19 @@ def sweep(
 
 
 def _answer(answer: Any, runs: Runs) -> tuple[Runs, np.ndarray]:
-    """What a callback wants: the runs to go on with, and which of them to stop, [R].
-
-    Raises:
-      SettingError: for an answer that is none.
-    """
-    going_on = np.zeros(len(runs.seeds), bool)
+    """The runs to continue with, and which of them to stop [R], from a callback's return value."""
+    no_stop = np.zeros(len(runs.seeds), bool)
     if answer is None:
-        return runs, going_on
+        return runs, no_stop
     if isinstance(answer, Runs):
         if len(answer.seeds) != len(runs.seeds):
-            raise SettingError("callback", answer, f"are not the {len(runs.seeds)} runs that it was given")
-        return answer, going_on
+            raise SettingError("callback", answer, f"must be the {len(runs.seeds)} runs that the callback received")
+        return answer, no_stop
     stopping = np.asarray(answer)
-    if stopping.dtype != bool or stopping.shape not in ((), going_on.shape):
-        reason = f"is no answer of a callback: return None, a bool, {len(going_on)} bools, or Runs"
+    if stopping.dtype != bool or stopping.shape not in ((), no_stop.shape):
+        reason = f"is not a valid return value; return None, a bool, {len(no_stop)} bools, or Runs"
         raise SettingError("callback", answer, reason)
-    return runs, going_on | stopping
+    return runs, no_stop | stopping
 
 
 def _updates(metrics: dict[str, np.ndarray]) -> int:

@@ -1,4 +1,4 @@
-"""A live progress bar around a chunked training loop, in a terminal or a notebook; silent where nobody watches."""
+"""A progress bar for a chunked training loop, in a terminal or a notebook; otherwise nothing is shown."""
 
 import sys
 import time
@@ -12,19 +12,19 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pgjax.engine.output import unfailing
 
-BAR_WIDTH = 8  # what is said beside it fits 80 columns
+BAR_WIDTH = 8  # leaves room for the text in 80 columns
 
 Show = Callable[[str, float, str], None]
-"""Shows what is going on, the steps done, and a note."""
+"""Shows the current activity, the steps done, and a note."""
 
 
 class ProgressBar:
-    """Shows steps, the mean return of the last update, the worst and the best seed's, steps per second, time left."""
+    """Shows steps, the mean return of the last update, worst and best seed, steps per second and time left."""
 
     def __init__(self, show: Show, total_steps: int, done: int):
-        """Start a bar that is full at `total_steps` environment steps per run, at those that are already done."""
+        """Start at `done` environment steps per run, of `total_steps`."""
         self._show, self._total, self._done, self._note = show, total_steps, float(done), ""
-        self._start: tuple[float, float] | None = None  # time and steps after the first, compiling, chunk
+        self._start: tuple[float, float] | None = None  # time and steps after the first chunk, which compiles
         self.say("compiling")
 
     def update(self, metrics: dict[str, np.ndarray], seeds: Sequence[int] | np.ndarray | None = None) -> None:
@@ -41,13 +41,13 @@ class ProgressBar:
         self.say("training")
 
     def say(self, what: str) -> None:
-        """What is going on now."""
+        """Show the current activity."""
         self._show(what, self._done, self._note)
 
 
 @contextmanager
 def progress_bar(total_steps: int, *, done: int = 0, quiet: bool = False) -> Iterator[ProgressBar]:
-    """A bar on standard error, or in the notebook; nothing when quiet, or where that is neither."""
+    """A progress bar on standard error or in a notebook; nothing is shown if `quiet`, or without a terminal."""
     console = Console(file=unfailing(sys.stderr))
     if console.is_jupyter and not quiet:
         yield ProgressBar(_in_notebook(total_steps), total_steps, done)
@@ -71,8 +71,8 @@ def progress_bar(total_steps: int, *, done: int = 0, quiet: bool = False) -> Ite
 
 
 def _in_notebook(total_steps: int) -> Show:
-    """One line below the cell, written anew: rich's own bar needs ipywidgets there."""
-    from IPython.display import display  # there is one where there is a notebook
+    """One line below the cell, updated in place. rich's own bar would need ipywidgets."""
+    from IPython.display import display  # installed in every notebook
 
     handle: Any = display({"text/plain": ""}, raw=True, display_id=True)
     began = time.monotonic(), None
@@ -90,13 +90,7 @@ def _in_notebook(total_steps: int) -> Show:
 
 
 def returns_in_words(returns: np.ndarray, seeds: Sequence[int] | np.ndarray | None = None) -> str:
-    """The mean over runs, and which seeds are worst and best.
-
-    >>> returns_in_words(np.array([20.0, np.nan, 500.0]), seeds=[3, 4, 5])
-    'return 260 (seed 3: 20, seed 5: 500)'
-    >>> returns_in_words(np.array([np.nan]))
-    'no episode has ended'
-    """
+    """Mean return over runs, and the worst and the best seed, as in "return 260 (seed 3: 20, seed 5: 500)"."""
     known = np.flatnonzero(np.isfinite(returns))
     if not known.size:
         return "no episode has ended"
@@ -108,11 +102,7 @@ def returns_in_words(returns: np.ndarray, seeds: Sequence[int] | np.ndarray | No
 
 
 def short(x: float) -> str:
-    """A large number in a few characters.
-
-    >>> short(400_000), short(1_234_567), short(36)
-    ('400k', '1.23M', '36')
-    """
+    """A large number in a few characters: 1_234_567 becomes "1.23M"."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if x >= size:
             return f"{x / size:.3g}{letter}"
@@ -120,14 +110,14 @@ def short(x: float) -> str:
 
 
 def last_returns(metrics: dict[str, np.ndarray]) -> np.ndarray:
-    """The last return that each run has reported in a chunk, [R]; NaN while no episode has ended."""
+    """The last return that each run has reported in a chunk, [R]; NaN if no episode has ended."""
     returns = np.where(metrics["active"], metrics["return_mean"], np.nan)
     known = [row[~np.isnan(row)] for row in returns]
     return np.array([row[-1] if row.size else np.nan for row in known])
 
 
 def last_return(metrics: dict[str, np.ndarray]) -> float:
-    """Mean over runs of the last return each has reported; NaN while no episode has ended."""
+    """Mean over runs of the last reported return; NaN if no episode has ended."""
     last = last_returns(metrics)
     known = last[~np.isnan(last)]
     return float(np.mean(known)) if known.size else float("nan")

@@ -1,4 +1,4 @@
-"""What a sweep leaves, and ways to look at it: curves on one axis, a table, a figure."""
+"""The result of a sweep, as curves on one axis, a table or a figure."""
 
 from __future__ import annotations
 
@@ -19,28 +19,18 @@ if TYPE_CHECKING:
 
 
 class SweepResult(NamedTuple):
-    """What a sweep leaves.
+    """The result of a sweep."""
 
-    Attributes:
-      runs: in their final state.
-      metrics: by name, each [R, updates].
-      evaluation: env_steps, sampled_return and greedy_return at every evaluation, each [R, points]; empty without.
-      interrupted: whether Ctrl-C has ended it early.
-    """
-
-    runs: Runs
-    metrics: dict[str, np.ndarray]
-    evaluation: dict[str, np.ndarray]
-    interrupted: bool = False
+    runs: Runs  # in their final state
+    metrics: dict[str, np.ndarray]  # by name, each [R, updates]
+    evaluation: dict[str, np.ndarray]  # env_steps, sampled_return and greedy_return, each [R, points]; may be empty
+    interrupted: bool = False  # whether Ctrl-C ended the sweep early
 
     def aligned(self, name: str = "return_mean") -> tuple[np.ndarray, np.ndarray]:
-        """A metric of all runs over one axis of environment steps: [G] and [R, G], linearly interpolated.
+        """A metric of all runs on a common axis of environment steps: [G] and [R, G], linearly interpolated.
 
-        The axis goes as far as the shortest run. Updates without a number are passed over; a run that has none at all
-        is NaN. "greedy_return" and "sampled_return" are those of the evaluations.
-
-        Raises:
-          SettingError: for a name that is not there, with those that are.
+        The axis ends with the shortest run. Updates without a value are ignored; a run without any is NaN.
+        "greedy_return" and "sampled_return" are those of the evaluations. Raises a SettingError for an unknown name.
 
         >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweep
         >>> env = environments.make("SimpleBandit-bsuite")
@@ -52,17 +42,14 @@ class SweepResult(NamedTuple):
         table = self._table(name)
         known = np.flatnonzero(np.any(table["active"] & np.isfinite(table[name]), axis=1))
         steps, values = curve(table, name)
-        whole = np.full((len(self.runs.seeds), len(steps)), np.nan)
-        whole[known] = values.reshape(len(known), len(steps))
-        return steps, whole
+        all_runs = np.full((len(self.runs.seeds), len(steps)), np.nan)
+        all_runs[known] = values.reshape(len(known), len(steps))
+        return steps, all_runs
 
     def to_pandas(self, *, evaluation: bool = False) -> DataFrame:
-        """A row per run and update: its seed, its settings, and every metric; or per run and evaluation.
+        """A DataFrame with one row per run and update, or per run and evaluation: seed, settings and all metrics.
 
-        Rows in which a run was already done are left out. Needs pandas, which pgjax does not install.
-
-        Raises:
-          SettingError: without pandas.
+        Rows after a run was done are omitted. Raises a SettingError if pandas, which is optional, is not installed.
         """
         try:
             from pandas import DataFrame
@@ -70,46 +57,44 @@ class SweepResult(NamedTuple):
             raise SettingError("to_pandas", "pandas", "is not installed: pip install pandas") from error
         metrics = self.evaluation if evaluation else self.metrics
         if not metrics:
-            raise SettingError("evaluation", evaluation, "cannot be: the sweep had no evaluate_every")
+            raise SettingError("evaluation", evaluation, "needs a sweep with evaluate_every")
         shape = metrics["env_steps"].shape
         active = metrics.get("active", np.ones(shape, bool))
-        of_runs = {"seed": self.runs.seeds, **self.runs.settings}
-        columns = {name: np.broadcast_to(np.asarray(x)[:, None], shape)[active] for name, x in of_runs.items()}
+        run_columns = {"seed": self.runs.seeds, **self.runs.settings}
+        columns = {name: np.broadcast_to(np.asarray(x)[:, None], shape)[active] for name, x in run_columns.items()}
         return DataFrame(columns | {name: x[active] for name, x in metrics.items() if name != "active"})
 
     def plot(self, name: str = "return_mean", *, title: str = "", spread: str = "quartiles") -> Figure:
-        """A metric against environment steps: for each setting the mean over seeds and a band, "range" or "quartiles".
+        """Plot a metric against environment steps: for each setting the mean over seeds, and a band.
 
-        Where there is one setting, the greedy returns of evaluations stand beside its return.
-
-        Raises:
-          SettingError: for a name that is not there.
+        `spread` is "range" or "quartiles". With a single setting, the returns of greedy evaluations are shown too.
+        Raises a SettingError for an unknown name.
         """
         from pgjax.sweeps.curves import learning_curves, plt
 
         table, groups = self._table(name), self._by_setting()
         curves = {label: {key: values[places] for key, values in table.items()} for label, places in groups.items()}
-        beside = self.evaluation if len(groups) == 1 and name == "return_mean" else None
-        figure = learning_curves(curves, title=title, spread=spread, name=name, evaluation=beside)
-        plt.close(figure)  # a notebook shows what the cell gives, once
+        evaluation = self.evaluation if len(groups) == 1 and name == "return_mean" else None
+        figure = learning_curves(curves, title=title, spread=spread, name=name, evaluation=evaluation)
+        plt.close(figure)  # so that a notebook shows the figure once
         return figure
 
     def _table(self, name: str) -> Mapping[str, np.ndarray]:
         if name in RETURNS and self.evaluation:
             return self.evaluation | {"active": np.ones(self.evaluation[name].shape, bool)}
         if name not in self.metrics:
-            there = ", ".join([*self.metrics, *(RETURNS if self.evaluation else ())])
-            raise SettingError("metric", name, f"is not there; there are {there}")
+            known = ", ".join([*self.metrics, *(RETURNS if self.evaluation else ())])
+            raise SettingError("metric", name, f"is not a metric of this sweep; known: {known}")
         return self.metrics
 
     def _by_setting(self) -> dict[str, np.ndarray]:
-        """The settings in words, each with the places of its runs."""
+        """Label of each setting -> positions of its runs."""
         columns = [[f"{name} {value:.4g}" for value in values.tolist()] for name, values in self.runs.settings.items()]
         labels = [", ".join(words) for words in zip(*columns, strict=True)] or ["training"] * len(self.runs.seeds)
         return {label: np.flatnonzero(np.array(labels) == label) for label in dict.fromkeys(labels)}
 
     def __repr__(self) -> str:
-        """The runs, and how much is known of them."""
+        """Runs, and numbers of updates and evaluations."""
         updates = next(iter(self.metrics.values())).shape[1]
         points = self.evaluation["env_steps"].shape[1] if self.evaluation else 0
         ended = ", interrupted" if self.interrupted else ""

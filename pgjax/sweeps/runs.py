@@ -1,4 +1,4 @@
-"""Runs: seeds × settings side by side on a mesh of devices, and how they begin."""
+"""Runs: seeds × settings on a mesh of devices, and their initialisation."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -21,68 +21,57 @@ from pgjax.engine.devices import SEED_AXIS
 from pgjax.engine.memory import LARGE, check_room
 from pgjax.environments.parameters import check_parameters
 from pgjax.estimators.reductions import ENV_AXIS
-from pgjax.methods.hyperparameters import OF_THE_ENVIRONMENT, check_hyperparameters, with_hyperparameters
+from pgjax.methods.hyperparameters import ENVIRONMENT_PREFIX, check_hyperparameters, with_hyperparameters
 from pgjax.training.sharing import plan
 from pgjax.types import Algorithm, SettingError, Trainer, TrainState, check_algorithm
 
 Over = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]
-"""What a sweep runs over: names -> values, of which every combination is run, or a list of settings."""
+"""Swept hyperparameters: name -> values, run in all combinations, or a list of settings."""
 
 
 SHOWN = 20
-"""Rows of a table in a notebook."""
+"""Number of rows shown in a notebook."""
 
 
 class Runs(NamedTuple):
-    """Many training runs as one: settings × seeds, flattened to an axis of R runs, settings first.
+    """Many training runs, settings × seeds flattened to one axis of R runs, settings first."""
 
-    Attributes:
-      seeds: the seed of each run, [R]; it names the run, with the settings.
-      settings: name -> value of each run, [R].
-      algorithm: leaves [R].
-      state: leaves [R, ...].
-      mesh: the devices they are spread over.
-    """
-
-    seeds: np.ndarray
-    settings: dict[str, np.ndarray]
-    algorithm: Algorithm
-    state: TrainState
-    mesh: Mesh
+    seeds: np.ndarray  # of each run, [R]
+    settings: dict[str, np.ndarray]  # name -> value of each run, [R]
+    algorithm: Algorithm  # leaves [R]
+    state: TrainState  # leaves [R, ...]
+    mesh: Mesh  # the devices that the runs are spread over
 
     def find(self, **wanted: float) -> int:
-        """The position of the run with this `seed` and these settings; what is left out may be anything.
+        """The position of the run with this `seed` and these settings; omitted settings match any value.
 
-        Seeds are compared exactly, settings as the float32 numbers that runs compute with.
-
-        Raises:
-          SettingError: if there is no such run.
+        Seeds are compared exactly, settings as float32. Raises a SettingError if there is no such run.
         """
         columns = self.settings | {"seed": self.seeds}
         match = np.ones(len(self.seeds), bool)
         for name, value in wanted.items():
             if name not in columns:
-                raise SettingError(name, value, f"was not swept; there are {', '.join(columns)}")
+                raise SettingError(name, value, f"was not swept; swept: {', '.join(columns)}")
             if name == "seed":
                 match &= self.seeds == counters.seed(value)
             else:
                 match &= np.float32(columns[name]) == np.float32(value)
             if not match.any():
-                raise SettingError(name, value, f"is not among the runs; there are {_in_words(columns[name])}")
+                raise SettingError(name, value, f"is not among the runs, which have {_in_words(columns[name])}")
         return int(np.argmax(match))
 
     def pick(self, **wanted: float) -> TrainState:
-        """One run's state, e.g. `runs.pick(seed=3, learning_rate=0.01).params`, taken off the mesh."""
-        one = _pick(self.mesh, self.state, self.find(**wanted))
-        return jax.tree.map(lambda x: x.addressable_data(0), one)
+        """The state of one run, for instance `runs.pick(seed=3, learning_rate=0.01).params`, as local arrays."""
+        state = _pick(self.mesh, self.state, self.find(**wanted))
+        return jax.tree.map(lambda x: x.addressable_data(0), state)
 
     def with_hyperparameters(self, **values: ArrayLike) -> "Runs":
-        """The same runs with other numbers from here on: for each name one number, or one for every run, [R].
+        """The same runs with other hyperparameters: for each name one number, or one for every run, [R].
 
-        Names are those of `pgjax.hyperparameters`; a name with a dot is given as **{"environment.length": 0.7}.
+        Names are those of `pgjax.hyperparameters`. A name with a dot is passed as **{"environment.length": 0.7}.
 
         Raises:
-          SettingError: for a name that the algorithm does not have, or a number that cannot work.
+          SettingError: for a name that the algorithm does not have, or an invalid number.
 
         >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweeps
         >>> env = environments.make("SimpleBandit-bsuite")
@@ -100,29 +89,27 @@ class Runs(NamedTuple):
         columns = {name: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count,)) for name, x in values.items()}
         algorithm = with_hyperparameters(self.algorithm, columns)
         if jax.tree.structure(algorithm) != jax.tree.structure(self.algorithm):
-            raise SettingError("hyperparameters", list(values), "are not all among those that these runs began with")
+            raise SettingError(
+                "hyperparameters", list(values), "must be hyperparameters that these runs were started with"
+            )
         check_hyperparameters(algorithm)
         settings = {name: np.asarray(columns.get(name, x)) for name, x in self.settings.items()}
         return self._replace(algorithm=algorithm, settings=settings)
 
     def save(self, path: str | Path) -> None:
-        """Write everything to a file, so that `pgjax.sweeps.load` goes on from here: npz, without pickle.
-
-        Raises:
-          OSError: if it cannot be written.
-        """
+        """Write everything to an npz file (without pickle), from which `pgjax.sweeps.load` continues."""
         from pgjax.sweeps.saved import save
 
         save(self, path)
 
     def __repr__(self) -> str:
-        """How many, what was swept, and how far they are."""
+        """Number of runs, swept values and environment steps."""
         lines = [f"{name}: {_in_words(values)}" for name, values in {"seed": self.seeds, **self.settings}.items()]
         lines.append(f"env_steps: {_in_words(hosts.fetch(self.state.env_steps), ends=True)}")
         return f"Runs({len(self.seeds)} of {'; '.join(lines)})"
 
     def _repr_html_(self) -> str:
-        """A row for each of the first runs."""
+        """A table with a row for each of the first runs."""
         columns = {"seed": self.seeds, **self.settings, "env_steps": hosts.fetch(self.state.env_steps)}
         columns |= {"updates": hosts.fetch(self.state.update), "skipped": hosts.fetch(self.state.skipped)}
         rows = [f"<tr>{''.join(f'<th>{name}</th>' for name in columns)}</tr>"]
@@ -145,20 +132,18 @@ def start(
     """Initialise every run of a sweep.
 
     Args:
-      trainer: what to run.
-      algorithm: the hyperparameters that are not swept: numbers, or arrays such as a discount for each environment.
+      algorithm: hyperparameters that are not swept: numbers, or arrays such as a discount for each environment.
       seeds: how many (0, 1, …) or which: different integers from 0 to 2³¹ − 1.
-      over: hyperparameter name -> values, all combinations of which are run; or a list of settings, just these. Each
-        value is a number. A name such as "environment.length" is one of `Environment.parameters`.
+      over: hyperparameter name -> values, run in all combinations; or a list of settings. Each value is a number. A
+        name such as "environment.length" refers to `Environment.parameters`.
       paired: run the i-th setting with the i-th seed, instead of every setting with every seed.
-      devices: where; default all, of all processes. Runs are spread over as many as divide their number, which needs
-        no communication; where devices are left over and batches are large, they share the environments of each batch.
-      mesh: so many devices along the runs, and so many that share each batch's environments, instead.
+      devices: which to use; default all, of all processes. Runs are spread over as many devices as divide their number,
+        without communication. Remaining devices share the environments of each batch if batches are large.
+      mesh: (devices along runs, devices that share each batch's environments), instead of this choice.
 
     Raises:
-      SettingError: for no seeds, or what is no seed or is named twice; for unknown names, empty or impossible values;
-        for a mesh that does not divide the runs or environments or needs more devices than there are; for processes
-        that would have nothing to do.
+      SettingError: for no seeds, invalid or repeated seeds; for unknown names, no values or invalid ones; for a mesh
+        that does not divide the runs or environments or needs too many devices; for processes without runs.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env = environments.make("SimpleBandit-bsuite")
@@ -178,7 +163,7 @@ def start(
     settings = {name: np.repeat([c[name] for c in combinations], each) for name in combinations[0]}
     whole = with_hyperparameters(algorithm, settings)
     check_hyperparameters(whole)
-    varying = {name: settings.get(OF_THE_ENVIRONMENT + name, x) for name, x in (whole.environment or {}).items()}
+    varying = {name: settings.get(ENVIRONMENT_PREFIX + name, x) for name, x in (whole.environment or {}).items()}
     check_parameters(trainer.environment, {name: np.unique(np.asarray(x)).tolist() for name, x in varying.items()})
     same = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count, *jnp.shape(x))), algorithm)
     columns = {name: jnp.asarray(values, jnp.float32) for name, values in settings.items()}
@@ -190,33 +175,15 @@ def start(
 
 
 def check_runs(trainer: Trainer, algorithm: Algorithm, seeds: int, count: int) -> None:
-    """Refuse more runs than there is memory for, before anything is made for each.
-
-    Raises:
-      SettingError: with both amounts.
-    """
+    """Raise a SettingError for more runs than fit in memory, before any is made."""
     if count >= LARGE:
         of_one = jax.tree.leaves(jax.eval_shape(trainer.init, algorithm, jax.random.key(0)))
         needed = count * sum(leaf.size * leaf.dtype.itemsize for leaf in of_one)
-        check_room("seeds", seeds, needed, "the states of as many runs")
+        check_room("seeds", seeds, needed, "the states of the runs")
 
 
 def take(trainer: Trainer, runs: Runs, positions: Sequence[int], devices: Sequence[Any] | None = None) -> Runs:
-    """The runs at these positions, as they stand, spread anew: the others' share of the devices becomes theirs.
-
-    Args:
-      trainer: what runs.
-      runs: all of them.
-      positions: which, each once.
-      devices: where; default all.
-
-    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweeps
-    >>> env = environments.make("SimpleBandit-bsuite")
-    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
-    >>> runs = sweeps.start(trainer, reinforce().algorithm, seeds=4)
-    >>> sweeps.take(trainer, runs, [3, 1]).seeds.tolist()
-    [3, 1]
-    """
+    """The runs at these positions in their current state, spread over the devices anew."""
     chosen = np.asarray(positions, int)
     algorithm, state = jax.tree.map(lambda x: x[chosen], (runs.algorithm, runs.state))
     mesh = plan(trainer, jax.tree.map(lambda x: x[0], algorithm), len(chosen), devices=devices)
@@ -245,7 +212,7 @@ def _combinations(over: Over) -> list[dict[str, float]]:
 
 
 def _in_words(column: np.ndarray, *, ends: bool = False) -> str:
-    """The different values of a column, at most ten of them; or its ends."""
+    """The different values of a column, at most ten of them; or only the lowest and highest."""
     values = [str(value) for value in np.unique(column)]
     if ends:
         return values[0] if len(values) == 1 else f"{values[0]} to {values[-1]}"
@@ -253,7 +220,7 @@ def _in_words(column: np.ndarray, *, ends: bool = False) -> str:
 
 
 def placed(state: TrainState) -> Any:
-    """Where each leaf [R, ...] or [R, N, ...] of a state lies."""
+    """The PartitionSpec of each leaf [R, ...] or [R, N, ...] of a state."""
 
     def place(path: tuple, _: Any) -> P:
         names = [getattr(key, "name", None) for key in path]
@@ -266,9 +233,9 @@ def placed(state: TrainState) -> Any:
 def spread_over(f: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:
     """Run f on each device's share of the runs and environments.
 
-    Arrays without elements, of the arguments or closed over, are made on each device instead of given to it. Shardy,
-    the partitioner of jaxlib 0.11, ends the process by a segmentation fault while it compiles a function mapped over
-    devices that is given some; states of MJX, navix and XLand-MiniGrid hold them.
+    Arrays without elements, arguments or closed over, are created on each device instead of passed. Shardy, the
+    partitioner of jaxlib 0.11, crashes (segmentation fault) when it compiles a function with such arguments. States of
+    MJX, navix and XLand-MiniGrid contain them.
     """
     if mesh.size == 1:
         return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
@@ -276,18 +243,18 @@ def spread_over(f: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:
     def spread(*args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
         specs = jax.tree.leaves(jax.tree.broadcast(in_specs, args, is_leaf=_is_spec), is_leaf=_is_spec)
-        given = [np.size(x) > 0 for x in leaves]
+        nonempty = [np.size(x) > 0 for x in leaves]
 
-        def share(*filled: Any) -> Any:
-            rest = iter(filled)
+        def share(*given: Any) -> Any:
+            rest = iter(given)
             local = [
-                next(rest) if there else jnp.zeros(_share_of(x.shape, spec, mesh), x.dtype)
-                for there, x, spec in zip(given, leaves, specs, strict=True)
+                next(rest) if filled else jnp.zeros(_share_of(x.shape, spec, mesh), x.dtype)
+                for filled, x, spec in zip(nonempty, leaves, specs, strict=True)
             ]
-            return _made_within(f)(*jax.tree.unflatten(structure, local))
+            return _with_local_empty_arrays(f)(*jax.tree.unflatten(structure, local))
 
-        filled, of_filled = (tuple(x for x, there in zip(xs, given, strict=True) if there) for xs in (leaves, specs))
-        return jax.shard_map(share, mesh=mesh, in_specs=of_filled, out_specs=out_specs, check_vma=False)(*filled)
+        given, given_specs = (tuple(x for x, ok in zip(xs, nonempty, strict=True) if ok) for xs in (leaves, specs))
+        return jax.shard_map(share, mesh=mesh, in_specs=given_specs, out_specs=out_specs, check_vma=False)(*given)
 
     return spread
 
@@ -302,8 +269,8 @@ def _share_of(shape: tuple[int, ...], spec: P, mesh: Mesh) -> tuple[int, ...]:
     return tuple(size // (1 if axis is None else mesh.shape[axis]) for size, axis in zip(shape, axes, strict=True))
 
 
-def _made_within(f: Any) -> Any:
-    """The same function; arrays without elements that it closes over are made in it."""
+def _with_local_empty_arrays(f: Any) -> Any:
+    """The same function, with empty arrays that it closes over created inside."""
 
     def same(*args: Any) -> Any:
         traced, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
@@ -314,15 +281,15 @@ def _made_within(f: Any) -> Any:
     return same
 
 
-# It runs once: optimising it would take longer than running it.
+# Without optimisation, because it runs once and optimising it takes longer than running it.
 @partial(jax.jit, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": "0"})
 def _start(trainer: Trainer, mesh: Mesh, algorithm: Algorithm, keys: Array) -> TrainState:
-    every = jax.vmap(trainer.init)
-    out = placed(jax.eval_shape(every, algorithm, keys))
-    return spread_over(every, mesh, (P(SEED_AXIS), P(SEED_AXIS)), out)(algorithm, keys)
+    all_runs = jax.vmap(trainer.init)
+    out = placed(jax.eval_shape(all_runs, algorithm, keys))
+    return spread_over(all_runs, mesh, (P(SEED_AXIS), P(SEED_AXIS)), out)(algorithm, keys)
 
 
 @partial(jax.jit, static_argnums=0)
 def _pick(mesh: Mesh, state: TrainState, i: int) -> TrainState:
-    """Run i, on every device."""
+    """Run i, replicated on every device."""
     return jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[i], state), NamedSharding(mesh, P()))

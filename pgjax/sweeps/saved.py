@@ -1,4 +1,4 @@
-"""Runs in one file: seeds, settings, hyperparameters and state by name, as npz without pickle."""
+"""Save and load runs as one npz file without pickle: seeds, settings, hyperparameters and state by name."""
 
 import os
 import zipfile
@@ -21,17 +21,13 @@ SETTING = "settings/"
 
 
 def save(runs: Runs, path: str | Path) -> None:
-    """Write runs to a file, whole or not at all.
-
-    Raises:
-      OSError: if it cannot be written.
-    """
+    """Write runs to a file, atomically. Raises an OSError if that fails."""
     arrays = {name: hosts.fetch(x) for name, x in _named({"algorithm": runs.algorithm, "state": runs.state}).items()}
     arrays |= {"seeds": runs.seeds} | {SETTING + name: values for name, values in runs.settings.items()}
 
     def write() -> None:
         temporary = Path(path).with_name(f".{Path(path).name}")
-        with temporary.open("wb") as file:  # by name np.savez would append .npz
+        with temporary.open("wb") as file:  # given a name, np.savez would append .npz
             np.savez(file, **arrays)
         os.replace(temporary, path)
 
@@ -46,64 +42,64 @@ def load(
     devices: Sequence[Any] | None = None,
     mesh: Sequence[int] | None = None,
 ) -> Runs:
-    """Read runs back, to go on with by `advance` or `chunks`, bit for bit on the same machine.
+    """Load runs that `Runs.save` wrote. Training continues bit for bit on the same machine.
 
     Args:
-      path: what `Runs.save` wrote.
-      trainer: as it was: a file holds numbers, no functions.
-      algorithm: as it was; its numbers come from the file.
-      devices: where, as in `start`.
+      trainer: the one that the runs were saved with; a file holds numbers, not functions.
+      algorithm: the one that the runs were saved with; its numbers come from the file.
+      devices: which to use, as in `start`.
       mesh: as in `start`.
 
     Raises:
-      SettingError: if it is no such file, or holds runs of another trainer or algorithm.
+      SettingError: for another kind of file, or runs of another trainer or algorithm.
 
     >>> import tempfile
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweeps
     >>> env = environments.make("SimpleBandit-bsuite")
     >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
-    >>> runs = sweeps.start(trainer, reinforce().algorithm, seeds=2, over={"learning_rate": [0.1, 0.01]})
+    >>> runs = sweeps.start(trainer, reinforce().algorithm, seeds=2)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     runs.save(f"{folder}/runs.npz")
     ...     load(f"{folder}/runs.npz", trainer, reinforce().algorithm)
-    Runs(4 of seed: 0, 1; learning_rate: 0.01, 0.1; env_steps: 0)
+    Runs(2 of seed: 0, 1; env_steps: 0)
     """
     check_algorithm(algorithm)
     try:
-        if not Path(path).is_file():  # what is none, as a pipe, may never end
+        if not Path(path).is_file():  # reading a pipe, for instance, might never end
             raise OSError
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         seeds = arrays.pop("seeds")
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise SettingError("path", str(path), "holds no runs that `Runs.save` has written") from error
+        raise SettingError("path", str(path), "is not a file written by Runs.save") from error
     settings = {name.removeprefix(SETTING): arrays.pop(name) for name in list(arrays) if name.startswith(SETTING)}
     count = len(seeds)
-    own = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count, *jnp.shape(x))), algorithm)
+    broadcast = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count, *jnp.shape(x))), algorithm)
     columns = {name: jnp.asarray(values, jnp.float32) for name, values in settings.items()}
-    stacked = with_hyperparameters(own, columns)
+    stacked = with_hyperparameters(broadcast, columns)
     spread = plan(trainer, algorithm, count, devices=devices, mesh=mesh)
     keys = jax.vmap(jax.random.key)(jnp.zeros(count, jnp.uint32))
     like = {"algorithm": stacked, "state": jax.eval_shape(jax.vmap(trainer.init), stacked, keys)}
     names = _named(like)
     for name in sorted(set(names) ^ set(arrays)):
-        where = "the file lacks it" if name in names else "the file alone has it"
-        raise SettingError("path", str(path), f"is of another trainer or algorithm: {where}: {name}")
-    for name, here in names.items():
-        here = jax.eval_shape(jax.random.key_data, here) if _is_key(here) else here
-        if (arrays[name].shape, arrays[name].dtype) != (here.shape, here.dtype):
-            raise SettingError(
-                "path", str(path), f"is of another trainer or algorithm: {name} has another shape or type"
-            )
-    where = {"algorithm": None, "state": placed(like["state"])}
-    restored = {name: _restored(arrays[name], here, spread, _named(where).get(name)) for name, here in names.items()}
+        difference = "the file lacks" if name in names else "only the file has"
+        raise SettingError("path", str(path), f"is of another trainer or algorithm: {difference} {name}")
+    for name, leaf in names.items():
+        wanted = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        if (arrays[name].shape, arrays[name].dtype) != (wanted.shape, wanted.dtype):
+            reason = f"is of another trainer or algorithm: {name} has another shape or type"
+            raise SettingError("path", str(path), reason)
+    specs = _named({"algorithm": None, "state": placed(like["state"])})
+    restored = {name: _restored(arrays[name], leaf, spread, specs.get(name)) for name, leaf in names.items()}
     tree = jax.tree.unflatten(jax.tree.structure(like), [restored[name] for name in names])
     return Runs(seeds, settings, tree["algorithm"], tree["state"], spread)
 
 
 def _restored(array: np.ndarray, like: Any, mesh: Any, place: Any) -> Any:
-    there = jnp.asarray(array) if place is None else hosts.place(array, NamedSharding(mesh, place))
-    return jax.random.wrap_key_data(there, impl=jax.random.key_impl(jax.random.key(0))) if _is_key(like) else there
+    placed_array = jnp.asarray(array) if place is None else hosts.place(array, NamedSharding(mesh, place))
+    if not _is_key(like):
+        return placed_array
+    return jax.random.wrap_key_data(placed_array, impl=jax.random.key_impl(jax.random.key(0)))
 
 
 def _is_key(x: Any) -> bool:

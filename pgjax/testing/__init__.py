@@ -1,4 +1,4 @@
-"""Assertions for test suites of your own: on any loss, and on what an estimator declares of itself."""
+"""Assertions for test suites: on losses, and on the declarations of estimators."""
 
 from pgjax.testing.declarations import assert_declarations
 from pgjax.testing.losses import (

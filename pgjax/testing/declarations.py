@@ -1,4 +1,4 @@
-"""What estimators declare of themselves, held against Jacobians."""
+"""Assertion that estimators keep their declarations."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -18,25 +18,21 @@ STEPS, TRAJECTORIES, ACTIONS = 3, 4, 2
 
 
 def assert_declarations(method: Algorithm | Estimator, distribution: Any = None) -> None:
-    """Assert that an estimator, and a method's value target, keep what they declare.
+    """Assert that an estimator, and an algorithm's value target, keep their declarations.
 
-    Every input of the contribution is moved at one step of a small batch at a time. What is declared `per_step` may
-    change there alone, value and derivative in log ρ; what is `per_trajectory`, in that trajectory alone. Credit and
-    target declared `ratio_free` may not change with log ρ.
+    Each input of the contribution is changed at one step of a small batch. For a contribution declared `per_step`,
+    value and derivative in log ρ may change at that step only; for `per_trajectory`, in that trajectory only. A credit
+    or target declared `ratio_free` may not change with log ρ.
 
     Args:
       method: an Algorithm, as of a recipe, or an Estimator.
-      distribution: what the policy returns, [3, 4, ...]; default a Categorical of two actions.
+      distribution: output of the policy, [3, 4, ...]; default a Categorical with two actions.
 
     Raises:
-      AssertionError: naming the function, the declaration that it breaks, and by how much.
+      AssertionError: for a broken declaration; names the function, the declaration and the largest change.
 
     >>> import pgjax
     >>> assert_declarations(pgjax.ppo().algorithm)
-    >>> wrong = pgjax.per_step(lambda log_ratio, credit, continues: jnp.exp(log_ratio.sum(0)) * credit)
-    >>> assert_declarations(pgjax.product(pgjax.reward_to_go, wrong))  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    AssertionError: product(<lambda>) is declared per_step, but moving log_ratio at one step changes others by ...
     """
     estimator = method.estimator if isinstance(method, Algorithm) else method
     signals, log_ratio, policy = _batch()
@@ -54,11 +50,11 @@ def assert_declarations(method: Algorithm | Estimator, distribution: Any = None)
     if declared:
         inputs = {"log_ratio": log_ratio, "continues": signals.continues}
         inputs |= {"credit": jax.jit(estimator.credit)(signals), "policy": policy}
-        _assert_apart(contribution, declared, inputs, signals)
+        _assert_local(contribution, declared, inputs, signals)
 
 
 def _batch() -> tuple[Any, jax.Array, Categorical]:
-    """A batch in which everything varies: two episodes end early, nothing is 0 or 1 but flags."""
+    """A batch with two early ends, and no value of 0 or 1 except flags."""
     rng = np.random.default_rng(0)
     shape = STEPS, TRAJECTORIES
     mask = np.ones(shape)
@@ -78,7 +74,7 @@ def _batch() -> tuple[Any, jax.Array, Categorical]:
     return signals, signals.log_ratio, Categorical(jnp.asarray(rng.normal(size=(*shape, ACTIONS)), float))
 
 
-def _assert_apart(contribution: Callable, declared: Sequence[str], inputs: dict[str, Any], signals: Any) -> None:
+def _assert_local(contribution: Callable, declared: Sequence[str], inputs: dict[str, Any], signals: Any) -> None:
     @jax.jit
     def outcome(inputs: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
         given = signals._replace(continues=inputs["continues"])
@@ -98,7 +94,7 @@ def _assert_apart(contribution: Callable, declared: Sequence[str], inputs: dict[
             elsewhere = np.ones((STEPS, TRAJECTORIES), bool)
             if promise == PER_TRAJECTORY:
                 elsewhere[:, n] = False
-            elif name != "continues":  # at which nothing that is per step may look
+            elif name != "continues":  # `continues` must have no effect on a per-step function
                 elsewhere[t, n] = False
             gap = max(_gap(a[elsewhere], b[elsewhere]) for a, b in zip(before, after, strict=True))
             what = f"moving {name} at one step changes {'it' if elsewhere.all() else 'others'} by {gap:.2g}"

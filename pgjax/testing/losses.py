@@ -1,8 +1,8 @@
-"""What a loss of policy gradients must estimate: one line each, on every batch of small problems.
+"""Assertions on the exact mean gradient of a loss, over every batch of small problems.
 
-Every function takes the arguments of `pgjax.certify` besides its own: `problems`, `framework`, `layout`, `pad_to`,
-`names`, `without`, `max_batches`; and raises SettingError for a loss that cannot be evaluated. A tolerance of None is
-rounding: 1e-9, and 1e-5 for a loss that computes in float32.
+All functions also take the arguments of `pgjax.certify`: `problems`, `framework`, `layout`, `pad_to`, `names`,
+`without`, `max_batches`. They raise SettingError for a loss that cannot be evaluated. The default tolerance is
+rounding: 1e-9, or 1e-5 for a loss that computes in float32.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from pgjax.oracle.certificates.evaluation import Case, Estimates, estimates
 from pgjax.oracle.certificates.invariances import (
     LARGE,
     before,
-    padding_left_out,
+    padding_gradient_removed,
     padding_overwritten,
     relative,
     worst,
@@ -30,17 +30,7 @@ from pgjax.oracle.certificates.problems import Problem
 def assert_unbiased(
     loss: Any, *, distance: float = 0.0, objective: str | None = None, tolerance: float | None = None, **how: Any
 ) -> None:
-    """Assert that the mean of −∇loss is ∇J on every problem.
-
-    Args:
-      loss: as for `pgjax.certify`.
-      distance: between policy and behaviour policy; 0 is on-policy.
-      objective: "discounted" or "undiscounted"; default whichever fits better.
-      tolerance: of ‖ḡ − ∇J‖ / ‖∇J‖.
-      how: arguments of `pgjax.certify`.
-
-    Raises:
-      AssertionError: with the problem where it is furthest off, and by how much.
+    """Assert that the mean of −∇loss is ∇J on every problem. Arguments as in `assert_scale`.
 
     >>> from pgjax import product, reward_to_go, score
     >>> assert_unbiased(product(reward_to_go, score))
@@ -63,12 +53,12 @@ def assert_scale(
       loss: as for `pgjax.certify`.
       scale: a number, or a function of the problem.
       distance: between policy and behaviour policy; 0 is on-policy.
-      objective: "discounted" or "undiscounted"; default whichever fits better.
-      tolerance: of ‖ḡ − scale · ∇J‖ / ‖∇J‖.
+      objective: "discounted" or "undiscounted"; default the one with the smaller error.
+      tolerance: of ‖ḡ − scale · ∇J‖ / ‖scale · ∇J‖.
       how: arguments of `pgjax.certify`.
 
     Raises:
-      AssertionError: with the problem where it is furthest off, and by how much.
+      AssertionError: names the problem with the largest error.
 
     >>> from pgjax import baselined, baselines, product, score, total_return
     >>> shrunk = product(baselined(total_return, baselines.same_batch_mean), score)
@@ -78,14 +68,14 @@ def assert_scale(
     means = [estimates(c, c.problem.logits, c.at(distance)) for c in cases]
     functions = [o for o in OBJECTIVES if o.discount in ([objective] if objective else ["discounted", "undiscounted"])]
     if not functions:
-        raise ValueError(f'objective: {objective!r} is neither "discounted" nor "undiscounted"')
+        raise ValueError(f'objective: {objective!r} must be "discounted" or "undiscounted"')
     every = [[_found(case, which, mine, scale) for case, mine in zip(cases, means, strict=True)] for which in functions]
     furthest = [max(found, key=lambda f: f.gap) for found in every]
     best = min(furthest, key=lambda f: round(f.gap, 9))
     tolerance = _rounding(cases) if tolerance is None else tolerance
-    assert best.gap < tolerance, f"{cases[0].loss.name}: {best.said(distance)}"
+    assert best.gap < tolerance, f"{cases[0].loss.name}: {best.message(distance)}"
     tested = any(f.compared.scale is not None for found in every for f in found)
-    assert tested, f"{cases[0].loss.name}: not tested: ∇J is 0 on every problem; take one where it is not"
+    assert tested, f"{cases[0].loss.name}: not tested: ∇J is 0 on every problem; add one where it is not"
 
 
 def _rounding(cases: list[Case]) -> float:
@@ -102,25 +92,26 @@ class _Found(NamedTuple):
 
     @property
     def gap(self) -> float:
-        """Relative to the target, and where that is 0 to the largest estimate."""
+        """Error relative to the target; relative to the largest estimate if the target is 0."""
         target = self.wanted * self.gradient
         size = float(np.linalg.norm(target))
-        nothing = self.wanted == 0 or self.compared.scale is None
-        apart = float(np.linalg.norm(self.estimates.mean - target))
-        return relative(apart, self.estimates.size if nothing else size)
+        zero = self.wanted == 0 or self.compared.scale is None
+        difference = float(np.linalg.norm(self.estimates.mean - target))
+        return relative(difference, self.estimates.size if zero else size)
 
     @property
     def compared(self) -> Comparison:
         return compare(self.estimates.mean, self.gradient, self.estimates.size, self.earned, self.case.precision.zero)
 
-    def said(self, distance: float) -> str:
+    def message(self, distance: float) -> str:
         c = self.compared
         numbers = c.note
         if c.scale is not None and c.angle is not None:
             numbers = f"scale {c.scale:.4g}, cosine {c.cosine:.4g}, angle {degrees(c.angle)}"
         where = f"on {self.case.problem.name!r} at distance {distance:g}"
         target = "∇J" if self.wanted == 1 else f"{self.wanted:g} · ∇J"
-        return f"{where} the mean gradient is off by {self.gap:.3g} of {target}, J = {self.objective} ({numbers})"
+        error = f"the mean gradient has a relative error of {self.gap:.3g} against {target}, J = {self.objective}"
+        return f"{where} {error} ({numbers})"
 
 
 def _found(case: Case, objective: Objective, mine: Estimates, scale: float | Callable[[Problem], float]) -> _Found:
@@ -130,17 +121,16 @@ def _found(case: Case, objective: Objective, mine: Estimates, scale: float | Cal
 
 
 def assert_same_estimator(loss: Any, other: Any, *, tolerance: float | None = None, **how: Any) -> None:
-    """Assert that two losses have the same gradient on every batch, on-policy and off.
+    """Assert that two losses have the same gradient on every batch, on-policy and off-policy.
 
     Args:
       loss: as for `pgjax.certify`.
-      other: the same; a JAX loss or an estimator of the library in the layout "time_major" unless it comes as a pair
-        (loss, arguments of `pgjax.certify`).
+      other: likewise; or a pair (loss, arguments of `pgjax.certify`).
       tolerance: of the difference, relative to the largest estimate.
-      how: arguments of `pgjax.certify` for the first.
+      how: arguments of `pgjax.certify` for `loss`; `other` shares `problems` and `max_batches` only.
 
     Raises:
-      AssertionError: with the problem, the batch and the difference.
+      AssertionError: names the problem, the batch and the difference.
 
     >>> import jax.numpy as jnp
     >>> from pgjax import product, score, total_return
@@ -167,69 +157,61 @@ def assert_same_estimator(loss: Any, other: Any, *, tolerance: float | None = No
 
 
 def _on_the_same_batches(a: Case, b: Case) -> tuple[Case, Case]:
-    """All orders for both where one looks at the order."""
+    """List every order for both if one of them depends on the order."""
     batches = max(a.batches, b.batches, key=lambda x: len(x.members))
     return a._replace(batches=batches), b._replace(batches=batches)
 
 
 def assert_padding_ignored(loss: Any, *, nan: bool = False, tolerance: float | None = None, **how: Any) -> None:
-    """Assert that padding has no gradient, and that what stands there does not change the others.
+    """Assert that padding has no gradient, and that values on padding do not change gradients.
 
     Args:
       loss: as for `pgjax.certify`.
-      nan: put NaN there, and not only large numbers: a mask that multiplies is then not enough.
+      nan: also write NaN on padding, which a multiplicative mask does not remove.
       tolerance: of the largest change, relative to the largest estimate.
       how: arguments of `pgjax.certify`.
 
     Raises:
-      AssertionError: with the largest change, and for problems that have no padding.
-
-    >>> from pgjax import product, reward_to_go, score
-    >>> assert_padding_ignored(product(reward_to_go, score))
+      AssertionError: shows the largest change; also if no problem has padding.
     """
     cases = [c for c in make_cases(loss, **how) if (c.batches.rollouts.mask == 0).any() and c.layout != "flat"]
-    assert cases, "no problem has padding: take one with episodes of different lengths, and a layout that pads"
+    assert cases, "no problem has padding; use episodes of different lengths, and a layout that pads"
     tolerance, name = _rounding(cases) if tolerance is None else tolerance, cases[0].loss.name
     given = [before(c, AWAY) for c in cases]
-    found = worst(padding_left_out(x) for x in given)
+    found = worst(padding_gradient_removed(x) for x in given)
     part = f"{found.on_batches:.3g} of the largest estimate on {found.problem!r}"
     assert found.on_batches < tolerance, f"{name}: gradients through padding are up to {part}"
     for filler in [LARGE, *([np.nan] if nan else [])]:
         found = worst(padding_overwritten(x, filler) for x in given)
-        change = f"changes gradients by {found.on_batches:.3g} of the largest on {found.problem!r}"
-        change = f"is refused, with an error, on {found.problem!r}" if found.verdict == "refused" else change
+        change = f"changes gradients by {found.on_batches:.3g} of the largest estimate on {found.problem!r}"
+        change = f"makes the loss raise an error on {found.problem!r}" if found.verdict == "rejected" else change
         if found.verdict == "not finite":
-            change = f"overflows on {found.problem!r}, and 0 · ∞ is NaN: mask with `where`, before any product"
+            change = f"overflows on {found.problem!r}, and 0 · ∞ is NaN; mask with `where` before multiplying"
         assert found.on_batches < tolerance, f"{name}: {filler:g} on padding {change}"
 
 
 def assert_a_gradient(loss: Any, *, data: str = "following", tolerance: float | None = None, **how: Any) -> None:
-    """Assert that the mean gradient is the gradient of some function of θ: its Jacobian is symmetric.
+    """Assert that the mean gradient is the gradient of some function of θ: its Jacobian M is symmetric.
 
     Args:
       loss: as for `pgjax.certify`.
-      data: "following" θ, as in training, or "fixed" at another policy's.
-      tolerance: of ‖M − Mᵀ‖ / ‖M‖; differences find M to 1e-9 or so.
+      data: "following" for data of π_θ, as in training, or "fixed" for data of a fixed policy.
+      tolerance: of ‖M − Mᵀ‖ / ‖M‖; finite differences give M to about 1e-9.
       how: arguments of `pgjax.certify`.
 
     Raises:
-      AssertionError: with the problem of the largest asymmetry.
-
-    >>> from pgjax import product, reward_to_go, score
-    >>> from pgjax.oracle import make_mdp
-    >>> chain = make_mdp([1.0], [[[1.0], [0.5]]], [[0.0, 1.0]], horizon=2)
-    >>> assert_a_gradient(product(reward_to_go, score), problems=chain)
+      AssertionError: names the problem with the largest asymmetry.
     """
     if data not in ("following", "fixed"):
-        raise ValueError(f'data: {data!r} is neither "following" nor "fixed"')
+        raise ValueError(f'data: {data!r} must be "following" or "fixed"')
     cases = make_cases(loss, **how)
     found = [asymmetry(c) for c in cases]
     tolerance = coarsest(c.precision for c in cases).symmetric if tolerance is None else tolerance
     skews = [(0.0 if (x := getattr(a, data)) is None else x, a.problem) for a in found]
-    with_data = "data that follow θ" if data == "following" else "data of a fixed policy"
+    with_data = "data of π_θ" if data == "following" else "data of a fixed policy"
     where = f"{cases[0].loss.name}: with {with_data}"
     skew, problem = max((x for x in skews if not np.isnan(x[0])), default=(0.0, ""))
     assert skew < tolerance, f"{where} ‖M − Mᵀ‖/‖M‖ is {skew:.3g} on {problem!r}"
     undecided = [problem for skew, problem in skews if np.isnan(skew)]
     why = "ḡ has a kink" if cases[0].precision.step else f"{cases[0].precision.name} is too coarse"
-    assert not undecided, f"{where} it is not decided: {why} on {', '.join(map(repr, undecided))}"
+    assert not undecided, f"{where} it is undecided: {why} on {', '.join(map(repr, undecided))}"

@@ -1,4 +1,4 @@
-"""The loop: roll out, make a batch, differentiate its loss, move the parameters; evaluation and monitors."""
+"""The training loop: collect a batch, compute its gradient, update the parameters; evaluation and diagnostics."""
 
 from pgjax.training.batch import collect, hold
 from pgjax.training.loop import run_updates, train

@@ -1,4 +1,4 @@
-"""`collect`: act with the current policy, and make a batch of it that is only data."""
+"""Collect a batch with the current policy. A batch carries no gradient."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,52 +23,37 @@ from pgjax.types import Algorithm, Params, Trainer, TrainState, Transition, chec
 
 
 class Collection(NamedTuple):
-    """A batch as it was collected, before any credit; only data.
+    """A collected batch, before credit is computed. Nothing in it carries gradient."""
 
-    Attributes:
-      batch: rows (a Transition [T, N, ...], or a `Replay` of them) and signals [T, N] at the parameters that acted.
-      rollout_state: environments in flight after it; None for whole episodes.
-      statistics: of the episodes that ended.
-      reward_scale: with the batch merged in; None without `normalise_rewards`.
-      observed: running statistics of observations with the batch merged in; None without them.
-      keys: what `learn` draws from.
-    """
-
-    batch: Batch
-    keys: Keys
-    rollout_state: Any
+    batch: Batch  # rows (a Transition [T, N, ...], or a Replay) and signals [T, N] at the parameters that acted
+    keys: Keys  # for `learn`
+    rollout_state: Any  # environments after the rollout; None for whole episodes
     statistics: rollout.EpisodeStatistics
-    reward_scale: RewardScale | None = None
-    observed: Any = None
+    reward_scale: RewardScale | None = None  # with this batch included; None without `normalise_rewards`
+    observed: Any = None  # observation statistics with this batch included; None without them
 
 
 def collect(trainer: Trainer, algorithm: Algorithm, state: TrainState) -> Collection:
-    """Act with the policy of `state`: whole episodes, or `num_steps` steps of every environment.
+    """Collect a batch with the policy of `state`: whole episodes, or `num_steps` steps of every environment.
 
-    With `Config.accumulate` the rows are not held: they are simulated again, slice by slice, when they are needed.
-
-    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
-    >>> env, algorithm = environments.make("Catch-bsuite"), reinforce().algorithm
-    >>> trainer = make_trainer(env, make_agent(env), Config(num_envs=4))
-    >>> found = collect(trainer, algorithm, trainer.init(algorithm, jax.random.key(0)))
-    >>> found.batch.transition.reward.shape, float(found.statistics.episodes)
-    ((9, 4), 4.0)
+    With `Config.accumulate` > 1 the rows are not stored; each slice is simulated again whenever it is needed. `learn`
+    shows an example.
     """
     check_algorithm(algorithm)
     check_state(state)
-    trainer = with_its_environment(trainer, algorithm)
+    trainer = with_environment_parameters(trainer, algorithm)
     environment, agent, config = trainer.environment, trainer.agent, trainer.config
     keys = keys_of(state.key)
     rows = Replay(own_share(jax.random.split(keys.rollout, config.num_envs)), state.rollout_state, state.params)
     if config.accumulate > 1:
         return _in_slices(trainer, algorithm, rows, keys, state.reference)
     rollout_state, transition, memory, statistics = replayed(environment, agent, config, rows)
-    found = hold(trainer, algorithm, state, transition, memory, statistics, keys)
-    return found._replace(rollout_state=rollout_state)
+    collected = hold(trainer, algorithm, state, transition, memory, statistics, keys)
+    return collected._replace(rollout_state=rollout_state)
 
 
-def with_its_environment(trainer: Trainer, algorithm: Algorithm) -> Trainer:
-    """The trainer, in its environment with the algorithm's parameters."""
+def with_environment_parameters(trainer: Trainer, algorithm: Algorithm) -> Trainer:
+    """The trainer with its environment set to the algorithm's environment parameters."""
     return trainer._replace(environment=with_parameters(trainer.environment, algorithm.environment))
 
 
@@ -81,16 +66,13 @@ def hold(
     statistics: rollout.EpisodeStatistics | None = None,
     keys: Keys | None = None,
 ) -> Collection:
-    """A batch of rows that are at hand: what `collect` makes of a rollout, and what `learn` takes.
+    """Make a `Collection` for `learn` from rows [T, N, ...] that you collected yourself.
 
     Args:
-      trainer: what is trained.
-      algorithm: its numbers.
-      state: whose parameters acted, and, in a stream, where its environments stood before.
-      transition: [T, N, ...].
-      memory: of a recurrent policy at the first row, [1, N, ...]; default that of an episode's start.
-      statistics: of the episodes that ended; default those of whole episodes.
-      keys: what `learn` draws from; default those that the state's key gives.
+      state: holds the parameters that acted and, when streaming, the environments before the rollout.
+      memory: a recurrent policy's carry at the first row, [1, N, ...]; default: its carry at an episode's start.
+      statistics: of the episodes that ended; default: computed for whole episodes.
+      keys: random keys for `learn`; default: split from the state's key.
 
     >>> from pgjax import Config, environments, learn, make_agent, make_trainer, reinforce, rollout
     >>> env, algorithm = environments.make("Catch-bsuite"), reinforce().algorithm
@@ -99,8 +81,6 @@ def hold(
     >>> state = trainer.init(algorithm, jax.random.key(0))
     >>> rows = rollout.episodes(env, rollout.actor(agent, state.params), jax.random.split(jax.random.key(1), 4))
     >>> state, metrics = learn(trainer, algorithm, state, hold(trainer, algorithm, state, rows))
-    >>> int(state.update)
-    1
     """
     agent, config, scale = trainer.agent, trainer.config, state.reward_scale
     memory = first_memory(agent, transition) if memory is None else memory
@@ -111,7 +91,7 @@ def hold(
     elapsed = state.rollout_state.episode_length if streaming else None
     weights = None
     if algorithm.max_mismatch is not None:
-        transition, weights = _by_the_learner(trainer, algorithm, state.params, transition, memory)
+        transition, weights = _with_learner_log_prob(trainer, algorithm, state.params, transition, memory)
     signals = values_of(agent, algorithm, config, state.params, transition, memory, elapsed, state.reference)
     return Collection(
         batch=Batch(transition, signals, credit=None, memory=memory, weight=weights),
@@ -123,12 +103,12 @@ def hold(
     )
 
 
-def _by_the_learner(
+def _with_learner_log_prob(
     trainer: Trainer, algorithm: Algorithm, params: Params, transition: Transition, memory: Any
 ) -> tuple[Transition, Array]:
-    """The rows with the learner's own log-probabilities, and min(π_learner/π_sampler, C) of every step, [T, N]."""
+    """Rows with the learner's log-probabilities, and the weights min(π_learner/π_sampler, C), [T, N]."""
     log_prob = log_prob_of(trainer.agent, params, transition, memory, engine(trainer.config.engine))
-    log_prob = jax.lax.stop_gradient(log_prob)  # a batch is only data
+    log_prob = jax.lax.stop_gradient(log_prob)
     mismatch = jnp.where(transition.mask > 0, log_prob - transition.log_prob, 0.0)
     return transition._replace(log_prob=log_prob), jnp.minimum(weight(mismatch), jnp.asarray(algorithm.max_mismatch))
 
@@ -141,13 +121,13 @@ def _observed(trainer: Trainer, params: Params, transition: Transition) -> Any:
 def _in_slices(
     trainer: Trainer, algorithm: Algorithm, rows: Replay, keys: Keys, reference: Params | None
 ) -> Collection:
-    """Every slice is simulated for its signals, a few numbers per step: all that credit needs of the whole batch."""
+    """Simulate slice by slice and keep only the signals, from which the credit of the whole batch is computed."""
     environment, agent, config = trainer.environment, trainer.agent, trainer.config
     discount = jnp.broadcast_to(own_discount(algorithm, config, config.num_envs), (config.num_envs,))
 
-    def of(one: Any) -> Any:
-        (own_keys, before), discount = one
-        part = Replay(own_keys, before, rows.params)
+    def signals_of_slice(slice_and_discount: Any) -> Any:
+        (slice_keys, before), discount = slice_and_discount
+        part = Replay(slice_keys, before, rows.params)
         after, transition, memory, statistics = replayed(environment, agent, config, part)
         elapsed = None if before is None else before.episode_length
         signals = values_of(
@@ -156,10 +136,10 @@ def _in_slices(
         return after, signals._replace(group=None), statistics
 
     parts = rows.slices(config.accumulate), cut(config.accumulate, discount, 0)
-    rollout_state, signals, statistics = jax.lax.map(of, parts)
+    rollout_state, signals, statistics = jax.lax.map(signals_of_slice, parts)
     signals = jax.tree.map(partial(join, axis=1), signals)
     group = group_numbers(config, config.num_envs)
-    if group is not None:  # numbered over the whole batch: a group belongs together wherever the slices end
+    if group is not None:  # groups are numbered over the whole batch, not within a slice
         group = jnp.broadcast_to(group, signals.reward.shape)
     return Collection(
         batch=Batch(rows, signals._replace(group=group), credit=None),

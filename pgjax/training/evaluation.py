@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes, undiscounted returns, keys of its own."""
+"""Evaluate a policy on whole episodes."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -9,6 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from pgjax.engine import asked, engine
+from pgjax.engine.compiling import Program
 from pgjax.environments.parameters import with_parameters
 from pgjax.training import rollout
 from pgjax.training.checks import check_params
@@ -29,17 +30,13 @@ def evaluate(
     """Undiscounted returns of whole episodes, [episodes].
 
     Args:
-      environment: where to act.
-      agent: whose policy.
-      params: its parameters.
-      key: evaluation's own; never one that training has used.
-      episodes: how many.
-      greedy: the most likely action instead of a sampled one.
-      environment_parameters: name -> number, in place of the environment's own (`Environment.parameters`). They may be
-        traced: nothing is compiled again for other values, and `jax.vmap` runs over many.
+      key: a key that training does not use.
+      greedy: take the most likely action instead of a sample.
+      environment_parameters: values by name that replace the environment's own (`Environment.parameters`). They may be
+        traced, so other values need no recompilation and `jax.vmap` works.
 
     Raises:
-      SettingError: for parameters that cannot vary there.
+      SettingError: for a parameter that the environment cannot vary, or the parameters of several runs.
 
     >>> from pgjax import environments, make_agent
     >>> env = environments.make("Catch-bsuite")
@@ -48,12 +45,12 @@ def evaluate(
     (8,)
     """
     check_params(agent, params)
-    bound = with_parameters(environment, environment_parameters)  # refuses them by value, before they are traced
-    values = {name: bound.parameters[name] for name in environment_parameters or ()}  # in their own types
+    bound = with_parameters(environment, environment_parameters)  # checks the values before they are traced
+    values = {name: bound.parameters[name] for name in environment_parameters or ()}  # cast to the right dtypes
     return _evaluate(environment, agent, params, as_key(key), episodes, greedy, asked(), values)
 
 
-@partial(jax.jit, static_argnames=("environment", "agent", "episodes", "greedy", "how"))
+@partial(Program, static_argnames=("environment", "agent", "episodes", "greedy", "how"))
 def _evaluate(
     environment: Environment,
     agent: Agent,
@@ -66,6 +63,6 @@ def _evaluate(
 ) -> Array:
     environment = with_parameters(environment, values)
     policy = rollout.actor(agent, params)
-    # Only the rewards leave the rollout, so the compiler drops the rest of the record.
+    # Only the rewards are used, so the compiler removes the rest of the record.
     keys = jax.random.split(key, episodes)
     return jnp.sum(rollout.episodes(environment, policy, keys, greedy=greedy, how=engine(how)).reward, axis=0)

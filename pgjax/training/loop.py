@@ -1,4 +1,4 @@
-"""Compiled loops around an update."""
+"""Compiled loops over updates."""
 
 from functools import partial
 
@@ -9,13 +9,14 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from pgjax import counters
+from pgjax.engine.compiling import Program
 from pgjax.training.checks import steps_per_update
 from pgjax.training.keys import as_key
 from pgjax.training.metrics import Metrics
 from pgjax.types import Algorithm, Trainer, TrainState
 
 NEVER = 2**31 - 1
-"""More updates than any run makes."""
+"""The largest int32, as a limit that is never reached."""
 
 
 def run_updates(
@@ -26,22 +27,22 @@ def run_updates(
     length: int,
     max_skipped: ArrayLike = NEVER,
 ) -> tuple[TrainState, Metrics]:
-    """Scan `length` updates; those after the first that reaches `total_steps` change nothing.
+    """Scan `length` updates. Once `total_steps` is reached, the remaining iterations change nothing.
 
-    Nor do those after `max_skipped` in a row that were not finite.
+    The same holds after `max_skipped` skipped (non-finite) updates in a row.
 
     Returns:
       The state, and metrics [length] with `update`, `env_steps` and `active` (False where nothing was done).
 
     Raises:
-      SettingError: for numbers that are no counts, or more steps than a counter of 32 bits holds.
+      SettingError: for numbers that are not counts, or more steps than a 32-bit counter holds.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env, algorithm = environments.make("SimpleBandit-bsuite"), reinforce().algorithm
     >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=4))
     >>> state = trainer.init(algorithm, jax.random.key(0))
-    >>> state, metrics = run_updates(trainer, algorithm, state, total_steps=8, length=3)  # episodes of one step
-    >>> metrics["env_steps"].tolist(), metrics["active"].tolist()
+    >>> state, metrics = run_updates(trainer, algorithm, state, total_steps=8, length=3)
+    >>> metrics["env_steps"].tolist(), metrics["active"].tolist()  # 4 one-step episodes per update
     ([4, 8, 8], [True, True, False])
     """
     length = counters.count("length", length, least=0)
@@ -59,19 +60,16 @@ def run_updates(
 
 
 def train(trainer: Trainer, algorithm: Algorithm, key: Array, num_updates: int) -> tuple[TrainState, Metrics]:
-    """Train one policy from scratch for a fixed number of updates, in one compiled call.
-
-    Returns:
-      The final state and metrics, each [num_updates].
+    """Train one policy from scratch in one compiled call. Returns the final state and metrics, each [num_updates].
 
     Raises:
-      SettingError: for settings that contradict each other, and for more steps than counters hold.
+      SettingError: for settings that contradict each other, and for more steps than a 32-bit counter holds.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env = environments.make("SimpleBandit-bsuite")
     >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=4))
     >>> state, metrics = train(trainer, reinforce().algorithm, jax.random.key(0), num_updates=3)
-    >>> int(state.env_steps), metrics["return_mean"].shape  # 3 updates, 4 episodes each, of one step
+    >>> int(state.env_steps), metrics["return_mean"].shape  # 3 updates of 4 one-step episodes
     (12, (3,))
     """
     each = steps_per_update(trainer.environment, trainer.config)
@@ -79,7 +77,7 @@ def train(trainer: Trainer, algorithm: Algorithm, key: Array, num_updates: int) 
     return _train(trainer, algorithm, as_key(key), num_updates)
 
 
-@partial(jax.jit, static_argnames=("trainer", "num_updates"))
+@partial(Program, static_argnames=("trainer", "num_updates"))
 def _train(trainer: Trainer, algorithm: Algorithm, key: Array, num_updates: int) -> tuple[TrainState, Metrics]:
     def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         return trainer.update(algorithm, state)

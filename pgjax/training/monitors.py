@@ -1,4 +1,4 @@
-"""What to watch: gradient noise, importance weights, critics; cheap enough to leave on."""
+"""Diagnostics of training: gradient noise, importance weights, bias and critics."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,23 +25,22 @@ from pgjax.types import Agent, Algorithm, Discrete, Environment, Params, Setting
 
 
 class GradientNoise(NamedTuple):
-    """How much of a gradient estimate is signal; scalars, over all parameters together."""
+    """Signal and noise of a gradient estimate, over all parameters together; scalars."""
 
     variance: Array  # s², trace of the covariance of one trajectory's gradient
     signal: Array  # G² = ‖ḡ‖² − s²/N, an unbiased estimate of ‖∇J‖²; may be negative
     snr: Array  # G² / (s²/N); infinite without noise, 0 without either
-    critical_batch_size: Array  # s²/G², in trajectories; not a number where G² ≤ 0
+    critical_batch_size: Array  # s²/G², in trajectories; NaN where G² ≤ 0
 
 
 def gradient_noise(gradients: Params, trajectories: int | None = None) -> GradientNoise:
-    """Noise of the batch gradient, from gradients of single trajectories or of K micro-batches.
+    """Noise of the batch gradient, from gradients of single trajectories or of K groups:
 
-        s² = (N/K) Σ_k ‖g_k − ḡ‖² / (K − 1)
+        s² = (N/K) Σ_k ‖g_k − ḡ‖² / (K − 1).
 
-    Args:
-      gradients: a pytree of [K, ...], mean gradients of K disjoint groups of equal size; of one, nothing but NaN.
-      trajectories: N, of all groups together; default K (one trajectory each).
-    McCandlish et al. 2018. https://arxiv.org/abs/1812.06162
+    Each leaf of `gradients` [K, ...] holds mean gradients of K disjoint groups of equal size; K = 1 gives NaN.
+    `trajectories` is N, of all groups together; default K. Source: McCandlish et al. 2018.
+    https://arxiv.org/abs/1812.06162
 
     >>> noise = gradient_noise(jnp.array([[1.0, 0.0], [3.0, 0.0]]))
     >>> float(noise.variance), float(noise.signal)
@@ -49,32 +48,27 @@ def gradient_noise(gradients: Params, trajectories: int | None = None) -> Gradie
     """
     groups = jax.tree.leaves(gradients)[0].shape[0]
     count = groups if trajectories is None else trajectories
-    found = [spread(g) for g in jax.tree.leaves(gradients)]
-    variance = sum(jnp.sum(s.variance(ddof=1)) for s in found) * count / groups
-    signal = sum(jnp.sum(s.mean**2) for s in found) - variance / count
+    spreads = [spread(g) for g in jax.tree.leaves(gradients)]
+    variance = sum(jnp.sum(s.variance(ddof=1)) for s in spreads) * count / groups
+    signal = sum(jnp.sum(s.mean**2) for s in spreads) - variance / count
     noiseless = jnp.where(signal > 0, jnp.inf, 0.0)
     snr = jnp.where(variance == 0, noiseless, quotient(signal, variance / count))
     return GradientNoise(variance, signal, snr, jnp.where(signal > 0, quotient(variance, signal), nothing()))
 
 
 def cosine(one: Params, other: Params) -> Array:
-    """Cosine between two gradients: of an estimate with a reference, or of two independent batches.
+    """Cosine similarity ⟨g, h⟩ / (‖g‖ ‖h‖) of two gradients (pytrees of one structure); 0 if either is 0.
 
-        ⟨g, h⟩ / (‖g‖ ‖h‖),   0 where either is 0
-
-    Args:
-      one: a pytree of arrays.
-      other: of the same structure.
-    Ilyas et al. 2020. https://arxiv.org/abs/1811.02553
+    Source: Ilyas et al. 2020. https://arxiv.org/abs/1811.02553
 
     >>> round(float(cosine(jnp.array([1.0, 0.0]), jnp.array([3.0, 4.0]))), 6)
     0.6
     """
-    return jnp.clip(optax.tree.vdot(_direction(one), _direction(other)), -1.0, 1.0)
+    return jnp.clip(optax.tree.vdot(_normalised(one), _normalised(other)), -1.0, 1.0)
 
 
-def _direction(tree: Params) -> Params:
-    """A pytree of length 1, however small or large its numbers are; 0 of 0."""
+def _normalised(tree: Params) -> Params:
+    """A pytree scaled to norm 1 without overflow or underflow; 0 stays 0."""
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in jax.tree.leaves(tree)]))
     scaled = jax.tree.map(lambda x: quotient(x, largest), tree)
     length = optax.tree.norm(scaled)
@@ -84,11 +78,8 @@ def _direction(tree: Params) -> Params:
 def bias_probe(gradients: Array, exact: ArrayLike) -> tuple[Array, Array]:
     """Bias of an approximate form on one batch: mean_n (g_n − g_n^exact) and its standard error, [P] each.
 
-    A difference that is rounding of the two gradients is 0, and so is a standard error that is.
-
-    Args:
-      gradients: the approximate form's gradient of each trajectory, [N, P], or along one direction, [N].
-      exact: those of an exact form (per-decision importance sampling) on the same trajectories.
+    `gradients` are per-trajectory gradients of the approximate form, [N, P], or along one direction, [N]. `exact` are
+    those of an exact form on the same trajectories. Differences and errors within rounding error are exactly 0.
 
     >>> mean, error = bias_probe(jnp.array([1.0, 3.0]), jnp.array([0.0, 0.0]))
     >>> float(mean), round(float(error), 6)
@@ -98,33 +89,26 @@ def bias_probe(gradients: Array, exact: ArrayLike) -> tuple[Array, Array]:
 
 
 def mean_and_error(x: Array) -> tuple[Array, Array]:
-    """Mean and standard error over axis 0; the error is exactly 0 where all are equal up to rounding, NaN of one.
-
-    >>> [round(float(x), 6) for x in mean_and_error(jnp.array([1.0, 3.0]))]
-    [2.0, 1.0]
-    """
+    """Mean and standard error over axis 0. The error is exactly 0 for values equal up to rounding, NaN for one."""
     found = spread(x)
     return found.mean[0], found.std(ddof=1)[0] / jnp.sqrt(found.count[0])
 
 
 def explained_variance(target: Array, value: Array, mask: Array) -> Array:
-    """1 − Var(Q̂ − V)/Var(Q̂) over executed steps; not a number where Q̂ does not vary but by rounding.
+    """1 − Var(Q̂ − V)/Var(Q̂) over executed steps; NaN if Q̂ varies by no more than rounding.
 
     >>> float(explained_variance(jnp.array([1.0, 3.0]), jnp.array([1.0, 3.0]), jnp.ones(2)))
     1.0
     """
-    whole = step_spread(target, mask).variance()
-    left = step_spread(difference(target, value), mask).variance()
-    return jnp.where(whole == 0, nothing(), 1.0 - quotient(left, whole)).reshape(())
+    total = step_spread(target, mask).variance()
+    residual = step_spread(difference(target, value), mask).variance()
+    return jnp.where(total == 0, nothing(), 1.0 - quotient(residual, total)).reshape(())
 
 
 def effective_sample_size_per_step(log_ratio: Array) -> Array:
-    """ESS of ρ_{1:t} over the batch at every step, [T]; a finished trajectory keeps its last weight.
+    """Effective sample size of ρ_{1:t} over the batch at every step, [T]. A finished trajectory keeps its last weight.
 
-    Whole episodes, [T, N], with log ρ = 0 on padding.
-
-    >>> effective_sample_size_per_step(jnp.log(jnp.array([[1.0, 1.0, 1.0], [4.0, 1.0, 1.0]]))).round().tolist()
-    [3.0, 2.0]
+    Takes log ρ of whole episodes, [T, N], with 0 on padding.
     """
     return effective_sample_size(jnp.cumsum(log_ratio, axis=0), axis=1)
 
@@ -132,29 +116,21 @@ def effective_sample_size_per_step(log_ratio: Array) -> Array:
 def weight_statistics(
     agent: Agent, config: Config, params: Params, transition: Transition, memory: Any = ()
 ) -> dict[str, Array]:
-    """Whether reuse of a batch has gone too far, at the parameters the updates have led to.
+    """Statistics of the importance weights at `params`, which show whether a batch has been reused too often.
 
-        effective_sample_size   (Σw)²/Σw², as a fraction of the batch; 1 is on-policy
-        largest_weight_share    max w / Σw
-        mean_weight             about 1, or the recorded actions and log-probabilities do not belong together
-        kl                      mean of (ρ − 1) − log ρ, an estimate of KL(θ̄ ‖ θ) per step
-        clamped                 share of steps whose weight met the bound of `pgjax.estimators.importance`
+    - `effective_sample_size`: (Σw)²/Σw² as a fraction of the batch; 1 on-policy.
+    - `largest_weight_share`: max w / Σw.
+    - `mean_weight`: about 1; otherwise recorded actions and log-probabilities do not match.
+    - `kl`: mean of (ρ − 1) − log ρ, an estimate of KL(θ̄ ‖ θ) per step.
+    - `clamped`: fraction of steps whose weight was clamped (`pgjax.estimators.importance`).
 
-    In "episodes" w = ρ_{1:T} of each trajectory; in "stream" ρ_t of each step.
-
-    >>> from pgjax import oracle
-    >>> mdp = oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)  # one step, two actions
-    >>> rows = oracle.as_transition(mdp, oracle.enumerate_trajectories(mdp), jnp.log(jnp.full((1, 2), 0.5)))
-    >>> agent, moved = oracle.mdp_agent(jax.nn.log_softmax), jnp.log(jnp.array([[0.75, 0.25]]))  # w = 1.5 and 0.5
-    >>> found = weight_statistics(agent, Config(), moved, rows)
-    >>> [round(float(found[name]), 3) for name in ("effective_sample_size", "largest_weight_share", "mean_weight")]
-    [0.8, 0.75, 1.0]
+    For "episodes" w = ρ_{1:T} of each trajectory; for "stream" w = ρ_t of each step.
     """
     x = ratios_of(agent, params, transition, memory, engine(config.engine))
     mask = transition.mask
     continues = mask * ~(transition.terminated | transition.truncated)
     whole = config.rollout == "episodes"
-    # Weights of what exists: a column without a step, or a row of padding, is nobody's.
+    # Trajectories without a step and rows of padding have no weight.
     log_w, exists = (jnp.sum(x, axis=0), mask[0] > 0) if whole else (x.ravel(), mask.ravel() > 0)
     log_w = jnp.where(exists, log_w, -jnp.inf)
     count = jnp.maximum(jnp.sum(exists), 1.0)
@@ -170,17 +146,9 @@ def weight_statistics(
 
 
 def score_mean(agent: Agent, params: Params, transition: Transition) -> Params:
-    """Mean score per step, ∇ (1/steps) Σ log π_θ(a_t|s_t): zero in expectation for the policy that sampled the batch.
+    """Mean score per step, ∇_θ (1/steps) Σ log π_θ(a_t|s_t). It has mean 0 for the policy that sampled the batch.
 
-    Far from zero (against 1/√steps) it shows actions, observations or masks that do not belong together.
-
-    >>> from pgjax import oracle
-    >>> mdp = oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
-    >>> rows = oracle.as_transition(mdp, oracle.enumerate_trajectories(mdp), jnp.log(jnp.full((1, 2), 0.5)))
-    >>> agent = oracle.mdp_agent(lambda params: jax.nn.log_softmax(params["policy"]))
-    >>> params, wrong = {"policy": jnp.zeros((1, 2))}, rows._replace(action=jnp.zeros_like(rows.action))
-    >>> [score_mean(agent, params, given)[0].tolist() for given in (rows, wrong)]  # rows hold each action once
-    [[0.0, 0.0], [0.5, -0.5]]
+    A value far from 0 (compared with 1/√steps) shows that actions, observations or masks do not match.
     """
 
     def mean_log_prob(policy: Params) -> Array:
@@ -199,33 +167,19 @@ def score_probe(
     memory: Any = (),
     how: Engine | None = None,
 ) -> Array:
-    """The mean score along one random direction, in standard errors: a t-statistic, for one forward pass.
+    """t-statistic of the mean score along one random direction, from one forward pass; needs N ≥ 2 trajectories:
 
-        z ~ N(0, I),   x_n = ⟨Σ_t ∇log π(a_{n,t}|s_{n,t}), z⟩,   mean(x) / (std(x)/√N)
+        z ~ N(0, I),   x_n = ⟨Σ_t ∇log π(a_{n,t}|s_{n,t}), z⟩,   t = mean(x) / (std(x)/√N).
 
-    Its square averages 1 over updates when actions, log-probabilities and masks belong together (a score has mean zero
-    under the policy that acted), and grows with the batch when they do not.
-
-    Args:
-      agent: whose policy.
-      params: those that sampled the batch.
-      transition: [T, N, ...], N ≥ 2.
-      key: draws the direction.
-      memory: of a recurrent policy, at the first row.
-      how: the speed-ups to use; default what suits the device.
-
-    >>> from pgjax import oracle
-    >>> mdp = oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
-    >>> rows = oracle.as_transition(mdp, oracle.enumerate_trajectories(mdp), jnp.log(jnp.full((1, 2), 0.5)))
-    >>> agent = oracle.mdp_agent(lambda params: jax.nn.log_softmax(params["policy"]))
-    >>> abs(round(float(score_probe(agent, {"policy": jnp.zeros((1, 2))}, rows, jax.random.key(0))), 3))
-    0.0
+    A score has mean 0 under the policy that acted. So t² averages 1 over updates if actions, log-probabilities and
+    masks match, and grows with the batch if they do not. `params` must be those that sampled the batch; `memory` is a
+    recurrent policy's carry at the first row.
     """
 
     def log_probs(policy: Params) -> Array:
         return jnp.sum(log_prob_of(agent, params | {"policy": policy}, transition, memory, how), axis=0)
 
-    return _in_errors(*bias_probe(_along(log_probs, params["policy"], key), 0.0))
+    return _t_statistic(*bias_probe(_directional_derivative(log_probs, params["policy"], key), 0.0))
 
 
 def branched_action_values(
@@ -236,19 +190,17 @@ def branched_action_values(
     *,
     discount: ArrayLike = 1.0,
 ) -> tuple[Array, Array]:
-    """Q(s, ·) without a critic: every action tried from one visited state, by K continuations each.
+    """Q(s, ·) without a critic: try every action in one visited state and continue each with K rollouts.
 
-        Q̂(s, a) = (1/K) Σ_k [ r(s, a) + Σ_{t≥1} γ^t r_t ],   the policy acting from the second step on
+        Q̂(s, a) = (1/K) Σ_k [ r(s, a) + Σ_{t≥1} γ^t r_t ],   later actions from the policy
 
-    The continuations of different actions share their keys. V̂(s) = Σ_a π(a|s) Q̂(s, a), and Q̂ − V̂ is an advantage that
-    owes nothing to a network.
+    The continuations of different actions share their keys. With V̂(s) = Σ_a π(a|s) Q̂(s, a), Q̂ − V̂ is an advantage
+    estimate that uses no network.
 
     Args:
-      environment: with discrete actions; a time limit inside its state goes on counting.
-      policy: observation -> distribution.
+      environment: with one Discrete action. A time limit in its state keeps counting.
       start: from `rollout.visit`.
-      keys: one for each continuation, [K].
-      discount: γ.
+      keys: one per continuation, [K].
 
     Returns:
       Q̂(s, ·) and its standard errors, [A] each.
@@ -258,12 +210,12 @@ def branched_action_values(
     >>> env = environments.make("Catch-bsuite")
     >>> agent = make_agent(env)
     >>> policy = partial(agent.policy, agent.init(jax.random.key(0)))
-    >>> start = rollout.visit(env, policy, jax.random.key(1), steps=8)  # the ball lands at the ninth
+    >>> start = rollout.visit(env, policy, jax.random.key(1), steps=8)  # the ball lands at step nine
     >>> branched_action_values(env, policy, start, jax.random.split(jax.random.key(2), 4))[0].shape
     (3,)
     """
     if not isinstance(environment.action_space, Discrete):
-        reason = "has other actions than one Discrete number, whose values can be tried one by one"
+        reason = f"needs one Discrete action to try every value; has {environment.action_space!r}"
         raise SettingError("environment", environment.name, reason)
 
     def one(action: Array, key: Array) -> Array:
@@ -289,27 +241,12 @@ def monitor(
     batch: Batch,
     key: Array,
 ) -> dict[str, Array]:
-    """What `Config.diagnostics` adds to the metrics at every update, beside the noise of the gradient.
+    """The metric `bias_probe` that `Config.diagnostics` adds to every update.
 
-        bias_probe           estimator − per-decision importance sampling, along a random direction, in standard
-                             errors, at the parameters the updates have led to: what dropped ratios cost
+    It is the t-statistic of the estimator minus per-decision importance sampling, along a random direction, at `params`
+    (those after the updates). It measures the bias from dropped ratios.
 
-    Args:
-      agent: policy and critic.
-      algorithm: the estimator.
-      config: as in training.
-      params: after the updates.
-      batch: held, its signals those of the parameters that sampled it; credit and target are not used.
-      key: draws the direction.
-
-    >>> from pgjax import oracle, reinforce
-    >>> mdp = oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
-    >>> rows = oracle.as_transition(mdp, oracle.enumerate_trajectories(mdp), jnp.log(jnp.full((1, 2), 0.5)))
-    >>> agent = oracle.mdp_agent(lambda params: jax.nn.log_softmax(params["policy"]))
-    >>> batch, params = Batch(rows, make_signals(rows.reward), credit=None), {"policy": jnp.zeros((1, 2))}
-    >>> found = monitor(agent, reinforce(baseline="none").algorithm, Config(), params, batch, jax.random.key(0))
-    >>> abs(round(float(found["bias_probe"]), 3))  # on-policy there are no ratios to drop
-    0.0
+    `batch` holds the signals at the parameters that sampled it; its credit and target are not used.
     """
     signals = batch.signals
     now = signals._replace(log_ratio=ratios_of(agent, params, batch.transition, batch.memory, engine(config.engine)))
@@ -322,16 +259,16 @@ def monitor(
             moved = params | {"policy": policy}
             return jnp.sum(contributions(agent, algorithm.estimator, moved, credited).surrogate, axis=0)
 
-        return _along(surrogates, params["policy"], key)
+        return _directional_derivative(surrogates, params["policy"], key)
 
-    return {"bias_probe": _in_errors(*bias_probe(along(algorithm), along(exact)))}
+    return {"bias_probe": _t_statistic(*bias_probe(along(algorithm), along(exact)))}
 
 
-def _in_errors(mean: Array, error: Array) -> Array:
-    """A t-statistic; 0 where nothing varies, as of a policy that has become deterministic: nothing can be said."""
+def _t_statistic(mean: Array, error: Array) -> Array:
+    """A t-statistic; 0 if nothing varies, as for a deterministic policy."""
     return quotient(mean, error)
 
 
-def _along(function: Callable[[Params], Array], params: Params, key: Array) -> Array:
-    """Derivative of a vector function [N] along one random direction: all N inner products ⟨g_n, z⟩ at once."""
+def _directional_derivative(function: Callable[[Params], Array], params: Params, key: Array) -> Array:
+    """Derivative of a vector function [N] along one random direction z: all inner products ⟨g_n, z⟩."""
     return jax.jvp(function, (params,), (optax.tree.random_like(key, params),))[1]

@@ -1,4 +1,4 @@
-"""Rows of a batch: held in memory, or simulated again from their keys whenever they are needed."""
+"""Rows of a batch, stored in memory or simulated again from their keys."""
 
 from typing import Any, NamedTuple
 
@@ -13,29 +13,23 @@ from pgjax.training.signals import first_memory
 from pgjax.types import Agent, Environment, Params, Transition
 
 Rows = tuple[Any, Transition, Any, rollout.EpisodeStatistics]
-"""Rollout state after, transition, memory at the first row [1, N, ...], statistics."""
+"""Rollout state afterwards, transition, memory at the first row [1, N, ...], statistics."""
 
 
 class Replay(NamedTuple):
-    """Rows that are not held: a rollout is a function of these, and gives the same rows every time.
+    """Rows that are not stored. A rollout is a pure function of these, so it gives the same rows every time."""
 
-    Attributes:
-      keys: one per environment, [N].
-      rollout_state: environments in flight before the rollout, [N, ...]; None for whole episodes.
-      params: that act.
-    """
-
-    keys: Array
-    rollout_state: Any
-    params: Params
+    keys: Array  # one per environment, [N]
+    rollout_state: Any  # environments before the rollout, [N, ...]; None for whole episodes
+    params: Params  # the parameters that act
 
     def slices(self, count: int) -> tuple[Array, Any]:
-        """Keys and environments of so many slices, [count, N / count, ...]."""
+        """Keys and environments split into `count` slices, [count, N / count, ...]."""
         return jax.tree.map(lambda x: cut(count, x, 0), (self.keys, self.rollout_state))
 
 
 def replayed(environment: Environment, agent: Agent, config: Config, rows: Replay) -> Rows:
-    """Act: a pure function of the keys, the environments in flight and the parameters."""
+    """Run the rollout of `rows`."""
     how, actor = engine(config.engine), rollout.actor(agent, rows.params, training=True)
     if config.rollout == "stream":
         memory = jax.tree.map(lambda x: x[None], rows.rollout_state.memory)

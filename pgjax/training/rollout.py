@@ -1,8 +1,7 @@
-"""Rollouts: a policy and an environment in, `Transition` [T, N] out.
+"""Rollouts: act with a policy in an environment and record a `Transition` [T, N].
 
-Both modes are written for one environment and vmapped over a batch of keys, one per environment: each episode is a
-function of its own key alone, whatever else runs beside it. All that is random in a rollout is drawn before its loop:
-a loop of few environments is as slow as it has operations, however small they are.
+Both modes are vmapped over one key per environment. An episode depends only on its own key. All random numbers are
+drawn before the loop, because a loop over few environments takes time in proportion to its number of operations.
 """
 
 from collections.abc import Callable
@@ -23,24 +22,21 @@ from pgjax.types import Agent, Environment, KeyData, Keyed, Params, Transition
 
 
 class Actor(NamedTuple):
-    """What acts in one environment: (carry, observation) -> (carry, distribution); and what an episode starts with."""
+    """A policy acting in one environment: (carry, observation) -> (carry, distribution), and the initial carry."""
 
     act: Callable[[Any, Any], tuple[Any, Distribution]]
     initial: Any = ()
-    takes_key: bool = False  # observations come as `Keyed`, and are recorded so
+    takes_key: bool = False  # observations are passed and recorded as `Keyed`
 
 
 Policy = Callable[[Any], Distribution] | Actor
-"""observation -> distribution, as `functools.partial(agent.policy, params)`; or, with a memory, an Actor."""
+"""observation -> distribution, such as `functools.partial(agent.policy, params)`; with a memory, an Actor."""
 
 
 def actor(agent: Agent, params: Params, *, training: bool = False) -> Actor:
-    """An agent acting with given parameters, its memory included.
+    """An agent as an `Actor` with fixed parameters, including its memory.
 
-    Args:
-      agent: what acts.
-      params: its parameters.
-      training: give a network that takes a key one at every step; without it dropout is off.
+    With `training`, networks that take a key get one, such as those with dropout.
     """
     memory, takes_key = agent.memory, training and agent.takes_key
     if memory is None:
@@ -58,14 +54,14 @@ def _as_actor(policy: Policy) -> Actor:
 
 
 class EpisodeStatistics(NamedTuple):
-    """Sums over the episodes that ended in a rollout; undiscounted returns."""
+    """Sums over the episodes that ended in a rollout; returns are undiscounted."""
 
     episodes: Array
     return_sum: Array
     length_sum: Array
 
     def means(self) -> dict[str, Array]:
-        """Mean return and length of an episode; `nothing()`, not a number, where none ended."""
+        """Mean return and length of an episode; `nothing()` if none ended."""
         return {
             "return_mean": Metric(self.return_sum, self.episodes).value(),
             "episodes": self.episodes,
@@ -74,7 +70,7 @@ class EpisodeStatistics(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where an environment in flight stands, and what its actor remembers."""
+    """Environment state, observation and actor memory of one environment within a stream."""
 
     state: Any
     observation: Any
@@ -82,7 +78,7 @@ class Place(NamedTuple):
 
 
 class StreamState(NamedTuple):
-    """Environments in flight, [N, ...]: where the next streaming rollout goes on."""
+    """Environments in flight, [N, ...], from which the next streaming rollout continues."""
 
     state: Any
     observation: Any
@@ -92,7 +88,7 @@ class StreamState(NamedTuple):
 
 
 class Visited(NamedTuple):
-    """A place in an episode that rollouts can be branched from; arrays of one environment, or [N, ...]."""
+    """A state within an episode from which rollouts can start; of one environment, or [N, ...]."""
 
     state: Any
     observation: Any
@@ -108,28 +104,28 @@ def episodes(
     greedy: bool = False,
     how: Engine | None = None,
 ) -> Transition:
-    """Whole-episode mode: reset, run to the horizon, mask after the first end.
+    """Roll out whole episodes: reset, run to the horizon, mask all steps after the first end.
 
-    What follows an end is frozen at the final observation, with mask, action and reward 0; once all episodes have
-    ended nothing is simulated any more. An episode still running at `environment.horizon` is truncated there.
+    After an end, rows hold the final observation, with mask, action and reward 0. The simulation stops once all
+    episodes have ended. An episode still running at `environment.horizon` is truncated there.
 
     Args:
-      environment: what to act in.
-      policy: observation -> distribution.
+      policy: observation -> distribution, or an `Actor`.
       keys: one per episode, [N].
-      start: where each episode goes on from, [N, ...]; default a reset.
-      group_size: so many consecutive episodes share one reset (and nothing else).
+      start: state from which each episode continues, [N, ...]; default: a reset.
+      group_size: number of consecutive episodes that share one reset (and nothing else).
       greedy: take the mode instead of a sample.
-      how: the speed-ups to use; default what suits the device.
+      how: the engine; default: chosen for the device.
 
     Returns:
       Transition [horizon, N, ...].
 
-    >>> from pgjax import Categorical
-    >>> step = lambda key, s, action: (s + 1, s + 1, jnp.float32(1), s >= 2, jnp.bool_(False))  # ends after three steps
-    >>> env = Environment("three", lambda key: (jnp.int32(0), jnp.int32(0)), step, None, None, None, horizon=5)
-    >>> episodes(env, lambda s: Categorical(jnp.zeros(2)), jax.random.split(jax.random.key(0))).mask[:, 0].tolist()
-    [1.0, 1.0, 1.0, 0.0, 0.0]
+    >>> from pgjax import environments, make_agent
+    >>> env = environments.make("Catch-bsuite")
+    >>> agent = make_agent(env)
+    >>> policy = actor(agent, agent.init(jax.random.key(0)))
+    >>> episodes(env, policy, jax.random.split(jax.random.key(1), 4)).reward.shape
+    (9, 4)
     """
     acting, horizon = _as_actor(policy), base.horizon(environment)
     how = engine() if how is None else how
@@ -170,14 +166,7 @@ def episodes(
 
 
 def visit(environment: Environment, policy: Policy, key: Array, steps: Array) -> Visited:
-    """Where an episode stands after so many steps, for branching; where it ended, if it ended before.
-
-    Args:
-      environment: what to act in.
-      policy: observation -> distribution.
-      key: of the episode.
-      steps: how many, a scalar.
-    """
+    """The state of an episode after `steps` steps, or at its end if it ends earlier."""
     acting = _as_actor(policy)
 
     def step(carry: tuple, following: tuple[Array, Draws]) -> tuple[tuple, None]:
@@ -196,14 +185,14 @@ def visit(environment: Environment, policy: Policy, key: Array, steps: Array) ->
 
 
 def start_stream(environment: Environment, keys: Array, memory: Any = ()) -> StreamState:
-    """Reset N environments, one key each, for streaming; `memory` is what an actor starts an episode with."""
+    """Reset N environments for streaming, one key each. `memory` is the actor's initial carry."""
     observation, state = jax.vmap(partial(base.reset, environment))(keys)
     zeros = jnp.zeros(len(keys), float)
     return StreamState(state, observation, repeat(memory, len(keys)), zeros, zeros)
 
 
 def repeat(tree: Any, count: int) -> Any:
-    """The same for each of N environments, [N, ...]."""
+    """The tree repeated for N environments, [N, ...]."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), tree)
 
 
@@ -215,27 +204,26 @@ def stream(
     num_steps: int,
     how: Engine | None = None,
 ) -> tuple[StreamState, Transition, EpisodeStatistics]:
-    """Streaming mode: exactly `num_steps` steps of every environment, with auto-reset.
+    """Roll out exactly `num_steps` steps of every environment, with automatic resets.
 
-    `next_observation` is the observation before a reset; the next row's observation the one after it.
+    `next_observation` is the observation before a reset; the next row's `observation` is the one after it.
 
     Args:
-      environment: what to act in.
-      policy: observation -> distribution.
+      policy: observation -> distribution, or an `Actor`.
       stream_state: from `start_stream` or the previous call.
       keys: one per environment, [N].
-      num_steps: steps per environment.
-      how: the speed-ups to use; default what suits the device.
+      how: the engine; default: chosen for the device.
 
     Returns:
-      The new stream state, Transition [num_steps, N, ...], statistics summed over the episodes that ended.
+      The new stream state, Transition [num_steps, N, ...], statistics of the episodes that ended.
 
-    >>> from pgjax import Categorical
-    >>> step = lambda key, s, action: (s + 1, s + 1, jnp.float32(1), s >= 2, jnp.bool_(False))  # ends after three steps
-    >>> env = Environment("three", lambda key: (jnp.int32(0), jnp.int32(0)), step, None, None, None, horizon=5)
-    >>> keys = jax.random.split(jax.random.key(0))
-    >>> stream(env, lambda s: Categorical(jnp.zeros(2)), start_stream(env, keys), keys, 7)[1].observation[:, 0].tolist()
-    [0, 1, 2, 0, 1, 2, 0]
+    >>> from pgjax import environments, make_agent
+    >>> env, keys = environments.make("Catch-bsuite"), jax.random.split(jax.random.key(0), 4)
+    >>> agent = make_agent(env)
+    >>> policy = actor(agent, agent.init(jax.random.key(1)))
+    >>> state, rows, statistics = stream(env, policy, start_stream(env, keys), keys, num_steps=20)
+    >>> rows.reward.shape, float(statistics.episodes)  # episodes of 9 steps
+    ((20, 4), 8.0)
     """
     acting = _as_actor(policy)
     how = engine() if how is None else how
@@ -274,9 +262,9 @@ def statistics(transition: Transition) -> EpisodeStatistics:
 
 
 def keep_first(transition: Transition, steps: int) -> Transition:
-    """Mask whole episodes, in order, after the first that brings their sum to at least `steps` steps.
+    """Mask whole episodes, in order, after the first that brings the total to at least `steps` steps.
 
-    How one collects "a batch of 1000 steps" of whole episodes; the batch holds fewer if all N together do.
+    This makes a batch of about `steps` steps. It holds fewer if all N episodes together do.
     """
     lengths = jnp.sum(transition.mask, axis=0)
     kept = (jnp.cumsum(lengths) - lengths < steps)[None]
@@ -289,15 +277,15 @@ def keep_first(transition: Transition, steps: int) -> Transition:
 
 
 class Draws(NamedTuple):
-    """All that is random in the steps of one environment, [T, ...]."""
+    """All random numbers of one environment's steps, [T, ...]."""
 
-    noise: Any  # of actions; None where the mode is taken
+    noise: Any  # of actions; None if greedy
     step_key: KeyData
-    network_key: KeyData | None  # for an actor that takes one
+    network_key: KeyData | None  # None unless the actor takes a key
 
 
 def _draw(actor: Actor, observation: Any, key: Array, steps: int, *, greedy: bool = False) -> tuple[Draws, KeyData]:
-    """The draws, and a key for each step's reset, should it end an episode: [T] each."""
+    """The draws, and a key for each step's possible reset, [T] each."""
     of_action, of_step, of_reset, *of_network = jax.random.split(key, 4 if actor.takes_key else 3)
     network_keys = KeyData.of(jax.random.split(of_network[0], steps)) if of_network else None
     seen = observation if network_keys is None else Keyed(observation, jax.tree.map(lambda x: x[0], network_keys))
@@ -310,7 +298,7 @@ def _draw(actor: Actor, observation: Any, key: Array, steps: int, *, greedy: boo
 def _act(
     environment: Environment, actor: Actor, draw: Draws, observation: Any, state: Any, memory: Any
 ) -> tuple[Transition, Any, Any]:
-    """One step of one environment: the row it records, the state and the memory it leads to."""
+    """One step of one environment: the recorded row, the new state and the new memory."""
     seen = observation if draw.network_key is None else Keyed(observation, draw.network_key)
     memory, distribution = actor.act(memory, seen)
     action = distribution.mode() if draw.noise is None else distribution.at(draw.noise)
@@ -331,7 +319,7 @@ def _act(
 
 
 def _with_next_keys(actor: Actor, rows: Transition) -> Transition:
-    """What follows a step with a key too: that of the next row, whose observation it is within an episode."""
+    """Add to each next observation the key of the next row."""
     if not actor.takes_key:
         return rows
     key = jax.tree.map(lambda x: jnp.concatenate([x[1:], x[-1:]]), rows.observation.key)

@@ -1,7 +1,7 @@
-"""Which devices share one batch's environments: `plan` decides.
+"""Choose which devices share one batch's environments.
 
-`pgjax.engine.devices` lays devices out in a mesh (seed, env), and `pgjax.sweeps` maps training over it. Gradients are
-summed over the devices in `pgjax.training.gradients.gradient`, statistics in `pgjax.estimators.reductions`.
+`pgjax.engine.devices` builds the mesh (seed, env), and `pgjax.sweeps` maps training over it. Gradients are summed over
+devices in `pgjax.training.gradients.gradient`, statistics in `pgjax.estimators.reductions`.
 """
 
 import math
@@ -17,7 +17,7 @@ from pgjax.training.checks import steps_per_update
 from pgjax.types import Algorithm, Trainer
 
 WORTH_SHARING = 1 << 12
-"""Steps per gradient step from which on devices that share them gain more than their communication costs."""
+"""Environment steps per gradient step above which sharing a batch between devices is faster."""
 
 
 def plan(
@@ -28,23 +28,12 @@ def plan(
     devices: Sequence[Any] | None = None,
     mesh: Sequence[int] | None = None,
 ) -> Mesh:
-    """The devices that so many runs are spread over: first along runs, then along each batch's environments.
+    """The device mesh (seed, env) for `runs` runs: first along runs, then along each batch's environments.
 
-    Args:
-      trainer: what is trained.
-      algorithm: its numbers.
-      runs: how many.
-      devices: which to use; default all.
-      mesh: (along runs, along environments), in place of a choice by size.
+    `mesh` is (devices along runs, devices along environments); by default it is chosen by size.
 
     Raises:
-      SettingError: for a mesh that does not divide the runs or environments or needs more devices than there are.
-
-    >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
-    >>> env = environments.make("SimpleBandit-bsuite")
-    >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
-    >>> plan(trainer, reinforce().algorithm, runs=1).shape["env"]  # two steps are not worth the communication
-    1
+      SettingError: for a mesh that does not divide the runs or environments, or needs more devices than there are.
     """
     most = shares(trainer, algorithm)
     if mesh is None:
@@ -54,28 +43,28 @@ def plan(
 
 
 def shares(trainer: Trainer, algorithm: Algorithm) -> int:
-    """Among at most how many devices one batch's environments can be shared; any divisor serves too.
+    """The largest number of devices that can share one batch's environments; its divisors are possible too.
 
-    1 where something looks at the whole batch: optimal baselines, a policy step, probes of single trajectories, and a
-    surrogate that is not declared `per_trajectory`.
+    1 if something needs the whole batch on one device: optimal baselines, a policy step, diagnostics of single
+    trajectories, or a surrogate that is not declared `per_trajectory`.
     """
     config = trainer.config
-    whole = algorithm.control_variate is not None or algorithm.policy_step is not None
-    alone = config.accumulate > 1 or config.batch_steps or config.diagnostics or reused(config)
-    if whole or alone or not promises(algorithm.estimator.contribution, PER_TRAJECTORY):
+    needs_batch = algorithm.control_variate is not None or algorithm.policy_step is not None
+    needs_batch |= bool(config.accumulate > 1 or config.batch_steps or config.diagnostics or reused(config))
+    if needs_batch or not promises(algorithm.estimator.contribution, PER_TRAJECTORY):
         return 1
-    apart = config.minibatches
-    if config.shuffle == "steps":  # each device's rows, steps × environments, are dealt evenly too
-        apart //= math.gcd(apart, config.num_steps)
-    return config.num_envs // math.lcm(apart, config.group_size)
+    divisor = config.minibatches
+    if config.shuffle == "steps":  # minibatches divide each device's steps × environments
+        divisor //= math.gcd(divisor, config.num_steps)
+    return config.num_envs // math.lcm(divisor, config.group_size)
 
 
 def worth_sharing(trainer: Trainer) -> bool:
-    """Whether sharing a batch among devices gains more than their communication costs."""
+    """Whether sharing a batch between devices saves more time than the communication costs."""
     config = trainer.config
     return steps_per_update(trainer.environment, config) // config.minibatches >= WORTH_SHARING
 
 
 def reused(config: Config) -> bool:
-    """Whether whole episodes are worked on more than once, which probes of single trajectories watch."""
+    """Whether a batch of whole episodes is used for several epochs."""
     return config.rollout == "episodes" and config.epochs > 1

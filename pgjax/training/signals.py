@@ -1,4 +1,4 @@
-"""From recorded transitions to signals, credit and value targets; nothing here carries gradient but `log_ratio`."""
+"""Compute signals, credit and value targets from recorded transitions. Only `log_ratio` carries gradient."""
 
 from functools import partial
 from typing import Any
@@ -19,17 +19,7 @@ from pgjax.types import Agent, Algorithm, Params, SettingError, Signals, Transit
 
 
 def signals_of(agent: Agent, algorithm: Algorithm, config: Config, params: Params, transition: Transition) -> Signals:
-    """The signals of a batch of whole episodes, [T, N], stopped, with the ratios and the values of `params`.
-
-    >>> import jax
-    >>> from pgjax import environments, make_agent, reinforce, reward_to_go, rollout
-    >>> env, recipe = environments.make("Catch-bsuite"), reinforce()
-    >>> agent = make_agent(env)
-    >>> params = agent.init(jax.random.key(0))
-    >>> rows = rollout.episodes(env, rollout.actor(agent, params), jax.random.split(jax.random.key(1), 4))
-    >>> reward_to_go(signals_of(agent, recipe.algorithm, recipe.config, params, rows)).shape
-    (9, 4)
-    """
+    """Signals of a batch of whole episodes, [T, N], with the ratios and values of `params`, without gradient."""
     memory = first_memory(agent, transition)
     signals = values_of(agent, algorithm, config, params, transition, memory)
     return signals._replace(log_ratio=ratios_of(agent, params, transition, memory, engine(config.engine)))
@@ -45,16 +35,11 @@ def values_of(
     elapsed: Array | None = None,
     reference: Params | None = None,
 ) -> Signals:
-    """The signals of a batch drawn by `params` itself: all ratios are 1.
+    """Signals of a batch that `params` sampled: all ratios are 1.
 
     Args:
-      agent: policy and critic.
-      algorithm: gives the discount, and the penalty on the KL to the reference policy in the reward.
-      config: what follows a time limit, and how large groups are.
-      params: of the critic.
-      transition: [T, N, ...].
-      memory: of a recurrent policy, at the first row.
-      elapsed: how many steps of its episode each environment had behind it at the first row, [N]; None at a reset.
+      memory: a recurrent policy's carry at the first row.
+      elapsed: steps of its episode that each environment had taken before the first row, [N]; None after a reset.
       reference: parameters of the reference policy; None without one.
     """
     value = next_value = action_value = None
@@ -90,33 +75,33 @@ def values_of(
 
 
 def group_numbers(config: Config, count: int) -> Array | None:
-    """The group that each of so many consecutive trajectories belongs to, [N]; None without groups."""
+    """The group of each of `count` consecutive trajectories, [N]; None without groups."""
     return jnp.arange(count) // config.group_size if config.group_size > 1 else None
 
 
 def own_discount(algorithm: Algorithm, config: Config, count: int) -> Array:
-    """γ: one number, or one for each of the `count` environments at hand, of which there are `num_envs` in all."""
+    """γ: a scalar, or one value for each of the `count` environments on this device."""
     discount = jnp.asarray(algorithm.discount)
     if discount.ndim == 0 or discount.shape == (count,):
         return discount
     if discount.shape != (config.num_envs,):
-        reason = f"must be one number, or one per environment: {(config.num_envs,)}"
+        reason = f"must be one number, or one per environment, of shape {(config.num_envs,)}"
         raise SettingError("discount", f"of shape {discount.shape}", reason)
     return own_share(discount)
 
 
 def first_memory(agent: Agent, transition: Transition) -> Any:
-    """What a recurrent policy remembers at the first row of whole episodes, [1, N, ...]."""
+    """A recurrent policy's initial carry for every trajectory, [1, N, ...]."""
     initial = agent.memory.initial if agent.memory else ()
     shape = (1, transition.mask.shape[1])
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *jnp.shape(x))), initial)
 
 
 def remembered(agent: Agent, params: Params, transition: Transition, memory: Any) -> tuple[Any, Any]:
-    """What policy and critic see at each step and after it, [T, N, ...]: observations, or features of a memory.
+    """The inputs of policy and critic at each step and after it, [T, N, ...]: observations, or features of a memory.
 
-    A memory is run along the rows and starts afresh behind either end flag; the features after a step are those of its
-    own final observation, before any reset.
+    The memory is reset after termination and truncation. Features after a step are computed from that step's own final
+    observation, before any reset.
     """
     if agent.memory is None:
         return transition.observation, transition.next_observation
@@ -138,7 +123,7 @@ def remembered(agent: Agent, params: Params, transition: Transition, memory: Any
 
 
 def seen(agent: Agent, params: Params, transition: Transition, memory: Any = ()) -> Any:
-    """What policy and critic see at each step, [T, N]: observations, or features of a memory."""
+    """The inputs of policy and critic at each step, [T, N]: observations, or features of a memory."""
     return remembered(agent, params, transition, memory)[0]
 
 
@@ -150,59 +135,49 @@ def policy_on(agent: Agent, params: Params, transition: Transition, memory: Any 
 def log_prob_of(
     agent: Agent, params: Params, transition: Transition, memory: Any = (), how: Engine | None = None
 ) -> Array:
-    """log π of the taken actions under the policy of `params`, [T, N]; 0 on padding.
+    """log π of the taken actions at `params`, [T, N]; 0 on padding.
 
-    Args:
-      agent: whose policy.
-      params: its parameters.
-      transition: the steps, [T, N, ...].
-      memory: of a recurrent policy, at the first row.
-      how: the speed-ups to use; default what suits the device.
-
-    Raises:
-      SettingError: for a policy whose log-probabilities are not one number per step.
+    `memory` is a recurrent policy's carry at the first row. Raises a SettingError for a policy whose log-probabilities
+    are not one number per step.
     """
 
-    def of(steps: tuple[Any, Any, Array]) -> Array:
+    def log_prob_of_steps(steps: tuple[Any, Any, Array]) -> Array:
         features, action, mask = steps
         return _one_per_step(agent.policy(params, features).log_prob(action), mask)
 
     how = engine() if how is None else how
-    log_prob = how.rows(of, (seen(agent, params, transition, memory), transition.action, transition.mask))
+    log_prob = how.rows(
+        log_prob_of_steps, (seen(agent, params, transition, memory), transition.action, transition.mask)
+    )
     return jnp.where(transition.mask > 0, log_prob, 0.0)
 
 
 def ratios_of(
     agent: Agent, params: Params, transition: Transition, memory: Any = (), how: Engine | None = None
 ) -> Array:
-    """log ρ of the taken actions under the policy of `params`, [T, N], stopped; arguments as `log_prob_of`'s."""
+    """log ρ of the taken actions at `params`, [T, N], without gradient; arguments as for `log_prob_of`."""
     log_prob = log_prob_of(agent, params, transition, memory, how)
     return stop_gradient(jnp.where(transition.mask > 0, log_prob - transition.log_prob, 0.0))
 
 
 def log_ratio(distribution: Distribution, transition: Transition) -> Array:
-    """log π_θ(a_t|s_t) − log π_θ̄(a_t|s_t), [T, N]; 0 on padding.
-
-    Raises:
-      SettingError: for a policy whose log-probabilities are not one number per step.
-    """
+    """log π_θ(a_t|s_t) − log π_θ̄(a_t|s_t), [T, N]; 0 on padding. Raises as `log_prob_of` does."""
     log_prob = _one_per_step(distribution.log_prob(transition.action), transition.mask)
     return jnp.where(transition.mask > 0, log_prob - transition.log_prob, 0.0)
 
 
 def _one_per_step(log_prob: Array, mask: Array) -> Array:
     if log_prob.shape != mask.shape:
-        reason = f"is the policy's output; needed is a number per step, {mask.shape}"
+        reason = f"is the shape of the policy's output; needs one number per step, {mask.shape}"
         raise SettingError("log_prob", log_prob.shape, reason)
     return log_prob
 
 
 def credit_of(algorithm: Algorithm, config: Config, signals: Signals) -> Any:
-    """The estimator's credit over the whole batch, stopped; with γ^t in front where the config asks for it.
+    """The estimator's credit over the whole batch, without gradient; with the factor γ^t for `discounted_objective`.
 
     Raises:
-      SettingError: for a credit of another shape than [T, N], [1, N] or [T, 1], and for one that needs values which
-        no critic gives.
+      SettingError: for a credit whose shape is not [T, N], [1, N] or [T, 1], or that needs values without a critic.
     """
     if config.discounted_objective:
         signals = discounted_objective(signals)
@@ -210,29 +185,29 @@ def credit_of(algorithm: Algorithm, config: Config, signals: Signals) -> Any:
 
 
 def target_of(algorithm: Algorithm, signals: Signals) -> Array | None:
-    """What the critic regresses on, stopped; None without one."""
+    """The critic's regression target, without gradient; None if the algorithm has none."""
     if algorithm.value_target is None:
         return None
     return stop_gradient(_over_batch(algorithm.value_target, "value_target", signals))
 
 
 def _over_batch(function: Any, field: str, signals: Signals) -> Any:
-    """What a user's function makes of signals, each leaf [T, N, ...]; said in one line where it cannot."""
+    """Apply a user's function to signals and check that each output leaf is [T, N, ...]."""
     try:
         out = function(signals)
     except (TypeError, AttributeError, ValueError) as error:
         if signals.value is not None or isinstance(error, SettingError):
             raise
-        found = " ".join(str(error).split())[:120]
-        reason = f"leaves signals.value None, without which {field} {name_of(function)} fails: {found}"
+        cause = " ".join(str(error).split())[:120]
+        reason = f"leaves signals.value None, so {field} {name_of(function)} fails: {cause}"
         raise SettingError("critic", "none", reason) from error
     shape = signals.reward.shape
 
     def whole(x: Any) -> Array:
         x = jnp.asarray(x)
-        along = x.shape[: len(shape)]
-        if x.ndim < len(shape) or any(n not in (1, wanted) for n, wanted in zip(along, shape, strict=True)):
-            reason = f"gives an array of shape {x.shape}; needed is [T, N] = {shape}"
+        leading = x.shape[: len(shape)]
+        if x.ndim < len(shape) or any(n not in (1, wanted) for n, wanted in zip(leading, shape, strict=True)):
+            reason = f"returns shape {x.shape}; needs [T, N] = {shape}"
             raise SettingError(field, name_of(function), reason)
         if not jnp.issubdtype(x.dtype, jnp.floating):
             x = x.astype(signals.reward.dtype)

@@ -1,4 +1,4 @@
-"""One update: `learn` from what `collect` has collected. Knows no algorithm by name."""
+"""One update of the parameters from a collected batch, for any algorithm."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from pgjax.estimators.reference_kl import step_divisor
 from pgjax.estimators.steps import PolicyProblem
 from pgjax.policies.normalisation import no_reward_scale
 from pgjax.training import monitors, rollout
-from pgjax.training.batch import Collection, collect, with_its_environment
+from pgjax.training.batch import Collection, collect, with_environment_parameters
 from pgjax.training.checks import check, has_reference
 from pgjax.training.gradients import gradient
 from pgjax.training.guard import guard
@@ -29,7 +29,7 @@ from pgjax.training.keys import as_key
 from pgjax.training.loss import Batch, policy_loss, value_loss
 from pgjax.training.metrics import Metrics
 from pgjax.training.minibatches import over_minibatches
-from pgjax.training.optimizer import at_its_rate, learning_rate, optimizer_of, trained
+from pgjax.training.optimizer import learning_rate, optimizer_of, trained, with_scheduled_rate
 from pgjax.training.replay import Replay, replayed
 from pgjax.training.sharing import reused
 from pgjax.training.signals import credit_of, policy_on, ratios_of, target_of
@@ -39,14 +39,14 @@ from pgjax.types import Agent, Algorithm, Environment, Params, Trainer, TrainSta
 def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trainer:
     """Bind an environment, an agent and the static settings into a Trainer.
 
-    One update collects a batch with the current policy, computes credit over the whole of it, and moves the
-    parameters: `epochs` passes of `minibatches` gradient steps each; or one `policy_step`, and the passes for the
-    critic. Credit that carries ratios is computed anew for each pass. A non-finite update is dropped and counted
-    (`pgjax.training.guard`): metrics `skipped` and `nonfinite` say so. Hyperparameters arrive with the `algorithm`
-    argument, never by closure. The same arguments give the same Trainer, so that compiled programs are found again.
+    One update collects a batch, computes its credit and updates the parameters. It makes `epochs` passes of
+    `minibatches` gradient steps; with a `policy_step`, one such step for the policy and the passes for the critic.
+    Credit that contains ratios is recomputed in each pass. An update that is not finite is dropped and counted in the
+    metrics `skipped` and `nonfinite` (`pgjax.training.guard`). Hyperparameters are in the `algorithm` argument, so
+    changing them does not recompile. Equal arguments return the same Trainer object.
 
     Raises:
-      SettingError: where config, agent and, from `init` and `update`, algorithm contradict each other.
+      SettingError: if config, agent and (in `init` and `update`) algorithm contradict each other.
 
     >>> from pgjax import Config, environments, make_agent, algorithms
     >>> env = environments.make("Catch-bsuite")
@@ -74,10 +74,10 @@ def _trainer(environment: Environment, agent: Agent, config: Config) -> Trainer:
 
 def _init(trainer: Trainer, algorithm: Algorithm, key: Array) -> TrainState:
     check_algorithm(algorithm)
-    trainer = with_its_environment(trainer, algorithm)
+    trainer = with_environment_parameters(trainer, algorithm)
     environment, agent, config = trainer.environment, trainer.agent, trainer.config
     check(environment, agent, config, algorithm)
-    algorithm = at_its_rate(algorithm, jnp.int32(0))
+    algorithm = with_scheduled_rate(algorithm, jnp.int32(0))
     params_key, stream_key, key = jax.random.split(as_key(key), 3)
     params = agent.init(params_key)
     moved = trained(algorithm, params)
@@ -102,29 +102,25 @@ def _init(trainer: Trainer, algorithm: Algorithm, key: Array) -> TrainState:
 def learn(
     trainer: Trainer, algorithm: Algorithm, state: TrainState, collected: Collection
 ) -> tuple[TrainState, Metrics]:
-    """Move the parameters by what a batch teaches: the second half of an update.
+    """Update the parameters from a collected batch: the second half of `Trainer.update`.
 
     Args:
-      trainer: what is trained.
-      algorithm: its numbers.
-      state: the one that the batch was collected with.
-      collected: by `collect`, or `hold` for rows of your own.
+      state: the state that the batch was collected with.
+      collected: from `collect`, or from `hold` for rows of your own.
 
     Returns:
-      The next state, and metrics: scalars by name.
+      The next state, and scalar metrics by name.
 
     >>> from pgjax import Config, collect, environments, make_agent, make_trainer, reinforce
     >>> env, algorithm = environments.make("Catch-bsuite"), reinforce().algorithm
     >>> trainer = make_trainer(env, make_agent(env), Config(num_envs=4))
     >>> state = trainer.init(algorithm, jax.random.key(0))
     >>> state, metrics = learn(trainer, algorithm, state, collect(trainer, algorithm, state))
-    >>> int(state.update), float(metrics["episodes"])
-    (1, 4.0)
     """
-    trainer = with_its_environment(trainer, algorithm)
+    trainer = with_environment_parameters(trainer, algorithm)
     agent, config, keys, batch = trainer.agent, trainer.config, collected.keys, collected.batch
     check(trainer.environment, agent, config, algorithm)
-    algorithm = at_its_rate(algorithm, state.env_steps)
+    algorithm = with_scheduled_rate(algorithm, state.env_steps)
     if callable(algorithm.entropy_coefficient):
         algorithm = algorithm._replace(entropy_coefficient=algorithm.entropy_coefficient(state.update))
     if algorithm.kl_coefficient is not None:
@@ -136,11 +132,11 @@ def learn(
     if algorithm.policy_step is not None:
         moving, metrics = _policy_step(trainer, algorithm, moving, batch)
     if algorithm.policy_step is None or algorithm.value_target is not None:
-        moving, last = _passes(trainer, algorithm, state, moving, batch, keys.shuffle)
-        metrics |= last
-    metrics |= _watched(trainer, algorithm, state.params, moving.params, batch, keys.probe)
+        moving, pass_metrics = _passes(trainer, algorithm, state, moving, batch, keys.shuffle)
+        metrics |= pass_metrics
+    metrics |= _reuse_metrics(trainer, algorithm, state.params, moving.params, batch, keys.probe)
     if algorithm.value_target is not None:
-        metrics |= _critic_watched(algorithm, batch)
+        metrics |= _critic_metrics(algorithm, batch)
     if rate is not None:
         metrics["learning_rate"] = rate
     params = moving.params
@@ -161,12 +157,12 @@ def learn(
 
 
 class Moving(NamedTuple):
-    """What changes while a batch is worked on."""
+    """What changes during the passes over a batch."""
 
     params: Params
     optimizer_state: Any
-    previous: Any  # with momentum
-    stopped: Array  # the KL has passed `target_kl`: nothing moves any more
+    previous: Any  # parameters and gradient of the previous step, with momentum
+    stopped: Array  # whether the KL has exceeded `target_kl`, after which nothing changes
 
 
 def _passes(
@@ -174,21 +170,21 @@ def _passes(
 ) -> tuple[Moving, Metrics]:
     """`epochs` passes over the batch, and the metrics of the last."""
     epochs = trainer.config.epochs
-    one = partial(_pass, trainer, algorithm, start, batch)
+    one_pass = partial(_pass, trainer, algorithm, start, batch)
 
-    def every(moving: Moving, keys: Array) -> tuple[Moving, Metrics]:
+    def all_passes(moving: Moving, keys: Array) -> tuple[Moving, Metrics]:
         if epochs == 1:
-            return one(moving, keys[0])
-        moving, metrics = jax.lax.scan(one, moving, keys)
+            return one_pass(moving, keys[0])
+        moving, metrics = jax.lax.scan(one_pass, moving, keys)
         return moving, jax.tree.map(lambda x: x[-1], metrics)
 
-    return engine(trainer.config.engine).in_turn(every, moving, jax.random.split(key, epochs))
+    return engine(trainer.config.engine).in_turn(all_passes, moving, jax.random.split(key, epochs))
 
 
 def _pass(
     trainer: Trainer, algorithm: Algorithm, start: TrainState, batch: Batch, moving: Moving, key: Array
 ) -> tuple[Moving, Metrics]:
-    """One pass over the batch: credit with the ratios of now, then a gradient step for each minibatch."""
+    """One pass over the batch: credit with current ratios, then a gradient step for each minibatch."""
     environment, agent, config = trainer.environment, trainer.agent, trainer.config
 
     def gradient_at(params: Params, part: Batch) -> tuple[Params, Metrics]:
@@ -203,13 +199,13 @@ def _pass(
         if algorithm.momentum is not None:
             old_params, old = moving.previous
             again = gradient_at(old_params, _with_credit(trainer, algorithm, old_params, batch))[0]
-            alpha = jnp.where(start.update > start.skipped, algorithm.momentum, 1.0)  # nothing before the first
+            alpha = jnp.where(start.update > start.skipped, algorithm.momentum, 1.0)  # the first has no predecessor
             found = {
                 name: jax.tree.map(lambda g, before, same: g + (1 - alpha) * (before - same), x, old[name], again[name])
                 for name, x in found.items()
             }
             previous = moving.params, found
-        # Of one vector: where the optimiser runs on one, it is that one; a sum for each leaf costs small networks more.
+        # The norm of one flat vector is faster for small networks than one sum per leaf.
         metrics["gradient_norm"] = jnp.linalg.norm(ravel_pytree(found)[0])
         optimizer = optimizer_of(algorithm, engine(config.engine), moved)
         changes, optimizer_state = optimizer.update(found, moving.optimizer_state, moved)
@@ -224,7 +220,7 @@ def _pass(
 
 
 def _with_credit(trainer: Trainer, algorithm: Algorithm, params: Params, batch: Batch) -> Batch:
-    """The batch with its credit and target; those that may carry ratios take them from `params`."""
+    """The batch with credit and target; ratios, where they are needed, are those of `params`."""
     parts = algorithm.estimator.credit, algorithm.value_target
     signals = batch.signals
     if not all(part is None or promises(part, RATIO_FREE) for part in parts):
@@ -236,54 +232,54 @@ def _with_credit(trainer: Trainer, algorithm: Algorithm, params: Params, batch: 
 
 
 def _ratios(trainer: Trainer, params: Params, batch: Batch) -> Array:
-    """log ρ of the taken actions at `params`, [T, N], stopped."""
+    """log ρ of the taken actions at `params`, [T, N], without gradient."""
     environment, agent, config, rows = trainer.environment, trainer.agent, trainer.config, batch.transition
     if not isinstance(rows, Replay):
         return ratios_of(agent, params, rows, batch.memory, engine(config.engine))
 
-    def of(one: tuple[Array, Any]) -> Array:
-        _, transition, memory, _ = replayed(environment, agent, config, Replay(*one, rows.params))
+    def ratios_of_slice(keys_and_state: tuple[Array, Any]) -> Array:
+        _, transition, memory, _ = replayed(environment, agent, config, Replay(*keys_and_state, rows.params))
         return ratios_of(agent, params, transition, memory, engine(config.engine))
 
-    return join(jax.lax.map(of, rows.slices(config.accumulate)), 1)
+    return join(jax.lax.map(ratios_of_slice, rows.slices(config.accumulate)), 1)
 
 
 def _value_gradient(agent: Agent, algorithm: Algorithm, params: Params, batch: Batch) -> tuple[Params, Metrics]:
     size = size_of(batch.transition.mask)
 
-    def lost(params: Params) -> tuple[Array, Any]:
-        lost, metric = value_loss(agent, algorithm, params, batch, size)
-        return jnp.asarray(algorithm.value_coefficient) * lost, metric
+    def weighted_loss(params: Params) -> tuple[Array, Any]:
+        error, metric = value_loss(agent, algorithm, params, batch, size)
+        return jnp.asarray(algorithm.value_coefficient) * error, metric
 
-    found, metric = jax.grad(lost, has_aux=True)(params)  # a policy step shares its batch with no device
-    return found, {"value_loss": metric.value()}
+    grads, metric = jax.grad(weighted_loss, has_aux=True)(params)  # a batch with a policy step is on one device
+    return grads, {"value_loss": metric.value()}
 
 
 def _policy_step(trainer: Trainer, algorithm: Algorithm, moving: Moving, batch: Batch) -> tuple[Moving, Metrics]:
-    """Move the policy by the algorithm's own step on the whole batch."""
+    """Update the policy with the algorithm's own step on the whole batch."""
     environment, agent, config, params = trainer.environment, trainer.agent, trainer.config, moving.params
     whole = _with_credit(trainer, algorithm, params, batch)
     rows, size = whole.transition, size_of(whole.transition.mask)
-    descending, metrics = gradient(environment, agent, algorithm, config, params, whole)
-    found = jax.tree.map(jnp.negative, descending["policy"])
+    loss_grads, metrics = gradient(environment, agent, algorithm, config, params, whole)
+    ascent = jax.tree.map(jnp.negative, loss_grads["policy"])
 
-    def raised(policy: Params) -> Array:
+    def surrogate(policy: Params) -> Array:
         return -policy_loss(agent, algorithm, config, params | {"policy": policy}, whole, size)[0]
 
     problem = PolicyProblem(
         policy=params["policy"],
-        gradient=found,
-        surrogate=raised,
+        gradient=ascent,
+        surrogate=surrogate,
         distribution=lambda policy: policy_on(agent, params | {"policy": policy}, rows, whole.memory),
         weight=rows.mask / size.steps,
     )
-    policy, of_step = algorithm.policy_step(problem)  # type: ignore[misc]
-    found_norm = {"policy_gradient_norm": optax.tree.norm(found)}
-    return moving._replace(params=params | {"policy": policy}), metrics | of_step | found_norm
+    policy, step_metrics = algorithm.policy_step(problem)  # type: ignore[misc]
+    metrics = metrics | step_metrics | {"policy_gradient_norm": optax.tree.norm(ascent)}
+    return moving._replace(params=params | {"policy": policy}), metrics
 
 
-def _critic_watched(algorithm: Algorithm, batch: Batch) -> Metrics:
-    """How much of its own target's variance the critic that the batch was drawn with explains."""
+def _critic_metrics(algorithm: Algorithm, batch: Batch) -> Metrics:
+    """Fraction of the target's variance that the critic explains, at the parameters that sampled the batch."""
     signals, target = batch.signals, target_of(algorithm, batch.signals)
     value = signals.value if signals.taken_value is None else signals.taken_value
     if value is None or target is None:
@@ -291,10 +287,10 @@ def _critic_watched(algorithm: Algorithm, batch: Batch) -> Metrics:
     return {"explained_variance": monitors.explained_variance(target, value, signals.mask)}
 
 
-def _watched(
+def _reuse_metrics(
     trainer: Trainer, algorithm: Algorithm, before: Params, after: Params, batch: Batch, key: Array
 ) -> Metrics:
-    """What reuse has cost, and, where `diagnostics` asks for it, what the probes say; of rows that are held."""
+    """Metrics of batch reuse and, with `diagnostics`, of the probes; only for stored rows."""
     agent, config = trainer.agent, trainer.config
     if isinstance(batch.transition, Replay) or not (reused(config) or config.diagnostics):
         return {}

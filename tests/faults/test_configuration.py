@@ -47,15 +47,15 @@ def test_flags_go_on_top_of_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rat = 0.1", "learning_rat: 0.1 is no setting; did you mean learning_rate?"),
-        ("xyzzy = 1", "xyzzy: 1 is no setting"),
+        ("learning_rat = 0.1", "learning_rat: 0.1 is not a setting; did you mean learning_rate?"),
+        ("xyzzy = 1", "xyzzy: 1 is not a setting"),
         ("seeds = 2.5", "seeds: 2.5 must be a whole number"),
         ("seeds = true", "seeds: True must be a whole number"),
         ('discount = "much"', "discount: 'much' must be a number"),
         ("quiet = 1", "quiet: 1 must be true or false"),
-        ("environment = 3", "environment: 3 must be text"),
+        ("environment = 3", "environment: 3 must be a string"),
         ('mean = "weeks"', "mean: 'weeks' is none of trajectories, steps"),
-        ('log = ["paper"]', "log: ('paper',) must be a list of one or several of tensorboard, wandb, trackio"),
+        ('log = ["paper"]', "log: ('paper',) must be a list of names out of tensorboard, wandb, trackio"),
         ("hidden = [8, 0.5]", "hidden: (8, 0.5) must be a list of whole numbers"),
         ("hidden = 8", "hidden: 8 must be a list of whole numbers"),
         ('resume = "x"', "resume: 'x' is for the command line only"),
@@ -159,8 +159,8 @@ def test_a_new_method_reaches_the_command_line_by_standing_in_the_table():
     lines = done.stdout.splitlines()
     text = " ".join(" ".join(line.strip("│ ") for line in lines).split())
     assert done.returncode == 0 and "2.0 3.0 True soft" in lines, done.stderr
-    assert "--strength FLOAT How much of it. (default: 0.5, mine)" in text
-    assert "--mode STR Soft or hard. (default: soft, mine)" in text and "--cautious, --no-cautious" in text
+    assert "--strength FLOAT How much of it. (default: 0.5 for mine)" in text
+    assert "--mode STR Soft or hard. (default: soft for mine)" in text and "--cautious, --no-cautious" in text
     assert "vtrace, mine." in text and "optimal_per_parameter, mine_too;" in text and "0.25 for mine" in text
 
 

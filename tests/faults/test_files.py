@@ -58,14 +58,14 @@ def test_a_damaged_row_costs_itself_alone(tmp_path, damage, capfd):
 def test_what_is_no_table_is_refused_and_begun_anew(tmp_path, content):
     path = tmp_path / "metrics.csv"
     path.write_bytes(content)
-    with pytest.raises(OSError, match="no table"):
+    with pytest.raises(OSError, match="not a table"):
         read_metrics(path)
     assert mended(path, len(content), FIRST_COLUMNS) == 0
 
 
 def test_a_table_whose_updates_would_fill_the_memory(tmp_path):
     (tmp_path / "metrics.csv").write_text(METRICS + "2147483647,27,0,1,1,\n")
-    with pytest.raises(OSError, match="lacks most of them"):
+    with pytest.raises(OSError, match="most rows are missing"):
         read_metrics(tmp_path / "metrics.csv")
 
 
@@ -108,7 +108,7 @@ def two(tmp_path):
 
 def newest(folder):
     lines = []
-    return checkpoints.newest(folder, lines.append, checkpoints.OF_A_RUN).number, lines
+    return checkpoints.newest(folder, lines.append, checkpoints.RUN_RECORD).number, lines
 
 
 def test_only_what_is_called_as_a_checkpoint_is_one(two):
@@ -128,7 +128,7 @@ def test_a_copy_under_another_number_is_not_the_newest(two):
     assert checkpoints.highest_score(two) == 10
 
 
-@pytest.mark.parametrize("entry", ["format", "leaves", "leaves_sha256", "record_sha256", *checkpoints.OF_A_RUN])
+@pytest.mark.parametrize("entry", ["format", "leaves", "leaves_sha256", "record_sha256", *checkpoints.RUN_RECORD])
 @pytest.mark.parametrize("change", ["lost", "of another type"])
 def test_a_record_without_one_of_its_entries_is_damaged(two, entry, change):
     """Also where its hash is right, as in one that another version has written."""

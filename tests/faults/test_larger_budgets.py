@@ -31,14 +31,14 @@ def test_a_run_on_a_larger_budget_is_that_of_the_larger_budget(here, whole, tmp_
     assert files.is_finished(path)
     capfd.readouterr()
     here("--resume", path, *LONG)
-    said = f"{path} goes on to 792 steps, after {36 * updates}: as one run of 792 would have\n"
-    assert capfd.readouterr().err == said
+    line = f"{path} is extended from {36 * updates} to 792 steps; the results are those of a single run of 792 steps\n"
+    assert capfd.readouterr().err == line
     assert fingerprint(path) == fingerprint(whole) and files.is_finished(path)
     assert (path / "config.toml").read_text() == (whole / "config.toml").read_text()
     if updates == 10:  # its end is that of a chunk: evaluations lie where they would have
         assert table(path) == table(whole)
     here("--resume", path)
-    assert capfd.readouterr().err == f"{path} is finished: there is nothing to resume\n"
+    assert capfd.readouterr().err == f"{path} is finished; there is nothing to resume\n"
 
 
 def test_it_can_be_stopped_on_its_way(here, whole, tmp_path, monkeypatch):
@@ -59,8 +59,7 @@ def test_what_was_scheduled_over_the_budget_is_told_and_follows_the_new_one(here
     capfd.readouterr()
     here("--resume", path, "--total-steps", 720)
     assert capfd.readouterr().err == (
-        f"{path} goes on to 720 steps, after 360: the learning rate, scheduled over 360 steps until now, from here on "
-        "over 720\n"
+        f"{path} is extended from 360 to 720 steps; from here on, the schedule of the learning rate is over 720 steps\n"
     )
     here("--resume", copy, "--total-steps", 1440)
     rates = [read_metrics(p / "metrics.csv")["learning_rate"][0] for p in (path, copy)]

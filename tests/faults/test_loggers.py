@@ -80,7 +80,7 @@ def test_a_logger_that_fails_is_given_up_with_a_line(here, tmp_path, tensorboard
     monkeypatch.setattr(Writer, "add_scalar", fail)
     capfd.readouterr()
     path = here(*TINY, *STEPS, "--log", "tensorboard", "--out", tmp_path / "run")
-    assert capfd.readouterr().err == f"warning: {path / 'tensorboard'} is given up: connection lost\n"
+    assert capfd.readouterr().err == f"warning: {path / 'tensorboard'}: logging is disabled: connection lost\n"
     assert fingerprint(path)[1:] == fingerprint(quiet)[1:]
 
 

@@ -58,7 +58,7 @@ def test_jax_compiles_anew_what_was_exchanged(tmp_path, monkeypatch, capfd):
         entries[0].write_bytes(two)
         entries[1].write_bytes(one)
         assert results() == first == ([1, 2, 3], [0, 2, 4])
-        assert "is not what was written under this name; programs are compiled anew" in capfd.readouterr().err
+        assert "is corrupt; programs are recompiled" in capfd.readouterr().err
         programs.check_programs()
         assert results() == first and not capfd.readouterr().err
     finally:

@@ -54,7 +54,7 @@ def stopped_run(here, monkeypatch, path, chunks, *arguments):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_saves_says_so_and_goes_on_to_the_same_bits(here, whole, tmp_path, monkeypatch, number):
     undo = stop_after(monkeypatch, 1, number)
-    with pytest.raises(Stopped, match="update 10 of .* is saved; go on with --resume") as stopped:
+    with pytest.raises(Stopped, match="update 10 of .* is saved; continue with --resume") as stopped:
         here(*TINY, *STEPS, "--save-every", 1e6, "--out", tmp_path / "run")
     assert stopped.value.code == 128 + number and str(stopped.value).startswith(f"stopped by {number.name}: ")
     undo()
@@ -97,7 +97,7 @@ def test_a_runs_own_config_reproduces_it(here, whole, tmp_path):
 def test_a_finished_run_says_so(here, whole, capfd):
     before = fingerprint(whole)
     here("--resume", whole)
-    assert capfd.readouterr().err == f"{whole} is finished: there is nothing to resume\n"
+    assert capfd.readouterr().err == f"{whole} is finished; there is nothing to resume\n"
     assert fingerprint(whole) == before
 
 
@@ -120,7 +120,7 @@ def test_a_table_that_has_lost_its_end_is_told_and_stays_readable(here, tmp_path
     table.write_bytes(table.read_bytes()[:-200])
     capfd.readouterr()
     here("--resume", tmp_path / "run")
-    assert f"warning: {table} has lost its end: " in capfd.readouterr().err
+    assert f"warning: {table} is truncated: " in capfd.readouterr().err
     active = read_metrics(table)["active"]
     assert active[:, :5].all() and not active[:, 9].all() and active[:, 10:].all() and active.shape == (2, 22)
 
@@ -152,16 +152,16 @@ def test_other_settings_are_refused_and_other_versions_told(here, tmp_path, monk
     config = tmp_path / "run" / "config.toml"
     text = config.read_text()
     config.write_text(text.replace("learning_rate = 0.01", "learning_rate = 0.02"))
-    with pytest.raises(SettingError, match="^learning_rate: 0.02 .* was written with 0.01; put that back"):
+    with pytest.raises(SettingError, match="^learning_rate: 0.02 .* was written with 0.01; restore that"):
         here("--resume", tmp_path / "run")
     config.write_text(text[: text.index("[versions]")])
-    with pytest.raises(SettingError, match="^resume: .* is torn"):
+    with pytest.raises(SettingError, match="^resume: .* is incomplete"):
         here("--resume", tmp_path / "run")
     config.write_text(text)
     monkeypatch.setenv("NPROC", "17")
     capfd.readouterr()
     here("--resume", tmp_path / "run")
-    assert "not with the bits it would have had: threads " in capfd.readouterr().err
+    assert "results may differ in rounding: threads " in capfd.readouterr().err
 
 
 def test_of_two_processes_in_one_directory_the_second_is_refused(here, tmp_path):
@@ -206,14 +206,14 @@ def test_a_disk_that_fails_does_not_end_training(here, whole, tmp_path, monkeypa
     monkeypatch.setattr(sweeps, "chunks", disturbed)
     capfd.readouterr()
     try:
-        with pytest.raises(Incomplete, match="the run is done, but .* lacks .*metrics.csv"):
+        with pytest.raises(Incomplete, match="the run has ended, but .* lacks .*metrics.csv"):
             here(*TINY, *STEPS, "--save-every", 0, "--out", path)
     finally:
         if fault == "full":
             limit.__exit__(None, None, None)
     assert reached[-1] == 22
     lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("warning: ") and lines[0].endswith("training goes on")
+    assert len(lines) == 1 and lines[0].startswith("warning: ") and lines[0].endswith("training continues")
     monkeypatch.undo()
     if fault == "removed":
         path = path.parent / "elsewhere"
@@ -262,7 +262,7 @@ def test_a_seed_that_is_never_finite_is_stopped_and_the_other_is_untouched(here,
         return runs._replace(state=runs.state._replace(params=params))
 
     monkeypatch.setattr(sweeps, "start", spoilt)
-    with pytest.raises(Incomplete, match="^seeds 0 stopped, not finite: see .*post-mortem"):
+    with pytest.raises(Incomplete, match="^seeds 0 stopped after non-finite updates: see .*post-mortem"):
         here(*TINY, *STEPS, "--max-skipped", 7, "--out", tmp_path / "run")
     (line,) = capfd.readouterr().err.splitlines()
     message = "warning: seed 0 stopped at update 7: 7 updates in a row were not finite (loss or gradient); "

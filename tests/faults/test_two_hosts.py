@@ -101,5 +101,5 @@ def test_a_host_with_other_flags_is_refused_in_one_line(joined, tmp_path):
     processes = start(*RUN, "--out", tmp_path / "run", second=["--learning-rate", "0.25"])
     assert [p.end() for p in processes] == [2, 2]
     for p in processes:
-        assert re.fullmatch(r"error: learning_rate: '0.25' in process 1, but .* in process 0: .*\n", p.stderr)
+        assert re.fullmatch(r"error: learning_rate: '0.25' in process 1 differs from .* in process 0; .*\n", p.stderr)
     assert not (tmp_path / "run").exists()

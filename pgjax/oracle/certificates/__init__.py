@@ -1,4 +1,4 @@
-"""Certificates: what any loss estimates, exactly, by enumerating every batch of small problems."""
+"""Certificates of losses: exact mean and variance of −∇loss over every batch of small problems."""
 
 from pgjax.oracle.certificates.arrays import ARRAYS
 from pgjax.oracle.certificates.certificate import Certificate, certify

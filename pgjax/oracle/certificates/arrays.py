@@ -1,4 +1,4 @@
-"""The arrays that a loss may ask for by name."""
+"""Arrays that a loss can take by name."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,65 +12,51 @@ from pgjax.oracle.certificates.problems import Problem
 ARRAYS = {
     "log_prob": "log π_θ(a_t|s_t), [T, N]; differentiated",
     "log_probs": "log π_θ(·|s_t), [T, N, A]; differentiated",
-    "behaviour_log_prob": "log μ(a_t|s_t) of the policy that sampled, [T, N]",
+    "behaviour_log_prob": "log μ(a_t|s_t) of the behaviour policy, [T, N]",
     "behaviour_log_probs": "log μ(·|s_t), [T, N, A]",
     "reference_log_prob": "log π_ref(a_t|s_t), [T, N]",
     "reference_log_probs": "log π_ref(·|s_t), [T, N, A]",
-    "action": "a_t, [T, N], whole numbers",
+    "action": "a_t, [T, N], integers",
     "reward": "r_t, [T, N]",
     "mask": "1 where an action was taken, 0 on padding, [T, N]",
-    "terminated": "1 where the episode ended by itself, [T, N]",
-    "truncated": "1 where a time limit cut it, [T, N]",
-    "value": "V(s_t) of a critic that is not exact, [T, N]",
-    "next_value": "V(s_{t+1}), also after a termination, where it means nothing, [T, N]",
-    "action_value": "Q̃(s_t, ·), [T, N, A], not exact either",
+    "terminated": "1 where the episode terminated, [T, N]",
+    "truncated": "1 where a time limit truncated the episode, [T, N]",
+    "value": "V(s_t) of an inexact critic, [T, N]",
+    "next_value": "V(s_{t+1}) of that critic, [T, N]; arbitrary after a termination",
+    "action_value": "Q̃(s_t, ·) of an inexact critic, [T, N, A]",
     "discount": "γ, [T, N]",
     "returns": "Σ_{t'≥t} γ^{t'−t} r_t', [T, N]",
     "episode_return": "Σ_t γ^t r_t, [N]",
-    "lengths": "executed steps, [N]",
-    "group": "number of the trajectory's group, [N]; all 0 where the problem has none",
+    "lengths": "number of executed steps, [N]",
+    "group": "index of the trajectory's group, [N]; all 0 without groups",
 }
-"""Name -> what it is. Flags and mask are 0.0 and 1.0."""
+"""Name -> description. Flags and mask are 0.0 and 1.0."""
 
 DIFFERENTIATED = ("log_prob", "log_probs")
 PER_TRAJECTORY = ("episode_return", "lengths", "group")
 PADDING_POLICIES = {"": -12.0, "behaviour_": -3.0, "reference_": -7.0}
-"""log π(action 0) there, of three policies: none is likely, and ratios differ from 1 but overflow nowhere."""
+"""log π(action 0) on padding under three policies; their ratios differ from 1 and do not overflow."""
 
 PADDING_NUMBERS = {"reward": 1.0, "returns": 1.3, "value": -0.7, "next_value": 0.4, "action_value": -1.1}
-"""Different ones, so that a difference of two arrays does not hide them; in multiples of a large number."""
+"""Multiples of the filler; they differ, so that the difference of two arrays is not 0."""
 
 
 class Data(NamedTuple):
-    """Batches as arrays, with one row more than the horizon has steps: what stands on padding.
+    """Arrays of all batches, with one more row than the horizon has steps: the values on padding."""
 
-    Attributes:
-      arrays: name -> [B, T + 1, N], [B, T + 1, N, A] or [B, N].
-      state: s_t, [B, T + 1, N].
-      action: a_t.
-      mask: 0 in the last row too.
-    """
-
-    arrays: dict[str, np.ndarray]
-    state: np.ndarray
-    action: np.ndarray
-    mask: np.ndarray
+    arrays: dict[str, np.ndarray]  # name -> [B, T + 1, N], [B, T + 1, N, A] or [B, N]
+    state: np.ndarray  # s_t, [B, T + 1, N]
+    action: np.ndarray  # a_t, [B, T + 1, N]
+    mask: np.ndarray  # [B, T + 1, N]; 0 in the last row
 
 
 def batch_arrays(
     problem: Problem, batches: Batches, logits: np.ndarray, behaviour: np.ndarray, names: Iterable[str] = ARRAYS
 ) -> Data:
-    """The named arrays of every batch, for a policy and a behaviour policy.
+    """The named arrays of every batch, for a policy θ and a behaviour policy θ̄, both logits [S, A].
 
-    Padding is 0, but a policy is evaluated there too, as a network is: in state 0, action 0 "taken". A loss that
-    forgets its mask so has gradients that it should not have.
-
-    Args:
-      problem: where they come from.
-      batches: of it.
-      logits: θ, [S, A].
-      behaviour: θ̄, [S, A].
-      names: which arrays.
+    Padding is 0, except for log-probabilities: the policy is evaluated there in state 0 with action 0, as a network
+    would be. A loss without a mask therefore has a nonzero gradient on padding.
     """
     rollouts, members, mdp = batches.rollouts, batches.members, problem.mdp
     state, action, mask = rollouts.state, rollouts.action, rollouts.mask
@@ -124,20 +110,15 @@ def batch_arrays(
 
 
 def padding_filler(name: str, size: float, actions: int) -> np.ndarray | float | None:
-    """What to write on the padding of an array, to see whether a loss looks there; None to leave it alone.
+    """Values to write on an array's padding; None leaves the array unchanged.
 
-    Log-probabilities become those of other policies, normalised ones: any other number may give infinity, and times a
-    mask that is NaN.
+    Log-probabilities become those of other normalised policies. Arbitrary numbers could overflow to infinity, which a
+    mask of 0 turns into NaN.
 
     Args:
       name: of the array; "" for a credit.
-      size: of other numbers; NaN for NaN everywhere.
-      actions: how many there are.
-
-    >>> padding_filler("reward", 1e3, 2), padding_filler("mask", 1e3, 2)
-    (1000.0, None)
-    >>> float(np.exp(padding_filler("log_probs", 1e3, 3)).sum().round(12))
-    1.0
+      size: size of the values; NaN writes NaN in every array but flags, mask, discount and actions.
+      actions: number of actions.
     """
     if name.endswith(("log_prob", "log_probs")):
         if np.isnan(size):

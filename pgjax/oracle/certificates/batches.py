@@ -1,4 +1,4 @@
-"""Every batch that a problem can produce, with its probability; batches that differ in order alone are listed once."""
+"""Enumeration of every batch of a problem, with its probability. Batches that differ only in order are listed once."""
 
 import itertools
 import math
@@ -18,37 +18,26 @@ MAX_BATCHES = 20_000
 
 
 class Batches(NamedTuple):
-    """Batches of N trajectories.
+    """Batches of N trajectories."""
 
-    Attributes:
-      rollouts: the trajectories, [T, M].
-      members: which of them are in each batch, [B, N].
-      orderings: how many orderings a listed batch stands for, [B].
-    """
-
-    rollouts: Rollouts
-    members: np.ndarray
-    orderings: np.ndarray
+    rollouts: Rollouts  # the trajectories, [T, M]
+    members: np.ndarray  # indices of the trajectories of each batch, [B, N]
+    orderings: np.ndarray  # number of orderings that a listed batch represents, [B]
 
 
 def enumerate_batches(problem: Problem, *, ordered: bool, max_batches: int = MAX_BATCHES) -> Batches:
-    """Every batch, or with `ordered=False` one of each set that differs in order alone, with how many those are.
+    """List every batch; with `ordered=False` one of each set that differs only in order, with the number of orderings.
 
-    Orders within a group and orders of groups count as order; a trajectory never leaves its group.
+    Reordering means within a group, or of whole groups.
 
     Raises:
-      SettingError: for more than `max_batches`; says how many there are.
-
-    >>> from pgjax.oracle import make_mdp
-    >>> from pgjax.oracle.certificates.problems import problem
-    >>> arms = problem(make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1))
-    >>> found = enumerate_batches(arms, ordered=False)
-    >>> found.members.tolist(), found.orderings.tolist()
-    ([[0, 0], [0, 1], [1, 1]], [1, 2, 1])
+      SettingError: for more than `max_batches`; shows the number.
     """
     many = count_trajectories(problem.mdp)
-    if many > max_batches:  # before they are listed, which takes long
-        reason = f"has {whole(many)} trajectories; at most {max_batches} batches (max_batches): take a smaller horizon"
+    if many > max_batches:  # checked before listing them, which is slow
+        reason = (
+            f"has {format_count(many)} trajectories; at most {max_batches} batches (max_batches): reduce the horizon"
+        )
         raise SettingError("problem", problem.name, reason)
     rollouts = list_rollouts(problem.mdp, Config(), time_limit=problem.time_limit)
     first, size = rollouts.state[0], problem.group_size
@@ -57,8 +46,8 @@ def enumerate_batches(problem: Problem, *, ordered: bool, max_batches: int = MAX
     groups = sum(_count(len(which), size, ordered) for which in same_start)
     total = _count(groups, number, ordered)
     if total > max_batches:
-        many = f"{whole(total)} batches of {problem.batch_size} trajectories ({len(first)} of them in all)"
-        reason = f"means {many}; at most {max_batches} (max_batches): take a smaller batch_size or horizon"
+        many = f"{format_count(total)} batches of {problem.batch_size} out of {len(first)} trajectories"
+        reason = f"means {many}; at most {max_batches} (max_batches): reduce batch_size or horizon"
         raise SettingError("problem", problem.name, reason)
     each = [pair for which in same_start for pair in _collections(which, size, ordered)]
     chosen = list(_collections(range(len(each)), number, ordered))
@@ -67,12 +56,8 @@ def enumerate_batches(problem: Problem, *, ordered: bool, max_batches: int = MAX
     return Batches(rollouts, members, orderings)
 
 
-def whole(count: float) -> str:
-    """A whole number as one, unless it is long.
-
-    >>> whole(20), whole(123_456), whole(12_345_678)
-    ('20', '123456', '1.2e+07')
-    """
+def format_count(count: float) -> str:
+    """A count as an integer, or in scientific notation from 10⁶ on."""
     return f"{count:.0f}" if count < 10**6 else f"{count:.1e}"
 
 
@@ -81,7 +66,7 @@ def _count(values: int, size: int, ordered: bool) -> int:
 
 
 def _collections(values: Iterable[int], size: int, ordered: bool) -> Iterable[tuple[tuple[int, ...], int]]:
-    """Tuples of values with how many orderings each stands for."""
+    """Tuples of values with the number of orderings of each."""
     if ordered:
         return ((chosen, 1) for chosen in itertools.product(values, repeat=size))
     return ((chosen, _orderings(chosen)) for chosen in itertools.combinations_with_replacement(values, size))
@@ -98,7 +83,7 @@ def trajectory_probability(rollouts: Rollouts, log_probs: np.ndarray) -> np.ndar
 
 
 def batch_probability(problem: Problem, batches: Batches, log_probs: np.ndarray) -> np.ndarray:
-    """P of every listed batch, all its orderings together, [B]; sums to one.
+    """Probability of every listed batch, summed over its orderings, [B].
 
     Π_groups P(s_0) Π_n P(τ_n | s_0)
     """
@@ -108,13 +93,7 @@ def batch_probability(problem: Problem, batches: Batches, log_probs: np.ndarray)
 
 
 def permutations(batch_size: int, group_size: int) -> list[list[int]]:
-    """Orders of a batch from which all others that keep groups together can be made.
-
-    >>> permutations(4, 2)  # within a group, and of the groups
-    [[1, 0, 2, 3], [2, 3, 0, 1]]
-    >>> permutations(3, 1)
-    [[1, 0, 2], [1, 2, 0]]
-    """
+    """Orders that generate all orders of a batch that keep groups together."""
     columns = np.arange(batch_size).reshape(-1, group_size)
     found = []
     if group_size > 1:

@@ -1,4 +1,4 @@
-"""`certify`: what a loss estimates, on every batch of small problems."""
+"""`certify`: the exact mean and variance of −∇loss, over every batch of small problems."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -34,7 +34,7 @@ from pgjax.oracle.certificates.invariances import (
     batch_permuted,
     before,
     invariances,
-    sees,
+    takes_any,
     time_limit_as_termination,
     worst,
 )
@@ -47,7 +47,7 @@ from pgjax.oracle.mdp import MDP
 from pgjax.types import Algorithm, Credit, Estimator, SettingError
 
 
-class Tried(NamedTuple):
+class TestedProblem(NamedTuple):
     """A problem on which a loss was evaluated."""
 
     name: str
@@ -56,33 +56,33 @@ class Tried(NamedTuple):
     group_size: int
     horizon: int
     discount: float
-    lengths: tuple[int, int]  # of its episodes, the shortest and the longest
+    lengths: tuple[int, int]  # shortest and longest episode
     time_limit: bool
-    orders_counted: bool  # batches that differ in order alone were evaluated once
+    orders_counted: bool  # whether batches that differ only in order were evaluated once
 
 
 @dataclass(frozen=True, repr=False)
 class Certificate:
-    """What a loss estimates. `print` it, show it in a notebook, or read its fields.
+    """Properties of a loss, found by `certify`. `print` it, display it in a notebook, or read its fields.
 
     Attributes:
       loss: name of the function.
       framework: "jax", "numpy" or "torch".
-      layout: how its arrays were laid out.
-      pad_to: the length that batches were padded to.
-      precision: the type of what it gives, and the tolerances that follow.
-      arrays: parameter -> the array, or credit, that it was given.
-      problems: on which it was evaluated.
-      objective: the J whose gradient its mean is compared with: of the six there are, the one it fits best.
-      errors: the largest on-policy error ‖ḡ − ∇J‖/‖∇J‖ against each objective.
-      rows: a row for each problem and distance.
-      orders: the order of the bias on each problem.
-      clipping: where ratios begin to be clipped.
-      asymmetries: whether ḡ(θ) is a gradient, on each problem.
-      invariances: what may be done to the data.
-      ends: what taking a time limit for a termination changes; None without a time limit among the problems, and for a
-        loss that sees neither rewards nor flags.
-      equal: products of the library with which it agrees, on-policy and off.
+      layout: layout of the arrays that the loss received.
+      pad_to: "longest" or "horizon", the length that batches were padded to.
+      precision: floating type of the loss, with the tolerances used for it.
+      arrays: parameter -> name of the array or credit that was passed.
+      problems: the problems on which the loss was evaluated.
+      objective: the J whose gradient is closest to the mean gradient, among `OBJECTIVES`.
+      errors: objective -> largest on-policy error ‖ḡ − ∇J‖/‖∇J‖.
+      rows: one row for each problem and distance.
+      orders: order of the bias on each problem.
+      clipping: the distance at which ratios begin to be clipped.
+      asymmetries: asymmetry of the Jacobian of ḡ(θ) on each problem.
+      invariances: effects of changes of the data on the gradient.
+      ends: effect of marking time limits as terminations. None without a time limit among the problems, and for a loss
+        that takes neither rewards nor flags.
+      equal: estimators of the library with which the loss agrees, on-policy and off-policy.
     """
 
     loss: str
@@ -91,7 +91,7 @@ class Certificate:
     pad_to: str
     precision: Precision
     arrays: Mapping[str, str]
-    problems: tuple[Tried, ...]
+    problems: tuple[TestedProblem, ...]
     objective: Objective
     errors: Mapping[Objective, float | None]
     rows: tuple[Row, ...]
@@ -109,11 +109,11 @@ class Certificate:
 
     @property
     def unbiased(self) -> bool:
-        """Whether the on-policy mean is ∇J on every problem, up to rounding, for a J of which it is the gradient."""
+        """Whether the on-policy mean equals ∇J on every problem, up to rounding, for an objective J that exists."""
         return self.objective.is_function and self.fits(self.precision.rounding)
 
     def fits(self, tolerance: float) -> bool:
-        """Whether the on-policy mean is that of the objective on every problem, up to a relative error."""
+        """Whether the on-policy mean equals the objective's gradient on every problem, up to a relative error."""
         return all(row.error < tolerance if row.error is not None else row.mean_is_zero for row in self.on_policy)
 
     @property
@@ -138,7 +138,7 @@ class Certificate:
         return max((row.error for row in self.on_policy if row.error is not None), default=np.nan)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as dicts, lists, numbers and strings; None for what is not finite."""
+        """The certificate as dicts, lists, numbers and strings; numbers that are not finite become None."""
         return _plain(
             asdict(self)
             | {"errors": {str(o): e for o, e in self.errors.items()}, "summary": [list(x) for x in show.entries(self)]}
@@ -149,11 +149,11 @@ class Certificate:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
 
     def __repr__(self) -> str:
-        """The first entry as a sentence."""
+        """The verdict on the on-policy mean."""
         return f"<Certificate of {show.headline(self)}>"
 
     def __str__(self) -> str:
-        """The report in words and numbers."""
+        """The report as plain text."""
         return show.as_text(self)
 
     def __rich__(self) -> Any:
@@ -165,7 +165,7 @@ class Certificate:
         return show.as_html(self)
 
     def plot(self) -> Any:
-        """A matplotlib figure: mean gradients beside ∇J, the error against the distance, and bias beside variance."""
+        """A matplotlib figure: mean gradients and ∇J, the error against the distance, and bias and variance."""
         return show.as_figure(self)
 
 
@@ -192,40 +192,38 @@ def certify(
     without: Iterable[str] = (),
     max_batches: int = MAX_BATCHES,
 ) -> Certificate:
-    """What a loss estimates: its exact mean and variance over every batch of small problems, and what follows.
+    """Compute the exact mean and variance of −∇loss over every batch of small problems, and test its properties:
 
-        ĝ = −∇_θ loss,   ḡ = Σ_batches P(batch) ĝ(batch),   compared with ∇J
+        ĝ = −∇_θ loss,   ḡ = Σ_batches P(batch) ĝ(batch),   compared with ∇J.
 
-    A loss sees θ through log π_θ of the batch; its slopes there are taken in the loss's own framework, the chain rule
-    to the logits θ of a tabular softmax policy is done here. Everything runs in float64 whatever mode JAX is in; for a
-    loss that computes in float32 tolerances are wider, and the report says so.
+    Here θ are the logits of a tabular softmax policy. The loss is differentiated in log π_θ within its own framework,
+    and the chain rule to θ is applied here. Inputs are float64 in every JAX mode. Tolerances are wider for a loss that
+    computes in float32, and the report shows them.
 
     Args:
-      loss: takes by name the arrays it wants (`oracle.certificates.ARRAYS` lists them) and gives a scalar to minimise.
-        Or an Estimator of the library, an Algorithm, or a Recipe.
-      problems: from `oracle.problem`, or MDPs; default a bandit, fixed and variable length, a time limit, and groups.
-      framework: "jax"; "numpy" for a function from numpy arrays to (value, gradient in log_prob[, in log_probs]), in
-        the order of its parameters; "torch" for a function of float64 tensors.
+      loss: function of named arrays (listed in `oracle.certificates.ARRAYS`) that returns a scalar to minimise; or an
+        Estimator, Algorithm or Recipe.
+      problems: from `oracle.problem`, or MDPs; default `oracle.default_problems()`.
+      framework: "jax"; "torch" for a function of float64 tensors; "numpy" for a function of numpy arrays that returns
+        (value, gradient in log_prob[, in log_probs]), gradients in the order of its parameters.
       layout: "time_major" [T, N], "batch_major" [N, T], "batch_major_left" (padding first), or "flat" [tokens].
-      pad_to: "longest" trajectory of the batch, as collated batches are, or "horizon".
-      names: array names for parameters that have names of their own, `{"old_logp": "behaviour_log_prob"}`, or credits,
-        `{"advantages": pgjax.gae}`.
-      without: parameters that keep their defaults, though an array has their name: `without=["value"]`.
-      max_batches: most batches of a problem.
+      pad_to: pad batches to their "longest" trajectory, or to the "horizon".
+      names: parameter -> array name or credit, as in `{"old_logp": "behaviour_log_prob", "advantages": pgjax.gae}`.
+      without: parameters that keep their defaults although an array has their name.
+      max_batches: limit on the number of batches of a problem.
 
     Raises:
-      SettingError: in one line, for a loss that is no function of log π, gives no scalar, is not finite, or differs
-        from call to call; for unknown names; for problems with too many batches.
+      SettingError: for a loss that does not depend on log π, returns no finite scalar, or differs between calls; for
+        unknown names; for problems with too many batches.
 
     >>> import jax.numpy as jnp
     >>> from pgjax.oracle import make_mdp
-    >>> def shrunk(log_prob, episode_return, mask):  # a baseline that contains what it judges
-    ...     advantage = episode_return - episode_return.mean()
-    ...     return -jnp.mean(jnp.sum(log_prob * mask, axis=0) * advantage)
+    >>> def loss(log_prob, episode_return, mask):
+    ...     return -jnp.mean(jnp.sum(log_prob * mask, axis=0) * (episode_return - episode_return.mean()))
     >>> arms = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
-    >>> certificate = certify(shrunk, problems=arms)  # batches of 2
-    >>> [round(c, 6) for c in certificate.scale], round(certificate.cosine, 6)
-    ([0.5, 0.5], 1.0)
+    >>> certificate = certify(loss, problems=arms)  # batches of 2; the baseline includes each return itself
+    >>> certificate.unbiased, [round(c, 6) for c in certificate.scale], round(certificate.cosine, 6)
+    (False, [0.5, 0.5], 1.0)
     """
     cases = make_cases(loss, problems, framework, layout, pad_to, names, without, max_batches)
     precision = coarsest(c.precision for c in cases)
@@ -236,7 +234,9 @@ def certify(
         [make_row(found[d][i].case, found[d][i].estimates, d, objective) for d in DISTANCES] for i in range(len(cases))
     ]
     varied = [c for c in cases if _lengths(c)[0] < _lengths(c)[1]] or cases
-    limited = [x for x in on_policy if x.case.batches.rollouts.truncated.any() and sees(x.case, (*REWARDED, *FLAGS))]
+    limited = [
+        x for x in on_policy if x.case.batches.rollouts.truncated.any() and takes_any(x.case, (*REWARDED, *FLAGS))
+    ]
     ends = [time_limit_as_termination(x) for x in limited]
     unbiased_at = {
         d: all((r.error or 0.0) < precision.nearly for each in rows for r in each if r.distance == d)
@@ -249,7 +249,7 @@ def certify(
         pad_to,
         precision,
         {p: x if isinstance(x, str) else name_of(x) for p, x in cases[0].loss.sources.items()},
-        tuple(_tried(c) for c in cases),
+        tuple(_tested_problem(c) for c in cases),
         objective,
         errors,
         tuple(row for each in rows for row in each),
@@ -272,33 +272,30 @@ def make_cases(
     without: Iterable[str] = (),
     max_batches: int = MAX_BATCHES,
 ) -> list[Case]:
-    """A loss on every problem, checked: symmetric in its batch or not, the same from call to call, a function of log π.
-
-    Arguments and errors are those of `certify`.
-    """
+    """Prepare a loss on every problem. Arguments and errors are those of `certify`."""
     check_layout(layout, pad_to)
     if isinstance(loss, Estimator | Algorithm | Recipe):
         if layout != "time_major":
-            raise SettingError("layout", layout, "is for functions; estimators of the library are time_major")
+            raise SettingError("layout", layout, "must be time_major for estimators of the library")
         loss = estimator_loss(loss)
     wrapped = as_loss(loss, framework, names, without)
     cases = [_case(wrapped, each, layout, pad_to, max_batches) for each in _problems(problems)]
     if all(_no_gradient(c) for c in cases):
         if not any(np.any(c.problem.mdp.reward[c.batches.rollouts.state, c.batches.rollouts.action]) for c in cases):
             raise SettingError(
-                "problems", [c.problem.name for c in cases], "earn nothing: every reward within reach is 0"
+                "problems", [c.problem.name for c in cases], "have no reward: every reachable reward is 0"
             )
-        alone = [c for c in cases if c.problem.batch_size == 1]
-        if len(alone) == len(cases) and not _no_gradient(_case(wrapped, _in_pairs(cases[0].problem), layout, pad_to)):
-            reason = "has a gradient of 0 on every batch, which is 1 trajectory and has no others to be judged by: "
-            raise SettingError("loss", wrapped.name, reason + "take a larger batch_size")
-        reason = "is no function of log π: its gradient is 0 on every batch; is log_prob detached or stopped?"
+        single = [c for c in cases if c.problem.batch_size == 1]
+        if len(single) == len(cases) and not _no_gradient(_case(wrapped, _in_pairs(cases[0].problem), layout, pad_to)):
+            reason = "has a gradient of 0 on every batch of 1 trajectory, which has no others for a baseline: "
+            raise SettingError("loss", wrapped.name, reason + "increase batch_size")
+        reason = "does not depend on log π: its gradient is 0 on every batch; check for a stop-gradient or detach"
         raise SettingError("loss", wrapped.name, reason)
     return cases
 
 
 def _case(loss: Loss, each: Problem, layout: str, pad_to: str, max_batches: int = MAX_BATCHES) -> Case:
-    """A loss on one problem, with its precision; every order of a batch where it looks at the order."""
+    """A loss on one problem; lists every order of a batch if the loss depends on the order."""
     batches = enumerate_batches(each, ordered=False, max_batches=max_batches)
     case = Case(loss, each, batches, layout, pad_to)
     case = case._replace(precision=precision_of(check_repeatable(case)))
@@ -324,7 +321,7 @@ def _problems(given: Problem | MDP | Iterable[Problem | MDP] | None) -> list[Pro
     made = [problem(x, name=f"problem {i + 1}") if isinstance(x, MDP) else x for i, x in enumerate(listed)]
     for x in made:
         if not isinstance(x, Problem):
-            raise SettingError("problems", type(x).__name__, "is neither an MDP nor made by oracle.problem")
+            raise SettingError("problems", type(x).__name__, "must be an MDP or a Problem from oracle.problem")
     return made
 
 
@@ -333,10 +330,10 @@ def _lengths(case: Case) -> tuple[int, int]:
     return int(length.min()), int(length.max())
 
 
-def _tried(case: Case) -> Tried:
+def _tested_problem(case: Case) -> TestedProblem:
     p = case.problem
     ordered = bool(np.all(case.batches.orderings == 1)) and p.batch_size > 1
-    return Tried(
+    return TestedProblem(
         p.name,
         int(case.batches.orderings.sum()),
         p.batch_size,

@@ -1,4 +1,4 @@
-"""From derivatives in log π to derivatives in the logits of a tabular softmax policy."""
+"""Derivatives in log π to derivatives in the logits of a tabular softmax policy."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def score_tables(logits: np.ndarray) -> np.ndarray:
 
 
 def logit_gradient(slope: np.ndarray, state: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Gradient in the flattened logits, [B, P], of something with these slopes in every log π(a|s_t).
+    """Gradient in the flattened logits, [B, P], from the slopes in every log π(a|s_t).
 
         ∂/∂θ(s, a) = Σ_{t,n: s_t = s} [ slope(t, n, a) − π(a|s) Σ_a' slope(t, n, a') ]
 
@@ -28,10 +28,6 @@ def logit_gradient(slope: np.ndarray, state: np.ndarray, logits: np.ndarray) -> 
       slope: ∂/∂ log π(a|s_t), [B, T, N, A]; 0 on padding.
       state: s_t, [B, T, N].
       logits: θ, [S, A].
-
-    >>> slope, state = np.array([[[[1.0, 0.0]]]]), np.array([[[0]]])  # d log π(0) at one step
-    >>> logit_gradient(slope, state, np.zeros((1, 2))).tolist()
-    [[0.5, -0.5]]
     """
     visits = state[..., None] == np.arange(len(logits))  # [B, T, N, S]
     total = np.einsum("btns,btna->bsa", visits.astype(float), slope)

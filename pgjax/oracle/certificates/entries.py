@@ -1,4 +1,4 @@
-"""What a certificate says of a mean gradient: scale, cosine, error; the order of its bias; whether it is a gradient."""
+"""Properties of a mean gradient: scale, cosine, error, order of its bias, clipping, symmetry of its Jacobian."""
 
 import math
 from collections.abc import Callable
@@ -14,53 +14,40 @@ from pgjax.oracle.certificates.precision import FLOAT64, ROUNDING, Precision
 DISTANCES = (0.0, *(0.8 / 2**k for k in range(9, -1, -1)))
 SHOWN = (0.0, 0.1, 0.4, 0.8)
 AWAY = 0.4
-"""Where invariances are looked at, and what is equal off-policy."""
+"""Distance of the off-policy tests of invariances and of equal estimators."""
 
 JACOBIAN_DISTANCE = 0.35
-"""Of the data that stay fixed; on the default problems no ratio is near 1 ± 0.1, 0.2, 0.28 or 0.3 there."""
+"""Distance of the fixed behaviour policy; on the default problems no ratio is near 1 ± 0.1, 0.2, 0.28 or 0.3 there."""
 
 STEP = 2e-3
-CLIP_GRID = np.linspace(-0.1, 1.5, 65)  # from the other side, so that a kink at 0 is seen: V-trace's, say
+CLIP_GRID = np.linspace(-0.1, 1.5, 65)  # starts below 0, so that a kink at 0 is found, as V-trace has
 CLIP_JUMP = 1e-3
-CLIP_FALL = 64  # by more a fourth difference falls where there is no kink and the step is a quarter: 256 times
-JUMP = 1e-6  # a bias that is larger than this, and rounding at half the distance, is no power of it
+CLIP_FALL = 64  # without a kink, a quarter of the step reduces a fourth difference by more than this: by 256
+JUMP = 1e-6  # a bias above this, with only rounding at half the distance, is a jump
 CLIP_BATCHES = 100
 
 
 class Comparison(NamedTuple):
-    """A mean gradient beside ∇J.
+    """A mean gradient ḡ compared with ∇J."""
 
-    Attributes:
-      scale: c = ⟨ḡ, ∇J⟩ / ‖∇J‖²; None where ∇J is 0.
-      cosine: of the two; None where either is 0.
-      error: ‖ḡ − ∇J‖ / ‖∇J‖; None where ∇J is 0.
-      note: which of the two is 0, in words.
-      angle: between them, in degrees; exact where the cosine is 1 to all its digits. None where either is 0.
-    """
-
-    scale: float | None
-    cosine: float | None
-    error: float | None
-    note: str
-    angle: float | None = None
+    scale: float | None  # c = ⟨ḡ, ∇J⟩ / ‖∇J‖²; None where ∇J is 0
+    cosine: float | None  # cosine of the angle between them; None where either is 0
+    error: float | None  # ‖ḡ − ∇J‖ / ‖∇J‖; None where ∇J is 0
+    note: str  # which of the two is 0, as text
+    angle: float | None = None  # in degrees, accurate near 0 where the cosine rounds to 1. None where either is 0
 
 
 def compare(
     mean: np.ndarray, gradient: np.ndarray, size: float = 1.0, earned: float = 1.0, zero: float = FLOAT64.zero
 ) -> Comparison:
-    """Scale, cosine, error and angle of ḡ against ∇J; 0 is said in words.
+    """Compare ḡ with ∇J.
 
     Args:
       mean: ḡ, [P].
       gradient: ∇J, [P].
-      size: of single estimates, beside which ḡ may be rounding.
-      earned: of a trajectory's share of ∇J, beside which ∇J may be rounding.
-      zero: below this fraction of its size something is 0.
-
-    >>> compare(np.array([1.0, 0.0]), np.array([2.0, 0.0]))
-    Comparison(scale=0.5, cosine=1.0, error=0.5, note='', angle=0.0)
-    >>> compare(np.zeros(2), np.array([2.0, -2.0])).note
-    'the mean gradient is 0'
+      size: largest component of single estimates; ḡ is 0 if it is below `zero` times this.
+      earned: size of the terms of ∇J; ∇J is 0 if it is rounding error relative to this.
+      zero: relative threshold.
     """
     length, wanted = float(np.linalg.norm(mean)), float(np.linalg.norm(gradient))
     nothing = length <= zero * size
@@ -76,54 +63,38 @@ def compare(
 
 
 class Row(NamedTuple):
-    """A problem at one distance between policy and behaviour policy.
+    """Results on one problem at one distance; fields without comment are those of `Comparison`."""
 
-    Attributes:
-      problem: its name.
-      distance: δ = ‖θ − θ̄‖.
-      ratios: the smallest and the largest π_θ/μ of a step.
-      mean: ḡ = E[−∇loss], [P].
-      gradient: ∇J of the certificate's objective, [P].
-      scale: see Comparison.
-      cosine: see Comparison.
-      error: see Comparison.
-      note: see Comparison.
-      angle: see Comparison.
-      variance: trace of the covariance of a batch's estimate.
-      mean_squared_error: E‖ĝ − ∇J‖² of a batch of N.
-      loss: the mean of the loss itself.
-    """
-
-    problem: str
-    distance: float
-    ratios: tuple[float, float]
-    mean: list[float]
-    gradient: list[float]
+    problem: str  # name of the problem
+    distance: float  # δ = ‖θ − θ̄‖
+    ratios: tuple[float, float]  # smallest and largest π_θ/μ of a step
+    mean: list[float]  # ḡ = E[−∇loss], [P]
+    gradient: list[float]  # ∇J of the certificate's objective, [P]
     scale: float | None
     cosine: float | None
     error: float | None
     note: str
     angle: float | None
-    variance: float
-    mean_squared_error: float
-    loss: float
+    variance: float  # trace of the covariance of one batch's estimate
+    mean_squared_error: float  # E‖ĝ − ∇J‖² of one batch
+    loss: float  # mean value of the loss
 
     @property
     def mean_is_zero(self) -> bool:
-        """Whether ḡ is 0 beside single estimates."""
+        """Whether ḡ is 0 relative to single estimates."""
         return self.note.endswith(BOTH_ZERO) or (self.scale == 0.0 and self.angle is None)
 
     @property
     def turned(self) -> float:
-        """How far ḡ is turned out of the line of ∇J, in radians: 0 for −∇J too, and where either is 0."""
+        """Angle in radians between ḡ and the line through ∇J; 0 for −∇J too, and where either is 0."""
         return 0.0 if self.angle is None else math.radians(min(self.angle, 180.0 - self.angle))
 
 
-BOTH_ZERO = "and so is the mean gradient"
+BOTH_ZERO = "as is the mean gradient"
 
 
 def make_row(case: Case, found: Estimates, distance: float, objective: Objective) -> Row:
-    """Everything about one problem at one distance."""
+    """Evaluate one problem at one distance."""
     problem = case.problem
     gradient = objective_gradient(problem, case.batches.rollouts, problem.logits, objective)
     mean, size = found.mean, found.size
@@ -144,10 +115,10 @@ def make_row(case: Case, found: Estimates, distance: float, objective: Objective
 
 
 def choose_objective(on_policy: list[tuple[Case, Estimates]]) -> tuple[Objective, dict[Objective, float | None]]:
-    """The objective along whose gradient the mean gradients lie best, and the largest error against each.
+    """Find the objective whose gradient is closest to the mean gradients, and the largest error against each objective.
 
-    By direction first, since a factor belongs to a step size; by error where directions are equally good. Errors are
-    those on the problems where the objectives differ; None where none does.
+    The direction decides, since a scale belongs to the step size; the error decides among equal directions. Errors are
+    taken on problems where the objectives differ, and are None if there is none.
     """
     misfit, errors = {}, {}
     tables = [(c.problem, c.batches.rollouts, c.problem.logits) for c, _ in on_policy]
@@ -164,7 +135,7 @@ def choose_objective(on_policy: list[tuple[Case, Estimates]]) -> tuple[Objective
             for (c, e), g, s in zip(on_policy, gradients, sizes, strict=True)
         ]
         cosines = np.array([x.cosine for x in found if x.cosine is not None])
-        turned = len(cosines) - abs(cosines.sum())  # a flipped sign is one on every problem
+        turned = len(cosines) - abs(cosines.sum())  # a wrong sign is wrong on every problem
         far = sum(x.error for x in found if x.error is not None)
         known = [x.error for x, tells in zip(found, differ, strict=True) if tells and x.error is not None]
         errors[objective] = max(known, default=None)
@@ -173,24 +144,18 @@ def choose_objective(on_policy: list[tuple[Case, Estimates]]) -> tuple[Objective
 
 
 class Order(NamedTuple):
-    """How the bias grows with the distance to the behaviour policy.
+    """Growth of the bias with the distance to the behaviour policy."""
 
-    Attributes:
-      problem: its name.
-      order: None where there is no bias at any distance; 0 where it is there at distance 0, infinite where it begins
-        with a jump, as clipping's does, else the log-log slope.
-      scale: the scale at distance 0, which is taken out first.
-      bias: ‖ḡ − scale · ∇J‖ / ‖∇J‖ at every distance.
-    """
-
-    problem: str
+    problem: str  # name of the problem
+    # log-log slope of the bias. None without bias at any distance, 0 with bias at distance 0, infinite if the bias
+    # starts with a jump, as with clipping.
     order: float | None
-    scale: float | None
-    bias: list[float]
+    scale: float | None  # the scale at distance 0
+    bias: list[float]  # ‖ḡ − scale · ∇J‖ / ‖∇J‖ at every distance
 
 
 def order_of_bias(rows: list[Row], precision: Precision = FLOAT64) -> Order:
-    """The order of one problem's bias, from its rows sorted by distance, 0 first."""
+    """Fit the order of one problem's bias to its rows, sorted by distance from 0."""
     first, gradient = rows[0], np.array(rows[0].gradient)
     length = float(np.linalg.norm(gradient))
     if first.scale is None:
@@ -204,7 +169,7 @@ def order_of_bias(rows: list[Row], precision: Precision = FLOAT64) -> Order:
         return Order(first.problem, 0.0, first.scale, bias)
     if max(relative) < precision.nearly:
         return Order(first.problem, None, first.scale, bias)
-    least = max(precision.rounding / 100, 10 * relative[0])  # what is there on-policy is no growth
+    least = max(precision.rounding / 100, 10 * relative[0])  # the on-policy bias is not growth
     seen = [(r.distance, b) for r, b in zip(rows, relative, strict=True) if r.distance > 0 and b > least]
     (near, small), (far, large) = (*seen, seen[-1])[:2]
     slope = math.log(large / small) / math.log(far / near) if far > near else math.inf
@@ -217,24 +182,18 @@ def order_of_bias(rows: list[Row], precision: Precision = FLOAT64) -> Order:
 class Asymmetry(NamedTuple):
     """‖M − Mᵀ‖ / ‖M‖ of the Jacobian M of ḡ(θ), by central differences of fourth order.
 
-    None where M is 0; NaN where it is not decided, for a kink or numbers that are too coarse.
-
-    Attributes:
-      problem: its name.
-      following: with the behaviour policy following θ, μ = π_θ, as in training.
-      fixed: with the behaviour policy held at a distance of 0.35.
+    None where M is 0. NaN where it is undecided, because of a kink or a coarse floating type.
     """
 
-    problem: str
-    following: float | None
-    fixed: float | None
+    problem: str  # name of the problem
+    following: float | None  # with data of the policy itself, μ = π_θ, as in training
+    fixed: float | None  # with data of a behaviour policy that stays at distance 0.35
 
 
 def asymmetry(case: Case) -> Asymmetry:
-    """Whether ḡ(θ) is the gradient of a function: its Jacobian is then symmetric.
+    """Test whether ḡ(θ) is the gradient of a function: its Jacobian is then symmetric.
 
-    Automatic differentiation cannot tell: it does not differentiate what is stopped, and ḡ depends on it. A kink of
-    ḡ between the points of the differences makes them wrong, so it is looked for.
+    Finite differences are needed, since automatic differentiation skips terms under stop-gradient on which ḡ depends.
     """
     fixed = case.at(JACOBIAN_DISTANCE)
     following = _asymmetry(case, lambda x: estimates(case, x, x))
@@ -273,8 +232,8 @@ def _stencil(
 def _from_stencil(points: np.ndarray, step: float) -> np.ndarray:
     """Rows ∂ḡ/∂θ_k, [P, P].
 
-    A constant added to all logits of a state changes no probability: rows of a state add up to 0, and the last follows
-    from the others.
+    Adding a constant to all logits of a state changes no probability, so the rows of a state sum to 0. The last row
+    follows from the others.
     """
     count = points.shape[-1]
     rows = np.moveaxis(points, 2, 0)
@@ -288,15 +247,10 @@ def _jacobian(mean: Callable[[np.ndarray], np.ndarray], theta: np.ndarray, step:
 
 
 def _has_kink(points: np.ndarray, length: float, flat: float, precision: Precision) -> bool:
-    """Whether ḡ jumps or bends between the points: fourth differences of what is smooth are of the order step⁴.
+    """Whether ḡ has a jump or kink between the points of `_stencil`, from fourth and third differences.
 
-    A bend two thirds of a step from the middle has none, but then a third difference, of the order of the step.
-
-    Args:
-      points: of `_stencil`.
-      length: ‖M‖, beside which a difference counts.
-      flat: what is no slope, but rounding.
-      precision: for the step and what is symmetric.
+    Fourth differences of a smooth function are of order step⁴. They can vanish for a kink at two thirds of a step; the
+    third differences are then of the order of the step. Both are compared with `length` = ‖M‖ and the rounding `flat`.
     """
     a, b, c, d, e = np.moveaxis(points, 2, 0)
     fourth = float(np.linalg.norm(a - 4 * b + 6 * c - 4 * d + e)) / precision.step
@@ -304,36 +258,29 @@ def _has_kink(points: np.ndarray, length: float, flat: float, precision: Precisi
     return fourth > max(10 * precision.symmetric * length, flat) or third > max(300 * precision.step**2 * length, flat)
 
 
-def _some(members: np.ndarray) -> np.ndarray:
-    """Not more than CLIP_BATCHES of them, evenly from the list."""
+def _subsample(members: np.ndarray) -> np.ndarray:
+    """At most CLIP_BATCHES batches, evenly spaced in the list."""
     return members[np.unique(np.linspace(0, len(members) - 1, CLIP_BATCHES).astype(int))]
 
 
 class Clipping(NamedTuple):
-    """Where the slopes in log π first stop being smooth in the distance.
+    """The distance from which the slopes in log π are no longer smooth."""
 
-    Attributes:
-      problem: on which it was looked for.
-      distance: the first of the grid beyond it; None for none up to `largest`.
-      ratios: the smallest and largest π_θ/μ of a step there.
-      largest: distance that was looked at.
-      stops: whether some slope is exactly 0 on one side of it alone, as that of a clipped surrogate is.
-    """
-
-    problem: str
-    distance: float | None
-    ratios: tuple[float, float] | None
-    largest: float
-    stops: bool = False
+    problem: str  # the problem that was tested
+    distance: float | None  # first grid point beyond it; None if there is none up to `largest`
+    ratios: tuple[float, float] | None  # smallest and largest π_θ/μ of a step there
+    largest: float  # largest distance tested
+    stops: bool = False  # whether some slope is exactly 0 on one side only, as that of a clipped surrogate
 
 
 def clipping(case: Case) -> Clipping:
-    """Follow every slope along growing distances; at a kink or a jump four points do not predict the fifth.
+    """Find the first kink or jump of the slopes along growing distances.
 
-    Nor do they where a smooth slope changes fast: but there the prediction becomes better with shorter steps.
+    At a kink, extrapolation from four points fails, and shorter steps do not reduce its error as they would for a
+    smooth function.
     """
     theta, name, largest = case.problem.logits, case.problem.name, float(CLIP_GRID[-1])
-    case = case._replace(batches=case.batches._replace(members=_some(case.batches.members)))
+    case = case._replace(batches=case.batches._replace(members=_subsample(case.batches.members)))
 
     def at(distance: float) -> np.ndarray:
         return slopes(case, case_data(case, theta, case.at(distance)))[1]
@@ -341,11 +288,11 @@ def clipping(case: Case) -> Clipping:
     last: list[np.ndarray] = []
     for i, distance in enumerate(CLIP_GRID):
         last = [*last[-4:], at(float(distance))]
-        if len(last) < 5 or not (gap := _unpredicted(last)) > max(CLIP_JUMP, 20 * case.precision.rounding):
+        if len(last) < 5 or not (gap := _extrapolation_error(last)) > max(CLIP_JUMP, 20 * case.precision.rounding):
             continue
         fine = [at(float(d)) for d in np.linspace(CLIP_GRID[i - 4], distance, 17)]
         size = max(float(np.abs(x).max()) for x in last)
-        finer = max(_unpredicted(fine[k : k + 5], size) for k in range(13))
+        finer = max(_extrapolation_error(fine[k : k + 5], size) for k in range(13))
         if finer > gap / CLIP_FALL:
             logs = log_softmax(theta) - log_softmax(case.at(float(distance)))
             ratios = math.exp(logs.min()), math.exp(logs.max())
@@ -354,8 +301,8 @@ def clipping(case: Case) -> Clipping:
     return Clipping(name, None, None, largest)
 
 
-def _unpredicted(points: list[np.ndarray], size: float | None = None) -> float:
-    """What four slopes leave of the fifth, relative to the largest of all."""
+def _extrapolation_error(points: list[np.ndarray], size: float | None = None) -> float:
+    """Error of extrapolating the fifth slope from four, relative to the largest slope."""
     a, b, c, d, e = points
     size = max(float(np.abs(x).max()) for x in points) if size is None else size
     return float(np.abs(e - 4 * d + 6 * c - 4 * b + a).max()) / size if size > 0 else 0.0

@@ -1,4 +1,4 @@
-"""A loss on every batch of a problem: the estimate −∇loss in the logits, and the batch's probability."""
+"""Evaluation of a loss on every batch of a problem: the estimate −∇_θ loss, and the probability of the batch."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -34,7 +34,7 @@ SIGNAL_ARRAYS = (
 
 
 class Case(NamedTuple):
-    """A loss, a problem and its batches, how these are laid out, and how exactly the loss computes."""
+    """A loss on one problem: its batches, their layout, and the precision of the loss."""
 
     loss: Loss
     problem: Problem
@@ -49,17 +49,11 @@ class Case(NamedTuple):
 
 
 class Estimates(NamedTuple):
-    """What a loss gives on every batch.
+    """Estimates of every batch."""
 
-    Attributes:
-      gradient: ĝ = −∇loss in the flattened logits, [B, P].
-      value: of the loss, [B].
-      probability: of the batch, [B].
-    """
-
-    gradient: np.ndarray
-    value: np.ndarray
-    probability: np.ndarray
+    gradient: np.ndarray  # ĝ = −∇loss in the flattened logits, [B, P]
+    value: np.ndarray  # value of the loss, [B]
+    probability: np.ndarray  # probability of the batch, [B]
 
     @property
     def mean(self) -> np.ndarray:
@@ -68,14 +62,14 @@ class Estimates(NamedTuple):
 
     @property
     def size(self) -> float:
-        """Of the largest component of an estimate: what a rounding error is compared with."""
+        """Largest absolute component of an estimate; rounding errors are judged relative to it."""
         return float(np.abs(self.gradient).max())
 
     @property
     def covariance(self) -> np.ndarray:
-        """Of ĝ over batches, [P, P]."""
-        apart = self.gradient - self.mean
-        return (apart * self.probability[:, None]).T @ apart
+        """Covariance of ĝ over batches, [P, P]."""
+        deviation = self.gradient - self.mean
+        return (deviation * self.probability[:, None]).T @ deviation
 
 
 def estimates(
@@ -87,18 +81,18 @@ def estimates(
     filler: float | None = None,
     check: bool = True,
 ) -> Estimates:
-    """The estimate of every batch for a policy θ and a behaviour policy θ̄.
+    """Compute the estimate of every batch for a policy θ and a behaviour policy θ̄.
 
     Args:
-      case: which loss, on which batches.
+      case: the loss and its batches.
       logits: θ, [S, A].
       behaviour: θ̄, [S, A].
-      change: of the data, before credits are made of it and the loss sees it.
-      filler: the size of the numbers that stand on padding.
-      check: refuse a loss or gradient that is not finite.
+      change: function applied to the data before credits are computed.
+      filler: size of the numbers written on padding; default 0.
+      check: raise if a loss or gradient is not finite.
 
     Raises:
-      SettingError: for NaN or infinity; shows the batch.
+      SettingError: for a loss or gradient that is not finite; shows the batch.
     """
     data = case_data(case, logits, behaviour, change)
     values, slope = slopes(case, data, filler=filler)
@@ -112,7 +106,7 @@ def estimates(
 def case_data(
     case: Case, logits: np.ndarray, behaviour: np.ndarray, change: Callable[[Data], Data] | None = None
 ) -> Data:
-    """The arrays that the loss takes, by parameter; those made by credits too, after the change."""
+    """The arrays that the loss takes, by parameter; credits are computed after `change`."""
     named = [source for source in case.loss.sources.values() if isinstance(source, str)]
     credits = {p: source for p, source in case.loss.sources.items() if not isinstance(source, str)}
     wanted = dict.fromkeys([*named, *(SIGNAL_ARRAYS if credits else ())])
@@ -129,7 +123,7 @@ def _credit(credit: Credit, data: Data) -> np.ndarray:
 
 
 def signal_arrays(data: Data) -> dict[str, np.ndarray]:
-    """The arrays of `signals_of`, without the row of padding."""
+    """The arguments of `signals_of`, without the row of padding."""
     return {
         name: x if name in PER_TRAJECTORY else x[:, :-1] for name, x in data.arrays.items() if name in SIGNAL_ARRAYS
     }
@@ -146,7 +140,7 @@ def signals_of(
     reward: jax.Array,
     **rest: Any,
 ) -> Signals:
-    """The library's signals of one batch, from the arrays of a loss; stopped."""
+    """The library's Signals of one batch, under stop-gradient."""
     rest |= {"log_ratio": log_prob - behaviour_log_prob, "behaviour_log_prob": behaviour_log_prob}
     return jax.lax.stop_gradient(make_signals(reward, **rest))
 
@@ -154,7 +148,7 @@ def signals_of(
 def slopes(case: Case, data: Data, *, filler: float | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Values [B] of the loss, and its slopes in log π(a|s_t) of every action, [B, T + 1, N, A].
 
-    The last row is for padding. A slope in `log_prob` is one in log π of the taken action.
+    The last row is padding. A slope in `log_prob` is a slope in log π of the taken action.
     """
     count, horizon, size = data.mask.shape
     actions = case.problem.mdp.reward.shape[1]
@@ -166,7 +160,7 @@ def slopes(case: Case, data: Data, *, filler: float | None = None) -> tuple[np.n
         for parameter, each in found.items():
             back = unpack(packing, each, (horizon, size))
             if case.loss.sources[parameter] == DIFFERENTIATED[0]:
-                back = np.where(taken[packing.rows] > 0, back[..., None], 0.0)  # without 0 · NaN
+                back = np.where(taken[packing.rows] > 0, back[..., None], 0.0)  # `where`, since 0 · NaN is NaN
             slope[packing.rows] += back
     return values, slope
 
@@ -193,21 +187,19 @@ def _check_finite(case: Case, data: Data, values: np.ndarray, gradient: np.ndarr
         reward = case.problem.mdp.reward[data.state[b], data.action[b]] * data.mask[b]
         returns, lengths = reward.sum(0).round(3).tolist(), data.mask[b].sum(0).astype(int).tolist()
         what = "loss" if not np.isfinite(values[b]) else "gradient"
-        alone = "; a batch of 1 trajectory has no others to be judged by" if case.problem.batch_size == 1 else ""
+        single = "; a batch of 1 trajectory has no others for a baseline" if case.problem.batch_size == 1 else ""
         reason = (
             f"has a {what} that is not finite on {int(bad.sum())} of {len(bad)} batches of {case.problem.name!r}, "
-            f"such as returns {returns}, lengths {lengths}: guard its divisions and logarithms{alone}"
+            f"such as returns {returns}, lengths {lengths}: guard its divisions and logarithms{single}"
         )
         raise SettingError("loss", case.loss.name, reason)
 
 
 def check_repeatable(case: Case) -> np.ndarray:
-    """Call the loss again on the same arrays, a JAX function traced anew, and compare; its values, as it gave them.
-
-    The arrays are those of a few batches, as long as batches of the problem are: randomness may need several steps.
+    """Evaluate the loss twice on eight of the longest batches, with JAX functions traced anew, and return its values.
 
     Raises:
-      SettingError: where the two differ.
+      SettingError: if the results differ.
     """
     members = case.batches.members
     longest = case.batches.rollouts.mask.sum(0)[members].max(-1)
@@ -225,8 +217,8 @@ def check_repeatable(case: Case) -> np.ndarray:
         ]
     if not all(same):
         reason = (
-            f"gives another result when it is called again on the same batch (of {case.problem.name!r}): "
-            "take randomness and side effects out of it"
+            f"returns a different result when called again on the same batch (of {case.problem.name!r}): "
+            "remove randomness and side effects"
         )
         raise SettingError("loss", case.loss.name, reason)
     return first[0]

@@ -1,4 +1,4 @@
-"""A loss of any framework as one thing: from packed arrays to values and slopes in log π."""
+"""Losses of JAX, NumPy and PyTorch with one interface: batched arrays to values and slopes in log π."""
 
 import functools
 import inspect
@@ -17,29 +17,22 @@ from pgjax.types import Credit, SettingError
 CHUNK = 128  # batches in one call of a compiled program
 FRAMEWORKS = ("jax", "numpy", "torch")
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""A loss runs for milliseconds and compiles for much longer."""
+"""Compile fast: a loss runs for milliseconds only."""
 
 Arrays = dict[str, np.ndarray]
 Evaluate = Callable[[Arrays], tuple[np.ndarray, Arrays]]
-"""Arrays by parameter, [b, ...] -> values [b] in the loss's own floating type, and slopes by parameter, [b, ...]."""
+"""Arrays by parameter, [b, ...] -> values [b] in the loss's floating type, and slopes by parameter, [b, ...]."""
 
 
 class Loss(NamedTuple):
-    """A loss as it is evaluated.
+    """A loss with its framework and arguments."""
 
-    Attributes:
-      name: of the function.
-      framework: "jax", "numpy" or "torch".
-      sources: parameter -> the name of an array, or a credit that is computed from the batch's signals.
-      evaluate: values and slopes.
-      again: the same, a JAX function traced anew.
-    """
-
-    name: str
-    framework: str
+    name: str  # of the function
+    framework: str  # "jax", "numpy" or "torch"
+    # parameter -> the name of an array, or a credit that is computed from the batch's signals.
     sources: dict[str, str | Credit]
-    evaluate: Evaluate
-    again: Evaluate
+    evaluate: Evaluate  # values and slopes of batches
+    again: Evaluate  # like `evaluate`, with a JAX function traced anew
 
     @property
     def differentiated(self) -> list[str]:
@@ -53,36 +46,31 @@ def as_loss(
     names: Mapping[str, str | Credit] | None = None,
     without: Iterable[str] = (),
 ) -> Loss:
-    """Look up which arrays a function takes, and wrap it.
+    """Look up the arrays that a function takes, and wrap it.
 
     Args:
       function: named arrays -> a scalar to minimise; in numpy -> (value, gradient in log_prob[, in log_probs]).
       framework: one of FRAMEWORKS.
-      names: for parameters with names of their own, the name of the array, or a credit (signals -> [T, N]).
-      without: parameters that keep their defaults, though an array has their name.
+      names: parameter -> array name or credit (signals -> [T, N]).
+      without: parameters that keep their defaults although an array has their name.
 
     Raises:
-      SettingError: for a parameter that no array has the name of, and a function that takes no log-probability.
-
-    >>> as_loss(lambda log_prob, reward, clip=0.2: 0.0).sources
-    {'log_prob': 'log_prob', 'reward': 'reward'}
-    >>> as_loss(lambda log_prob, reward, discount=0.99: 0.0, without=["discount"]).sources
-    {'log_prob': 'log_prob', 'reward': 'reward'}
+      SettingError: for a parameter without default that names no array, and without a log-probability.
     """
     if framework not in FRAMEWORKS:
-        raise SettingError("framework", framework, f"is none of {', '.join(FRAMEWORKS)}")
+        raise SettingError("framework", framework, f"must be one of {', '.join(FRAMEWORKS)}")
     if not callable(function):
-        raise SettingError("loss", type(function).__name__, "is no function")
+        raise SettingError("loss", type(function).__name__, "is not callable")
     if names is not None and not isinstance(names, Mapping):
-        reason = 'is no mapping from parameters to arrays, such as {"old_logp": "behaviour_log_prob"}'
+        reason = 'must map parameters to arrays, such as {"old_logp": "behaviour_log_prob"}'
         raise SettingError("names", names, reason)
     if not isinstance(without, Iterable):
-        raise SettingError("without", without, 'is no list of parameters, such as ("value",)')
+        raise SettingError("without", without, 'must be a list of parameters, such as ("value",)')
     left_out = {without} if isinstance(without, str) else set(without)
     name, sources = name_of(function), _sources(function, dict(names or {}), left_out)
     wanted = [p for p, source in sources.items() if isinstance(source, str) and source in DIFFERENTIATED]
     if not wanted:
-        raise SettingError("loss", name, "is no function of log π: it takes neither log_prob nor log_probs")
+        raise SettingError("loss", name, "does not depend on log π: it takes neither log_prob nor log_probs")
     if framework == "jax":
         evaluate, again = (_jax(function, name, wanted) for _ in range(2))
     else:
@@ -93,18 +81,16 @@ def as_loss(
 
 def _sources(function: Callable, names: dict[str, str | Credit], without: set[str]) -> dict[str, str | Credit]:
     taken = f"names: {{{', '.join(map(repr, names))}}}, " if names else ""
-    there = f"{taken}there are {', '.join(ARRAYS)}"
+    known = f"{taken}arrays are {', '.join(ARRAYS)}"
     for parameter, source in names.items():
         if isinstance(source, str) and source not in ARRAYS:
-            raise SettingError(f"names[{parameter!r}]", source, f"is no array; {there}")
+            raise SettingError(f"names[{parameter!r}]", source, f"is not an array; {known}")
         if not isinstance(source, str) and not callable(source):
-            raise SettingError(
-                f"names[{parameter!r}]", source, f"is neither a credit nor the name of an array; {there}"
-            )
+            raise SettingError(f"names[{parameter!r}]", source, f"must be a credit or the name of an array; {known}")
     found, parameters = {}, inspect.signature(function).parameters
     for name in without:
         if name not in parameters:
-            raise SettingError("without", name, f"is no parameter of {name_of(function)}")
+            raise SettingError("without", name, f"is not a parameter of {name_of(function)}")
         if parameters[name].default is inspect.Parameter.empty:
             raise SettingError("without", name, f"has no default in {name_of(function)}")
     for name, parameter in parameters.items():
@@ -114,20 +100,24 @@ def _sources(function: Callable, names: dict[str, str | Credit], without: set[st
             continue
         if name not in names and name not in ARRAYS:
             if parameter.default is parameter.empty:
-                raise SettingError("loss", name_of(function), f"takes {name!r}, which is no array; {there}")
+                raise SettingError("loss", name_of(function), f"takes {name!r}, which is not an array; {known}")
             continue
         if parameter.kind == parameter.POSITIONAL_ONLY:
-            raise SettingError("loss", name_of(function), f"takes {name!r} by position; arrays are given by name")
+            raise SettingError(
+                "loss", name_of(function), f"takes {name!r} by position only; arrays are passed by keyword"
+            )
         found[name] = names.get(name, name)
     for name in set(names) - set(parameters):
-        raise SettingError(f"names[{name!r}]", names[name], f"names no parameter of {name_of(function)}")
+        raise SettingError(
+            f"names[{name!r}]", names[name], f"is for a parameter that {name_of(function)} does not have"
+        )
     return found
 
 
 def _failed(name: str, arrays: Arrays, error: Exception) -> SettingError:
     shapes = ", ".join(f"{k} {v.shape[1:]}" for k, v in arrays.items())
-    said = " ".join(str(error).split())[:160]
-    return SettingError("loss", name, f"fails on a batch with {shapes}: {type(error).__name__}: {said}")
+    message = " ".join(str(error).split())[:160]
+    return SettingError("loss", name, f"fails on a batch with {shapes}: {type(error).__name__}: {message}")
 
 
 _UNTRACEABLE = (
@@ -142,12 +132,12 @@ def _jax(function: Callable, name: str, wanted: list[str]) -> Evaluate:
     def scalar(slots: dict[str, Any], data: dict[str, Any]) -> jax.Array:
         out = function(**slots, **data)
         if out is None or isinstance(out, tuple | list | dict | str):
-            raise SettingError("loss", name, f"gives {_kind(out)}; needed is one number")
+            raise SettingError("loss", name, f"returns {_kind(out)}; must return one number")
         if jnp.shape(out) != ():
-            raise SettingError("loss", name, f"gives an array of shape {jnp.shape(out)}; needed is one number")
+            raise SettingError("loss", name, f"returns an array of shape {jnp.shape(out)}; must return one number")
         number = jnp.asarray(out)
         if not jnp.issubdtype(number.dtype, jnp.floating):
-            raise SettingError("loss", name, f"gives {number.dtype}; needed is a real number, of a floating type")
+            raise SettingError("loss", name, f"returns {number.dtype}; must return a real number of a floating type")
         return number
 
     def one(arrays: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
@@ -163,7 +153,7 @@ def _jax(function: Callable, name: str, wanted: list[str]) -> Evaluate:
         except SettingError:
             raise
         except _UNTRACEABLE as error:
-            reason = 'cannot be traced by JAX; declare framework="numpy" (or "torch"), or use jax.numpy in it'
+            reason = 'cannot be traced by JAX; use jax.numpy, or pass framework="numpy" or "torch"'
             raise SettingError("loss", name, reason) from error
         except Exception as error:
             raise _failed(name, arrays, error) from error
@@ -172,16 +162,16 @@ def _jax(function: Callable, name: str, wanted: list[str]) -> Evaluate:
 
 
 def in_chunks(program: Callable[[Any], Any], arrays: Arrays, axis: int = 0) -> Any:
-    """A compiled program on arrays [b, ...], always so many rows at once, so that it is compiled once.
+    """Run a compiled program on arrays [b, ...] in chunks of CHUNK rows, so that it is compiled once.
 
     Args:
       program: arrays [CHUNK, ...] -> a pytree with the batches along `axis`.
       arrays: by name.
-      axis: of what comes out.
+      axis: batch axis of the outputs.
     """
     count, parts = len(next(iter(arrays.values()))), []
     for start in range(0, count, CHUNK):
-        at = np.minimum(np.arange(start, start + CHUNK), count - 1)  # the last row again and again, to fill up
+        at = np.minimum(np.arange(start, start + CHUNK), count - 1)  # repeats the last row to fill the chunk
         parts.append(jax.device_get(program({name: x[at] for name, x in arrays.items()})))
     return jax.tree.map(lambda *x: np.take(np.concatenate(x, axis), range(count), axis), *parts)
 
@@ -199,16 +189,18 @@ def _numpy(function: Callable, name: str, wanted: list[str]) -> Evaluate:
             except Exception as error:
                 raise _failed(name, arrays, error) from error
             if not isinstance(out, tuple) or len(out) != 1 + len(wanted):
-                raise SettingError("loss", name, f"gives {_kind(out)}; in numpy it must give {needed}")
+                raise SettingError("loss", name, f"returns {_kind(out)}; in numpy it must return {needed}")
             if np.shape(out[0]) != ():
-                raise SettingError("loss", name, f"gives an array of shape {np.shape(out[0])}; needed is one number")
+                raise SettingError(
+                    "loss", name, f"returns an array of shape {np.shape(out[0])}; must return one number"
+                )
             if np.iscomplexobj(out[0]):
-                raise SettingError("loss", name, f"gives {np.asarray(out[0]).dtype}; needed is a real number")
+                raise SettingError("loss", name, f"returns {np.asarray(out[0]).dtype}; must return a real number")
             values.append(float(out[0]))
             types += [np.asarray(x) for x in out] if i == 0 else []
             for p, slope in zip(wanted, out[1:], strict=True):
                 if np.shape(slope) != arrays[p].shape[1:]:
-                    reason = f"gives a gradient in {p} of shape {np.shape(slope)}; {p} has {arrays[p].shape[1:]}"
+                    reason = f"returns a gradient in {p} of shape {np.shape(slope)}; {p} has {arrays[p].shape[1:]}"
                     raise SettingError("loss", name, reason)
                 slopes[p].append(np.array(slope, np.float64))
         return np.array(values).astype(coarsest_type(types)), {p: np.stack(x) for p, x in slopes.items()}
@@ -218,21 +210,21 @@ def _numpy(function: Callable, name: str, wanted: list[str]) -> Evaluate:
 
 def _kind(out: Any) -> str:
     if out is None:
-        return "nothing"
-    return f"{len(out)} things" if isinstance(out, tuple | list | dict) else f"one {type(out).__name__}"
+        return "None"
+    return f"{len(out)} values" if isinstance(out, tuple | list | dict) else f"one {type(out).__name__}"
 
 
 def torch_gradient(function: Callable, differentiated: list[str] | None = None) -> Callable:
-    """A PyTorch loss as a function from numpy arrays to (value, gradient in each log-probability it takes).
+    """Convert a PyTorch loss to a function of numpy arrays that returns (value, gradient in each log-probability).
 
-    Float64 tensors of the same names go in, a tensor with one number comes out; `torch` is imported when it is called.
+    The loss receives float64 tensors. `torch` is imported on the first call.
 
     Args:
       function: named tensors -> a scalar tensor to minimise.
       differentiated: its parameters that are log-probabilities of the policy; default log_prob and log_probs.
 
     Raises:
-      SettingError: where torch is not installed, or the loss does not depend on what is differentiated.
+      SettingError: if torch is not installed, or the result is no real scalar.
     """
     if differentiated is None:
         differentiated = [p for p in DIFFERENTIATED if p in inspect.signature(function).parameters]
@@ -248,12 +240,10 @@ def torch_gradient(function: Callable, differentiated: list[str] | None = None) 
         loss = function(**tensors)
         if not isinstance(loss, torch.Tensor) or loss.shape != ():
             shape = tuple(getattr(loss, "shape", ())) or type(loss).__name__
-            raise SettingError(
-                "loss", name_of(function), f"gives {shape}; needed is a tensor with one number, of shape ()"
-            )
+            raise SettingError("loss", name_of(function), f"returns {shape}; must return a tensor of shape ()")
         if not loss.dtype.is_floating_point:
             raise SettingError(
-                "loss", name_of(function), f"gives {loss.dtype}; needed is a real number, of a floating type"
+                "loss", name_of(function), f"returns {loss.dtype}; must return a real number of a floating type"
             )
         value = np.asarray(loss.item(), dtype=str(loss.dtype).removeprefix("torch."))
         if not loss.requires_grad:

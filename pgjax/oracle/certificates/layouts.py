@@ -1,4 +1,4 @@
-"""How a batch is laid out for a loss: time first or batch first, padded on one side or the other, or flat."""
+"""Layouts of a batch: time or batch first, padded on either side, or flat."""
 
 from typing import NamedTuple
 
@@ -11,45 +11,33 @@ LAYOUTS = {
     "time_major": "[T, N], padding last",
     "batch_major": "[N, T], padding last (on the right)",
     "batch_major_left": "[N, T], padding first (on the left)",
-    "flat": "[tokens], trajectory after trajectory without padding; `lengths` says where they end",
+    "flat": "[tokens], concatenated trajectories without padding; `lengths` has their lengths",
 }
 
 
 class Packing(NamedTuple):
-    """Which cell stands in which place, for batches that have the same shape in this layout.
+    """Positions of the cells (t, n) in a layout, for batches with the same shape."""
 
-    Attributes:
-      rows: which batches, [b].
-      cell: t · N + n of each place, [b, *shape]; T · N + n on the padding of trajectory n.
-      there: False on padding, [b, *shape].
-    """
-
-    rows: np.ndarray
-    cell: np.ndarray
-    there: np.ndarray
+    rows: np.ndarray  # indices of the batches, [b]
+    cell: np.ndarray  # t · N + n of each position, [b, *shape]; T · N + n on the padding of trajectory n
+    there: np.ndarray  # False on padding, [b, *shape]
 
 
 def check_layout(layout: str, pad_to: str) -> None:
-    """Raise a SettingError for a layout, or a length to pad to, that does not exist."""
+    """Raise a SettingError for an unknown layout or padding length."""
     if layout not in LAYOUTS:
-        raise SettingError("layout", layout, f"is none of {', '.join(LAYOUTS)}")
+        raise SettingError("layout", layout, f"must be one of {', '.join(LAYOUTS)}")
     if pad_to not in ("longest", "horizon"):
-        raise SettingError("pad_to", pad_to, 'is neither "longest" (trajectory of the batch) nor "horizon"')
+        raise SettingError("pad_to", pad_to, 'must be "longest" (the longest trajectory of the batch) or "horizon"')
 
 
 def packings(mask: np.ndarray, layout: str, pad_to: str) -> list[Packing]:
-    """Sort batches by their shape in a layout.
+    """Group batches by their shape in a layout.
 
     Args:
       mask: [B, T, N].
       layout: a name in LAYOUTS.
       pad_to: "longest" pads to the longest trajectory of the batch, "horizon" to T.
-
-    >>> mask = np.array([[[1, 1], [0, 1]]])  # one batch, of lengths 1 and 2
-    >>> packings(mask, "batch_major_left", "longest")[0].cell.tolist()
-    [[[4, 0], [1, 3]]]
-    >>> packings(mask, "flat", "longest")[0].cell.tolist()
-    [[0, 1, 3]]
     """
     length = mask.sum(1).astype(int)  # [B, N]
     horizon, count = mask.shape[1:]
@@ -74,9 +62,9 @@ def packings(mask: np.ndarray, layout: str, pad_to: str) -> list[Packing]:
 
 
 def pack(packing: Packing, name: str, array: np.ndarray, filler: np.ndarray | float | None = None) -> np.ndarray:
-    """An array [B, T + 1, N, ...] in the layout, [b, *shape, ...]; one of shape [B, N] stays as it is.
+    """Arrange an array [B, T + 1, N, ...] in the layout, [b, *shape, ...]; an array [B, N] keeps its shape.
 
-    On padding stands the array's last row, or `filler`.
+    Padding is taken from the array's last row, or is `filler`.
     """
     mine = array[packing.rows]
     if name in PER_TRAJECTORY:
@@ -89,7 +77,7 @@ def pack(packing: Packing, name: str, array: np.ndarray, filler: np.ndarray | fl
 
 
 def unpack(packing: Packing, array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """What stands in the layout as [b, *shape, ...], shape = (T + 1, N); a trajectory's padding is summed in row T."""
+    """Arrange [b, *shape, ...] as [b, T + 1, N, ...], with `shape` = (T + 1, N); padding is summed in row T."""
     flat = np.zeros((len(array), shape[0] * shape[1], *array.shape[packing.cell.ndim :]))
     np.add.at(flat, (_batch(packing), packing.cell), array)
     return flat.reshape(len(array), *shape, *flat.shape[2:])

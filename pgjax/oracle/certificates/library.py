@@ -1,4 +1,4 @@
-"""The library's own estimators: as losses, and as what a loss is compared with."""
+"""The library's estimators as losses, and the comparison of a loss with all of them."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -48,15 +48,15 @@ from pgjax.types import Agent, Algorithm, Estimator, SettingError, Signals, Tran
 
 
 def estimator_loss(given: Estimator | Algorithm | Recipe) -> Callable[..., Array]:
-    """An estimator, or the policy loss of an algorithm or a recipe, as a function of named arrays.
+    """Convert an estimator, or the policy loss of an algorithm or recipe, to a function of named arrays.
 
-    Without a recipe's configuration γ^t stands in front, as in `oracle.moments`, and the loss is a mean over
-    trajectories. Entropy bonus and KL penalties are part of it; the critic's loss is not, nor what acts on the gradient
-    afterwards (natural and trust-region steps, momentum, gradient clipping). Sampler and learner are one policy here:
-    `max_mismatch` has nothing to weigh.
+    An estimator or algorithm gets the factor γ^t, as in `oracle.moments`, and a mean over trajectories; a recipe uses
+    its own configuration. Entropy bonus and KL penalties are included. The critic's loss and transformations of the
+    gradient (natural and trust-region steps, momentum, gradient clipping) are not. `max_mismatch` has no effect, since
+    sampler and learner are the same policy.
 
     Raises:
-      SettingError: for a recipe with a control variate, which is made of single gradients and is no loss.
+      SettingError: for a control variate, which is built from per-trajectory gradients.
     """
     if isinstance(given, Recipe):
         algorithm, config = given
@@ -66,7 +66,7 @@ def estimator_loss(given: Estimator | Algorithm | Recipe) -> Callable[..., Array
     if callable(algorithm.entropy_coefficient):
         algorithm = algorithm._replace(entropy_coefficient=algorithm.entropy_coefficient(0))
     if algorithm.control_variate is not None:
-        raise SettingError("loss", name_of(algorithm.control_variate), "is a control variate, made of single gradients")
+        raise SettingError("loss", name_of(algorithm.control_variate), "is a control variate, which no loss contains")
     referring = algorithm.reference_loss is not None or algorithm.reference_reward is not None
 
     def loss(
@@ -152,26 +152,26 @@ SURROGATES = {
     "clipped_ratio(0.2)": clipped_ratio,
     "prefix_product": prefix_product,
 }
-FRONT = (False, True)  # γ^t in front: of `discounted_objective`
-NEEDS_OTHERS = ("leave_one_out", "time_step")
-BY_OTHERS = ("leave_one_out", "same_batch_mean")
+FRONT = (False, True)  # without and with the factor γ^t of `discounted_objective`
+NEEDS_LARGER_BATCH = ("leave_one_out", "time_step")
+BATCH_BASELINES = ("leave_one_out", "same_batch_mean")
 
 
 class Product(NamedTuple):
-    """credit × surrogate, by their names in the tables above."""
+    """credit × surrogate, by their names in CREDITS and SURROGATES."""
 
     credit: str
     front: bool
     surrogate: str
 
     def __str__(self) -> str:
-        """The product as the library would write it."""
+        """The product as text."""
         return f"{'γ^t · ' if self.front else ''}{self.credit} × {self.surrogate}"
 
 
 @lru_cache(maxsize=64)
 def _slopes_program(credits: tuple[str, ...], surrogates: tuple[str, ...]) -> Callable:
-    """Slopes in log π of all products, arrays [B, T, N, ...] -> [surrogates, 2, credits, B, T, N]; 2 for FRONT."""
+    """Slopes in log π of all products: arrays [B, T, N, ...] -> [surrogates, FRONT, credits, B, T, N]."""
 
     def one(arrays: dict[str, Array]) -> Array:
         signals = signals_of(**arrays)
@@ -194,20 +194,15 @@ def _slopes_program(credits: tuple[str, ...], surrogates: tuple[str, ...]) -> Ca
 
 
 class Equal(NamedTuple):
-    """Products of the library with which a loss agrees, at one distance.
+    """Estimators of the library with which a loss agrees, at one distance."""
 
-    Attributes:
-      distance: between policy and behaviour policy.
-      on_batches: name -> factor c with ĝ = c · (the product's estimate) on every batch of every problem; "nearly" in
-        front of the name where they agree to 1e-6.
-      in_mean: names of those with which it agrees in the mean alone, without a factor.
-      otherwise: name -> relation, for products of which it is another multiple on each problem, and a formula says
-        which, or which it is where there are no groups.
-    """
-
-    distance: float
+    distance: float  # between policy and behaviour policy
+    # name -> factor c with ĝ = c · (estimate of the product) on every batch of every problem. The name starts with
+    # "nearly" if they agree to 1e-6 only.
     on_batches: dict[str, float]
-    in_mean: list[str]
+    in_mean: list[str]  # names of products with the same mean but other estimates
+    # name -> relation as text, for a factor that follows a formula in T, N or G, or agreement on problems without
+    # groups only.
     otherwise: Mapping[str, str] = MappingProxyType({})
 
 
@@ -222,21 +217,21 @@ FACTORS: dict[str, Callable[[Case], float]] = {
     "(1 − 1/G)/T": lambda case: (1 - 1 / sharing(case)) / case.problem.mdp.horizon,
     "1/(1 − 1/G)": lambda case: 1 / (1 - 1 / sharing(case)) if sharing(case) > 1 else np.nan,
 }
-"""What a loss may be of a product, on problems with horizon T, batches of N and groups of G (of N without groups)."""
+"""Factors that are recognised, on problems with horizon T, batch size N and group size G (N without groups)."""
 
-UNGROUPED = ", where there are no groups"
-WHOLE_BATCH = UNGROUPED + "; with groups, over the whole batch"
+UNGROUPED = ", on problems without groups"
+WHOLE_BATCH = UNGROUPED + "; on problems with groups, computed over the whole batch"
 
 
 def sharing(case: Case) -> int:
-    """How many trajectories share a baseline: those of a group, or of the batch where there are no groups."""
+    """Number of trajectories that share a baseline: the group size, or the batch size without groups."""
     return case.problem.group_size if case.problem.group_size > 1 else case.problem.batch_size
 
 
 class _Agreement(NamedTuple):
     case: Case
-    factor: float | None  # ĝ = factor · theirs on every batch; None where there is no such number
-    exactly: bool  # to rounding, and not nearly
+    factor: float | None  # ĝ = factor · theirs on every batch; None if there is none
+    exactly: bool  # to rounding, not only nearly
     in_mean: bool
     whole_batch: bool = False  # with the groups left out
 
@@ -244,19 +239,19 @@ class _Agreement(NamedTuple):
 def equal_to(found: list[tuple[Case, Estimates]], distance: float, *, exact: bool) -> Equal:
     """Compare a loss's estimates with those of every credit × surrogate.
 
-    All are compared on problems of the commonest shape, one of varying length first; those that agree there on the
-    others. On-policy the surrogates but `prefix_product` have one and the same gradient; there `score` stands for them.
-    On problems with groups a product that disagrees is tried once more, over the whole batch.
+    Products that disagree on one problem are not computed on the next. On-policy all surrogates except `prefix_product`
+    have the same gradient, so that `score` stands for them. On problems with groups, a product that disagrees is
+    compared again with the whole batch as one group.
 
     Args:
-      found: a loss's estimates on every problem.
-      distance: between policy and behaviour policy, of all.
-      exact: their mean is ∇J; that others have this mean too is then not looked at.
+      found: the loss's estimates on every problem.
+      distance: between policy and behaviour policy.
+      exact: whether the mean equals ∇J; other products with this mean are then not listed.
     """
     horizon = max(case.problem.mdp.horizon for case, _ in found)
-    alone = any(case.problem.batch_size < 2 for case, _ in found)
+    single = any(case.problem.batch_size < 2 for case, _ in found)
     surrogates = tuple(SURROGATES) if distance else ("score", "prefix_product")
-    credits = tuple(c for c in CREDITS if not (alone and any(x in c for x in NEEDS_OTHERS)))
+    credits = tuple(c for c in CREDITS if not (single and any(x in c for x in NEEDS_LARGER_BATCH)))
     seen: dict[Product, list[_Agreement]] = {
         Product(c, front, s): [] for s in surrogates for front in FRONT for c in credits
     }
@@ -269,35 +264,39 @@ def equal_to(found: list[tuple[Case, Estimates]], distance: float, *, exact: boo
     for i, (case, mine) in enumerate(sorted(found, key=order)):
         parts = (surrogates, credits) if _shape(case) == shape else _parts(list(seen))
         now = _agreements(case, mine, distance, horizon, list(seen), parts)
-        if case.problem.group_size > 1:  # what agrees without groups may not look at them
-            fail = [p for p, a in now.items() if a.factor is None and (i > 0 or _by_others(p))]
+        if case.problem.group_size > 1:  # a product may agree without groups and ignore them
+            fail = [p for p, a in now.items() if a.factor is None and (i > 0 or _may_ignore_groups(p))]
             again = _agreements(case, mine, distance, horizon, fail, _parts(fail), grouped=False) if fail else {}
             now |= {p: a._replace(in_mean=now[p].in_mean) for p, a in again.items()}
         seen = {p: [*before, now[p]] for p, before in seen.items()}
-        seen = {p: agreements for p, agreements in seen.items() if _still_agrees(agreements, exact)}
+        seen = {p: agreements for p, agreements in seen.items() if _agrees_so_far(agreements, exact)}
         if not seen:
             break
-    return _sorted_out(seen, distance)
+    return _classify(seen, distance)
 
 
-def _sorted_out(seen: dict[Product, list[_Agreement]], distance: float) -> Equal:
-    """The products that are left, by what they have in common with the loss."""
+def _classify(seen: dict[Product, list[_Agreement]], distance: float) -> Equal:
+    """Sort the remaining products by their relation to the loss."""
     relations = {p: _relation(agreements) for p, agreements in seen.items()}
     on_batches = {p: x for p, x in relations.items() if isinstance(x, float)}
     otherwise = {p: x for p, x in relations.items() if isinstance(x, str)}
     plain = {p: text for p, text in otherwise.items() if text.startswith("{}")}
-    otherwise = plain or otherwise  # multiples of others say no more
+    otherwise = plain or otherwise  # formulas for other products add nothing
     return Equal(
         distance,
-        {_nearly(p, seen[p]): f for p, f in on_batches.items() if _first(p, on_batches)},
+        {_name_with_nearly(p, seen[p]): f for p, f in on_batches.items() if _is_preferred(p, on_batches)},
         _names([p for p, x in relations.items() if x is None and all(a.in_mean for a in seen[p])]),
-        {(name := _nearly(p, seen[p])): text.format(name) for p, text in otherwise.items() if _first(p, otherwise)},
+        {
+            (name := _name_with_nearly(p, seen[p])): text.format(name)
+            for p, text in otherwise.items()
+            if _is_preferred(p, otherwise)
+        },
     )
 
 
-def _by_others(product: Product) -> bool:
-    """Whether it may be meant with a baseline of the whole batch, though there are groups."""
-    return product.surrogate == "score" and any(x in product.credit for x in BY_OTHERS)
+def _may_ignore_groups(product: Product) -> bool:
+    """Whether the product may use a baseline of the whole batch although there are groups."""
+    return product.surrogate == "score" and any(x in product.credit for x in BATCH_BASELINES)
 
 
 def _parts(products: list[Product]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -306,11 +305,11 @@ def _parts(products: list[Product]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _names(products: list[Product]) -> list[str]:
-    return [str(p) for p in products if _first(p, products)]
+    return [str(p) for p in products if _is_preferred(p, products)]
 
 
-def _first(product: Product, products: Iterable[Product]) -> bool:
-    """Whether it is the one to name: not where γ^t in front makes no difference."""
+def _is_preferred(product: Product, products: Iterable[Product]) -> bool:
+    """Whether to name this product: not if it equals the one without γ^t."""
     return not product.front or product._replace(front=False) not in products
 
 
@@ -319,7 +318,7 @@ def _shape(case: Case) -> tuple[int, int, bool]:
 
 
 def case_lengths_vary(case: Case) -> bool:
-    """Whether some trajectory of the problem ends before another."""
+    """Whether trajectories of the problem differ in length."""
     return bool((case.batches.rollouts.mask == 0).any())
 
 
@@ -344,24 +343,24 @@ def _agreement(case: Case, mine: Estimates, theirs: np.ndarray) -> _Agreement:
     precision, size = case.precision, mine.size
     square = float(np.sum(theirs**2))
     factor = float(np.sum(theirs * mine.gradient)) / square if square > 0 else 0.0
-    apart = float(np.abs(mine.gradient - factor * theirs).max())
+    difference = float(np.abs(mine.gradient - factor * theirs).max())
     gap = float(np.abs(mine.mean - mine.probability @ theirs).max())
-    same = apart < precision.nearly * size and factor != 0
-    return _Agreement(case, factor if same else None, apart < precision.rounding * size, gap < precision.nearly * size)
+    same, exactly = difference < precision.nearly * size and factor != 0, difference < precision.rounding * size
+    return _Agreement(case, factor if same else None, exactly, gap < precision.nearly * size)
 
 
-def _still_agrees(seen: list[_Agreement], exact: bool) -> bool:
-    """Whether a product may still be named: it agrees on the problems without groups, or in the mean on all."""
+def _agrees_so_far(seen: list[_Agreement], exact: bool) -> bool:
+    """Whether a product agrees so far on the problems without groups, or in the mean on all."""
     agrees = all(a.factor is not None for a in seen if a.case.problem.group_size == 1)
     without = any(a.case.problem.group_size == 1 for a in seen) or all(a.factor is not None for a in seen)
     return (agrees and without) or (not exact and all(a.in_mean for a in seen))
 
 
 def _relation(seen: list[_Agreement]) -> float | str | None:
-    """One factor on all problems, or a formula for it, or which problems it holds on; None where it does not."""
+    """A factor that holds on all problems, a formula for it, or the problems on which it holds; None otherwise."""
     ungrouped = [a for a in seen if a.case.problem.group_size == 1]
-    whole = (WHOLE_BATCH if ungrouped else ", over the whole batch") if any(a.whole_batch for a in seen) else ""
-    found = _multiple(seen, whole)
+    where = WHOLE_BATCH if ungrouped else ", computed over the whole batch"
+    found = _multiple(seen, where if any(a.whole_batch for a in seen) else "")
     return _multiple(ungrouped, UNGROUPED) if found is None and 0 < len(ungrouped) < len(seen) else found
 
 
@@ -379,16 +378,12 @@ def _multiple(seen: list[_Agreement], where: str) -> float | str | None:
 
 
 def factor_text(factor: float, tolerance: float = NEARLY) -> str:
-    """A factor in front of a name; nothing for 1, and for what is nearly 1.
-
-    >>> factor_text(0.5), factor_text(1.0)
-    ('0.5 · ', '')
-    """
+    """A factor as a prefix of a name; empty for 1 up to `tolerance`."""
     return "" if abs(factor - 1) < tolerance else f"{factor:.3g} · "
 
 
-def _nearly(product: Product, seen: list[_Agreement]) -> str:
-    """Its name, with "nearly" in front where estimates agree, or the factor is 1, to 1e-6 and not to rounding."""
+def _name_with_nearly(product: Product, seen: list[_Agreement]) -> str:
+    """The product's name, with "nearly" if it agrees to 1e-6 but not to rounding."""
     agreeing = [a for a in seen if a.factor is not None]
     near = any(
         not a.exactly or a.case.precision.rounding < abs((a.factor or 0.0) - 1) < a.case.precision.nearly
@@ -407,14 +402,14 @@ def _product_estimates(
     *,
     grouped: bool,
 ) -> list[np.ndarray]:
-    """The estimate of every batch of each product, [B, P]; a few batches at a time, since there are many products."""
+    """The estimate of every batch of each product, [B, P], in chunks of batches."""
     problem = case.problem
     data = batch_arrays(problem, case.batches, problem.logits, case.at(distance), SIGNAL_ARRAYS)
     arrays = signal_arrays(data)
     if not grouped:
         arrays.pop("group")
     steps = problem.mdp.horizon
-    arrays = {  # equal shapes find the same program
+    arrays = {  # equal shapes share one compiled program
         name: x if x.ndim < 3 else np.pad(x, ((0, 0), (0, horizon - steps), *[(0, 0)] * (x.ndim - 2)))
         for name, x in arrays.items()
     }

@@ -1,4 +1,4 @@
-"""The objectives a loss may have been meant for, and their exact gradients."""
+"""The objectives that mean gradients are compared with, and their exact gradients."""
 
 from typing import NamedTuple
 
@@ -9,31 +9,31 @@ from pgjax.oracle.certificates.chain_rule import log_softmax, score_tables
 from pgjax.oracle.certificates.problems import Problem
 from pgjax.oracle.updates import Rollouts
 
-DROPPED = "discount dropped in front"
+DROPPED = "without γ^t"
 DISCOUNTS = {
     "discounted": "E[Σ_t γ^t r_t]",
     "undiscounted": "E[Σ_t r_t]",
-    DROPPED: "E[Σ_t γ^t r_t] with γ^t dropped in front of step t of the gradient",
+    DROPPED: "E[Σ_t γ^t r_t] without the factor γ^t in step t of the gradient",
 }
 ENDS = {
     "ends": "a time limit ends the episode",
-    "goes on": "with γ^k V(final state) added after a time limit",
+    "goes on": "with γ^k V(final state) added after a time limit of k steps",
 }
 
 
 class Objective(NamedTuple):
-    """What an estimate is compared with: how steps are discounted, and what follows a time limit."""
+    """An objective J: how rewards are discounted, and whether a value is added after a time limit."""
 
     discount: str
     time_limit: str
 
     @property
     def is_function(self) -> bool:
-        """Whether there is a J: with γ^t dropped there is none that has this gradient (Nota & Thomas 2020)."""
+        """Whether J exists: without the factor γ^t the gradient is that of no function (Nota & Thomas 2020)."""
         return self.discount != DROPPED
 
     def __str__(self) -> str:
-        """The formula, in words where there is none."""
+        """The formula of J."""
         return DISCOUNTS[self.discount] + ("" if self.time_limit == "ends" else f", {ENDS[self.time_limit]}")
 
 
@@ -41,12 +41,12 @@ OBJECTIVES = [Objective(d, e) for e in ENDS for d in DISCOUNTS]
 
 
 def objective_gradient(problem: Problem, rollouts: Rollouts, logits: np.ndarray, objective: Objective) -> np.ndarray:
-    """∇J of an objective over all trajectories, flattened, [P].
+    """∇J of an objective in the flattened logits, [P], summed over all trajectories:
 
-        ∇J = Σ_τ P(τ) Σ_t ∇log π(a_t|s_t) f_t Q̂_t,   f_t = γ^t, or 1 where it is dropped
+        ∇J = Σ_τ P(τ) Σ_t ∇log π(a_t|s_t) f_t Q̂_t.
 
-    With the sum from t on and f_t = γ^t this is the gradient of E[R]; a value after a time limit is a reward of the
-    last step there.
+    Here Q̂_t is the reward-to-go, with the value after a time limit added to the last reward. The factor f_t is γ^t, or
+    1 if it is left out.
     """
     to_go = _to_go(problem, rollouts, objective)
     chance = trajectory_probability(rollouts, log_softmax(logits))
@@ -55,7 +55,7 @@ def objective_gradient(problem: Problem, rollouts: Rollouts, logits: np.ndarray,
 
 
 def objective_size(problem: Problem, rollouts: Rollouts, logits: np.ndarray, objective: Objective) -> float:
-    """E[Σ_t |f_t Q̂_t|]: beside it a ∇J of rounding is 0, whatever the unit of rewards."""
+    """E[Σ_t |f_t Q̂_t|], the scale for deciding whether ∇J is rounding error, in any unit of rewards."""
     chance = trajectory_probability(rollouts, log_softmax(logits))
     return float(chance @ np.abs(_to_go(problem, rollouts, objective) * rollouts.mask).sum(0))
 

@@ -1,4 +1,4 @@
-"""How exactly a loss computes, from the type of what it gives; and the tolerances that follow."""
+"""Floating type of a loss, found from its values, and the tolerances for it."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,37 +10,29 @@ ROUNDING = 1e-9
 """Relative differences below this are rounding: sums of a few hundred float64 products."""
 
 NEARLY = 1e-6
-"""Relations that hold to this, and not to rounding, hold nearly: 1e-8 added to a divisor, say."""
+"""Relations that hold to this but not to rounding are reported as "nearly": an epsilon of 1e-8 in a divisor, say."""
 
 SYMMETRIC = 1e-6
-"""Asymmetries below this are errors of the differences that a Jacobian is made of (step 2e-3, fourth order)."""
+"""Asymmetries below this are errors of the finite differences (step 2e-3, fourth order)."""
 
 
 class Precision(NamedTuple):
-    """A type of number, and what is equal in it.
+    """A floating type and its tolerances."""
 
-    Attributes:
-      name: of the type.
-      rounding: relative differences below this are rounding.
-      step: of the differences that a Jacobian is made of; 0 where the type is too coarse for any.
-      symmetric: asymmetries below this are errors of those differences.
-      flat: so are Jacobians below this, beside single estimates: they are 0.
-    """
-
-    name: str
-    rounding: float
-    step: float
-    symmetric: float
-    flat: float
+    name: str  # of the type
+    rounding: float  # relative differences below this are rounding errors
+    step: float  # step of the finite differences for Jacobians; 0 if the type is too coarse
+    symmetric: float  # asymmetries below this are errors of the finite differences
+    flat: float  # Jacobians below this, relative to single estimates, are 0
 
     @property
     def nearly(self) -> float:
-        """Relative differences below this are small enough to say "nearly"."""
+        """Relative differences below this are reported as "nearly" equal."""
         return max(NEARLY, self.rounding)
 
     @property
     def zero(self) -> float:
-        """A mean below this, beside single estimates, is 0."""
+        """A mean below this, relative to single estimates, is 0."""
         return self.rounding / 1000
 
 
@@ -59,12 +51,7 @@ PRECISIONS = {
 def precision_of(values: np.ndarray) -> Precision:
     """The precision of a loss, from its values on several batches.
 
-    A loss may compute in float32 and give a float64 number: then all of them are numbers of float32.
-
-    >>> precision_of(np.array([0.1, 0.3])).name, precision_of(np.array([0.1, 0.3], np.float32).astype(float)).name
-    ('float64', 'float32')
-    >>> precision_of(np.array([0.0, 0.5])).name  # numbers of any type
-    'float64'
+    Detects a loss that computes in float32 and returns float64: all its values are then representable in float32.
     """
     if values.dtype != np.float64:
         return PRECISIONS.get(values.dtype.name, FLOAT64)
@@ -75,15 +62,11 @@ def precision_of(values: np.ndarray) -> Precision:
 
 
 def coarsest(found: Iterable[Precision]) -> Precision:
-    """The one with the largest tolerance."""
+    """The precision with the largest tolerance."""
     return max(found, key=lambda p: p.rounding)
 
 
 def coarsest_type(arrays: Iterable[np.ndarray]) -> np.dtype:
-    """The shortest floating type among arrays; float64 where there is none.
-
-    >>> coarsest_type([np.zeros(1), np.zeros(1, np.float32), np.zeros(1, int)]).name
-    'float32'
-    """
+    """The shortest floating type among arrays; float64 if there is none."""
     types = [x.dtype for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)]
     return min(types, key=lambda t: jnp.finfo(t).nmant, default=np.dtype(np.float64))

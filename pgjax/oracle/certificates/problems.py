@@ -1,4 +1,4 @@
-"""The small problems on which a loss is certified."""
+"""Small problems on which losses are certified."""
 
 from typing import NamedTuple
 
@@ -13,31 +13,18 @@ CRITIC_ERROR = 0.3
 
 
 class Problem(NamedTuple):
-    """An MDP, the policy that is judged, and how its batches are sampled. Build one with `problem`.
+    """An MDP with a policy, critics, and the shape of its batches. Build it with `problem`."""
 
-    Attributes:
-      name: what the report calls it.
-      mdp: the tables.
-      logits: θ of the tabular softmax policy, [S, A].
-      direction: of unit length, [S, A]; the behaviour policy at distance δ has the logits θ − δ · direction.
-      reference: logits of the reference policy, [S, A].
-      value: V_t(s) of a critic, [T + 1, S]; not the exact one.
-      action_value: Q̃_t(s, a), [T, S, A].
-      batch_size: N.
-      group_size: so many consecutive trajectories share their first state; 1 for independent ones.
-      time_limit: the horizon truncates episodes instead of terminating them.
-    """
-
-    name: str
-    mdp: MDP
-    logits: np.ndarray
-    direction: np.ndarray
-    reference: np.ndarray
-    value: np.ndarray
-    action_value: np.ndarray
-    batch_size: int
-    group_size: int
-    time_limit: bool
+    name: str  # label in the report
+    mdp: MDP  # the tables
+    logits: np.ndarray  # θ of the tabular softmax policy, [S, A]
+    direction: np.ndarray  # unit vector, [S, A]; the behaviour policy at distance δ has the logits θ − δ · direction
+    reference: np.ndarray  # logits of the reference policy, [S, A]
+    value: np.ndarray  # V_t(s) of an inexact critic, [T + 1, S]
+    action_value: np.ndarray  # Q̃_t(s, a) of an inexact critic, [T, S, A]
+    batch_size: int  # N
+    group_size: int  # number of consecutive trajectories with the same first state; 1 for independent trajectories
+    time_limit: bool  # whether the horizon truncates episodes instead of terminating them
 
 
 def problem(
@@ -51,17 +38,17 @@ def problem(
     value: ArrayLike | None = None,
     action_value: ArrayLike | None = None,
 ) -> Problem:
-    """A problem to certify a loss on.
+    """Build a problem to certify a loss on.
 
     Args:
-      mdp: the tables, of `oracle.make_mdp`.
-      logits: θ, [S, A]; default numbers of moderate size, the same in every call.
-      name: what the report calls it.
+      mdp: from `oracle.make_mdp`.
+      logits: θ, [S, A]; default fixed numbers of moderate size.
+      name: label in the report.
       batch_size: N.
       group_size: trajectories that share a first state; divides N.
-      time_limit: whether the horizon truncates (the value goes on) or terminates.
-      value: V_t(s), [T + 1, S]; default the exact values, off by 0.3 up or down.
-      action_value: Q̃_t(s, a), [T, S, A]; default the exact ones, likewise.
+      time_limit: whether the horizon truncates episodes instead of terminating them.
+      value: V_t(s), [T + 1, S]; default the exact values plus or minus 0.3.
+      action_value: Q̃_t(s, a), [T, S, A]; default the exact values with errors up to 0.3.
 
     Raises:
       SettingError: for tables of other shapes, and a group size that does not divide the batch size.
@@ -69,13 +56,10 @@ def problem(
     >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
     >>> problem(mdp, name="two arms", batch_size=4, group_size=2).value.shape
     (2, 1)
-    >>> problem(mdp, batch_size=3, group_size=2)
-    Traceback (most recent call last):
-    pgjax.types.SettingError: batch_size: 3 must be a multiple of group_size, 2
     """
     for field, number in (("batch_size", batch_size), ("group_size", group_size)):
         if not isinstance(number, int) or number < 1:
-            raise SettingError(field, number, "must be a whole number of at least 1")
+            raise SettingError(field, number, "must be an integer of at least 1")
     if batch_size % group_size:
         raise SettingError("batch_size", batch_size, f"must be a multiple of group_size, {group_size}")
     shape = mdp.reward.shape
@@ -107,19 +91,17 @@ def _table(field: str, given: ArrayLike | None, default: np.ndarray) -> np.ndarr
         return np.asarray(default, np.float64)
     table = np.asarray(given, np.float64)
     if table.shape != default.shape:
-        raise SettingError(field, table.shape, f"is its shape; the problem asks for {default.shape}")
+        raise SettingError(field, table.shape, f"is not the shape {default.shape} that the problem requires")
     return table
 
 
 def _waves(shape: tuple[int, ...], phase: float) -> np.ndarray:
-    """Numbers between −1 and 1 in which nothing repeats: the same on every machine and of every numpy."""
+    """Deterministic numbers between −1 and 1 without a period."""
     return np.sin(phase + 1.9 * np.arange(np.prod(shape)) ** 1.3).reshape(shape)
 
 
 def default_problems() -> list[Problem]:
-    """A bandit, fixed and variable length, a time limit, and groups: 9 to 625 batches each.
-
-    On one problem with fixed length nearly every loss looks right.
+    """A bandit, fixed and variable length, a time limit, and groups, with 9 to 625 batches each.
 
     >>> [p.name for p in default_problems()]
     ['bandit', 'fixed length', 'variable length', 'time limit', 'groups']
@@ -131,12 +113,12 @@ def default_problems() -> list[Problem]:
         [[0.7, -0.5], [1.2, 0.4]],
         horizon=3,
     )
-    # Action 0 may end the episode, action 1 goes on: length depends on what the policy does.
+    # Action 0 may end the episode, action 1 continues it: the length depends on the policy.
     ending = [[[0.0, 0.6], [1.0, 0.0]], [[0.5, 0.0], [0.0, 1.0]]]
     rewards = [[1.0, 0.4], [-0.6, 0.8]]
     variable = _mdp([0.7, 0.3], ending, rewards, horizon=3, discount=0.9)
     limited = _mdp([1.0, 0.0], ending, rewards, horizon=2, discount=0.9)
-    # Two prompts, and answers that are judged when they end: the first step of the longer ones earns nothing.
+    # Two prompts; answers are rewarded when they end, so that the first step of longer answers has reward 0.
     answers = _mdp([0.5, 0.5], [[[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.5, 0.0]]], [[1.0, 0.0], [0.2, 0.9]], 2)
     return [
         problem(bandit, name="bandit"),

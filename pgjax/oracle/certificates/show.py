@@ -1,4 +1,4 @@
-"""A certificate as text, as rich tables, as HTML and as a figure. rich and matplotlib are imported when used."""
+"""A certificate as text, as rich tables, as HTML and as a figure. rich and matplotlib are imported on use."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from pgjax.oracle.certificates.certificate import Certificate
 
 HEAD = ("problem", "N", "batches", "scale", "angle", "error", "variance", "E‖ĝ−∇J‖²")
+PADDED_TO = {"longest": "longest trajectory of the batch", "horizon": "horizon"}
 
 
 def table(c: Certificate) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the numbers: a row a problem; on-policy, then the error at some distances and its order."""
+    """Header and rows of the numbers, one row for each problem."""
     far = [d for d in SHOWN if d > 0]
     head = [*HEAD, *(f"error at {number(d)}" for d in far), "order"]
     rows = []
@@ -40,15 +41,17 @@ def table(c: Certificate) -> tuple[list[str], list[list[str]]]:
 
 
 def about(c: Certificate) -> str:
-    """How the loss was evaluated."""
-    padding = "without padding" if c.layout == "flat" else f"padded to the {c.pad_to}"
-    exactness = c.precision.name + ("" if c.precision == FLOAT64 else f" (compared to {c.precision.rounding:.0e})")
-    how = f"{c.framework} function, arrays {c.layout}, {padding}; {exactness}, every batch with its probability"
-    return f"{how}; ‘distance’ is ‖θ − θ̄‖ of the logits"
+    """One line on how the loss was evaluated."""
+    padding = "without padding" if c.layout == "flat" else f"padded to the {PADDED_TO[c.pad_to]}"
+    exactness = c.precision.name + (
+        "" if c.precision == FLOAT64 else f", relative tolerance {c.precision.rounding:.0e}"
+    )
+    how = f"{c.framework} function, arrays {c.layout}, {padding}; {exactness}; exact means over all possible batches"
+    return f"{how}; distance: ‖θ − θ̄‖ between the logits of policy and behaviour policy"
 
 
 def as_text(c: Certificate) -> str:
-    """Plain text."""
+    """The report as plain text."""
     head, rows = table(c)
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
 
@@ -67,7 +70,7 @@ def as_text(c: Certificate) -> str:
 
 
 def as_rich(c: Certificate) -> Any:
-    """Two rich tables: the numbers, and the entries in words."""
+    """The report as rich tables."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -89,7 +92,7 @@ def as_rich(c: Certificate) -> Any:
 
 
 def as_html(c: Certificate) -> str:
-    """Two tables, for a notebook."""
+    """The report as HTML tables, for notebooks."""
     head, rows = table(c)
 
     def cells(row: list[str], tag: str) -> str:
@@ -108,34 +111,34 @@ def as_html(c: Certificate) -> str:
 
 
 def as_figure(c: Certificate) -> Any:
-    """Three panels: every component of ḡ beside that of ∇J; error against distance; variance and squared bias."""
+    """Three panels: components of ḡ against those of ∇J, error against distance, variance and squared bias."""
     import matplotlib.pyplot as plt
 
-    figure, (beside, away, noise) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    figure, (components, distances, noise) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     on_policy = c.on_policy
     for i, row in enumerate(on_policy):
-        beside.plot(row.gradient, row.mean, "osD^v<>"[i % 7], color=f"C{i}", label=row.problem, alpha=0.8)
+        components.plot(row.gradient, row.mean, "osD^v<>"[i % 7], color=f"C{i}", label=row.problem, alpha=0.8)
         mine = [r for r in c.rows if r.problem == row.problem and r.distance > 0 and r.error is not None]
-        # What is exact lies at the bottom, where rounding is.
-        away.loglog([r.distance for r in mine], [max(r.error or 0.0, 1e-16) for r in mine], ".-", color=f"C{i}")
+        # Errors of 0 are drawn at the rounding level.
+        distances.loglog([r.distance for r in mine], [max(r.error or 0.0, 1e-16) for r in mine], ".-", color=f"C{i}")
     ends = np.array([min(min(r.gradient) for r in on_policy), max(max(r.gradient) for r in on_policy)])
-    beside.plot(ends, ends, color="0.6", linewidth=1, zorder=0, label="unbiased: ḡ = ∇J")
-    beside.set(title="on-policy mean, by component", xlabel="∇J", ylabel="ḡ = E[−∇loss]")
-    beside.legend(fontsize=8, frameon=False)
-    away.set(title="error ‖ḡ − ∇J‖/‖∇J‖", xlabel="distance ‖θ − θ̄‖ to the behaviour policy")
-    away.set_ylim(1e-17 if any((r.error or 0) < 1e-9 for r in c.rows if r.distance > 0) else None, None)
+    components.plot(ends, ends, color="0.6", linewidth=1, zorder=0, label="unbiased: ḡ = ∇J")
+    components.set(title="on-policy mean, by component", xlabel="∇J", ylabel="ḡ = E[−∇loss]")
+    components.legend(fontsize=8, frameon=False)
+    distances.set(title="error ‖ḡ − ∇J‖/‖∇J‖", xlabel="distance ‖θ − θ̄‖ to the behaviour policy")
+    distances.set_ylim(1e-17 if any((r.error or 0) < 1e-9 for r in c.rows if r.distance > 0) else None, None)
 
     places = np.arange(len(on_policy))
     sizes = np.array([max(float(np.sum(np.square(r.gradient))), 1e-300) for r in on_policy])
     variance = np.array([r.variance for r in on_policy]) / sizes
     bias = np.array([r.mean_squared_error - r.variance for r in on_policy]) / sizes
-    noise.bar(places - 0.2, variance, 0.4, color="0.75", label="variance of a batch")
+    noise.bar(places - 0.2, variance, 0.4, color="0.75", label="variance of one batch")
     noise.bar(places + 0.2, bias, 0.4, color="C3", label="bias²")
     names = ["\n".join([*t.name.split(), f"N = {t.batch_size}"]) for t in c.problems]
     noise.set_xticks(places, names, fontsize=8)
     noise.set(title="on-policy, relative to ‖∇J‖²")
     noise.legend(fontsize=8, frameon=False)
-    for axes in (beside, away, noise):
+    for axes in (components, distances, noise):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(headline(c), fontsize=11)

@@ -1,6 +1,6 @@
-"""Policy-gradient methods without sampling, on discounted tabular problems: exact values, flows, rates, theorems.
+"""Exact policy-gradient methods on discounted tabular problems: values, flows, convergence rates and theorems.
 
-Run it in float64: `jax.config.update("jax_enable_x64", True)`, or `with jax.enable_x64(True):` around all of it.
+Requires float64: `jax.config.update("jax_enable_x64", True)`, or `with jax.enable_x64(True):` around all calls.
 """
 
 from pgjax.oracle.flows.checked import Checked

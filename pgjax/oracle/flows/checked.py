@@ -1,4 +1,4 @@
-"""What a theorem's run measures: gaps, the constants of a problem, and records along a path."""
+"""Quantities that theorems bound: gaps, constants of a problem, and records along a path."""
 
 from typing import NamedTuple
 
@@ -14,21 +14,21 @@ from pgjax.types import Params
 
 
 class Checked(NamedTuple):
-    """A theorem along a curve, [K]; with a leading axis over problems where there are several."""
+    """A measured quantity and its bound along a curve, [K], or [problems, K]."""
 
     steps: Array
-    measured: Array  # what is bounded
+    measured: Array  # the quantity that is bounded
     bound: Array
-    gap: Array  # δ_k: of J, or of the regularised objective
+    gap: Array  # δ_k of J, or of the regularised objective
 
 
 def objectives(problem: Discounted, flow: Flow, params: Params) -> tuple[Array, Array]:
-    """J, and what the flow ascends."""
+    """J, and the objective that the flow ascends."""
     return objective(problem, flow, params), flow.ascends(problem, params)
 
 
 def least_optimal(problem: Discounted) -> Partial:
-    """min_s π(a*(s)|s) of a policy, as a record."""
+    """Record of min_s π(a*(s)|s)."""
     return Partial(_least_optimal, optimum(problem).action)
 
 
@@ -52,7 +52,7 @@ def uniform_policy(problem: Discounted) -> Array:
 
 
 def gaps(problem: Discounted, curve: Curve) -> Array:
-    """δ_k of a curve that recorded `objectives`, [K]."""
+    """δ_k = J* − J_k of a curve that recorded `objectives`, [K]."""
     return optimum(problem).objective - curve.recorded[0]
 
 

@@ -1,4 +1,4 @@
-"""Flows in continuous time, dθ/dt = direction(θ): how long until something happens, were steps infinitely small."""
+"""Flows in continuous time, dθ/dt = direction(θ), and the times of events."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,65 +17,54 @@ from pgjax.oracle.flows.values import discounted_values, optimum
 from pgjax.types import Params
 
 Event = Callable[[Discounted, Flow, Params], Array]
-"""(problem, flow, θ) -> a number that passes zero upwards when it happens."""
+"""(problem, flow, θ) -> a number that crosses zero from below at the event."""
 
 
 def half_of_the_best(problem: Discounted, flow: Flow, params: Params) -> Array:
-    """J − J*/2.
-
-    >>> from pgjax.oracle.flows import bandit, softmax_gradient
-    >>> float(half_of_the_best(bandit([1.0, 0.0]), softmax_gradient(), jnp.zeros((1, 2))))
-    0.0
-    """
+    """The event J = J*/2, as J − J*/2."""
     return discounted_values(problem, flow.policy(params)).objective - 0.5 * optimum(problem).objective
 
 
 def best_likely_everywhere(problem: Discounted, flow: Flow, params: Params) -> Array:
-    """min_s Σ_{a best in s} π(a|s) − 1/2.
-
-    >>> from pgjax.oracle.flows import bandit, softmax_gradient
-    >>> x = best_likely_everywhere(bandit([1.0, 1.0, 0.0, 0.0]), softmax_gradient(), jnp.zeros((1, 4)))
-    >>> float(x)
-    0.0
-    """
+    """The event that optimal actions have probability ½ in every state, as min_s Σ_{a best in s} π(a|s) − ½."""
     values = optimum(problem)
     best = values.action_value >= values.value[:, None] - 1e-9
     return jnp.min(jnp.sum(jnp.where(best, flow.policy(params), 0.0), axis=-1)) - 0.5
 
 
 def time_until(event: Event, problem: Discounted, flow: Flow, params: Params, limit: float = 1e12) -> float:
-    """The time at which an event happens along dθ/dt = direction(θ); steps of size α take about time/α of them.
+    """Time of an event along dθ/dt = direction(θ). Discrete steps of size α need about time/α steps.
 
-    Integrated by LSODA, with exact Jacobians, to a relative error of 1e-7. In float64, for flows that are retracted by
+    Integrates with LSODA and exact Jacobians to a relative error of 1e-7, in float64. The flow must retract by
     addition.
 
     Args:
-      event: what to wait for, such as `half_of_the_best`.
+      event: such as `half_of_the_best`.
       problem: the tables.
       flow: the direction.
       params: θ at time 0.
-      limit: when to give up.
+      limit: largest time.
 
     Returns:
-      The time; infinity where it has not happened by `limit`, 0 where it has from the start.
+      The time; infinity if the event does not happen by `limit`, 0 if it holds at the start.
 
     >>> from pgjax.oracle.flows import bandit, softmax_gradient
     >>> with jax.enable_x64(True):
     ...     round(time_until(half_of_the_best, bandit([1.0, 0.0]), softmax_gradient(), np.array([[0.0, 3.0]])), 2)
     13.02
     """
-    from scipy.integrate import solve_ivp  # here, because importing it takes longer than most of pgjax
+    from scipy.integrate import solve_ivp  # imported here, since it is slow to import
 
     flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, params))
     shape = Partial(unravel)
     tables = jax.tree.map(jnp.asarray, problem)
     bound = event if isinstance(event, Partial) else Partial(event)
 
-    def happens(time: float, x: np.ndarray) -> float:
-        return float(_happens(bound, tables, flow, shape, x))
+    def event_value(time: float, x: np.ndarray) -> float:
+        return float(_event_value(bound, tables, flow, shape, x))
 
-    happens.terminal, happens.direction = True, 1.0  # type: ignore[attr-defined]
-    if happens(0.0, np.asarray(flat)) >= 0:
+    event_value.terminal, event_value.direction = True, 1.0  # type: ignore[attr-defined]
+    if event_value(0.0, np.asarray(flat)) >= 0:
         return 0.0
     found: Any = solve_ivp(
         lambda time, x: np.asarray(_direction(tables, flow, shape, x)),
@@ -83,7 +72,7 @@ def time_until(event: Event, problem: Discounted, flow: Flow, params: Params, li
         np.asarray(flat),
         method="LSODA",
         jac=lambda time, x: np.asarray(_jacobian(tables, flow, shape, x)),
-        events=happens,
+        events=event_value,
         rtol=1e-7,
         atol=1e-9,
     )
@@ -91,7 +80,7 @@ def time_until(event: Event, problem: Discounted, flow: Flow, params: Params, li
 
 
 @jax.jit
-def _happens(event: Partial, problem: Discounted, flow: Flow, shape: Partial, x: Array) -> Array:
+def _event_value(event: Partial, problem: Discounted, flow: Flow, shape: Partial, x: Array) -> Array:
     return event(problem, flow, shape(x))
 
 

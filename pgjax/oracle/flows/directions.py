@@ -1,4 +1,4 @@
-"""Flows: in which direction each method moves a policy, exactly. One function for each."""
+"""Flows: the exact update direction of each policy-gradient method."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,31 +23,21 @@ from pgjax.types import Params, SettingError
 
 
 def add(params: Params, move: Params) -> Params:
-    """θ + x.
-
-    >>> add({"w": 1.0}, {"w": 0.5})
-    {'w': 1.5}
-    """
+    """θ + x, for pytrees."""
     return jax.tree.map(lambda x, y: x + y, params, move)
 
 
 class Flow(NamedTuple):
-    """A method without its sampling: θ ← retract(θ, α · direction(θ)).
-
-    >>> from pgjax.oracle.flows import bandit
-    >>> flow = softmax_gradient()
-    >>> flow.direction(bandit([1.0, 0.0]), jnp.zeros((1, 2))).tolist()
-    [[0.25, -0.25]]
-    """
+    """A method without sampling: θ ← retract(θ, α · direction(θ))."""
 
     policy: Callable[[Params], Array]  # θ -> π(a|s), [S, A]
     direction: Callable[[Discounted, Params], Params]
-    ascends: Callable[[Discounted, Params], Array]  # the objective whose ascent this is: J, or J with a regulariser
+    ascends: Callable[[Discounted, Params], Array]  # the objective that is ascended: J, or J with a regulariser
     retract: Callable[[Params, Params], Params] = Partial(add)
 
 
-# Numbers and policies are bound with `Partial` to functions of the module: a flow is then a pytree, its numbers can be
-# mapped over, and the loop is compiled once for each kind.
+# `Partial` of module-level functions makes a flow a pytree: its numbers can be mapped over with vmap, and the loop is
+# compiled once for each method.
 
 
 def _probs(log_policy: LogPolicy, params: Params) -> Array:
@@ -124,11 +114,11 @@ def _policy(log_policy: LogPolicy) -> Partial:
 
 
 def softmax_gradient(log_policy: LogPolicy = jax.nn.log_softmax) -> Flow:
-    """The policy gradient: direction ∇J(θ). The default is a table of logits; any policy will do, a network too.
+    """The policy gradient ∇J(θ), of a table of logits or of any differentiable policy.
 
-    >>> from pgjax.oracle.flows import garnet
-    >>> softmax_gradient().direction(garnet(0), jnp.zeros((5, 3))).shape
-    (5, 3)
+    >>> from pgjax.oracle.flows import bandit
+    >>> softmax_gradient().direction(bandit([1.0, 0.0]), jnp.zeros((1, 2))).tolist()
+    [[0.25, -0.25]]
     """
     policy = _policy(log_policy)
     return Flow(Partial(_probs, policy), Partial(_gradient, policy), Partial(_objective, policy))
@@ -139,11 +129,7 @@ def entropy_gradient(temperature: float, log_policy: LogPolicy = jax.nn.log_soft
 
     Raises:
       SettingError: for a temperature that is not positive.
-    Mei et al. 2020. https://arxiv.org/abs/2005.06392
-
-    >>> from pgjax.oracle.flows import bandit
-    >>> entropy_gradient(1.0).direction(bandit([0.0, 0.0]), jnp.array([[0.0, 0.0]])).tolist()  # already uniform
-    [[0.0, 0.0]]
+    Source: Mei et al. 2020. https://arxiv.org/abs/2005.06392
     """
     _positive("temperature", temperature)
     of = _policy(log_policy), temperature
@@ -151,16 +137,11 @@ def entropy_gradient(temperature: float, log_policy: LogPolicy = jax.nn.log_soft
 
 
 def log_barrier_gradient(weight: float) -> Flow:
-    """The gradient of J + (λ/(S A)) Σ_{s,a} log π(a|s) + λ log A, which keeps every probability from vanishing.
+    """The gradient of J + (λ/(S A)) Σ_{s,a} log π(a|s) + λ log A, which keeps probabilities away from 0.
 
     Raises:
       SettingError: for a weight λ that is not positive.
-    Agarwal et al. 2021. https://arxiv.org/abs/1908.00261
-
-    >>> from pgjax.oracle.flows import bandit
-    >>> x = log_barrier_gradient(1.0).direction(bandit([0.0, 0.0]), jnp.array([[1.0, -1.0]]))
-    >>> [round(float(d), 4) for d in x[0]]  # back to uniform: λ (1/A − π)
-    [-0.3808, 0.3808]
+    Source: Agarwal et al. 2021. https://arxiv.org/abs/1908.00261
     """
     _positive("weight", weight)
 
@@ -168,14 +149,10 @@ def log_barrier_gradient(weight: float) -> Flow:
 
 
 def natural_gradient(log_policy: LogPolicy | None = None) -> Flow:
-    """Kakade's direction F⁺ ∇J. For a table of logits, the default, it is A(s, a)/(1 − γ), without any inversion.
+    """The natural gradient F⁺ ∇J. For a table of logits, the default, it is A(s, a)/(1 − γ), without matrix inversion.
 
-    One step of size η multiplies π(a|s) by exp(η A(s, a)/(1 − γ)).
-    Kakade 2001; Agarwal et al. 2021. https://arxiv.org/abs/1908.00261
-
-    >>> from pgjax.oracle.flows import bandit
-    >>> natural_gradient().direction(bandit([1.0, 0.0]), jnp.array([[9.0, 0.0]])).round(3).tolist()
-    [[0.0, -1.0]]
+    A step of size η then multiplies π(a|s) by a factor proportional to exp(η A(s, a)/(1 − γ)).
+    Source: Kakade 2001; Agarwal et al. 2021. https://arxiv.org/abs/1908.00261
     """
     if log_policy is None:
         return softmax_gradient()._replace(direction=Partial(_advantage))
@@ -183,20 +160,14 @@ def natural_gradient(log_policy: LogPolicy | None = None) -> Flow:
 
 
 def soft_natural_gradient(temperature: float) -> Flow:
-    """The natural gradient of the entropy-regularised objective: (A_τ(s, a) − τ log π(a|s) …)/(1 − γ) on logits.
+    """Natural gradient of the entropy-regularised objective, on logits.
 
-    With step η the new policy is ∝ π^{1 − ητ/(1 − γ)} exp(η Q_τ/(1 − γ)); at η = (1 − γ)/τ it is soft policy
-    iteration, π ∝ exp(Q_τ/τ).
+    A step of size η gives π ∝ π^{1 − ητ/(1 − γ)} exp(η Q_τ/(1 − γ)). At η = (1 − γ)/τ this is soft policy iteration, π
+    ∝ exp(Q_τ/τ).
 
     Raises:
       SettingError: for a temperature that is not positive.
-    Cen et al. 2022, eq. 18. https://arxiv.org/abs/2007.06558
-
-    >>> from pgjax.oracle.flows import bandit
-    >>> problem, logits = bandit([1.0, 0.0]), jnp.zeros((1, 2))
-    >>> moved = logits + 1.0 * soft_natural_gradient(1.0).direction(problem, logits)
-    >>> bool(jnp.allclose(jax.nn.softmax(moved), jax.nn.softmax(jnp.array([[1.0, 0.0]]))))
-    True
+    Source: Cen et al. 2022, eq. 18. https://arxiv.org/abs/2007.06558
     """
     _positive("temperature", temperature)
 
@@ -205,12 +176,7 @@ def soft_natural_gradient(temperature: float) -> Flow:
 
 
 def soft_values(problem: Discounted, log_probs: Array, temperature: Array | float) -> tuple[Array, Array, Array]:
-    """J_τ, V_τ [S] and Q_τ [S, A] with τ H(π(·|s)) earned in every state; Q_τ contains it from the next state on.
-
-    >>> from pgjax.oracle.flows import bandit
-    >>> float(soft_values(bandit([0.0, 0.0]), jnp.log(jnp.array([[0.5, 0.5]])), 1.0)[0])  # log 2
-    0.6931471824645996
-    """
+    """J_τ, V_τ [S] and Q_τ [S, A] with reward τ H(π(·|s)) in every state; in Q_τ from the next state on."""
     probs = jnp.exp(log_probs)
     entropy = -jnp.sum(jnp.where(probs > 0, probs * log_probs, 0.0), axis=-1)
     values = discounted_values(problem, probs, temperature * entropy)
@@ -218,15 +184,8 @@ def soft_values(problem: Discounted, log_probs: Array, temperature: Array | floa
 
 
 def projected_gradient() -> Flow:
-    """The gradient in the probabilities themselves, ∂J/∂π(a|s) = d_ρ(s) Q(s, a)/(1 − γ), projected on the simplex.
-
-    θ is the table π(a|s).
-    Agarwal et al. 2021. https://arxiv.org/abs/1908.00261
-
-    >>> from pgjax.oracle.flows import bandit
-    >>> flow, probs = projected_gradient(), jnp.array([[0.5, 0.5]])
-    >>> flow.retract(probs, 0.5 * flow.direction(bandit([1.0, 0.0]), probs)).tolist()
-    [[0.75, 0.25]]
+    """Projected gradient in the probabilities, ∂J/∂π(a|s) = d_ρ(s) Q(s, a)/(1 − γ); θ is the table π(a|s).
+    Source: Agarwal et al. 2021. https://arxiv.org/abs/1908.00261
     """
 
     return Flow(Partial(_identity), Partial(_direct_gradient), Partial(_direct_objective), Partial(_project))
@@ -239,42 +198,25 @@ def _project(probs: Array, move: Array) -> Array:
 def mirror_descent(mirror_map: MirrorMap = KL) -> Flow:
     """Policy mirror descent: in every state, argmax_p ⟨η Q(s, ·), p⟩ − D(p, π(·|s)). θ is the table π(a|s).
 
-    With the KL divergence it is `natural_gradient` with η (1 − γ) in place of η.
-
-    Xiao 2022. https://arxiv.org/abs/2201.07443
-
-    >>> from pgjax.oracle.flows import bandit
-    >>> flow, probs = mirror_descent(), jnp.array([[0.5, 0.5]])
-    >>> moved = flow.retract(probs, 1.0 * flow.direction(bandit([1.0, 0.0]), probs))
-    >>> bool(jnp.allclose(moved, jax.nn.softmax(jnp.array([[1.0, 0.0]]))))
-    True
+    With the KL divergence it equals `natural_gradient` with η (1 − γ) in place of η.
+    Source: Xiao 2022. https://arxiv.org/abs/2201.07443
     """
 
     return Flow(Partial(_identity), Partial(_action_value), Partial(_direct_objective), Partial(mirror_map.step))
 
 
 def escort_policy(params: Array, power: float = 2.0) -> Array:
-    """log π(a|s) = p log|θ(s, a)| − log Σ_a' |θ(s, a')|^p.
-
-    Mei et al. 2020b, Escaping the gravitational pull of softmax.
-
-    >>> [round(float(p), 3) for p in jnp.exp(escort_policy(jnp.array([1.0, 3.0])))]
-    [0.1, 0.9]
-    """
+    """log π(a|s) = p log|θ(s, a)| − log Σ_a' |θ(s, a')|^p (Mei et al. 2020b)."""
     size = power * jnp.log(jnp.abs(params))
     return size - jax.nn.logsumexp(size, axis=-1, keepdims=True)
 
 
 def escort_gradient(power: float = 2.0) -> Flow:
-    """The policy gradient of the escort transform, π(a|s) ∝ |θ(s, a)|^p: its score p/θ does not vanish with π.
+    """Policy gradient of the escort transform, π(a|s) ∝ |θ(s, a)|^p; its score p/θ does not vanish with π.
 
     Raises:
       SettingError: for a power below 1.
-    Mei et al. 2020b, Escaping the gravitational pull of softmax, NeurIPS.
-
-    >>> from pgjax.oracle.flows import bandit
-    >>> escort_gradient().direction(bandit([1.0, 0.0]), jnp.array([[1.0, 1.0]])).tolist()
-    [[0.5, -0.5]]
+    Source: Mei et al. 2020b, Escaping the gravitational pull of softmax, NeurIPS.
     """
     if power < 1:
         raise SettingError("power", power, "must be at least 1")
@@ -282,14 +224,10 @@ def escort_gradient(power: float = 2.0) -> Flow:
 
 
 def normalised(flow: Flow) -> Flow:
-    """The same direction with length 1: geometry-aware normalised policy gradient, of `softmax_gradient`.
+    """A flow with its direction scaled to length 1.
 
-    Mei et al. 2021. https://arxiv.org/abs/2105.06072
-
-    >>> from pgjax.oracle.flows import bandit
-    >>> x = normalised(softmax_gradient()).direction(bandit([1.0, 0.0]), jnp.zeros((1, 2)))
-    >>> round(float(jnp.linalg.norm(x)), 6)
-    1.0
+    Of `softmax_gradient` this is the geometry-aware normalised policy gradient.
+    Source: Mei et al. 2021. https://arxiv.org/abs/2105.06072
     """
 
     return flow._replace(direction=Partial(_unit, flow.direction))

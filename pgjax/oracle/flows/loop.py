@@ -1,4 +1,4 @@
-"""One loop for every flow, and the rules for the size of its steps."""
+"""Discrete-time integration of flows, and step-size rules."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,18 +17,18 @@ from pgjax.oracle.flows.values import discounted_values
 from pgjax.types import Params, SettingError
 
 StepRule = Callable[[Discounted, Flow, Params, Params, Array], Array]
-"""(problem, flow, θ, direction, k) -> the step's size α_k; k counts from 0."""
+"""(problem, flow, θ, direction, k) -> step size α_k, k = 0, 1, …"""
 Record = Callable[[Discounted, Flow, Params], Any]
-"""(problem, flow, θ) -> what is kept of a moment, a pytree."""
+"""(problem, flow, θ) -> a pytree to record."""
 
 
 class Curve(NamedTuple):
-    """A flow's path at K moments."""
+    """A flow's path, recorded at K steps."""
 
-    steps: Array  # [K], how many steps were taken
-    length: Array  # [K], Σ α_j up to then
-    recorded: Any  # what `record` gave, [K, ...]
-    lowest: Any  # the least that `lowest` gave at this or any earlier step, [K, ...]
+    steps: Array  # [K], number of steps taken
+    length: Array  # [K], Σ α_j up to that step
+    recorded: Any  # results of `record`, [K, ...]
+    lowest: Any  # running minimum of `lowest` over all steps, [K, ...]
     params: Params  # θ at the end
 
 
@@ -37,11 +37,7 @@ def _fixed(size: Array, problem: Discounted, flow: Flow, params: Params, directi
 
 
 def fixed(size: ArrayLike) -> StepRule:
-    """α_k = α. A pytree: rules can be stacked and mapped over.
-
-    >>> float(fixed(0.5)(None, None, None, None, 3))
-    0.5
-    """
+    """α_k = α. Rules are pytrees, so that they can be stacked and mapped over."""
     return Partial(_fixed, size)
 
 
@@ -50,11 +46,7 @@ def _decaying(size: Array, power: Array, problem: Any, flow: Any, params: Any, d
 
 
 def decaying(size: ArrayLike, power: ArrayLike = 0.5) -> StepRule:
-    """α_k = α/(k + 1)^power.
-
-    >>> float(decaying(1.0)(None, None, None, None, 3))
-    0.5
-    """
+    """α_k = α/(k + 1)^power."""
     return Partial(_decaying, size, power)
 
 
@@ -63,11 +55,7 @@ def _growing(size: Array, factor: Array, problem: Any, flow: Any, params: Any, d
 
 
 def growing(size: ArrayLike, factor: ArrayLike) -> StepRule:
-    """α_k = α factor^k, at most 1e12.
-
-    >>> float(growing(1.0, 2.0)(None, None, None, None, 3))
-    8.0
-    """
+    """α_k = α factor^k, at most 1e12."""
     return Partial(_growing, size, factor)
 
 
@@ -86,14 +74,10 @@ def _searched(
 
 
 def line_searched(size: ArrayLike, shrink: ArrayLike = 0.5, slope: ArrayLike = 0.5) -> StepRule:
-    """The longest of α, α·shrink, … with f(θ + α x) ≥ f(θ) + slope · α ⟨∇f, x⟩, f what the flow ascends.
+    """The largest of α, α·shrink, … with f(θ + α x) ≥ f(θ) + slope · α ⟨∇f, x⟩, where f is the flow's objective.
 
-    Armijo 1966. For flows that are retracted by addition.
-
-    >>> from pgjax.oracle.flows import bandit, softmax_gradient
-    >>> flow, problem, theta = softmax_gradient(), bandit([1.0, 0.0]), jnp.zeros((1, 2))
-    >>> float(line_searched(64.0)(problem, flow, theta, flow.direction(problem, theta), 0))
-    4.0
+    For flows that retract by addition.
+    Source: Armijo 1966.
     """
     return Partial(_searched, size, shrink, slope)
 
@@ -115,27 +99,24 @@ def integrate(
 ) -> Curve:
     """Follow a flow: θ_{k+1} = retract(θ_k, α_k · direction(θ_k)).
 
-    With `momentum`, Nesterov's, and a restart where the extrapolated point is worse:
+    With `momentum`, Nesterov's, restarted where the extrapolated point is worse:
 
         θ_{k+1} = retract(ω_k, α_k direction(ω_k)),   φ = θ_{k+1} + (k/(k + 3)) (θ_{k+1} − θ_k),
         ω_{k+1} = φ where it has the higher objective, else θ_{k+1}
 
     Args:
       problem: the tables.
-      flow: from a function of this package, such as `softmax_gradient()`.
+      flow: such as `softmax_gradient()`.
       params: θ_0.
-      steps: after how many steps to record, increasing whole numbers, [K].
-      rule: of the steps' sizes, such as `fixed(0.1)`.
-      record: what to keep of each of those moments; default J.
-      lowest: of what to keep the running minimum, over every single step; default nothing.
-      momentum: as above.
-
-    Returns:
-      Curve.
+      steps: numbers of steps at which to record, increasing integers, [K].
+      rule: step sizes, such as `fixed(0.1)`.
+      record: what to record at `steps`; default J.
+      lowest: quantity whose minimum over all steps is recorded; default none.
+      momentum: whether to use momentum.
 
     Raises:
       SettingError: for steps that do not increase.
-    Momentum: Chen et al. 2024, accelerated policy gradient. https://arxiv.org/abs/2310.11897
+    Source for momentum: Chen et al. 2024, accelerated policy gradient. https://arxiv.org/abs/2310.11897
 
     >>> from pgjax.oracle.flows import bandit, softmax_gradient
     >>> curve = integrate(bandit([1.0, 0.0]), softmax_gradient(), jnp.zeros((1, 2)), [0, 10, 100], fixed(0.4))
@@ -144,7 +125,7 @@ def integrate(
     """
     moments = np.asarray(steps)
     if moments.ndim != 1 or len(moments) == 0 or np.any(np.diff(moments, prepend=-1) < 1):
-        raise SettingError("steps", moments.tolist(), "must be whole numbers that increase, from 0 or above")
+        raise SettingError("steps", moments.tolist(), "must be increasing integers of at least 0")
     return _integrate(
         problem, flow, params, jnp.asarray(moments), rule, _bound(record), _bound(lowest or _nothing), momentum
     )
@@ -176,7 +157,7 @@ def _integrate(
         better = flow.ascends(tables, ahead) >= flow.ascends(tables, after)
         return after, jax.tree.map(lambda x, y: jnp.where(better, x, y), ahead, after), length + alpha, least
 
-    def until(carry: tuple[Array, tuple], moment: Array) -> tuple[tuple[Array, tuple], tuple]:
+    def advance(carry: tuple[Array, tuple], moment: Array) -> tuple[tuple[Array, tuple], tuple]:
         done, state = carry
         state = jax.lax.fori_loop(done, moment, step, state)
         params, _, length, least = state
@@ -184,7 +165,7 @@ def _integrate(
 
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
     start = params, params, jnp.zeros((), dtype), lowest(tables, flow, params)
-    (_, state), (length, recorded, least) = jax.lax.scan(until, (jnp.zeros((), moments.dtype), start), moments)
+    (_, state), (length, recorded, least) = jax.lax.scan(advance, (jnp.zeros((), moments.dtype), start), moments)
     return Curve(moments, length, recorded, least, state[0])
 
 
@@ -201,7 +182,7 @@ def _moved(flow: Flow, params: Params, direction: Params, alpha: Array) -> Param
 
 
 def moments(last: int, count: int = 60) -> np.ndarray:
-    """0, and whole numbers from 1 to `last` that are about evenly spread in their logarithms.
+    """0 and about `count` integers from 1 to `last`, evenly spaced in their logarithms.
 
     >>> moments(100, 5).tolist()
     [0, 1, 3, 10, 32, 100]

@@ -1,4 +1,4 @@
-"""Distances between policies, and the step that each makes of a direction."""
+"""Bregman divergences between policies, and their proximal steps."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,20 +9,14 @@ from jax import Array
 
 
 class MirrorMap(NamedTuple):
-    """A Bregman divergence on probabilities and its proximal step.
-
-    >>> round(float(KL.divergence(jnp.array([1.0, 0.0]), jnp.array([0.5, 0.5]))), 4)
-    0.6931
-    """
+    """A Bregman divergence on probabilities and its proximal step."""
 
     divergence: Callable[[Array, Array], Array]  # D(p, q), [..., A] and [..., A] -> [...]
     step: Callable[[Array, Array], Array]  # (q, x) -> argmax_p ⟨x, p⟩ − D(p, q), [..., A]
 
 
 def simplex_projection(x: Array) -> Array:
-    """The nearest probabilities in Euclidean distance, over the last axis.
-
-    Held, Wolfe & Crowder 1974.
+    """The nearest probabilities in Euclidean distance, over the last axis (Held, Wolfe & Crowder 1974).
 
     >>> [round(float(p), 3) for p in simplex_projection(jnp.array([0.9, 0.5, -3.0]))]
     [0.7, 0.3, 0.0]
@@ -51,6 +45,6 @@ def _add_and_project(q: Array, x: Array) -> Array:
 
 
 KL = MirrorMap(_kl, _multiply)
-"""Σ p log(p/q): multiplicative weights."""
+"""D(p, q) = Σ p log(p/q), with multiplicative weights as its step."""
 EUCLIDEAN = MirrorMap(_half_square, _add_and_project)
-"""½ ‖p − q‖²: projected Q-ascent, which drops an action after finitely many steps."""
+"""D(p, q) = ½ ‖p − q‖², with projected Q-ascent as its step; actions can reach probability 0."""

@@ -1,4 +1,4 @@
-"""What is proved of natural gradients, mirror descent and projection; notation as in `gradient_theorems`."""
+"""Convergence theorems of natural gradients, mirror descent and projection; notation as in `gradient_theorems`."""
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,10 @@ from pgjax.oracle.flows.values import optimum
 
 
 def natural(problem: Discounted, steps: np.ndarray) -> Checked:
-    """Natural policy gradient, constant step η = 1 from uniform: δ_k ≤ (log A/η + 1/(1 − γ)²)/k.
+    """Natural policy gradient with constant step η = 1 from uniform: δ_k ≤ (log A/η + 1/(1 − γ)²)/k.
 
-    No constant of the problem but γ: `mirror_euclidean` with the KL divergence, whose D_0 is log A, and η/(1 − γ) for
-    its step. Agarwal et al. 2021, theorem 16 in JMLR, 5.3 on https://arxiv.org/abs/1908.00261
+    This is `mirror_euclidean` with the KL divergence, D_0 = log A, and η/(1 − γ) as its step.
+    Source: Agarwal et al. 2021, theorem 16 in JMLR, 5.3 on https://arxiv.org/abs/1908.00261
     """
     actions, left = problem.reward.shape[1], 1.0 - problem.discount
     flow = directions.natural_gradient()
@@ -33,22 +33,24 @@ def _mirror_distance(problem: Discounted) -> Array:
 
 
 def mirror_euclidean(problem: Discounted, steps: np.ndarray) -> Checked:
-    """Mirror descent, ½‖·‖², constant step η = 1: δ_k ≤ (D_0/(η (1 − γ)) + 1/(1 − γ)²)/(k + 1).
+    """Mirror descent with ½‖·‖² and constant step η = 1: δ_k ≤ (D_0/(η (1 − γ)) + 1/(1 − γ)²)/(k + 1).
 
-    D_0 = E_{d*} D(π*, π_0). The three-point identity, Σ_j E_{d*}⟨Q_j, π_{j+1} − π_j⟩ ≤ 1/(1 − γ), and δ_k falls.
-    With any mirror map and any η. Xiao 2022, theorem 8. https://arxiv.org/abs/2201.07443
+    D_0 = E_{d*} D(π*, π_0). Holds for every mirror map and η. The proof uses the three-point identity, Σ_j E_{d*}⟨Q_j,
+    π_{j+1} − π_j⟩ ≤ 1/(1 − γ), and that δ_k decreases.
+    Source: Xiao 2022, theorem 8. https://arxiv.org/abs/2201.07443
     """
     left, flow = 1.0 - problem.discount, directions.mirror_descent(EUCLIDEAN)
     curve = integrate(problem, flow, uniform_policy(problem), steps, fixed(1.0), objectives)
-    gap, apart = gaps(problem, curve), _mirror_distance(problem)
-    return Checked(curve.steps, gap, (apart / left + 1.0 / left**2) / (curve.steps + 1.0), gap)
+    gap, start = gaps(problem, curve), _mirror_distance(problem)
+    return Checked(curve.steps, gap, (start / left + 1.0 / left**2) / (curve.steps + 1.0), gap)
 
 
 def mirror_growing(problem: Discounted, steps: np.ndarray) -> Checked:
     """Natural gradient with growing steps: δ_k ≤ (1 − 1/ϑ)^k (δ_0 + D_0/(η_0 (1 − γ)(ϑ − 1))), ϑ = M/(1 − γ).
 
-    Steps grow by ϑ/(ϑ − 1), from 1, on logits, where nothing underflows; D_0 = E_{d*} KL(π*, uniform) = log A. The
-    three-point identity, with d* ≤ ϑ d_{k+1}. Xiao 2022, theorem 10. https://arxiv.org/abs/2201.07443
+    Steps grow from 1 by ϑ/(ϑ − 1), on logits to avoid underflow; D_0 = E_{d*} KL(π*, uniform) = log A. The proof uses
+    the three-point identity with d* ≤ ϑ d_{k+1}.
+    Source: Xiao 2022, theorem 10. https://arxiv.org/abs/2201.07443
     """
     _, actions, left, far = constants(problem)
     theta = far / left
@@ -62,11 +64,11 @@ def mirror_growing(problem: Discounted, steps: np.ndarray) -> Checked:
 def projected(problem: Discounted, steps: np.ndarray) -> Checked:
     """Projected gradient in the probabilities, step (1 − γ)³/(2γA): δ_k ≤ 64 γ S A M²/((1 − γ)⁵ k).
 
-    J is L-smooth in π with L = 2γA/(1 − γ)³ (Agarwal et al. 2021), a step of 1/L gains L ‖π⁺ − π‖²/2, and
-    δ(π⁺) ≤ 2 √(2S) L M ‖π⁺ − π‖/(1 − γ) by gradient domination. So δ_k − δ_{k+1} ≥ δ_{k+1}²/(16 L S D²),
-    D = M/(1 − γ), and δ_k ≤ 32 L S D²/k. Constant as derived here. Xiao 2022, theorem 2, has this step, 1/k and
-    (1 − γ)⁵; Agarwal et al. 2021, theorem 5 in JMLR, for the best of k policies the square root of
-    64 γ S A M²/((1 − γ)⁶ k). https://arxiv.org/abs/2201.07443
+    J is L-smooth in π with L = 2γA/(1 − γ)³, so that a step of 1/L gains L ‖π⁺ − π‖²/2. By gradient domination δ(π⁺) ≤
+    2 √(2S) L M ‖π⁺ − π‖/(1 − γ). With D = M/(1 − γ), δ_k − δ_{k+1} ≥ δ_{k+1}²/(16 L S D²) and δ_k ≤ 32 L S D²/k. The
+    constant is derived here.
+    Source: Xiao 2022, theorem 2, has this step, 1/k and (1 − γ)⁵; https://arxiv.org/abs/2201.07443. Theorem 5 of
+    Agarwal et al. 2021 (JMLR) bounds the best of k policies by the square root of 64 γ S A M²/((1 − γ)⁶ k).
     """
     states, actions, left, far = constants(problem)
     flow, rule = directions.projected_gradient(), fixed(left**3 / (2.0 * problem.discount * actions))

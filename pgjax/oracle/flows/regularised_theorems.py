@@ -1,4 +1,4 @@
-"""What is proved with an entropy or a log barrier added to J; notation as in `gradient_theorems`."""
+"""Convergence theorems with an entropy or a log barrier added to J; notation as in `gradient_theorems`."""
 
 import jax
 import jax.numpy as jnp
@@ -35,10 +35,10 @@ def soft_optimum(problem: Discounted, temperature: float) -> tuple[Array, Array]
 def entropy(problem: Discounted, steps: np.ndarray) -> Checked:
     """Entropy-regularised softmax gradient, τ = 0.1, from uniform: δ_k ≤ δ_0 (1 − C)^k, δ of J_τ.
 
-    C = (1 − γ)⁴ min ρ (min_{s,a} π)²/((8/τ + 4 + 8 log A) S ‖d*_τ/ρ‖_∞), min π over all steps up to k, and the step is
-    1/L with L = (8 + τ (4 + 8 log A))/(1 − γ)³, which makes J_τ L-smooth. In it ‖∇J_τ‖² ≥ 2 L C δ, from
-    ‖∇J_τ‖² ≥ (2τ/S) min ρ (min π)² ((1 − γ)/‖d*_τ/ρ‖_∞) δ. Mei et al. 2020, lemma 15 and theorem 6, which has this
-    step. https://arxiv.org/abs/2005.06392
+    C = (1 − γ)⁴ min ρ (min_{s,a} π)²/((8/τ + 4 + 8 log A) S ‖d*_τ/ρ‖_∞), with min π over all steps up to k. The step is
+    1/L with L = (8 + τ (4 + 8 log A))/(1 − γ)³, which makes J_τ L-smooth. Then ‖∇J_τ‖² ≥ 2 L C δ follows from ‖∇J_τ‖² ≥
+    (2τ/S) min ρ (min π)² ((1 − γ)/‖d*_τ/ρ‖_∞) δ.
+    Source: Mei et al. 2020, lemma 15 and theorem 6, with this step. https://arxiv.org/abs/2005.06392
     """
     states, actions, left, _ = constants(problem)
     value, q = soft_optimum(problem, TEMPERATURE)
@@ -56,8 +56,8 @@ def entropy(problem: Discounted, steps: np.ndarray) -> Checked:
 def soft_natural(problem: Discounted, steps: np.ndarray) -> Checked:
     """Entropy-regularised natural gradient, step (1 − γ)/τ: max_s (V*_τ − V_k) ≤ γ^k max_s (V*_τ − V_0).
 
-    It is soft policy iteration: V_{k+1} is at least the soft Bellman operator of V_k, a γ-contraction.
-    Cen et al. 2022, theorem 1, for any step η ≤ (1 − γ)/τ: soft Q-functions contract by 1 − ητ, which here is γ.
+    This is soft policy iteration: V_{k+1} is at least the soft Bellman operator of V_k, a γ-contraction.
+    Source: Cen et al. 2022, theorem 1, for any step η ≤ (1 − γ)/τ: soft Q-functions contract by 1 − ητ, here γ.
     https://arxiv.org/abs/2007.06558
     """
     value, _ = soft_optimum(problem, TEMPERATURE)
@@ -81,9 +81,10 @@ def _negative_slope(problem: Discounted, flow: Flow, params: Params) -> Array:
 def log_barrier(problem: Discounted, steps: np.ndarray) -> Checked:
     """Log barrier, λ = 0.05, from uniform: min_{j ≤ k} ‖∇L_λ‖² ≤ 2β/((1 − γ)(k + 1)), β = 8/(1 − γ)³ + 2λ/S.
 
-    L_λ is β-smooth, the step is 1/β, and L_λ* − L_λ(uniform) ≤ 1/(1 − γ), as the barrier is largest at uniform. What
-    a small gradient means is `log_barrier_gap`. Agarwal et al. 2021, the proof of corollary 5.1 on arXiv, with the β of
-    its lemma D.4 (the corollary prints 8γ for 8). https://arxiv.org/abs/1908.00261
+    L_λ is β-smooth, the step is 1/β, and L_λ* − L_λ(uniform) ≤ 1/(1 − γ), as the barrier is largest at uniform.
+    `log_barrier_gap` bounds δ where the gradient is small.
+    Source: Agarwal et al. 2021, proof of corollary 5.1 on arXiv, with the β of lemma D.4 (the corollary prints 8γ for
+    8). https://arxiv.org/abs/1908.00261
     """
     states, _, left, _ = constants(problem)
     smooth = 8.0 / left**3 + 2.0 * BARRIER / states
@@ -96,8 +97,8 @@ def log_barrier(problem: Discounted, steps: np.ndarray) -> Checked:
 def log_barrier_gap(problem: Discounted, steps: np.ndarray) -> Checked:
     """Log barrier, λ = 0.05, line-searched: where ‖∇L_λ‖ ≤ λ/(2 S A), δ ≤ 2λ M/(1 − γ); elsewhere δ ≤ 1/(1 − γ).
 
-    There π(a|s) ≥ 1/2A where A(s, a) ≥ 0, and A(s, a) ≤ 2 (1 − γ) λ/(S d(s)) ≤ 2λ/(S ρ(s)). Agarwal et al. 2021,
-    theorem 5.2 on arXiv. https://arxiv.org/abs/1908.00261
+    Where the gradient is small, A(s, a) ≥ 0 implies π(a|s) ≥ 1/2A and A(s, a) ≤ 2 (1 − γ) λ/(S d(s)) ≤ 2λ/(S ρ(s)).
+    Source: Agarwal et al. 2021, theorem 5.2 on arXiv. https://arxiv.org/abs/1908.00261
     """
     states, actions, left, far = constants(problem)
     flow = directions.log_barrier_gradient(BARRIER)

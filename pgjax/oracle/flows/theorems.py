@@ -1,4 +1,4 @@
-"""Convergence theorems as curves: what each bounds, measured, beside its bound with the problem's own constants."""
+"""Convergence theorems as curves: the measured quantity and its bound with the problem's constants."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,23 +15,23 @@ from pgjax.types import SettingError
 
 
 class Theorem(NamedTuple):
-    """What is claimed, where, and how to run it."""
+    """A theorem: its claim, its source, and a function that runs it."""
 
     name: str
     claim: str  # the bound, as it is evaluated
     source: str
-    kind: Kind  # how the bound falls
+    kind: Kind  # rate of the bound
     run: Callable[[Discounted, np.ndarray], Checked]
-    below: bool = False  # a lower bound
-    bandit: bool = False  # of one state alone
+    below: bool = False  # whether it is a lower bound
+    bandit: bool = False  # whether it holds for one state only
 
 
 def verify(theorem: Theorem, problems: list[Discounted], steps: np.ndarray) -> Checked:
-    """Run a theorem's flow on several problems of one size; arrays [problems, K]. In float64.
+    """Run a theorem's flow on several problems of one size, in float64. Returns arrays [problems, K].
 
     Raises:
-      SettingError: for problems that it is not about: rewards outside [0, 1], a start that misses a state, more than
-        one state where it is about bandits.
+      SettingError: if the theorem does not apply: rewards outside [0, 1], a start with probability 0 in some state, or
+        more than one state for a bandit theorem.
 
     >>> from pgjax.oracle.flows import garnet, moments
     >>> with jax.enable_x64(True):
@@ -39,14 +39,16 @@ def verify(theorem: Theorem, problems: list[Discounted], steps: np.ndarray) -> C
     >>> bool((found.measured <= found.bound).all())
     True
     """
-    whole = stack(problems)
-    if np.min(whole.reward) < 0 or np.max(whole.reward) > 1:
-        raise SettingError("reward", float(np.max(np.abs(whole.reward))), "must lie in [0, 1] for this theorem")
-    if np.min(whole.initial) <= 0:
-        raise SettingError("initial", float(np.min(whole.initial)), "must give every state some probability")
-    if theorem.bandit and whole.reward.shape[1] != 1:
-        raise SettingError("problems", whole.reward.shape[1], "states; this theorem is about bandits, which have one")
-    return jax.vmap(lambda problem: theorem.run(problem, steps))(jax.tree.map(jnp.asarray, whole))
+    stacked = stack(problems)
+    if np.min(stacked.reward) < 0 or np.max(stacked.reward) > 1:
+        raise SettingError("reward", float(np.max(np.abs(stacked.reward))), "must lie in [0, 1] for this theorem")
+    if np.min(stacked.initial) <= 0:
+        raise SettingError("initial", float(np.min(stacked.initial)), "must be positive for every state")
+    if theorem.bandit and stacked.reward.shape[1] != 1:
+        raise SettingError(
+            "problems", stacked.reward.shape[1], "states; this theorem holds for bandits, which have one state"
+        )
+    return jax.vmap(lambda problem: theorem.run(problem, steps))(jax.tree.map(jnp.asarray, stacked))
 
 
 _ALL = (

@@ -15,7 +15,7 @@ from pgjax.types import Params
 class DiscountedValues(NamedTuple):
     """Exact values under a policy.
 
-    `occupancy` is d_ρ(s) = (1 − γ) Σ_t γ^t P(s_t = s); it sums to 1 where no episode ends.
+    `occupancy` is d_ρ(s) = (1 − γ) Σ_t γ^t P(s_t = s), which sums to 1 if no episode ends.
     """
 
     objective: Array  # J = Σ_s ρ(s) V(s)
@@ -26,7 +26,7 @@ class DiscountedValues(NamedTuple):
 
 
 class Optimum(NamedTuple):
-    """The best policy, and what it is worth."""
+    """An optimal policy and its values."""
 
     objective: Array  # J*
     value: Array  # V*, [S]
@@ -36,53 +36,39 @@ class Optimum(NamedTuple):
 
 
 def discounted_values(problem: Discounted, probs: Array, bonus: Array | float = 0.0) -> DiscountedValues:
-    """J, V, Q, A and the state law of a policy; differentiable in `probs`.
+    """J, V, Q, A and the state distribution of a policy; differentiable in `probs`.
 
         V = (I − γ P_π)⁻¹ (r_π + b),   Q = r + γ P V,   d_ρ = (1 − γ) (I − γ P_πᵀ)⁻¹ ρ
 
     Args:
       problem: the tables.
       probs: π(a|s), [S, A].
-      bonus: b(s), [S], earned in every state beside the rewards (an entropy, for one); V and J contain it, and Q
-        contains it from the next state on.
+      bonus: b(s), [S], added to the reward in every state, such as an entropy; Q contains it from the next state on.
 
     >>> from pgjax.oracle.flows import make_discounted
     >>> problem = make_discounted([1.0], [[[1.0], [0.0]]], [[1.0, 0.0]], discount=0.5)
-    >>> values = discounted_values(problem, jnp.array([[1.0, 0.0]]))
-    >>> float(values.objective), values.action_value.tolist()
-    (2.0, [[2.0, 0.0]])
+    >>> float(discounted_values(problem, jnp.array([[1.0, 0.0]])).objective)
+    2.0
     """
     transition, reward = jnp.asarray(problem.transition), jnp.asarray(problem.reward)
     stays = problem.discount * jnp.einsum("sa,sax->sx", probs, transition)
     system = jnp.eye(stays.shape[0], dtype=probs.dtype) - stays
     value = jnp.linalg.solve(system, jnp.sum(probs * reward, axis=-1) + bonus)
-    law = jnp.linalg.solve(system.T, jnp.asarray(problem.initial, probs.dtype))
+    visits = jnp.linalg.solve(system.T, jnp.asarray(problem.initial, probs.dtype))
     action_value = reward + problem.discount * transition @ value
     advantage = action_value - jnp.sum(probs * action_value, axis=-1, keepdims=True)
     return DiscountedValues(
-        jnp.asarray(problem.initial) @ value, value, action_value, advantage, (1.0 - problem.discount) * law
+        jnp.asarray(problem.initial) @ value, value, action_value, advantage, (1.0 - problem.discount) * visits
     )
 
 
 def discounted_objective(problem: Discounted, log_policy: LogPolicy, params: Params) -> Array:
-    """J(θ) of any differentiable policy.
-
-    >>> from pgjax.oracle.flows import bandit
-    >>> float(discounted_objective(bandit([1.0, 0.0]), jax.nn.log_softmax, jnp.zeros((1, 2))))
-    0.5
-    """
+    """J(θ) of a differentiable policy."""
     return discounted_values(problem, jnp.exp(log_policy(params))).objective
 
 
 def discounted_gradient(problem: Discounted, log_policy: LogPolicy, params: Params) -> Params:
-    """∇J, by the policy gradient theorem: (1/(1 − γ)) Σ_s d_ρ(s) Σ_a ∇π(a|s) Q(s, a).
-
-    Sutton et al. 2000.
-
-    >>> from pgjax.oracle.flows import bandit
-    >>> discounted_gradient(bandit([1.0, 0.0]), jax.nn.log_softmax, jnp.zeros((1, 2))).tolist()
-    [[0.25, -0.25]]
-    """
+    """∇J by the policy gradient theorem, (1/(1 − γ)) Σ_s d_ρ(s) Σ_a ∇π(a|s) Q(s, a) (Sutton et al. 2000)."""
     log_probs, pull = jax.vjp(log_policy, params)
     values = discounted_values(problem, jnp.exp(log_probs))
     weight = values.occupancy / (1.0 - problem.discount)
@@ -90,13 +76,9 @@ def discounted_gradient(problem: Discounted, log_policy: LogPolicy, params: Para
 
 
 def discounted_fisher(problem: Discounted, log_policy: LogPolicy, params: Params) -> Array:
-    """F = Σ_s d_ρ(s) Σ_a π(a|s) ∇log π ∇log πᵀ in the flattened parameters, [P, P].
+    """F = Σ_s d_ρ(s) Σ_a π(a|s) ∇log π ∇log πᵀ in the flattened parameters, [P, P] (Kakade 2001).
 
-    Kakade 2001; (1 − γ) times the sum over a trajectory of `exact_fisher` with γ^t in front.
-
-    >>> from pgjax.oracle.flows import bandit
-    >>> discounted_fisher(bandit([1.0, 0.0]), jax.nn.log_softmax, jnp.zeros((1, 2))).tolist()
-    [[0.25, -0.25], [-0.25, 0.25]]
+    With a factor γ^t in `exact_fisher`, this is (1 − γ) times that sum.
     """
     flat, unravel = ravel_pytree(params)
     probs = jnp.exp(log_policy(params))
@@ -107,13 +89,7 @@ def discounted_fisher(problem: Discounted, log_policy: LogPolicy, params: Params
 
 @jax.jit
 def optimum(problem: Discounted) -> Optimum:
-    """The best policy, by policy iteration from the best first step.
-
-    >>> from pgjax.oracle.flows import make_discounted
-    >>> best = optimum(make_discounted([1.0], [[[1.0], [0.0]]], [[1.0, 1.5]], discount=0.5))
-    >>> float(best.objective), int(best.action[0])
-    (2.0, 0)
-    """
+    """The optimal policy, by policy iteration."""
     reward = jnp.asarray(problem.reward)
     count = reward.shape[1]
 
@@ -134,13 +110,7 @@ def optimum(problem: Discounted) -> Optimum:
 
 
 def mismatch(problem: Discounted, occupancy: Array) -> Array:
-    """‖d/ρ‖_∞ = max_s d(s)/ρ(s), the distribution mismatch coefficient; infinite where ρ misses a state of d.
-
-    >>> from pgjax.oracle.flows import make_discounted
-    >>> problem = make_discounted([0.5, 0.5], [[[0.0, 1.0]], [[0.0, 1.0]]], [[0.0], [1.0]], discount=0.5)
-    >>> float(mismatch(problem, discounted_values(problem, jnp.ones((2, 1))).occupancy))
-    1.5
-    """
+    """Distribution mismatch coefficient ‖d/ρ‖_∞ = max_s d(s)/ρ(s); infinite where ρ is 0 and d is not."""
     initial = jnp.asarray(problem.initial)
     share = occupancy / jnp.where(initial > 0, initial, 1.0)
     return jnp.max(jnp.where(initial > 0, share, jnp.where(occupancy > 0, jnp.inf, 0.0)))

@@ -1,1 +1,1 @@
-"""What is kept of a run: checkpoints, metrics, logs, and where they lie on the disk."""
+"""Files of a run directory: checkpoints, metrics, evaluations and logs."""

@@ -1,9 +1,8 @@
-"""Checkpoints: any pytree of arrays with a record beside it, written at once or not at all, verified when read.
+"""Checkpoints: a pytree of arrays and a JSON record, written atomically and verified when read.
 
-Where several processes train together, all of them come to `save`, and the first one writes; each reads by itself.
-
-A checkpoint is a folder `<number>/` with `leaves/arrays.npz` and `record.json`: what the caller wants to remember, a
-SHA-256 of the leaves and one of the record itself. It appears under its name only when every byte is on the disk.
+A checkpoint is a folder `<number>/` with `leaves/arrays.npz` and `record.json`, which has SHA-256 hashes of both. The
+folder gets its name only after all bytes are on disk. In a distributed run all processes call `save`, process 0
+writes, and each process reads for itself.
 """
 
 import hashlib
@@ -26,64 +25,57 @@ from pgjax.engine import hosts
 from pgjax.runs.record.texts import read_json
 from pgjax.types import SettingError
 
-FORMAT = 2  # 1 had its arrays written by orbax, whose processes wait for each other
+FORMAT = 2  # format 1, of earlier versions, has arrays written by orbax
 ARRAYS = "arrays.npz"
-_PREFIX = "leaf/"  # of the names in it: savez has words of its own
-ROOM = 1 << 20  # bytes on the disk beyond the arrays themselves
+_PREFIX = "leaf/"  # of array names in the file, because savez has arguments such as `file`
+ROOM = 1 << 20  # bytes on disk beyond the arrays themselves
 
 
-OF_A_RUN = {"settings": dict, "provenance": dict, "metrics_bytes": int, "timing_bytes": int, "seconds": (int, float)}
-"""What the record of a checkpoint holds at least that a run goes on from, and of which types."""
+RUN_RECORD = {"settings": dict, "provenance": dict, "metrics_bytes": int, "timing_bytes": int, "seconds": (int, float)}
+"""Entries, with their types, that the record of a training run must have to be resumed."""
 
 
 class Damaged(Exception):
-    """A checkpoint that cannot be trusted, and why."""
+    """A checkpoint that is incomplete or corrupt, with the reason."""
 
 
 class Checkpoint(NamedTuple):
-    """A verified checkpoint.
-
-    Attributes:
-      number: under which it was saved.
-      record: what was saved beside the arrays.
-      leaves: name -> array; keys as their data.
-    """
+    """A verified checkpoint: its number, JSON record, and leaves by name (PRNG keys as key data)."""
 
     number: int
     record: dict[str, Any]
     leaves: dict[str, np.ndarray]
 
     def restore(self, like: Any) -> Any:
-        """The saved pytree, in the structure, on the devices and with the key types of `like`.
+        """The saved pytree with the structure, devices and key types of `like`.
 
-        Raises:
-          SettingError: if `like` has other leaves than were saved.
+        Raises SettingError if names, shapes or types of the leaves differ from those of `like`.
         """
         names, values = zip(*_named(like).items(), strict=True)
         for name in sorted(set(names) ^ set(self.leaves)):
             where = "is not in the checkpoint" if name in names else "is in the checkpoint only"
-            raise SettingError("checkpoint", name, f"{where}: it was written by another version, or for other settings")
+            raise SettingError("checkpoint", name, f"{where}: it was written by another version or with other settings")
         leaves = [_like(name, self.leaves[name], value) for name, value in zip(names, values, strict=True)]
         return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def save(folder: Path, number: int, tree: Any, record: Mapping[str, Any]) -> None:
-    """Write a checkpoint; one of the same number is replaced. Together, if there are several processes.
+    """Write a checkpoint; one with the same number is replaced. All processes of a distributed run must call it.
 
     Args:
-      folder: where checkpoints are kept; made if its parent exists.
-      number: its name, e.g. the update; the highest is the newest.
-      tree: arrays, typed keys included.
-      record: what to remember beside them, as JSON knows it. `score` decides which checkpoint is the best.
+      folder: of the checkpoints; created if its parent exists.
+      number: name of the checkpoint, e.g. the update; the highest is the newest.
+      tree: arrays, typed PRNG keys included.
+      record: further entries as JSON; `score` determines which checkpoint is the best.
 
     Raises:
-      OSError: if it cannot be written; checkpoints already there stay as they are.
+      OSError: if it cannot be written; existing checkpoints stay as they are.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(Path(folder), 7, {"theta": jnp.arange(3.0)}, {"score": 1.5})
     ...     found = newest(Path(folder), print)
-    >>> found.number, found.record["score"], found.leaves["theta"].tolist()
+    >>> found.number, found.record["score"], found.restore({"theta": jnp.zeros(3)})["theta"].tolist()
     (7, 1.5, [0.0, 1.0, 2.0])
     """
     leaves = {name: hosts.fetch(value) for name, value in _named(tree).items()}
@@ -91,7 +83,7 @@ def save(folder: Path, number: int, tree: Any, record: Mapping[str, Any]) -> Non
 
     def prepare() -> None:
         folder.mkdir(exist_ok=True)
-        for left in folder.glob(".writing-*"):  # by a process that was killed
+        for left in folder.glob(".writing-*"):  # left by a process that was killed
             _remove(left)
         temporary.mkdir()
         _reserve(temporary / "room", sum(array.nbytes for array in leaves.values()) + ROOM)
@@ -108,7 +100,7 @@ def save(folder: Path, number: int, tree: Any, record: Mapping[str, Any]) -> Non
         _sync(folder)
         _remove(aside)
 
-    def write() -> None:  # all of it by the first process: no other waits within it
+    def write() -> None:
         prepare()
         _write_leaves(temporary / "leaves", leaves)
         complete()
@@ -128,47 +120,39 @@ def _whole_record(leaves: Mapping[str, np.ndarray], record: Mapping[str, Any]) -
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A checkpoint's record, verified against its own hash, and the number against the folder's name.
-
-    Raises:
-      Damaged: if it is missing or not as it was written.
-    """
+    """The record of a checkpoint; raises Damaged unless it matches its hash and the folder's name."""
     try:
         record = read_json(path / "record.json")
         if record["record_sha256"] != _hash_of_record(record):
-            raise Damaged("its record is not as it was written")
+            raise Damaged("its record does not match its hash")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged("its record cannot be read") from error
     _require(record, {"format": int, "leaves": dict, "leaves_sha256": str})
     if record["format"] not in (1, FORMAT):
         raise Damaged(f"it has format {record['format']}, this version reads 1 and {FORMAT}")
-    number = record.get("number", record.get("update", int(path.name)))  # earlier versions wrote the update alone
+    number = record.get("number", record.get("update", int(path.name)))  # earlier versions wrote only `update`
     if number != int(path.name):
         raise Damaged(f"it was saved as number {number}")
     return record
 
 
 def read(path: Path) -> Checkpoint:
-    """A checkpoint, every byte of its arrays verified.
-
-    Raises:
-      Damaged: if anything is missing or not as it was written.
-    """
+    """A checkpoint; raises Damaged unless its arrays and record match their hashes."""
     record = read_record(path)
     if any(not (inside.is_file() or inside.is_dir()) for inside in path.rglob("*")):
-        raise Damaged("it holds more than files")  # opening a pipe would wait
+        raise Damaged("it holds something that is not a file")  # opening a pipe would block
     try:
         like = {name: (np.dtype(dtype), shape) for name, (dtype, shape) in record["leaves"].items()}
         leaves = (_read_leaves if record["format"] == FORMAT else _read_leaves_of_orbax)(path / "leaves", like)
-    except Exception as error:  # numpy, zipfile, orbax and tensorstore raise nearly anything on damaged files
+    except Exception as error:  # numpy, zipfile and orbax raise many types for damaged files
         raise Damaged("its arrays cannot be read") from error
     if _hash_of_leaves(leaves) != record["leaves_sha256"]:
-        raise Damaged("its arrays are not as they were written")
+        raise Damaged("its arrays do not match their hash")
     return Checkpoint(int(path.name), record, leaves)
 
 
 def paths(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, oldest first, unverified: folders whose names are numbers as `save` writes them."""
+    """Paths of the checkpoints in a folder, oldest first, not verified."""
     there = [p for p in folder.glob("[0-9]*") if re.fullmatch("[0-9]{8,10}", p.name) and p.is_dir()]
     named = [p for p in there if p.name == _name(int(p.name)) and int(p.name) <= LARGEST]
     return sorted(named, key=lambda p: int(p.name))
@@ -185,7 +169,6 @@ def _require(record: Mapping[str, Any], entries: Mapping[str, Any]) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Delete what has a name, whatever it is."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -193,36 +176,21 @@ def _remove(path: Path) -> None:
 
 
 def newest(folder: Path, say: Callable[[str], None], entries: Mapping[str, Any] | None = None) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are passed over, each with a line. None if none was written.
+    """The newest intact checkpoint; None if there are no checkpoints. Damaged ones are skipped with a warning.
 
-    Args:
-      folder: where checkpoints are kept.
-      say: takes the lines.
-      entries: what its record must hold, and the types; default anything.
-
-    Raises:
-      SettingError: if there are checkpoints, and all are damaged.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for number in (1, 2):
-    ...         save(Path(folder), number, {"theta": jnp.full(2, number)}, {})
-    ...     (Path(folder) / "00000002" / "record.json").write_text("torn")
-    ...     restored = newest(Path(folder), lambda line: None).restore({"theta": jnp.zeros(2, int)})
-    4
-    >>> restored["theta"].tolist()
-    [1, 1]
+    `entries` maps names of entries that the record must have to their types; `say` takes the warnings. Raises
+    SettingError if all checkpoints are damaged.
     """
     return _first_whole(folder, paths(folder)[::-1], say, entries or {})
 
 
 def best(folder: Path, say: Callable[[str], None], entries: Mapping[str, Any] | None = None) -> Checkpoint | None:
-    """The checkpoint of the highest score that is whole; otherwise like `newest`."""
+    """The intact checkpoint with the highest score; otherwise like `newest`."""
     return _first_whole(folder, sorted(paths(folder)[::-1], key=_score, reverse=True), say, entries or {})
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all checkpoints but the newest `keep` and the one with the highest score."""
+    """Delete all checkpoints except the newest `keep` and the one with the highest score."""
     there = paths(folder)
     highest = max(there[::-1], key=_score) if there else None
     for path in there[:-keep]:
@@ -231,7 +199,7 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def highest_score(folder: Path) -> float:
-    """The highest score of a folder's checkpoints; −∞ where none has one."""
+    """The highest score of the checkpoints in a folder; −∞ if none has one."""
     return max(map(_score, paths(folder)), default=float("-inf"))
 
 
@@ -259,7 +227,7 @@ def _score(path: Path) -> float:
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    """Leaves by name, such as state/params/policy/params/Dense_0/kernel."""
+    """Leaves by path, such as state/params/policy/params/Dense_0/kernel."""
     return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in jax.tree.leaves_with_path(tree)}
 
 
@@ -267,10 +235,10 @@ def _like(name: str, array: np.ndarray, like: Any) -> Any:
     here = jax.eval_shape(jax.random.key_data, like) if hosts.is_key(like) else like
     if (array.dtype, array.shape) != (here.dtype, here.shape):
         saved, now = (f"{a.dtype}{list(a.shape)}" for a in (array, here))
-        raise SettingError("checkpoint", name, f"was saved as {saved} and is now {now}: for other settings")
+        raise SettingError("checkpoint", name, f"was saved as {saved} but is {now} with these settings")
     if not isinstance(like, jax.Array):
         return array
-    # a copy in either case: its buffer will be donated
+    # a copy in either case, because its buffer will be donated
     copy = hosts.place(array, like.sharding) if like.committed else jnp.array(array)
     return jax.random.wrap_key_data(copy, impl=jax.random.key_impl(like)) if hosts.is_key(like) else copy
 
@@ -290,7 +258,7 @@ def _hash_of_record(record: Mapping[str, Any]) -> str:
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Find out whether the disk has room, in a way that fails cleanly."""
+    """Raise OSError if the disk has less room than `size`."""
     with path.open("wb", buffering=0) as file:
         while size > 0:
             size -= file.write(bytes(min(size, 1 << 20)))
@@ -299,14 +267,14 @@ def _reserve(path: Path, size: int) -> None:
 
 
 def _write_leaves(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
-    """The bytes of every array, in one file; its type, which a file of numpy's may not know, is in the record."""
+    """Write the bytes of all arrays to one file; types and shapes are in the record, since .npz has no bfloat16."""
     folder.mkdir()
     try:
         arrays: dict[str, Any] = {
             _PREFIX + name: np.ascontiguousarray(array).reshape(-1).view(np.uint8) for name, array in leaves.items()
         }
         np.savez(folder / ARRAYS, **arrays)
-    except ValueError as error:  # zipfile's own, while it closes what a full disk has cut
+    except ValueError as error:  # zipfile raises it when it closes a file on a full disk
         raise OSError("the arrays cannot be written") from error
 
 
@@ -316,7 +284,7 @@ def _read_leaves(folder: Path, like: Mapping[str, tuple[np.dtype, Any]]) -> dict
 
 
 def _read_leaves_of_orbax(folder: Path, like: Mapping[str, tuple[np.dtype, Any]]) -> dict[str, np.ndarray]:
-    """Those of earlier versions; together, if there are several processes. It refused empty arrays."""
+    """Arrays of format 1. All processes must call it. Empty arrays were not saved."""
     from orbax.checkpoint import v1 as ocp
 
     empty = {name: np.empty(shape, dtype) for name, (dtype, shape) in like.items()}
@@ -327,7 +295,7 @@ def _read_leaves_of_orbax(folder: Path, like: Mapping[str, tuple[np.dtype, Any]]
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without orbax's log of what is reported here in one line."""
+    """Suppress the log of orbax."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -337,7 +305,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _sync(path: Path) -> None:
-    """Force a file's, or a folder's, bytes to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

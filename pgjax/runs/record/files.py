@@ -1,4 +1,4 @@
-"""A run directory: claimed by one process at a time, and read back."""
+"""Run directories: creating, locking and loading them."""
 
 import fcntl
 import re
@@ -24,14 +24,13 @@ _MARKS = ("config.toml", "metrics.csv")
 
 
 def new_run_directory(settings: Settings) -> Path:
-    """Make the directory of a run, with its config.toml: `settings.out`, or the next free number under runs/.
+    """Create a run directory with its config.toml: `settings.out`, or runs/<environment>-<algorithm>-<number>.
 
-    Raises:
-      SettingError: if it already holds a run, or cannot be written.
+    Raises SettingError if it already holds a run or cannot be written.
     """
     try:
         path = _named(settings.out) if settings.out else _numbered(f"{settings.environment}-{settings.algorithm}")
-        # "x" claims it: of two runs started at once, one fails here
+        # mode "x": of two runs started at the same time, one fails here
         with (path / "config.toml").open("x", encoding="utf-8") as file:
             file.write(config_text(settings))
         return path
@@ -50,7 +49,7 @@ def _named(out: str) -> Path:
 
 
 def file_name(name: str) -> str:
-    """A name as part of a file's name on any system: what Windows or a shell may not take becomes a hyphen.
+    """A name as part of a file name on any system; characters that Windows or a shell may reject become hyphens.
 
     >>> file_name("FrozenLake-misc:map_name=8x8"), file_name("brax/ant")
     ('FrozenLake-misc-map_name=8x8', 'brax-ant')
@@ -72,15 +71,9 @@ def _numbered(stem: str) -> Path:
 
 @contextmanager
 def locked(path: Path, mark: str = "config.toml", field: str = "resume") -> Iterator[None]:
-    """Hold a run directory; the system lets go of it when the process ends, however it ends.
+    """Lock the file `mark` of a run directory; the system releases the lock when the process ends.
 
-    Args:
-      path: the directory.
-      mark: the file in it that is held.
-      field: the setting that named it.
-
-    Raises:
-      SettingError: if another process holds it, or it holds no run.
+    Raises SettingError about `field` if another process holds the lock, or the directory holds no run.
     """
     try:
         file = (path / mark).open("rb")
@@ -92,26 +85,18 @@ def locked(path: Path, mark: str = "config.toml", field: str = "resume") -> Iter
         except BlockingIOError as error:
             raise SettingError(field, str(path), "is being written by another process; stop that first") from error
         except OSError as error:
-            say(f"warning: {path} cannot be locked ({error.strerror}): see that no other process writes to it")
+            say(f"warning: {path} cannot be locked ({error.strerror}); make sure that no other process writes to it")
         yield
 
 
 def extend(path: Path, settings: Settings) -> None:
-    """Give a run a larger budget: it is no longer finished, and its config.toml says so. Hold its lock, and once more.
-
-    Raises:
-      OSError: if it cannot be written.
-    """
+    """Rewrite config.toml for a larger budget and mark the run as unfinished. Take the lock again afterwards."""
     unfinish(path)
     write_text(path / "config.toml", config_text(settings))
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a run has been carried to its end: the evaluation after training, of every seed, is written last.
-
-    >>> is_finished(Path("nowhere"))
-    False
-    """
+    """Whether a run has ended: evaluation.csv, which is written last, has the final row of every seed."""
     try:
         seeds = read_toml(path / "config.toml").get("seeds")
     except (OSError, ValueError):
@@ -123,38 +108,38 @@ def is_finished(path: Path) -> bool:
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """A small CSV file, complete or not there."""
+    """Write a CSV file atomically."""
     write_text(path, csv_text([columns, *rows]))
 
 
 class TrainedRun(NamedTuple):
-    """What a run was made of, and parameters that it has trained."""
+    """The setup of a run, and its trained parameters."""
 
     setup: Setup
     params: Params
 
     def __repr__(self) -> str:
-        """The environment, the method, and how many numbers there are."""
+        """Show the setup and the number of parameters."""
         numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
         return f"TrainedRun({self.setup!r}, {numbers:,} parameters)"
 
 
 def load_run(path: str | Path, *, seed: int | None = None, best: bool = False) -> TrainedRun:
-    """Read a run back, finished or not: what it was made of, and the parameters of one seed, or of all (axis 0).
+    """Load a run, finished or not: its setup, and the parameters of one seed, or of all seeds on axis 0.
 
-    It is `pgjax.load_run`, and so one acts as seed 3 does:
+    This is `pgjax.load_run`. To evaluate seed 3:
 
         setup, params = pgjax.load_run("runs/CartPole-v1-reinforce-1", seed=3)
         returns = pgjax.evaluate(setup.environment, setup.agent, params, jax.random.key(0), episodes=64, greedy=True)
 
     Args:
       path: the run directory.
-      seed: whose parameters; default all, in the order of `config.toml`'s seeds.
-      best: from the best checkpoint instead of the newest: by the mean greedy return where the run was evaluated while
-        it trained, else by the mean training return.
+      seed: the seed to load; default all, in the order of the seeds in config.toml.
+      best: load the best checkpoint instead of the newest: that of the highest greedy return (mean over seeds) if the
+        run was evaluated during training, else of the highest training return.
 
     Raises:
-      SettingError: if the directory holds no checkpoint that is whole, or the run has no such seed.
+      SettingError: if the directory holds no intact checkpoint, or the run has no such seed.
 
     >>> load_run("nowhere")
     Traceback (most recent call last):
@@ -167,7 +152,7 @@ def load_run(path: str | Path, *, seed: int | None = None, best: bool = False) -
     if checkpoint is None:
         raise SettingError("run", str(path), "holds no checkpoint")
     if "seeds" not in checkpoint.leaves:
-        raise SettingError("run", str(path), "holds checkpoints, but of no run")
+        raise SettingError("run", str(path), "holds checkpoints that are not of a training run")
     table = checkpoint.record["settings"]
     setup = build(settings_of_record(table, environment_of(settings_of_record(table))))
     keys = jax.random.split(jax.random.key(0), len(checkpoint.leaves["seeds"]))
@@ -184,9 +169,5 @@ def load_run(path: str | Path, *, seed: int | None = None, best: bool = False) -
 
 
 def _in_words(seeds: list[int]) -> str:
-    """Seeds, those in the middle left out where there are many.
-
-    >>> _in_words([0, 1]), _in_words(list(range(100, 200)))
-    ('0, 1', '100, 101, … 199')
-    """
+    """Seeds as text, at most three of them where there are many."""
     return ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]}, {seeds[1]}, … {seeds[-1]}"

@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and a terminal that hangs up as a wish to stop, granted where the work can be saved."""
+"""SIGINT, SIGTERM and SIGHUP as requests to stop at the next point where the run can be saved."""
 
 import os
 import signal
@@ -13,41 +13,37 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):
-    """A run ended early because it was asked to; `code` is what a shell expects: 128 + the signal's number."""
+    """A run that was stopped by a signal; `code` is the exit status, 128 + the signal's number."""
 
     def __init__(self, number: int, message: str):
-        """Say in one line what was saved and how to go on."""
+        """Make the message: what was saved and how to resume."""
         super().__init__(f"stopped by {signal.Signals(number).name}: {message}")
         self.code = 128 + number
 
 
 class StopRequest:
-    """Whether the user, or the machine's owner, has asked this process to stop."""
+    """Whether this process has received a signal to stop."""
 
     def __init__(self) -> None:
-        """Nobody has yet."""
+        """Start without a request."""
         self.number: int | None = None
 
     def __bool__(self) -> bool:
-        """True once a signal has arrived."""
+        """Whether a signal has arrived."""
         return self.number is not None
 
     def note(self, number: int) -> None:
-        """Remember the first signal."""
+        """Record the first signal."""
         self.number = number if self.number is None else self.number
 
     def agree(self) -> bool:
-        """Whether one of the processes has been asked to stop, so that all do; together, if there are several."""
+        """Whether any process has received a signal. All processes of a distributed run must call it."""
         agreed = hosts.highest(self.number or 0)
         self.number = agreed or None
         return agreed > 0
 
     def check(self, message: str) -> None:
-        """Stop here if asked to; together, if there are several processes.
-
-        Raises:
-          Stopped: carrying the message.
-        """
+        """Raise Stopped if any process has received a signal. All processes of a distributed run must call it."""
         self.agree()
         if self.number is not None:
             raise Stopped(self.number, message)
@@ -55,15 +51,13 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Note these signals instead of dying of them; a second Ctrl-C ends the process at once.
+    """Record SIGINT, SIGTERM and SIGHUP instead of ending the process; a second Ctrl-C ends it at once.
 
-    What was ignored before stays so, as SIGHUP under nohup.
-
-    The main thread notes them as soon as it runs Python; and a thread reads them from a socket that the interpreter
-    writes to at once, so that the second Ctrl-C works even in the middle of a long compilation.
+    Signals that were ignored before, such as SIGHUP under nohup, stay ignored. A thread reads signals from a socket
+    (`signal.set_wakeup_fd`), so that a second Ctrl-C works even during a long compilation.
     """
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():  # Python lets only that one handle signals
+    if threading.current_thread() is not threading.main_thread():  # only that thread may set signal handlers
         yield request
         return
     reader, writer = socket.socketpair()

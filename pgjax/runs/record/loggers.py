@@ -1,4 +1,4 @@
-"""Where metrics go besides metrics.csv: TensorBoard, Weights & Biases, trackio, packages of the extra `log`."""
+"""Loggers besides metrics.csv: TensorBoard, Weights & Biases and trackio, from the extra `log`."""
 
 import contextlib
 import io
@@ -14,22 +14,22 @@ from pgjax.types import SettingError
 
 
 class Logger(Protocol):
-    """Takes what every chunk of updates brings."""
+    """Receives the metrics of every chunk of updates."""
 
     def write(self, seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> None:
-        """Log metrics by name [R, updates] of the runs with these seeds [R]; only where `active`."""
+        """Log metrics by name, [R, updates], of the runs with these seeds, [R], where `active`."""
         ...
 
     def close(self) -> None:
-        """Hand over what is still held back."""
+        """Write buffered data and close."""
         ...
 
 
 class TensorBoard:
-    """A TensorBoard run for every seed, under `path`/tensorboard; the horizontal axis is the update."""
+    """Logs each seed as a TensorBoard run in `path`/tensorboard; the horizontal axis is the update."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any], update: int):
-        """Go on from `update`: what an earlier process logged beyond it is dropped."""
+        """Continue from `update`: later entries of an earlier process are dropped."""
         package = import_module(PACKAGES["tensorboard"])
         self._new = lambda seed: package.SummaryWriter(
             str(path / "tensorboard" / f"seed_{seed}"), purge_step=update + 1
@@ -53,21 +53,20 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """One run of project pgjax at wandb: metrics as seed_3/return_mean and so on.
+    """Logs to one run of the wandb project pgjax, with metrics such as seed_3/return_mean.
 
-    Its id is unique and stays in the run directory (`wandb-id`), so that a resumed run goes on there, and runs of the
-    same name in other directories are other ones.
+    The run's unique id is kept in the run directory (`wandb-id`), so that a resumed run continues it.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], update: int):
-        """Begin the run, or take up the one of this directory; wandb itself ignores updates it already has."""
+        """Start the run, or continue the one of this directory; wandb ignores updates that it already has."""
         wandb = import_module(PACKAGES["wandb"])
         name = path.absolute().name
         given = {"id": own_id(path / "wandb-id"), "resume": "allow"}
         self._run = wandb.init(project="pgjax", name=name, config=dict(settings), dir=path, **given)
 
     def write(self, seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> None:
-        """Log every metric of every seed, an update at a time."""
+        """Log every metric of every seed, one update at a time."""
         for update, values in by_update(seeds, metrics).items():
             self._run.log(values, step=update)
 
@@ -77,22 +76,22 @@ class WeightsAndBiases:
 
 
 class Trackio:
-    """One run of project pgjax in trackio's folder: metrics as seed_3/return_mean and so on; `trackio show` draws them.
+    """Logs to one run of the trackio project pgjax, with metrics such as seed_3/return_mean; `trackio show` plots them.
 
-    trackio knows a run by its name: that of the directory, and the beginning of the id kept there (`trackio-id`). What
-    was logged beyond the checkpoint that a killed run goes on from is logged again, with the same values.
+    The run's name is that of the directory and the start of an id kept there (`trackio-id`). After a crash, updates
+    beyond the last checkpoint are logged again, with the same values.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], update: int):
-        """Begin the run, or take up the one of this directory."""
+        """Start the run, or continue the one of this directory."""
         self._package = import_module(PACKAGES["trackio"])
         name = f"{path.absolute().name}-{own_id(path / 'trackio-id')[:8]}"
         words = {name: list(x) if isinstance(x, tuple) else x for name, x in settings.items()}
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints where to look
+        with contextlib.redirect_stdout(io.StringIO()):  # trackio prints how to open its dashboard
             self._run = self._package.init(project="pgjax", name=name, config=words, resume="allow", auto_log_gpu=False)
 
     def write(self, seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> None:
-        """Log every metric of every seed, an update at a time."""
+        """Log every metric of every seed, one update at a time."""
         for update, values in by_update(seeds, metrics).items():
             self._run.log(values, step=update)
 
@@ -111,33 +110,24 @@ PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio
 
 
 def check_installed(names: Iterable[str]) -> None:
-    """Refuse loggers whose package is not there.
-
-    Raises:
-      SettingError: naming the first, and how to install it.
-    """
+    """Reject loggers whose package is not installed, with the command that installs it."""
     for name in names:
         try:
             import_module(PACKAGES[name])
-        except Exception as error:  # such as RuntimeError, where there is no home directory
+        except Exception as error:  # e.g. RuntimeError without a home directory
             reason = f'needs the package {PACKAGES[name]}: pip install -e ".[log]", or leave it out'
             raise SettingError("log", name, reason) from error
 
 
 def own_id(file: Path) -> str:
-    """The unique id that stands in a file, which is written if there is none."""
+    """The unique id in a file, which is created if missing."""
     if not file.exists():
         file.write_text(uuid.uuid4().hex, encoding="utf-8")
     return file.read_text(encoding="utf-8")
 
 
 def by_update(seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> dict[int, dict[str, float]]:
-    """The numbers of all runs by update, in order.
-
-    >>> grid = {"update": np.array([[1], [1]]), "active": np.full((2, 1), True), "kl": np.array([[0.5], [np.nan]])}
-    >>> by_update(np.array([3, 4]), grid)
-    {1: {'seed_3/kl': 0.5}}
-    """
+    """Update -> metrics of all seeds, such as {1: {"seed_3/kl": 0.5}}, in the order of updates; NaN is left out."""
     together: dict[int, dict[str, float]] = {}
     for seed, row in zip(seeds.tolist(), _rows(metrics), strict=True):
         for update, values in row:
@@ -146,7 +136,7 @@ def by_update(seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> dict[int,
 
 
 def _rows(metrics: Mapping[str, np.ndarray]) -> list[list[tuple[int, dict[str, float]]]]:
-    """For every run, (update, name -> number) of the updates it made; what has no number yet is left out."""
+    """For every run, (update, name -> number) of its active updates; NaN is left out."""
     names = set(metrics) - {"active", "update"}
     return [
         [

@@ -1,4 +1,4 @@
-"""metrics.csv and timing.csv: tables that grow while a run goes on, and survive its being killed."""
+"""metrics.csv and timing.csv: tables that are appended to during a run and survive a crash."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,21 +10,17 @@ from pgjax.runs.record.attempts import say
 from pgjax.runs.record.texts import COUNTS, csv_text, numbers, read_bytes, write_bytes
 
 FIRST_COLUMNS = ("update", "env_steps", "seed", "return_mean", "episodes")
-_LARGEST = 10**6  # cells of a table whose rows do not fill it
+_LARGEST = 10**6  # seeds × updates, if most of these rows are missing
 
 
 class GrowingFile:
-    """A text file that only grows. What lies beyond its known good length is cut; what could not be written is kept.
+    """A text file that is appended to. Bytes beyond its known length are cut; text that could not be written is kept.
 
-    It is opened anew for each piece: so a folder that was removed is noticed.
+    The file is opened for each append, so that a deleted folder is noticed.
     """
 
     def __init__(self, path: Path, length: int = 0):
-        """Take up `path` at `length` bytes, or after its last whole line if it is shorter; 0 begins it anew.
-
-        Raises:
-          OSError: if it cannot be written.
-        """
+        """Continue `path` at `length` bytes, or after its last complete line if it is shorter; 0 empties the file."""
         there = path.read_bytes() if length and path.exists() else b""
         self.path, self._pending = path, b""
         self.length = length if len(there) >= length else there.rfind(b"\n") + 1
@@ -32,11 +28,7 @@ class GrowingFile:
             path.write_bytes(b"")
 
     def append(self, text: str) -> None:
-        """Write text behind the good part, and what an earlier failure left over before it.
-
-        Raises:
-          OSError: if that fails; the text is kept for the next time.
-        """
+        """Append text, after text that an earlier call failed to write. On OSError it is kept for the next call."""
         self._pending += text.encode()
         with self.path.open("r+b") as file:
             file.seek(self.length)
@@ -47,28 +39,24 @@ class GrowingFile:
         self._pending = b""
 
     def sync(self) -> None:
-        """Force it to the disk.
-
-        Raises:
-          OSError: if that fails, or something is still to be written.
-        """
+        """Flush the file to disk; raises OSError if it cannot be written."""
         self.append("")
         with self.path.open("rb") as file:
             os.fsync(file.fileno())
 
 
 class MetricsFile:
-    """metrics.csv, a row per update and seed, written as chunks arrive."""
+    """metrics.csv: a row per update and seed, appended chunk by chunk."""
 
     def __init__(self, path: Path, length: int = 0):
-        """Begin `path`, or take it up at `length` bytes."""
+        """Start `path`, or continue it at `length` bytes."""
         self.file = GrowingFile(path, length)
         self._columns: list[str] = []
         if self.file.length:
             self._columns = numbers(read_bytes(path), FIRST_COLUMNS).header
 
     def write(self, seeds: np.ndarray, metrics: Mapping[str, np.ndarray]) -> None:
-        """Append a chunk: metrics by name [R, updates]; rows of runs already done are left out."""
+        """Append a chunk: metrics by name, [R, updates]; only active entries are written."""
         rows = []
         if not self._columns:
             rest = sorted(set(metrics) - set(FIRST_COLUMNS) - {"active"})
@@ -83,22 +71,19 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:
-    """Metrics by name, [seeds, updates], as training gave them; `active` is False where a run was already done.
+    """Metrics by name, [seeds, updates]; `active` is False after the last update of a seed.
 
-    A line that a kill has torn, or that is damaged otherwise, is left out.
-
-    Raises:
-      OSError: if there is no such file, or it is no such table.
+    Incomplete and damaged lines are skipped. Raises OSError if the file is not a table of updates.
     """
     header, rows, _, _ = numbers(read_bytes(path), FIRST_COLUMNS)
     if not header:
-        raise OSError("it is no table of updates")
+        raise OSError("it is not a table of updates")
     column = dict(zip(header, rows.T, strict=True))
     seeds, runs = np.unique(column["seed"], return_inverse=True)
     updates = column["update"].astype(int) - 1
     shape = len(seeds), int(updates.max(initial=-1)) + 1
     if updates.min(initial=0) < 0 or shape[0] * shape[1] > max(_LARGEST, 4 * len(rows)):
-        raise OSError("it is no table of updates: it lacks most of them")
+        raise OSError("it is not a table of updates: most rows are missing")
     active = np.zeros(shape, bool)
     active[runs, updates] = True
     metrics: dict[str, np.ndarray] = {"active": active}
@@ -111,31 +96,25 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
 
 
 def mended(path: Path, length: int, first: Sequence[str]) -> int:
-    """The length at which a table goes on that had `length` bytes; what is damaged in it is left out, and told.
+    """Drop damaged lines from the first `length` bytes of a CSV file with first columns `first`; its new length.
 
-    Args:
-      path: a CSV file of numbers.
-      length: how long it was when the rest was saved.
-      first: names of its first columns.
-
-    Raises:
-      OSError: if it cannot be read, or not be mended.
+    Prints warnings, and raises OSError if the file cannot be read or rewritten.
     """
     if length <= 0:
         return 0
     there = read_bytes(path) if path.exists() else b""
     if len(there) < length:
-        say(f"warning: {path} has lost its end: {len(there)} bytes of {length} are left")
+        say(f"warning: {path} is truncated: {len(there)} of {length} bytes are left")
     kept = there[: length if len(there) >= length else there.rfind(b"\n") + 1]
     _, _, good, bad = numbers(kept, first)
     if bad:
-        say(f"warning: {path} is damaged: {bad} of its {bad + len(good)} lines cannot be read, and are left out")
+        say(f"warning: {path} is damaged: {bad} of its {bad + len(good)} lines cannot be read and are dropped")
         kept = b"".join(good)
         write_bytes(path, kept)
     return len(kept)
 
 
 def _carried(table: np.ndarray, active: np.ndarray) -> np.ndarray:
-    """The last value of each run where it was already done."""
+    """Repeat the last active value of each run after its last update."""
     last = np.maximum.accumulate(np.where(active, np.arange(table.shape[1]), 0), axis=1)
     return np.nan_to_num(np.take_along_axis(table, last, axis=1))

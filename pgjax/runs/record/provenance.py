@@ -1,4 +1,4 @@
-"""What the bits of a run depend on, besides its settings."""
+"""Versions, devices and processor on which the exact bits of a run depend, besides its settings."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 
 PACKAGES = ("pgjax", "jax", "jaxlib", "flax", "optax", "gymnax")
-WHERE_USED = {  # optional: a module, once imported, and the package it comes from; numbers of physics depend on several
+OPTIONAL_PACKAGES = {  # imported module -> package that provides it
     "brax": "brax",
     "mujoco": "mujoco",
     "mujoco.mjx": "mujoco-mjx",
@@ -28,12 +28,8 @@ WHERE_USED = {  # optional: a module, once imported, and the package it comes fr
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of everything that computes.
-
-    >>> list(versions())[:6]
-    ['pgjax', 'jax', 'jaxlib', 'flax', 'optax', 'gymnax']
-    """
-    used = (package for module, package in WHERE_USED.items() if module in sys.modules)
+    """Installed versions of the packages that the results depend on; optional ones only if imported."""
+    used = (package for module, package in OPTIONAL_PACKAGES.items() if module in sys.modules)
     return {name: version(name) for name in (*PACKAGES, *used)}
 
 
@@ -41,28 +37,24 @@ PACKAGE = Path(__file__).resolve().parents[2]
 
 
 def commit(package: Path = PACKAGE) -> str:
-    """The commit of the clone that pgjax is imported from, `+` behind it where its files have changed; else empty."""
+    """The git commit of the clone that contains pgjax, with "+" if files have changed; empty without a clone."""
 
     def git(*words: str) -> str:
-        # Without --no-optional-locks `status` locks the repository, for good if it is ended for taking too long.
+        # Without --no-optional-locks, a `status` that is killed at the timeout would leave the repository locked.
         command = ["git", "--no-optional-locks", "-C", str(package), *words]
         found = subprocess.run(command, capture_output=True, check=True, timeout=10)
         return os.fsdecode(found.stdout).strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != package.parent:
-            return ""  # installed, in an environment inside somebody's own repository
+            return ""  # installed in a virtual environment inside another repository
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", str(package)) else "")
     except (OSError, subprocess.SubprocessError):
         return ""
 
 
 def provenance(mesh: Mesh) -> dict[str, str]:
-    """Versions, thread pool, devices, processes and processor: with these and the settings equal, so are the bits.
-
-    Args:
-      mesh: the devices that the runs are spread over.
-    """
+    """Versions, threads, mesh, processes and processor; if these and the settings are equal, results are identical."""
     return versions() | {
         "threads": os.environ.get("NPROC", str(os.cpu_count())),
         "devices": " × ".join([*(f"{n} {axis}" for axis, n in mesh.shape.items()), mesh.devices.flat[0].device_kind]),
@@ -72,7 +64,7 @@ def provenance(mesh: Mesh) -> dict[str, str]:
 
 
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What has changed, in words; empty when nothing has.
+    """What has changed between two provenances as text; empty if nothing has.
 
     >>> differences({"jax": "0.10.1", "threads": "4"}, {"jax": "0.10.2", "threads": "4"})
     'jax 0.10.1, now 0.10.2'
@@ -83,12 +75,12 @@ def differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 @cache
 def processor() -> str:
-    """The processor's model and a hash of its features: compiled code uses the instructions it has."""
+    """Model of the processor and a hash of its features, which determine the instructions of compiled programs."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    facts = dict(line.split(":", 1) for line in lines if ":" in line)  # all cores are alike
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)  # of the last core; cores are assumed equal
     known = {name.strip(): value.strip() for name, value in facts.items()}
     features = known.get("flags", known.get("Features", ""))
     return f"{known.get('model name', platform.machine())} {hashlib.sha256(features.encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""Text files, as they may be after anything has happened to them: nothing is believed, nothing waits, all is UTF-8."""
+"""Robust reading and atomic writing of text files in UTF-8: CSV, TOML and JSON."""
 
 import csv
 import errno
@@ -15,43 +15,26 @@ import numpy as np
 
 
 def read_bytes(path: Path) -> bytes:
-    """A regular file's bytes: neither a pipe, which may keep one waiting, nor a device, which may never end.
-
-    Raises:
-      OSError: if it is none, or cannot be read.
-    """
+    """The bytes of a regular file; raises OSError for unreadable files, pipes and devices, which could block."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with open(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         return file.read()
 
 
 def read_text(path: Path) -> str:
-    """A regular file's text.
-
-    Raises:
-      OSError: as `read_bytes`.
-      ValueError: for bytes that are no UTF-8.
-    """
-    return read_bytes(path).decode("utf-8-sig")  # some editors begin a file with a mark
+    """The text of a regular file; raises OSError as `read_bytes`, and ValueError for invalid UTF-8."""
+    return read_bytes(path).decode("utf-8-sig")  # some editors write a byte order mark
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file at once or not at all.
-
-    Raises:
-      OSError: if it cannot be written.
-    """
+    """Write a text file atomically; raises OSError if that fails."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file at once or not at all.
-
-    Raises:
-      OSError: if it cannot be written.
-    """
+    """Write a file atomically; raises OSError if that fails."""
     if path.exists() and not path.is_file():  # such as /dev/stdout
         path.write_bytes(content)
         return
@@ -61,22 +44,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file.
-
-    Raises:
-      OSError: as `read_bytes`.
-      ValueError: if it is none.
-    """
+    """Read a TOML file; raises OSError as `read_bytes`, and ValueError for invalid TOML."""
     return _parsed(path, tomllib.loads)
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file.
-
-    Raises:
-      OSError: as `read_bytes`.
-      ValueError: if it is none.
-    """
+    """Read a JSON file; raises OSError as `read_bytes`, and ValueError for invalid JSON."""
     return _parsed(path, json.loads)
 
 
@@ -84,11 +57,11 @@ def _parsed(path: Path, loads: Callable[[str], Any]) -> Any:
     try:
         return loads(read_text(path))
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as CSV, numbers short, empty where there is none.
+    """Rows as CSV text; floats have 7 digits, and NaN is an empty cell.
 
     >>> csv_text([["update", "loss"], [3, float("nan")], [4, 0.25]])
     'update,loss\\n3,\\n4,0.25\\n'
@@ -99,21 +72,13 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
 
 
 def _cell(x: Any) -> Any:
-    """A number as short text; empty where there is none."""
     if isinstance(x, (np.floating, float)):
         return "" if np.isnan(x) else f"{x:.7g}"
     return x
 
 
 class Numbers(NamedTuple):
-    """A table of numbers as a file has it: NaN where a cell is empty.
-
-    Attributes:
-      header: names of the columns.
-      rows: [rows, columns].
-      good: the lines that are the header, and rows.
-      bad: how many other lines there are, a torn one at the end among them.
-    """
+    """A table from a CSV file: column names, numbers [rows, columns], valid lines, and number of other lines."""
 
     header: list[str]
     rows: np.ndarray
@@ -122,15 +87,13 @@ class Numbers(NamedTuple):
 
 
 def numbers(content: bytes, first: Sequence[str]) -> Numbers:
-    """The rows of a CSV file that are whole; none where its header does not begin with the columns `first`.
+    """Parse the valid rows of a CSV file; empty if its header does not begin with the columns `first`.
 
-    Args:
-      content: of the file.
-      first: names of its first columns, of which those in COUNTS hold whole numbers from 0.
+    Columns of `first` that are in COUNTS must be whole numbers from 0.
 
-    >>> found = numbers(b"seed,loss\\n0,1.5\\n1,\\n2,\\xff\\n0,1,1\\n3,2", ["seed"])
-    >>> found.header, found.rows.tolist(), found.good, found.bad
-    (['seed', 'loss'], [[0.0, 1.5], [1.0, nan]], [b'seed,loss\\n', b'0,1.5\\n', b'1,\\n'], 3)
+    >>> table = numbers(b"seed,loss\\n0,1.5\\n1,\\n2,\\xff\\n", ["seed"])
+    >>> table.header, table.rows.tolist(), table.bad
+    (['seed', 'loss'], [[0.0, 1.5], [1.0, nan]], 1)
     """
     top, *lines = content.removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True) or [b""]
     header = _header(top, first)
@@ -147,11 +110,11 @@ def numbers(content: bytes, first: Sequence[str]) -> Numbers:
 
 
 COUNTS = ("update", "env_steps", "seed", "episodes")
-"""Columns of whole numbers from 0 that 32 bits hold."""
+"""Columns of whole numbers from 0 to 2³¹ − 1."""
 
 
 def _header(line: bytes, first: Sequence[str]) -> list[str]:
-    """The names in a table's first line; empty if it is none."""
+    """Names in the header line of a table; empty if it is invalid."""
     try:
         (names,) = csv.reader([line.decode()])
     except (ValueError, csv.Error):
@@ -161,7 +124,7 @@ def _header(line: bytes, first: Sequence[str]) -> list[str]:
 
 
 def _row(line: bytes, columns: int, counts: Sequence[int]) -> list[float] | None:
-    """A line's numbers; None if it is no whole row."""
+    """Numbers in a line; None if it is not a complete row."""
     cells = line.split(b",")
     if len(cells) != columns or not line.endswith(b"\n"):
         return None

@@ -1,6 +1,6 @@
-"""What is asked of a run: flags, files, defaults, and whether they go together.
+"""Settings of a run: command-line flags, TOML files, defaults and their checks.
 
-A flag is parsed in `command_line`, compared with its field's type and range in `checks`, with the method and the other
-flags in `build`, and refused in `idle` where it would do nothing. What Python users can get wrong too is checked
-further down: `pgjax.config`, `pgjax.methods.hyperparameters`, `pgjax.training.checks`.
+`command_line` parses flags, `checks` tests types and ranges, `build` checks combinations with the method, and `idle`
+rejects settings that would do nothing. Checks that Python callers need too are in `pgjax.config`,
+`pgjax.methods.hyperparameters` and `pgjax.training.checks`.
 """

@@ -1,4 +1,4 @@
-"""Processes that train together agree on everything that decides the numbers, or none of them begins."""
+"""A check that all processes of a distributed run use the same settings, versions, source and options."""
 
 import hashlib
 import json
@@ -11,73 +11,64 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax._src import distributed  # no public name says where the processes' common table of texts is
+from jax._src import distributed  # the key-value store of the processes has no public name
 
-from pgjax.runs.record.provenance import PACKAGE, PACKAGES, WHERE_USED, processor
-from pgjax.runs.settings.config_file import OF_THE_PROCESS
+from pgjax.runs.record.provenance import OPTIONAL_PACKAGES, PACKAGE, PACKAGES, processor
+from pgjax.runs.settings.config_file import PROCESS_SETTINGS
 from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
 
-_OF_ONE = ("dir", "path", "log", "dump", "cache", "trace", "profiler", "host", "address", "process", "devices")
-"""Parts of names of jax's options that say where a process runs, or what it tells."""
+_LOCAL_OPTIONS = ("dir", "path", "log", "dump", "cache", "trace", "profiler", "host", "address", "process", "devices")
+"""Substrings of the names of JAX options that may differ between processes: paths, logs, addresses, devices."""
 
 
 def check_agreement(settings: Settings, timeout: int) -> None:
-    """Compare with the other processes, together; call after they have joined and before the first array is made.
+    """Compare this process with process 0. Call it in all processes after they have joined, before the first array.
 
-    Args:
-      settings: this process's.
-      timeout: seconds to wait for the others.
-
-    Raises:
-      SettingError: in all of them, where one differs from the first: naming the first thing that differs.
+    Raises SettingError in every process, naming the first difference, or if a process does not report in time.
     """
     state = distributed.global_state  # jax.process_count() would start the devices
-    table, me, count = state.client, state.process_id, state.num_processes or 1
-    if table is None or count == 1:
+    store, rank, count = state.client, state.process_id, state.num_processes or 1
+    if store is None or count == 1:
         return
-    mine = facts(settings)
+    local = facts(settings)
     try:
-        table.key_value_set(f"pgjax/facts/{me}", json.dumps(mine))
-        if me == 0:
+        store.key_value_set(f"pgjax/facts/{rank}", json.dumps(local))
+        if rank == 0:
             found = None
             for other in range(1, count):
-                theirs = json.loads(table.blocking_key_value_get(f"pgjax/facts/{other}", timeout * 1000))
-                found = found or difference(mine, theirs, other)
-            table.key_value_set("pgjax/difference", json.dumps(found))
-        found = json.loads(table.blocking_key_value_get("pgjax/difference", timeout * 1000))
+                remote = json.loads(store.blocking_key_value_get(f"pgjax/facts/{other}", timeout * 1000))
+                found = found or difference(local, remote, other)
+            store.key_value_set("pgjax/difference", json.dumps(found))
+        found = json.loads(store.blocking_key_value_get("pgjax/difference", timeout * 1000))
     except RuntimeError as error:
-        reason = f"did not all say within {timeout} s what they run with; are they of one version?"
+        reason = f"did not all report their settings within {timeout} s; check that all use the same version of pgjax"
         raise SettingError("processes", count, reason) from error
     if found is not None:
         raise SettingError(*found)
 
 
 def difference(first: Mapping[str, str], other: Mapping[str, str], number: int) -> tuple[str, str, str] | None:
-    """The first thing in which a process differs from the first one, as a SettingError takes it; None for none.
+    """The first difference between a process and process 0, as the arguments of a SettingError; None if there is none.
 
     >>> difference({"seeds": "2", "jax": "0.10.1"}, {"seeds": "2", "jax": "0.10.2"}, 3)
-    ('jax', '0.10.2', 'in process 3, but 0.10.1 in process 0: all must run with the same')
+    ('jax', '0.10.2', 'in process 3 differs from 0.10.1 in process 0; all must be the same')
     """
     for name in {**first, **other}:
-        here, there = first.get(name) or "nothing", other.get(name) or "nothing"
+        here, there = first.get(name) or "nothing", other.get(name) or "nothing"  # an empty value or a missing one
         if here != there:
-            return name, there, f"in process {number}, but {here} in process 0: all must run with the same"
+            return name, there, f"in process {number} differs from {here} in process 0; all must be the same"
     return None
 
 
 def facts(settings: Settings) -> dict[str, str]:
-    """What decides the numbers of a run, by name: settings, versions, the source of pgjax, options, the machine.
-
-    >>> facts(Settings(seeds=3))["seeds"], facts(Settings())["pgjax"]
-    ('3', '0.1.0')
-    """
-    given = {name: value for name, value in asdict(settings).items() if name not in (*OF_THE_PROCESS, "imports")}
-    asked = {name: "the method's" if value is None else str(value) for name, value in given.items()}
-    asked |= {"resume": "a run" if settings.resume else "no run", "imports": _module(settings.imports)}
-    installed = {name: _version(name) for name in (*PACKAGES, "numpy", *dict.fromkeys(WHERE_USED.values()))}
+    """Everything that determines the results of a run, by name: settings, versions, source, options and processor."""
+    shared = {name: value for name, value in asdict(settings).items() if name not in (*PROCESS_SETTINGS, "imports")}
+    given = {name: "the method's" if value is None else str(value) for name, value in shared.items()}
+    given |= {"resume": "a run" if settings.resume else "no run", "imports": _module_id(settings.imports)}
+    installed = {name: _version(name) for name in (*PACKAGES, "numpy", *dict.fromkeys(OPTIONAL_PACKAGES.values()))}
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "dump" not in flag]
-    around = {
+    platform_facts = {
         "python": platform.python_version(),
         "source of pgjax": _source(PACKAGE),
         "XLA_FLAGS": " ".join(sorted(flags)),
@@ -85,15 +76,15 @@ def facts(settings: Settings) -> dict[str, str]:
         "NPROC": os.environ.get("NPROC", str(os.cpu_count())),
         "processor": processor(),
     }
-    return asked | installed | around | _options(jax.config.values)
+    return given | installed | platform_facts | _options(jax.config.values)
 
 
 def _options(values: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(x) for name, x in sorted(values.items()) if not any(part in name for part in _OF_ONE)}
+    return {name: str(x) for name, x in sorted(values.items()) if not any(part in name for part in _LOCAL_OPTIONS)}
 
 
-def _module(name: str) -> str:
-    """A module of somebody's own: its name, or a hash of its file, which may lie elsewhere."""
+def _module_id(name: str) -> str:
+    """Return a module's name, or a hash of its file, whose path may differ between processes."""
     return _hash([Path(name)]) if name.endswith(".py") and Path(name).is_file() else name
 
 

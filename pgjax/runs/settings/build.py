@@ -1,4 +1,4 @@
-"""What a training run is made of, built from its settings; and the settings with all that was left to the method."""
+"""Builds the environment, agent, algorithm and trainer of a run from its settings, and fills in method defaults."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -21,17 +21,17 @@ from pgjax.runs.settings import idle
 from pgjax.runs.settings.checks import check_values, known
 from pgjax.runs.settings.environment import environment_of
 from pgjax.runs.settings.flags import Settings
-from pgjax.runs.settings.parameters import NOT_ASKED
+from pgjax.runs.settings.parameters import METHOD_FIELDS
 from pgjax.training.checks import check, steps_per_update
 from pgjax.training.update import make_trainer
 from pgjax.types import Agent, Algorithm, Environment, SettingError, Trainer
 
-OF_THE_AGENT = {"initial_log_std": signature(make_agent).parameters["initial_log_std"].default}
-"""What is left to `make_agent`."""
+AGENT_SETTINGS = {"initial_log_std": signature(make_agent).parameters["initial_log_std"].default}
+"""Settings whose defaults are those of `make_agent`."""
 
 
 class Setup(NamedTuple):
-    """What a run is made of."""
+    """The environment, agent, algorithm and trainer of a run."""
 
     environment: Environment
     agent: Agent
@@ -39,22 +39,19 @@ class Setup(NamedTuple):
     trainer: Trainer
 
     def __repr__(self) -> str:
-        """The environment and the method."""
+        """Show the environment and the method."""
         return f"Setup({self.environment.name}, {self.algorithm!r})"
 
 
 def build(settings: Settings) -> Setup:
-    """Make everything a run needs; nothing compiles before all settings are checked.
+    """Check all settings and build the environment, agent, algorithm and trainer. Nothing is compiled.
 
     Raises:
-      SettingError: naming the first setting that cannot work or would do nothing, its value and why.
+      SettingError: for the first setting that is invalid or would do nothing; it names the value and the reason.
 
     >>> build(Settings(discount=1.5))
     Traceback (most recent call last):
     pgjax.types.SettingError: discount: 1.5 must lie in [0, 1]
-    >>> build(Settings(algorithm="reinforce", num_steps=64))
-    Traceback (most recent call last):
-    pgjax.types.SettingError: num_steps: 64 does nothing: reinforce works on whole episodes; leave it out
     """
     check_values(settings)
     recipe = recipe_of(settings)
@@ -68,15 +65,11 @@ def build(settings: Settings) -> Setup:
 
 
 def agent_of(settings: Settings, environment: Environment, critic: str) -> Agent:
-    """The agent that settings ask for, with this critic; its statistics of observations where they ask for them.
-
-    >>> agent_of(Settings(memory="gru"), environment_of(Settings()), critic="none")
-    Agent(critic='none', memory)
-    """
+    """The agent of some settings with this kind of critic, with normalised observations if the settings say so."""
     own_std = {} if settings.initial_log_std is None else {"initial_log_std": settings.initial_log_std}
     agent = make_agent(
         environment,
-        policy=settings.policy,  # type: ignore[arg-type]  (checked there)
+        policy=settings.policy,  # type: ignore[arg-type]  (make_agent checks the name)
         network=settings.network,  # type: ignore[arg-type]
         hidden=settings.hidden,
         critic=critic,  # type: ignore[arg-type]
@@ -91,26 +84,19 @@ def agent_of(settings: Settings, environment: Environment, critic: str) -> Agent
 
 
 def acting_agent_of(settings: Settings, environment: Environment) -> Agent:
-    """The agent that settings ask for, its critic left out: all that acting needs.
-
-    >>> acting_agent_of(Settings(algorithm="ppo", separate_memory=True, memory="gru"), environment_of(Settings()))
-    Agent(critic='none', memory)
-    """
+    """The agent of some settings without its critic, which is enough for acting."""
     return agent_of(replace(settings, shared=False, separate_memory=False), environment, "none")
 
 
 def resolve(settings: Settings) -> Settings:
-    """Fill in what was left to the method, where it does something.
-
-    Raises:
-      SettingError: for an unknown method, or a setting that it does not have.
+    """Replace settings that are None by the method's values, where they have an effect.
 
     >>> resolve(Settings(algorithm="first_order")).epochs
     4
     """
     recipe = recipe_of(settings)
     parameters = signature(ALGORITHMS[settings.algorithm]).parameters
-    own = OF_THE_AGENT | {name: p.default for name, p in parameters.items()} | hyperparameters(recipe.algorithm)
+    own = AGENT_SETTINGS | {name: p.default for name, p in parameters.items()} | hyperparameters(recipe.algorithm)
     own |= vars(recipe.config)
     empty = {f.name for f in fields(settings) if getattr(settings, f.name) is None}
     filled = replace(settings, **{name: own[name] for name in empty & set(own)})
@@ -118,29 +104,28 @@ def resolve(settings: Settings) -> Settings:
 
 
 def recipe_of(settings: Settings) -> Recipe:
-    """The method with the numbers, static settings, optimiser and schedules that the settings ask for.
+    """The method with the hyperparameters, static settings, optimiser and schedules of some settings.
 
-    Raises:
-      SettingError: for an unknown method, or a setting that it does not have.
+    Raises SettingError for an unknown method, or a setting that the method does not have.
     """
     known("algorithm", settings.algorithm, ALGORITHMS)
     given = {f.name: getattr(settings, f.name) for f in fields(settings) if getattr(settings, f.name) is not None}
     arguments = signature(ALGORITHMS[settings.algorithm]).parameters
     recipe = ALGORITHMS[settings.algorithm](**{name: value for name, value in given.items() if name in arguments})
-    static = {f.name for f in fields(Config)} - set(NOT_ASKED)
+    static = {f.name for f in fields(Config)} - set(METHOD_FIELDS)
     config = replace(recipe.config, **{name: value for name, value in given.items() if name in static})
     _check_baseline(settings, arguments, config)
     if settings.reference_kl is not None and "reference_kl" not in arguments:
         recipe = with_reference(recipe, settings.reference_kl, _coefficient(settings))
     algorithm = recipe.algorithm
     numbers = hyperparameters(algorithm)
-    for name in sorted(set(given) & _OF_METHODS - set(arguments) - static - set(numbers) - {"reference_kl"}):
+    for name in sorted(set(given) & _METHOD_SETTINGS - set(arguments) - static - set(numbers) - {"reference_kl"}):
         raise SettingError(name, given[name], f"is not a setting of algorithm {settings.algorithm}")
     algorithm = with_hyperparameters(algorithm, {name: given[name] for name in given if name in numbers})
     known("optimizer", settings.optimizer, OPTIMIZERS)
     algorithm = with_optimizer(algorithm, OPTIMIZERS[settings.optimizer])
     if settings.decay_updates and (settings.learning_rate_schedule != "constant" or settings.warmup_steps):
-        reason = "and a learning_rate_schedule or warmup_steps are two schedules of one number; leave one out"
+        reason = "conflicts with learning_rate_schedule or warmup_steps, a second schedule of the learning rate"
         raise SettingError("decay_updates", settings.decay_updates, reason)
     if settings.learning_rate_schedule != "constant" or settings.warmup_steps:
         budget = {"total_steps": settings.total_steps, "warmup_steps": settings.warmup_steps}
@@ -161,38 +146,35 @@ def recipe_of(settings: Settings) -> Recipe:
 
 def _coefficient(settings: Settings) -> float:
     if settings.reference_coefficient is None:
-        raise SettingError("reference_kl", settings.reference_kl, "needs a weight here: reference_coefficient")
+        raise SettingError("reference_kl", settings.reference_kl, "needs a weight: set reference_coefficient")
     return settings.reference_coefficient
 
 
-_OF_METHODS = {f.name for f in fields(Settings) if f.default is None} - set(OF_THE_AGENT)
-"""Settings that only some methods have."""
+_METHOD_SETTINGS = {f.name for f in fields(Settings) if f.default is None} - set(AGENT_SETTINGS)
+"""Settings that exist for some methods only."""
 
 
 def _updates(settings: Settings, field: str, config: Config) -> int:
-    """Over how many updates something falls: as many as given, or, at -1, all that the run has."""
+    """The number of updates of a linear decay: as given, or for -1 all updates of the run."""
     given: int = getattr(settings, field)
     if given > 0:
         return given
     if given < -1:
         raise SettingError(field, given, "must be a number of updates, 0 or -1")
     if config.rollout != "stream":
-        raise SettingError(field, given, f"cannot be: {settings.algorithm} does not know how many updates it will do")
+        reason = f"needs a number of updates known in advance; {settings.algorithm} works on whole episodes"
+        raise SettingError(field, given, reason)
     return max(1, settings.total_steps // (config.num_envs * config.num_steps))
 
 
 def over_the_budget(settings: Settings) -> list[str]:
-    """What is scheduled over `total_steps`, in words.
-
-    >>> over_the_budget(Settings(learning_rate_schedule="cosine", decay_entropy=-1))
-    ['the learning rate', 'the entropy bonus']
-    """
+    """Names of what is scheduled over `total_steps`, such as ["the learning rate", "the entropy bonus"]."""
     rate = settings.learning_rate_schedule != "constant" or settings.decay_updates == -1
     return ["the learning rate"] * rate + ["the entropy bonus"] * (settings.decay_entropy == -1)
 
 
 def _check_baseline(settings: Settings, arguments: Mapping[str, Any], config: Config) -> None:
-    """Refuse what the method's baseline cannot serve."""
+    """Reject settings that the method's baseline does not support."""
     default = arguments["baseline"].default if "baseline" in arguments else "none"
     baseline = settings.baseline or default
     if baseline in ("leave_one_out", "time_step", "optimal", "optimal_per_parameter") and config.num_envs < 2:

@@ -1,4 +1,4 @@
-"""Whether settings are of the kind their fields say, whoever wrote them: a command line, a file, a notebook."""
+"""Checks of the type and range of each setting, whether it comes from a command line, a file or a notebook."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -16,11 +16,7 @@ from pgjax.types import SettingError
 
 
 def check_values(settings: Settings) -> None:
-    """Refuse values that are wrong whatever the others are.
-
-    Raises:
-      SettingError: naming the first.
-    """
+    """Reject values that are invalid whatever the other settings are; raises SettingError for the first one."""
     check_fields(settings)
     counts = "seeds", "total_steps", "eval_episodes", "updates_per_chunk", "keep", "max_skipped", "join_timeout"
     for name in (*counts, "exploit_every"):
@@ -31,7 +27,7 @@ def check_values(settings: Settings) -> None:
             raise SettingError(name, getattr(settings, name), "must not be negative")
     settings.chosen_seeds()
     if settings.mesh and (len(settings.mesh) != 2 or min(settings.mesh) < 1):
-        raise SettingError("mesh", settings.mesh, "must be two numbers from 1: along seeds, along environments")
+        raise SettingError("mesh", settings.mesh, "must be two numbers from 1: devices for seeds, for environments")
     tables = {"algorithm": ALGORITHMS, "credit": CREDITS, "baseline": BASELINES, "optimizer": OPTIMIZERS}
     tables["learning_rate_schedule"] = SCHEDULES
     tables["reference_kl"] = dict.fromkeys(REFERENCE_KLS)
@@ -41,24 +37,18 @@ def check_values(settings: Settings) -> None:
 
 
 def known(field: str, name: str, table: Mapping[str, Any]) -> None:
-    """Refuse a name that a table does not have, listing those it has."""
+    """Reject a name that a table does not contain, listing the names that it does."""
     if name not in table:
         raise SettingError(field, name, f"is none of {', '.join(table)}")
 
 
 def check_fields(settings: Any) -> None:
-    """Refuse, in a dataclass, values of another type than the field's, and numbers out of range.
+    """Reject field values of a dataclass that have the wrong type, and numbers that are out of range.
 
     Raises:
-      SettingError: naming the first such field, its value and what it must be.
+      SettingError: for the first such field; it names the value and what it must be.
 
-    >>> from dataclasses import dataclass
-    >>> @dataclass
-    ... class Two:
-    ...     seeds: int = 1
-    ...     discount: float | None = None
-    >>> check_fields(Two(seeds=2, discount=0.5))
-    >>> check_fields(Two(seeds=2.5))
+    >>> check_fields(Settings(seeds=2.5))
     Traceback (most recent call last):
     pgjax.types.SettingError: seeds: 2.5 must be a whole number
     """
@@ -82,14 +72,14 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def _why_not(kind: Any, value: Any) -> str:
-    """What a value must be to be of a kind; empty if it is."""
+    """Why a value does not have a type; empty if it has."""
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         return "" if value in choices else f"is none of {', '.join(choices)}"
     if get_origin(kind) is tuple:
         each = get_args(kind)[0]
         fits = isinstance(value, (tuple, list)) and not any(_why_not(each, x) for x in value)
-        what = {int: "whole numbers", str: "texts"}.get(each) or f"one or several of {', '.join(get_args(each))}"
+        what = {int: "whole numbers", str: "strings"}.get(each) or f"names out of {', '.join(get_args(each))}"
         return "" if fits else f"must be a list of {what}"
     if kind is int:
         if not isinstance(value, int) or isinstance(value, bool):
@@ -98,4 +88,4 @@ def _why_not(kind: Any, value: Any) -> str:
     if kind is float:
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
         return "" if fits else "must be a number"
-    return "" if isinstance(value, kind) else {str: "must be text", bool: "must be true or false"}[kind]
+    return "" if isinstance(value, kind) else {str: "must be a string", bool: "must be true or false"}[kind]

@@ -1,4 +1,4 @@
-"""The command line of train.py: flags on top of a TOML file, of the settings tuned for an environment, or of a run."""
+"""The command line of train.py: flags that override a TOML file, tuned settings, or the settings of a resumed run."""
 
 import argparse
 import contextlib
@@ -15,7 +15,13 @@ import tyro
 from pgjax.runs.settings import idle
 from pgjax.runs.settings.build import recipe_of
 from pgjax.runs.settings.checks import check_values
-from pgjax.runs.settings.config_file import OF_THE_LAYOUT, OF_THE_START, read_config, read_run_config, settings_from
+from pgjax.runs.settings.config_file import (
+    LAYOUT_SETTINGS,
+    RESTART_SETTINGS,
+    read_config,
+    read_run_config,
+    settings_from,
+)
 from pgjax.runs.settings.environment import import_module, located
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.groups import COMMON, GROUPS
@@ -25,41 +31,38 @@ from pgjax.runs.show.listing import environments_by_family
 from pgjax.types import SettingError
 
 QUICK = {"seeds": 2, "total_steps": 4000, "eval_episodes": 8}
-"""What `--quick` puts over the base."""
+"""Settings of `--quick`."""
 
 LIST = "--list-environments"
-"""The flag that prints what `--environment` can be, and nothing more."""
+"""The flag that prints the names of all environments and exits."""
 
 HELP_ALL = "--help-all"
-"""The flag that prints all flags; --help prints the common ones."""
+"""The flag that prints the help of all flags; --help prints that of the common ones."""
 
-_OF_THE_BASE = {"config": "", "tuned": True, "quick": False}
-"""Flags that choose the base, with the values that stand in the settings afterwards."""
+_BASE_FLAGS = {"config": "", "tuned": True, "quick": False}
+"""Flags that choose which settings the others override, with the values to which they are reset after parsing."""
 
 
 def from_command_line(
     arguments: Sequence[str] | None = None, description: str = "", without: Mapping[str, str] | None = None
 ) -> Settings:
-    """The settings that a command line asks for; `--config FILE` and `--resume DIR` give the base.
+    """Parse a command line into settings.
 
-    Else a named environment does, if there are tuned settings for it (`pgjax.runs.settings.tuned`). `--quick` makes
-    either small. Tuned settings that do nothing under the flags are left out.
+    Flags override the run of `--resume DIR`, else the file of `--config FILE`, else the tuned settings of the named
+    environment (`pgjax.runs.settings.tuned`), else the defaults. `--quick` reduces the sizes of the last three. Tuned
+    settings that would do nothing with the given flags are dropped.
 
     Args:
-      arguments: the command line; default this process's.
-      description: of the script, for --help.
+      arguments: the command line; default that of this process.
+      description: text above the help.
       without: flags that do nothing in the script, with the reason.
 
     Raises:
-      SettingError: for a bad file, flags that contradict the resumed run, flags that would do nothing.
-      SystemExit: for flags that are none, after one line that says so; for `--list-environments` and
-        `--help`, after those.
+      SettingError: for an invalid file, a flag that contradicts the resumed run, or a flag that would do nothing.
+      SystemExit: for an unknown flag, after an error message; after `--help` and `--list-environments`.
 
     >>> from_command_line(["--algorithm", "ppo", "--no-tuned"]).algorithm
     'ppo'
-    >>> from_command_line(["--shuffle", "environments"])
-    Traceback (most recent call last):
-    pgjax.types.SettingError: shuffle: 'environments' does nothing: there is one minibatch; leave it out
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if LIST in arguments:
@@ -89,16 +92,12 @@ def from_command_line(
     for name in named:
         if name in (without or {}):
             raise SettingError(name, getattr(settings, name), f"does nothing: {(without or {})[name]}; leave it out")
-    _refuse_idle(settings, [name for name in named if name not in _OF_THE_BASE])
-    return replace(settings, imports=located(settings.imports), **_OF_THE_BASE)
+    _refuse_idle(settings, [name for name in named if name not in _BASE_FLAGS])
+    return replace(settings, imports=located(settings.imports), **_BASE_FLAGS)
 
 
 def flags_in(arguments: Sequence[str]) -> list[str]:
-    """The names of the flags in a command line, as Python writes them.
-
-    >>> flags_in(["run", "--num-envs=3", "--no-tuned", "--lr", "-1"])
-    ['num_envs', 'tuned', 'lr']
-    """
+    """Names of the flags in a command line, with underscores and without "no_"."""
     words = [word[2:].partition("=")[0].replace("-", "_") for word in arguments if word[:2] == "--" and word != "--"]
     return [word.removeprefix("no_") for word in words]
 
@@ -108,12 +107,15 @@ def _on_tuned(arguments: Sequence[str], given: argparse.Namespace, named: Sequen
     base = found | (QUICK if given.quick else {})
     settings = _flags(arguments, settings_from(base), description)
     if found and not settings.quiet:
-        print(f"{settings.environment}: tuned settings, {settings.algorithm}; --no-tuned for none", file=sys.stderr)
+        print(
+            f"{settings.environment}: using tuned settings of {settings.algorithm} (--no-tuned for defaults)",
+            file=sys.stderr,
+        )
     return _without_idle(settings, set(base) - set(named))
 
 
 def _without_idle(settings: Settings, names: Collection[str]) -> Settings:
-    """The settings without those of the base that do nothing under the flags."""
+    """The settings, with those of these names that do nothing reset to their defaults."""
     return idle.without(settings, idle.Situation(settings, recipe_of(settings)), names) if names else settings
 
 
@@ -122,20 +124,20 @@ def _resumed(arguments: Sequence[str], base: Settings, description: str) -> Sett
     for name, value in vars(settings).items():
         if name == "total_steps" and value > base.total_steps:
             continue
-        if name not in (*OF_THE_START, *OF_THE_LAYOUT) and value != getattr(base, name):
+        if name not in (*RESTART_SETTINGS, *LAYOUT_SETTINGS) and value != getattr(base, name):
             raise SettingError(name, value, f"cannot change: the resumed run has {getattr(base, name)!r}; leave it out")
     return settings
 
 
 def _refuse_idle(settings: Settings, named: Sequence[str]) -> None:
-    """Refuse flags that do nothing, those at their default values too; the environment is not made here."""
+    """Reject named flags that do nothing, even at their default values. The environment is not built for this."""
     if set(named) & set(idle.RULES):
         check_values(settings)
         idle.refuse(idle.Situation(settings, recipe_of(settings)), named)
 
 
 def _flags(arguments: Sequence[str], base: Settings, description: str) -> Settings:
-    """Flags over the base; help, where it is asked for. What tyro draws as a box becomes one line."""
+    """Parse flags on top of a base, or print the help. An error box of tyro is printed as one line."""
     asked = [word for word in arguments if word in (*HELP, HELP_ALL)]
     if asked:
         show_flags(base, description, whole=HELP_ALL in asked)
@@ -161,15 +163,15 @@ def show_flags(
     first: Mapping[str, Any] | None = None,
     without: Collection[str] = (),
 ) -> None:
-    """Print the flags in groups, with the base's values as defaults: the common ones, or all.
+    """Print the help of the flags, with the values of `base` as defaults.
 
     Args:
       base: settings.
-      description: of the script.
-      prog: its name.
-      whole: show all flags.
-      first: groups of the script's own flags: what each is called, and an instance of a dataclass.
-      without: flags that do nothing in the script.
+      description: text above the flags.
+      prog: name of the script.
+      whole: show all flags instead of the common ones.
+      first: groups of the script's own flags: name -> an instance of a dataclass.
+      without: flags to leave out.
     """
     names = {field.name for field in fields(Settings)}
     working = names - set(without)
@@ -177,22 +179,18 @@ def show_flags(
     groups = {name: kind(**{f.name: getattr(base, f.name) for f in fields(kind)}) for name, kind in GROUPS.items()}
     print_groups({**(first or {}), **groups}, names - shown, description, prog)
     if not whole:
-        print(f"The {len(shown)} common flags of {len(working)}; {HELP_ALL} shows all.")
+        print(f"These are the {len(shown)} most used of {len(working)} flags; {HELP_ALL} shows all.")
 
 
 def _on_top(base: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
-    """Ranges NAME=LOW:HIGH, those given in place of the base's of the same name.
-
-    >>> _on_top(["length=0.3:1.2", "gravity=8:11"], ["masspole=0.1:0.2", "length=0.3:1.3"])
-    ('length=0.3:1.3', 'gravity=8:11', 'masspole=0.1:0.2')
-    """
+    """Merge ranges NAME=LOW:HIGH: a given range replaces that of the base with the same name."""
     by_name = {text.partition("=")[0]: text for text in given}
     kept = [by_name.get(text.partition("=")[0], text) for text in base]
     return (*kept, *(text for text in given if text not in kept))
 
 
 def _one_line(box: str) -> str:
-    """What a box of tyro's says: the lines between its title and the next rule, and the flag it suggests."""
+    """The message in an error box of tyro as one line, with the flag that it suggests."""
     lines = [line.strip("│ ") for line in box.splitlines()[1:]]
     parts = [list(part) for rule, part in groupby(lines, lambda line: set(line) <= set("─-╰╯")) if not rule]
     near = [word for word in box.partition("Perhaps you meant")[2].split() if word.startswith("--")]

@@ -1,4 +1,4 @@
-"""Settings as a TOML file: read from one, and written beside a run's results as resolved."""
+"""Settings in TOML files: reading them, and writing the resolved settings of a run."""
 
 import difflib
 import json
@@ -10,71 +10,61 @@ from typing import Any
 from pgjax.runs.record.provenance import commit, versions
 from pgjax.runs.record.texts import read_toml
 from pgjax.runs.settings import idle
-from pgjax.runs.settings.build import OF_THE_AGENT, recipe_of, resolve
+from pgjax.runs.settings.build import AGENT_SETTINGS, recipe_of, resolve
 from pgjax.runs.settings.checks import check_fields
 from pgjax.runs.settings.environment import environment_of
 from pgjax.runs.settings.flags import Settings
 from pgjax.types import Environment, SettingError
 
-OF_THE_START = ("quiet", "resume", "distributed", "coordinator", "processes", "process_id", "join_timeout")
-"""Settings that a resumed run is given anew."""
+RESTART_SETTINGS = ("quiet", "resume", "distributed", "coordinator", "processes", "process_id", "join_timeout")
+"""Settings that a resumed run takes from its command line."""
 
-OF_THE_PROCESS = ("config", "out", "tuned", "quick", *OF_THE_START)
-"""Settings that say how a process runs, not what it computes: not written beside the results."""
+PROCESS_SETTINGS = ("config", "out", "tuned", "quick", *RESTART_SETTINGS)
+"""Settings that do not affect the results; config.toml of a run leaves them out."""
 
 FORMER_NAMES = {"lambda_": "gae_lambda"}
-"""Settings under the names that earlier versions wrote: a file may still have them."""
+"""Names of settings in files of earlier versions -> names today."""
 
-_OF_A_COMMAND = ("config", "resume", "tuned", "quick")
+_COMMAND_LINE_ONLY = ("config", "resume", "tuned", "quick")
 
-OF_THE_LAYOUT = ("devices", "mesh", "engine", "imports")
-"""Settings that say where and how it is computed: a run may go on elsewhere, with other bits at most.
-
-The file of a module of somebody's own may lie elsewhere then, too.
-"""
+LAYOUT_SETTINGS = ("devices", "mesh", "engine", "imports")
+"""Settings of devices, engine and imported module. A resumed run may change them; only rounding may differ then."""
 
 
 def read_config(path: Path) -> Settings:
-    """Settings from a TOML file: names as in `Settings`; what it leaves out keeps its default.
+    """Read settings from a TOML file; settings that it leaves out keep their defaults.
 
-    A run's own config.toml, which has a table `[versions]`, is a base like any other, also one of an earlier version.
-
-    Raises:
-      SettingError: for a file that cannot be read, a name that is no setting, or a value of the wrong type.
+    Names are those of `Settings`. The config.toml of a run, also of an earlier version, is such a file. Raises
+    SettingError for an unreadable file, an unknown name, or a value of the wrong type.
     """
     table = _table(path, "config")
     return settings_from(table) if table.pop("versions", None) is None else settings_of_record(table)
 
 
 def read_run_table(run: Path, field: str) -> dict[str, Any]:
-    """A run's config.toml as it stands, of any version: its settings are of the right types, `versions` are texts.
+    """The config.toml of a run directory as a table, of any version, with the types of its entries checked.
 
-    Args:
-      run: the directory.
-      field: the setting that named it.
-
-    Raises:
-      SettingError: for a file that cannot be read, or holds something else.
+    Raises SettingError about `field` if the file cannot be read or is not the config.toml of a run.
     """
     table = _table(run / "config.toml", field)
     made_with = table.get("versions", {})
     of_versions = isinstance(made_with, dict) and all(isinstance(text, str) for text in made_with.values())
     if "environment" not in table or not of_versions:
-        raise SettingError(field, str(run), "has a config.toml that is not a run's")
-    names = {one.name for one in fields(Settings)} - set(_OF_A_COMMAND)
+        raise SettingError(field, str(run), "has a config.toml that no run has written")
+    names = {one.name for one in fields(Settings)} - set(_COMMAND_LINE_ONLY)
     known = {name: value for name, value in table.items() if name in names}
     try:
         settings_from(known)
     except SettingError as error:
-        raise SettingError(field, str(run), f"has a config.toml that cannot be: {error}") from error
+        raise SettingError(field, str(run), f"has an invalid config.toml: {error}") from error
     return table
 
 
 def read_run_config(run: Path) -> Settings:
-    """A run's own settings; its file ends with the versions, unless a kill has torn it."""
+    """The settings of a run. A file without its last table, [versions], is incomplete and is rejected."""
     table = _table(run / "config.toml", "resume")
     if table.pop("versions", None) is None:
-        raise SettingError("resume", str(run), "cannot go on: its config.toml is torn; start it again elsewhere")
+        raise SettingError("resume", str(run), "cannot be resumed: its config.toml is incomplete; start a new run")
     return settings_of_record(table)
 
 
@@ -88,25 +78,20 @@ def _table(path: Path, field: str) -> dict[str, Any]:
 
 
 def settings_from(table: Mapping[str, Any]) -> Settings:
-    """Settings by name.
-
-    Raises:
-      SettingError: naming the first entry that is no setting, with the closest one, or has the wrong type.
+    """Settings from a table; raises SettingError for the first unknown name or value of the wrong type.
 
     >>> settings_from({"algoritm": "ppo"})
     Traceback (most recent call last):
-    pgjax.types.SettingError: algoritm: 'ppo' is no setting; did you mean algorithm?
-    >>> settings_from({"seeds": 2.5})
-    Traceback (most recent call last):
-    pgjax.types.SettingError: seeds: 2.5 must be a whole number
+    pgjax.types.SettingError: algoritm: 'ppo' is not a setting; did you mean algorithm?
     """
     names = [field.name for field in fields(Settings)]
     for name, value in table.items():
-        if name in _OF_A_COMMAND:
+        if name in _COMMAND_LINE_ONLY:
             raise SettingError(name, value, "is for the command line only")
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
-            raise SettingError(name, value, f"is no setting; did you mean {near[0]}?" if near else "is no setting")
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise SettingError(name, value, f"is not a setting{hint}")
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
     settings = Settings(**values)
     check_fields(settings)
@@ -114,36 +99,25 @@ def settings_from(table: Mapping[str, Any]) -> Settings:
 
 
 def settings_of_record(table: Mapping[str, Any], environment: Environment | None = None) -> Settings:
-    """Settings that a run has written; entries that do nothing, which earlier versions wrote too, are left out.
+    """Settings from the record of a run; entries that do nothing, which earlier versions wrote, are dropped.
 
-    What depends on the environment is left in where that is not given.
-
-    >>> settings_of_record({"algorithm": "reinforce", "num_steps": 128}).num_steps
+    Entries whose effect depends on the environment are kept if `environment` is None.
     """
-    left_to_the_agent = [name for name, default in OF_THE_AGENT.items() if table.get(name) == default]
+    left_to_the_agent = [name for name, default in AGENT_SETTINGS.items() if table.get(name) == default]
     settings = settings_from({name: value for name, value in table.items() if name not in left_to_the_agent})
     return idle.without(settings, idle.Situation(settings, recipe_of(settings), environment), idle.given(settings))
 
 
 def recorded(settings: Settings) -> dict[str, Any]:
-    """What of the settings, as resolved, determines the results; what the method does not have, or use, is left out."""
+    """The resolved settings that affect the results, by name; settings that the method does not use are left out."""
     resolved = resolve(settings)
     situation = idle.Situation(resolved, recipe_of(settings), environment_of(settings))
     values = {name: value for name, value in asdict(resolved).items() if value is not None}
-    return {n: value for n, value in values.items() if n not in OF_THE_PROCESS and not idle.why_idle(situation, n)}
+    return {n: value for n, value in values.items() if n not in PROCESS_SETTINGS and not idle.why_idle(situation, n)}
 
 
 def config_text(settings: Settings) -> str:
-    """The resolved settings as TOML that `read_config` takes, with the commit and the versions of what computes.
-
-    >>> print("\\n".join(config_text(Settings(algorithm="ppo", learning_rate=1e-5)).splitlines()[:4]))
-    # train.py --config THIS_FILE runs it again
-    environment = "CartPole-v1"
-    algorithm = "ppo"
-    seeds = 8
-    >>> "learning_rate = 1e-05" in config_text(Settings(algorithm="ppo", learning_rate=1e-5)).splitlines()
-    True
-    """
+    """The resolved settings as TOML for `read_config`, with the commit and the package versions."""
     lines = ["# train.py --config THIS_FILE runs it again"]
     lines += [f"{name} = {as_toml(value)}" for name, value in recorded(settings).items()]
     lines += ["", "[versions]"]
@@ -152,13 +126,9 @@ def config_text(settings: Settings) -> str:
 
 
 def as_toml(value: Any) -> str:
-    """A number, a bool, text, or a list of these.
-
-    >>> as_toml((1, 2.0, True, "a"))
-    '[1, 2.0, true, "a"]'
-    """
+    """A number, bool, string or list of these as TOML."""
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(as_toml(x) for x in value)}]"
     if isinstance(value, float):
         return repr(value)
-    return json.dumps(value, ensure_ascii=False)  # booleans, whole numbers and text are the same in both
+    return json.dumps(value, ensure_ascii=False)  # bools, integers and strings are written alike in JSON and TOML

@@ -1,4 +1,4 @@
-"""The environment that settings ask for: the module that registers it is imported first."""
+"""Makes the environment of some settings, after importing the module that registers it."""
 
 import importlib
 import sys
@@ -11,36 +11,23 @@ from pgjax.types import Environment, SettingError
 
 
 def environment_of(settings: Settings) -> Environment:
-    """Make the environment; call after devices are chosen, since a module of somebody's own may start jax.
+    """Make the environment. Call it after devices are chosen, because an imported module may start JAX.
 
-    Raises:
-      SettingError: for a module that cannot be imported, an unknown environment, parameters that cannot be drawn.
-
-    >>> environment_of(Settings(randomise=("length=0.3:1.2",))).parameters["gravity"]
-    9.8
+    Raises SettingError for a module that cannot be imported, an unknown environment, or invalid ranges.
     """
     import_module(settings.imports)
     return environments.make(settings.environment, randomise=ranges_of(settings.randomise))
 
 
 def located(name: str) -> str:
-    """A module by its path as that path in full, so that it is found from any folder; by its name, as it is.
-
-    >>> located("my_module"), Path(located("my_module.py")).is_absolute()
-    ('my_module', True)
-    """
+    """A module's path as an absolute path; a module's name unchanged."""
     return str(Path(name).resolve()) if name.endswith(".py") else name
 
 
 def import_module(name: str) -> None:
-    """Import a module by its name, from the current folder too, or by its path NAME.py; once in a process.
+    """Import a module once per process, by name (also from the current folder) or by path NAME.py.
 
-    Raises:
-      SettingError: naming the module and its error.
-
-    >>> import_module("no_such_module")
-    Traceback (most recent call last):
-    pgjax.types.SettingError: import: 'no_such_module' cannot be imported: No module named 'no_such_module'
+    Raises SettingError if it cannot be imported.
     """
     if not name:
         return
@@ -54,7 +41,7 @@ def import_module(name: str) -> None:
         module = importlib.import_module(name if path is None else path.stem)
     except (ModuleNotFoundError, FileNotFoundError) as error:
         raise SettingError("import", name, f"cannot be imported: {error}") from error
-    except (Exception, SystemExit) as error:  # its code is somebody's own
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         reason = f"cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
         raise SettingError("import", name, reason) from error
     if path is not None and Path(module.__file__ or "").resolve() != path:
@@ -63,10 +50,7 @@ def import_module(name: str) -> None:
 
 
 def ranges_of(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Ranges NAME=LOW:HIGH by name.
-
-    Raises:
-      SettingError: for what is no range, and a name that is given twice.
+    """Parse ranges NAME=LOW:HIGH; raises SettingError for an invalid or repeated one.
 
     >>> ranges_of(["length=0.3:1.2"])
     {'length': (0.3, 1.2)}
@@ -79,6 +63,6 @@ def ranges_of(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
         except ValueError:
             raise SettingError("randomise", text, "must be NAME=LOW:HIGH, such as length=0.3:1.2") from None
         if name in ranges:
-            raise SettingError("randomise", text, f"gives {name} a second range")
+            raise SettingError("randomise", text, f"is a second range for {name}; leave one out")
         ranges[name] = low, high
     return ranges

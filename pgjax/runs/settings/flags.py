@@ -1,4 +1,4 @@
-"""What a training run can be asked: the settings of `experiments/train.py`, each a flag and an entry of a file."""
+"""`Settings`: all settings of `experiments/train.py`, each a command-line flag and an entry of a TOML file."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,21 +10,21 @@ from pgjax.engine.memory import check_room
 from pgjax.runs.settings.groups import GROUPS
 from pgjax.types import SettingError
 
-LEAST = 1000
-"""Bytes that a run needs at least."""
+MIN_RUN_BYTES = 1000
+"""Lower bound of the memory of one run."""
 
-_AllGroups: Any = type("_AllGroups", tuple(reversed(GROUPS.values())), {})  # the first base's fields come last
+_AllGroups: Any = type("_AllGroups", tuple(reversed(GROUPS.values())), {})  # fields of the first base come last
 
 
 @dataclass(frozen=True)
 class Settings(_AllGroups):
-    """Train a policy-gradient method on an environment of pgjax's table, several seeds at once.
+    """Settings of a training run: environment, method, network, sizes, evaluation, devices and logs.
 
-    None stands for the method's own value. Numbers of numpy become Python's, lists tuples.
+    None means the default of the method. NumPy scalars become Python numbers, and lists become tuples.
     """
 
     def __post_init__(self) -> None:
-        """Make numbers and lists plain: the same settings, whoever wrote them."""
+        """Convert values to plain Python types, so that equal settings compare equal."""
         for field in fields(self):
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         if isinstance(self.total_steps, float) and self.total_steps.is_integer():
@@ -33,24 +33,21 @@ class Settings(_AllGroups):
             object.__setattr__(self, "seeds", len(self.seed_list))
 
     def chosen_seeds(self) -> list[int]:
-        """The seeds that --seeds, --first-seed or --seed-list mean.
+        """The seeds of `seeds` and `first_seed`, or of `seed_list`; raises SettingError for invalid or repeated ones.
 
-        Raises:
-          SettingError: for what is no seed, or is named twice.
-
-        >>> Settings(seeds=3, first_seed=100).chosen_seeds(), Settings(seed_list=(7, 5)).chosen_seeds()
-        ([100, 101, 102], [7, 5])
+        >>> Settings(seeds=3, first_seed=100).chosen_seeds()
+        [100, 101, 102]
         """
         if not self.seed_list:
             count = counters.count("seeds", self.seeds)
-            check_room("seeds", count, count * LEAST, "as many runs")
+            check_room("seeds", count, count * MIN_RUN_BYTES, "as many runs")
             last = self.first_seed + count - 1
             counters.seed(self.first_seed, "first_seed")
             return list(range(self.first_seed, counters.seed(last, "first_seed") + 1))
         try:
             return list(counters.seeds(self.seed_list))
         except SettingError as error:
-            raise SettingError("seed_list", self.seed_list, f"cannot be trained with: {error}") from error
+            raise SettingError("seed_list", self.seed_list, f"is invalid: {error}") from error
 
 
 def _plain(value: Any) -> Any:

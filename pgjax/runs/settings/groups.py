@@ -1,4 +1,4 @@
-"""The flags of `experiments/train.py`, group by group: fields of dataclasses that `flags.Settings` puts together."""
+"""The command-line flags of `experiments/train.py` in groups, as dataclasses that `flags.Settings` combines."""
 
 from dataclasses import dataclass, make_dataclass
 from typing import Annotated, Any, Literal
@@ -13,13 +13,13 @@ from pgjax.runs.settings import parameters
 
 
 def _whole(text: str) -> int:
-    """A whole number from a command line, such as 100000 or 1e5."""
+    """A whole number on a command line, such as 100000 or 1e5."""
     try:
         return int(text)
     except ValueError:
         number = float(text)
         if not number.is_integer():
-            raise ValueError(f"{text} is no whole number") from None
+            raise ValueError(f"{text} is not a whole number") from None
         return int(number)
 
 
@@ -32,11 +32,11 @@ _STEPS = PrimitiveConstructorSpec(
 )
 
 
-_SCHEDULES = f"How the learning rate goes to zero over the run's environment steps: {', '.join(SCHEDULES)}."
-_OWN = "(default: the method's own)"
+_SCHEDULES = f"Schedule of the learning rate over the environment steps of the run: {', '.join(SCHEDULES)}."
+_METHOD_DEFAULT = "(default: that of the method)"
 _STATIC = parameters.of_config(ALGORITHMS)
 _NUMBERS = [flag for flag in parameters.of_methods(ALGORITHMS) if flag[0] not in {name for name, *_ in _STATIC}]
-_ELSEWHERE = {
+_OTHER_GROUP = {
     "learning_rate": "optimiser",
     "max_grad_norm": "optimiser",
     "normalise_rewards": "method",
@@ -46,13 +46,13 @@ _ELSEWHERE = {
     "diagnostics": "logs",
     "engine": "devices",
 }
-"""Flags from the table of methods in other groups than method (hyperparameters) and batch (`Config`)."""
+"""Group of each flag from the table of methods that is in neither "method" (hyperparameters) nor "batch" (`Config`)."""
 
 
 def _of_methods(group: str) -> Any:
-    """The flags of a group that are made from the table of methods, see `pgjax.runs.settings.parameters`."""
+    """The flags of a group that `pgjax.runs.settings.parameters` makes from the table of methods."""
     flags = [(flag, "method") for flag in _NUMBERS] + [(flag, "batch") for flag in _STATIC]
-    chosen = [flag for flag, usual in flags if _ELSEWHERE.get(flag[0], usual) == group]
+    chosen = [flag for flag, usual in flags if _OTHER_GROUP.get(flag[0], usual) == group]
     return make_dataclass(f"_Of{group.capitalize()}", chosen, frozen=True)
 
 
@@ -61,161 +61,162 @@ _OfOptimiser: Any = _of_methods("optimiser")
 _OfDevices: Any = _of_methods("devices")
 _OfLogs: Any = _of_methods("logs")
 _Batch: Any = _of_methods("batch")
-_Batch.__doc__ = "What an update is made of."
+_Batch.__doc__ = "Size of a batch and how an update uses it."
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What is trained, for how long, and where it is kept."""
+    """What to train, for how long, and where results are written."""
 
     environment: str = "CartPole-v1"
-    """Name of a gymnax environment, such as CartPole-v1, Catch-bsuite, Pendulum-v1 or Breakout-MinAtar; or of another
-    family's behind its prefix, such as jumanji/Snake-v1. --list-environments prints all that are installed."""
+    """Name of a gymnax environment, such as CartPole-v1, Catch-bsuite or Breakout-MinAtar, or FAMILY/NAME for another
+    family, such as jumanji/Snake-v1. --list-environments prints all that are installed."""
     algorithm: Annotated[str, tyro.conf.arg(help=f"Method: {', '.join(ALGORITHMS)}.")] = "reinforce"
     seeds: int = 8
-    """How many policies to train side by side, from seeds 0, 1, 2, …"""
+    """Number of policies to train in parallel, with seeds 0, 1, 2, …"""
     first_seed: int = 0
-    """The first of these seeds: with 100, they are 100, 101, 102, …"""
+    """First of these seeds; 100 gives 100, 101, 102, …"""
     seed_list: tuple[int, ...] = ()
-    """These seeds, such as 3 5 9, in place of --seeds and --first-seed."""
+    """List of seeds, such as 3 5 9, instead of --seeds and --first-seed."""
     total_steps: Annotated[int, _STEPS] = 400_000
-    """Environment steps per seed; training ends with the first update that reaches them."""
+    """Environment steps per seed; training ends with the first update that reaches this number."""
     population: int = 0
-    """Train so many policies as a population in place of --seeds: every --exploit-every updates the worst quarter takes
-    over state and hyperparameters of the best, and changes those a little (0: none)."""
+    """Size of a population (population-based training), instead of --seeds: every --exploit-every updates the worst
+    quarter copies state and hyperparameters of the best quarter and perturbs the hyperparameters (0: no population)."""
     evolve: tuple[str, ...] = ()
-    """Hyperparameters that change in a population; default all that the method has and a search would try (tune.py)."""
+    """Hyperparameters that a population changes; default all of the method that tune.py searches."""
     exploit_every: int = 20
     """Updates between two exploit steps of a population."""
     out: str = ""
     """Run directory; default runs/<environment>-<algorithm>-<number>."""
     resume: str = ""
-    """Go on with the run of this directory, bit for bit, with its own settings; with a larger --total-steps, beyond its
-    end."""
+    """Resume the run in this directory with its own settings; the results are those of an uninterrupted run, bit for
+    bit. A larger --total-steps extends the run."""
     config: str = ""
-    """TOML file of settings, such as a run's config.toml; flags go on top."""
+    """TOML file of settings, such as the config.toml of a run; other flags override it."""
     tuned: bool = True
-    """Where only an environment is named, or its method too, begin with the settings found for it (tuned.toml)."""
+    """Use the tuned settings of the named environment (tuned.toml), if there are any for the chosen method."""
     quick: bool = False
-    """Begin with much smaller numbers: shows that it runs, not what it finds. Flags go on top."""
+    """Use small sizes to test that everything runs; other flags override them."""
     save_every: float = 60.0
-    """Seconds between checkpoints (0: after every chunk). One is always made when stopped, and at the end."""
+    """Seconds between checkpoints (0: after every chunk). One is always written when training stops."""
     keep: int = 3
-    """How many of the newest checkpoints to keep, besides the best: by greedy return where --eval-every asks for
-    evaluations, else by training return."""
+    """Number of newest checkpoints to keep besides the best one, which has the highest greedy return with --eval-every
+    and the highest training return without it."""
     updates_per_chunk: int = 10
-    """Updates per compiled call; progress, checkpoints and stopping happen in between."""
+    """Updates per compiled call (a chunk); progress, checkpoints and stopping happen between chunks."""
     max_skipped: int = 10
-    """Stop a seed after so many updates in a row that were not finite."""
+    """Stop a seed after this many non-finite updates in a row."""
 
 
 @dataclass(frozen=True)
 class _Environment:
-    """What the policies act in, beside its name."""
+    """Options of the environment."""
 
     imports: Annotated[str, tyro.conf.arg(name="import", metavar="MODULE")] = ""
-    """Module that registers environments of your own, imported before the environment is made: its name, or its path
-    NAME.py. A resumed run imports it again, from the same place unless this is given anew."""
+    """Module that registers your own environments, as a name or a path NAME.py. It is imported before the environment
+    is made, and again when the run is resumed."""
     randomise: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Parameter of the environment that each episode draws anew, uniformly, as in length=0.3:1.2; may be repeated. (A
-    fixed value is part of the environment's name: CartPole-v1:length=0.7.)"""
+    """Environment parameter drawn uniformly in each episode, NAME=LOW:HIGH, such as length=0.3:1.2; may be repeated. A
+    fixed value is part of the environment's name: CartPole-v1:length=0.7."""
 
 
 @dataclass(frozen=True)
 class _Method(_OfMethod):
-    """What the gradient is."""
+    """Hyperparameters of the gradient estimator and the loss."""
 
     standardise: bool = False
-    """Bring credit to mean 0 and standard deviation 1 in every batch (biased in direction)."""
+    """Standardise the credit of every batch to mean 0 and standard deviation 1. This biases the direction of the
+    gradient."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
     decay_entropy: int = 0
-    """Let the entropy bonus fall linearly to zero over this many updates (0: constant; -1: over the whole run)."""
+    """Number of updates over which the entropy bonus decays linearly to zero (0: constant; -1: the whole run)."""
 
 
 @dataclass(frozen=True)
 class _Network:
-    """What the policy and the critic are."""
+    """Networks of the policy and the critic."""
 
     network: str = "auto"
     """Network for images: auto, mlp or cnn."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the dense layers."""
     shared: bool = False
-    """Let the critic share all layers but the last with the policy."""
+    """Share all layers except the last between policy and critic."""
     layer_norm: bool = False
-    """Normalise what each dense layer gives before its tanh."""
+    """Apply layer normalisation before the tanh of each dense layer."""
     dropout: float = 0.0
-    """Share of units left out of each dense layer in training; the same units wherever a step's probability is computed
-    anew."""
+    """Dropout rate of the dense layers in training. When the probability of a step is recomputed, the same units are
+    dropped as during the rollout."""
     memory: Literal["none", "gru", "lstm"] = "none"
-    """Make the policy recurrent."""
+    """Recurrent layer of the policy."""
     separate_memory: bool = False
-    """Give the critic a memory of its own; otherwise it reads the policy's."""
+    """Use a separate recurrent layer for the critic; otherwise it reads that of the policy."""
     normalise_observations: bool = False
-    """Bring observations to mean 0 and standard deviation 1 by running statistics."""
+    """Normalise observations to mean 0 and standard deviation 1 with running statistics."""
     policy: str = "auto"
-    """Distribution of continuous actions between two bounds: auto, gaussian (clipped to them) or squashed (tanh)."""
+    """Distribution of bounded continuous actions: auto, gaussian (clipped to the bounds) or squashed (tanh)."""
     initial_log_std: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 0.0)")] = None
-    """Log σ of continuous actions at the start; 0 is half the action box."""
+    """Initial log σ of continuous actions; at 0, σ is half the width of the action box."""
 
 
 @dataclass(frozen=True)
 class _Optimiser(_OfOptimiser):
-    """How parameters move."""
+    """Optimiser, learning rate and gradient clipping."""
 
-    max_grad_norm: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=_OWN)] = None
-    """Largest norm of the whole gradient, which is scaled down to it; inf for no bound."""
+    max_grad_norm: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=_METHOD_DEFAULT)] = None
+    """Clip the global norm of the gradient to this value; inf for no clipping."""
     optimizer: Annotated[str, tyro.conf.arg(help=f"Optimiser: {', '.join(OPTIMIZERS)}.")] = "adam"
     learning_rate_schedule: Annotated[str, tyro.conf.arg(help=_SCHEDULES)] = "constant"
     warmup_steps: Annotated[int, _STEPS] = 0
-    """Let the learning rate rise from 0 over so many environment steps first."""
+    """Environment steps over which the learning rate first rises linearly from 0."""
     decay_updates: int = 0
-    """Let the learning rate fall linearly to zero over this many updates, at every step of the optimiser (0: constant;
-    -1: over the whole run, for methods that work on streams of steps). --learning-rate-schedule goes by environment
-    steps, for all methods."""
+    """Number of updates over which the learning rate decays linearly to zero, at every optimiser step (0: constant;
+    -1: the whole run, for methods that work on streams of steps). --learning-rate-schedule counts environment steps
+    instead and works with every method."""
 
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """How good the policies are, on episodes of their own."""
+    """Evaluation of the policies on separate episodes."""
 
     eval_episodes: int = 64
-    """Episodes per seed in each evaluation, greedy and sampled; the same ones in all of them."""
+    """Episodes per seed in each evaluation, both greedy and sampled; every evaluation uses the same episodes."""
     eval_every: Annotated[int, _STEPS] = 0
-    """Evaluate whenever so many more environment steps have been taken, in the mean over seeds, at the end of the chunk
-    in which that happens (0: at the end of training only). Training is the same, to the bit."""
+    """Environment steps between evaluations (mean over seeds), at the end of the chunk that reaches them; 0 evaluates
+    only after training. Training results do not depend on it."""
 
 
 @dataclass(frozen=True)
 class _Devices(_OfDevices):
-    """Where it is computed."""
+    """Devices and processes."""
 
     devices: int = 0
-    """Devices of each process to spread the seeds over: GPUs, or CPU cores (0: all)."""
+    """Number of devices per process, GPUs or CPU cores, that share the seeds (0: all)."""
     mesh: tuple[int, ...] = ()
-    """Devices along the seeds, and devices that share each seed's environments, such as 4 2; default: as many as divide
-    the seeds, and the rest for the environments where batches are large."""
+    """Number of devices for the seeds and for the environments of each seed, such as 4 2. Default: as many as divide
+    the number of seeds; the others share environments if batches are large."""
     distributed: bool = False
-    """Be one of several processes, on one machine or many, that train together; each is started with this command."""
+    """Train in several processes, on one machine or more; start each of them with this flag."""
     coordinator: str = ""
-    """HOST:PORT where process 0 waits for the others (--distributed); SLURM's is found by itself."""
+    """HOST:PORT of process 0 (--distributed); found automatically under SLURM."""
     processes: int = 0
-    """How many processes there are (--distributed); SLURM's are counted by themselves."""
+    """Number of processes (--distributed); found automatically under SLURM."""
     process_id: int = -1
-    """Which of them this is, from 0; a SLURM task, or a pod of an indexed Kubernetes job, knows by itself."""
+    """Index of this process, from 0; found automatically under SLURM and in indexed Kubernetes jobs."""
     join_timeout: int = 120
-    """Seconds to wait for the others at the start."""
+    """Seconds to wait for the other processes at the start."""
 
 
 @dataclass(frozen=True)
 class _Logs(_OfLogs):
-    """What is written and shown."""
+    """Logs and printed output."""
 
     log: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Log there too, besides metrics.csv: tensorboard, wandb, trackio."""
+    """Loggers to use besides metrics.csv: tensorboard, wandb, trackio."""
     quiet: bool = False
-    """Print nothing but errors."""
+    """Print errors only."""
 
 
 GROUPS: dict[str, type] = {
@@ -229,7 +230,7 @@ GROUPS: dict[str, type] = {
     "devices": _Devices,
     "logs": _Logs,
 }
-"""The groups of flags, in the order in which --help shows them."""
+"""Groups of flags, in the order of --help."""
 
 _COMMON = """
     environment algorithm seeds total_steps population out resume config tuned quick
@@ -240,4 +241,4 @@ _COMMON = """
     eval_every eval_episodes devices log quiet
 """
 COMMON = frozenset(_COMMON.split())
-"""The flags that --help shows; --help-all shows all."""
+"""Flags that --help shows; --help-all shows all."""

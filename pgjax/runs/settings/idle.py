@@ -1,7 +1,7 @@
-"""Settings that would do nothing: a setting acts, or it is refused with the reason.
+"""Rejects settings that would do nothing, with the reason.
 
-`RULES` says of each setting in which situation nothing depends on it; settings without a rule act in all of them.
-Those that only some methods have are refused by `build` (`is not a setting of algorithm …`).
+`RULES` maps a setting to the reason why it has no effect in a situation; settings without a rule always have one.
+Settings that only some methods have are rejected by `build` (`is not a setting of algorithm …`).
 """
 
 from collections.abc import Callable, Iterable
@@ -16,12 +16,9 @@ from pgjax.types import Environment, SettingError
 
 
 class Situation(NamedTuple):
-    """What decides whether a setting does something.
+    """What determines whether a setting has an effect.
 
-    Attributes:
-      settings: all of them.
-      recipe: the method as they ask for it.
-      environment: None while it is not made; what depends on it then counts as acting.
+    `environment` is None before it is made; settings whose effect depends on it then count as having one.
     """
 
     settings: Settings
@@ -30,36 +27,28 @@ class Situation(NamedTuple):
 
 
 Rule = Callable[[Situation], str]
-"""Why a setting does nothing; empty where it acts."""
+"""Returns why a setting does nothing; empty if it has an effect."""
 
 
 def given(settings: Settings) -> list[str]:
-    """The settings that differ from their defaults.
-
-    >>> given(Settings(seeds=3))
-    ['seeds']
-    """
+    """Names of the settings that differ from their defaults."""
     return [name for name, default in _DEFAULTS.items() if getattr(settings, name) != default]
 
 
 def refuse(situation: Situation, names: Iterable[str]) -> None:
-    """Refuse the settings of these names that would do nothing.
-
-    Raises:
-      SettingError: naming the first, its value and the reason.
-    """
+    """Reject settings of these names that would do nothing; raises SettingError with the reason for the first one."""
     for name in names:
         if reason := why_idle(situation, name):
             raise SettingError(name, getattr(situation.settings, name), f"does nothing: {reason}; leave it out")
 
 
 def without(settings: Settings, situation: Situation, names: Iterable[str]) -> Settings:
-    """The settings with those of these names that do nothing in a situation put back to their defaults."""
+    """The settings, with those of these names that do nothing reset to their defaults."""
     return replace(settings, **{name: _DEFAULTS[name] for name in names if why_idle(situation, name)})
 
 
 def why_idle(situation: Situation, name: str) -> str:
-    """Why a setting does nothing; empty where it acts.
+    """Why a setting does nothing; empty if it has an effect.
 
     >>> from pgjax import reinforce
     >>> why_idle(Situation(Settings(), reinforce()), "shuffle")
@@ -77,26 +66,26 @@ def _on_streams(it: Situation) -> str:
 
 
 def _without_constant(it: Situation) -> str:
-    return "" if it.settings.baseline == "constant" else "only baseline constant subtracts it"
+    return "" if it.settings.baseline == "constant" else "only the constant baseline uses it"
 
 
 def _no_value_follows(it: Situation) -> str:
     if it.recipe.config.critic == "none":
-        return f"{it.settings.algorithm} has no critic, so no value follows a time limit"
-    return "returns of whole episodes end with them" if it.recipe.config.rollout == "episodes" else ""
+        return f"{it.settings.algorithm} has no critic to bootstrap from at a time limit"
+    return "returns of whole episodes are not bootstrapped" if it.recipe.config.rollout == "episodes" else ""
 
 
 def _no_value_in_the_loss(it: Situation) -> str:
     if it.recipe.config.critic == "none":
         return f"{it.settings.algorithm} has no critic here"
-    return "the critic has a loss of its own" if it.recipe.algorithm.policy_step is not None else ""
+    return "the critic is trained with a separate loss" if it.recipe.algorithm.policy_step is not None else ""
 
 
 NOTHING_TO_STANDARDISE = {
-    "doubly_robust": "doubly_robust has no credit, but rewards and action values",
-    "all_action": "all_action has no credit, but action values",
-    "reinforce_pp": "the credit of reinforce_pp is standardised already",
-    "dice": "dice has rewards in place of credit, and standardised rewards are another problem",
+    "doubly_robust": "doubly_robust uses rewards and action values instead of credit",
+    "all_action": "all_action uses action values instead of credit",
+    "reinforce_pp": "the credit of reinforce_pp is already standardised",
+    "dice": "dice uses rewards instead of credit, and standardised rewards would change the objective",
 }
 
 
@@ -123,17 +112,17 @@ def _discrete_actions(it: Situation) -> str:
 
 
 def _policy_of_discrete_actions(it: Situation) -> str:
-    return _discrete_actions(it) if it.settings.policy == "categorical" else ""  # others are refused by name
+    return _discrete_actions(it) if it.settings.policy == "categorical" else ""  # other names are rejected elsewhere
 
 
 def _network_of_vectors(it: Situation) -> str:
-    if it.environment is None or it.settings.network != "mlp":  # a cnn is refused by name
+    if it.environment is None or it.settings.network != "mlp":  # "cnn" is rejected elsewhere
         return ""
-    return "" if image_leaves(it.environment) else f"the observations of {it.environment.name} are no images"
+    return "" if image_leaves(it.environment) else f"the observations of {it.environment.name} are not images"
 
 
 def _one_process(it: Situation) -> str:
-    return "" if it.settings.distributed else "it is for processes that train together (--distributed)"
+    return "" if it.settings.distributed else "it is for training in several processes (--distributed)"
 
 
 def _members_are_seeds(it: Situation) -> str:
@@ -141,11 +130,11 @@ def _members_are_seeds(it: Situation) -> str:
 
 
 def _members_are_seeds_unlisted(it: Situation) -> str:
-    return "" if it.settings.seed_list else _members_are_seeds(it)  # a list, which makes the number, is named itself
+    return "" if it.settings.seed_list else _members_are_seeds(it)  # the list sets `seeds`, and is rejected
 
 
 def _chunks_are_generations(it: Situation) -> str:
-    return "a population's compiled call is what exploit_every says" if it.settings.population else ""
+    return "in a population, exploit_every sets the updates per call" if it.settings.population else ""
 
 
 def _no_population(it: Situation) -> str:
@@ -188,6 +177,6 @@ RULES: dict[str, Rule] = {
     "tuned": _for_the_command_line,
     "quick": _for_the_command_line,
 }
-"""Setting -> in which situation nothing depends on it."""
+"""Setting -> function that returns why it does nothing in a situation, or an empty string."""
 
 _DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}

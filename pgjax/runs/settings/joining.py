@@ -1,4 +1,4 @@
-"""Several processes that train together: how one joins, and how it leaves."""
+"""Joining and leaving the group of processes of a distributed run."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import jax
-from jax._src import distributed  # who the coordinator is has no public name
+from jax._src import distributed  # the coordinator's address has no public name
 
 from pgjax.runs.record.attempts import Incomplete, say
 from pgjax.runs.record.interrupts import Stopped
@@ -19,14 +19,14 @@ from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
 
 HEARTBEAT_TIMEOUT = 30
-"""Seconds without a sign of life after which a process counts as dead, and all others end."""
+"""Seconds without a heartbeat after which a process counts as dead and all others end."""
 
 SHUTDOWN_TIMEOUT = 120
-"""Seconds for which a process that is done waits for the others: the first one still draws and writes."""
+"""Seconds for which a finished process waits for the others; process 0 still writes results then."""
 
 
 class Place(NamedTuple):
-    """Who a process is. All None where jax finds it out (SLURM)."""
+    """Coordinator, number and index of a process. All are None if JAX finds them itself (SLURM)."""
 
     coordinator: str | None = None
     processes: int | None = None
@@ -34,14 +34,9 @@ class Place(NamedTuple):
 
 
 def place_of(settings: Settings) -> Place:
-    """Where a process stands: by its flags; its number also by a Kubernetes index; all of it by SLURM.
+    """Coordinator, number and index of this process, from flags, a Kubernetes job index, or SLURM.
 
-    Raises:
-      SettingError: for what is missing or impossible.
-
-    >>> place_of(Settings(distributed=True, coordinator="node1:8476", processes=2, process_id=2))
-    Traceback (most recent call last):
-    pgjax.types.SettingError: process_id: 2 must be one of 0 to 1
+    Raises SettingError for a missing or invalid flag.
     """
     given = settings.coordinator or settings.processes or settings.process_id >= 0
     if not given and "SLURM_PROCID" in os.environ and "SLURM_STEP_NODELIST" in os.environ:
@@ -49,7 +44,7 @@ def place_of(settings: Settings) -> Place:
     if ":" not in settings.coordinator or not settings.coordinator.rpartition(":")[2].isdigit():
         raise SettingError("coordinator", settings.coordinator, "must be HOST:PORT of process 0")
     if settings.processes < 1:
-        raise SettingError("processes", settings.processes, "must say how many processes there are, at least 1")
+        raise SettingError("processes", settings.processes, "must be the number of processes, at least 1")
     number = settings.process_id if settings.process_id >= 0 else int(os.environ.get("JOB_COMPLETION_INDEX", -1))
     if not 0 <= number < settings.processes:
         raise SettingError("process_id", number, f"must be one of 0 to {settings.processes - 1}")
@@ -58,13 +53,11 @@ def place_of(settings: Settings) -> Place:
 
 @contextmanager
 def joined(settings: Settings) -> Iterator[None]:
-    """Be one of the processes that train together, if the settings say so; call before the first array is made.
+    """Join the other processes if the settings say so, and leave at the end. Enter it before the first array is made.
 
-    A process that ends early takes the others with it: at once where they wait for it, otherwise when its heartbeat
-    has been missing for HEARTBEAT_TIMEOUT. What all of them refuse, or stop for, they leave together.
-
-    Raises:
-      SettingError: for a place that is none, and where the processes do not agree on what they run with.
+    A process that fails ends the others: at once if they wait for it, else after HEARTBEAT_TIMEOUT. Errors that all
+    processes raise together (invalid settings, a stop request, incomplete output) let them shut down in order. Raises
+    SettingError for invalid flags, or if the processes do not agree on their settings.
     """
     if not settings.distributed:
         yield
@@ -77,9 +70,9 @@ def joined(settings: Settings) -> Iterator[None]:
         jax.distributed.shutdown()
         raise
     except BaseException as error:
-        # Leaving politely would mean to wait for a process that may be dead.
+        # An orderly shutdown would wait for a process that may be dead.
         if _is_of_others(error):
-            say("error: another process has ended, or cannot be reached; start all of them again with --resume")
+            say("error: another process has ended or cannot be reached; start all processes again with --resume")
         else:
             traceback.print_exc()
         sys.stderr.flush()
@@ -89,32 +82,32 @@ def joined(settings: Settings) -> Iterator[None]:
 
 def _join(place: Place, timeout: int) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+    jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM
     with _deadline(timeout, place):
         try:
             jax.distributed.initialize(
                 *place,
                 cluster_detection_method=None if place.coordinator is None else "deactivate",
-                initialization_timeout=timeout + 60,  # beyond the deadline: jax itself would end in a stack trace
+                initialization_timeout=timeout + 60,  # longer than the deadline, because JAX would print a stack trace
                 heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
                 shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
             )
         except (RuntimeError, ValueError) as error:
             reason = f"cannot be used: {str(error).splitlines()[0]}"
             raise SettingError("coordinator", place.coordinator, reason) from error
-    coordinator = place.coordinator or distributed.global_state.coordinator_address  # SLURM's is found by jax
+    coordinator = place.coordinator or distributed.global_state.coordinator_address  # under SLURM, JAX finds it
     if address := own_address(coordinator or ""):
         listen_at(address)
 
 
 @contextmanager
 def _deadline(seconds: int, place: Place) -> Iterator[None]:
-    """End the process, with one line, if what is inside takes longer: jax waits in C++, where no exception reaches."""
+    """End the process with one line if the body takes longer: JAX waits in C++, where no exception can be raised."""
 
     def end() -> None:
         where = place.coordinator or "the first task's host"
         if place.process_id == 0:
-            say(f"error: processes: {place.processes} were expected at {where}, not all came within {seconds} s")
+            say(f"error: processes: {place.processes} were expected at {where}, not all joined within {seconds} s")
         else:
             say(f"error: coordinator: {where} could not be reached within {seconds} s; is process 0 running there?")
         os._exit(2)
@@ -129,6 +122,6 @@ def _deadline(seconds: int, place: Place) -> Iterator[None]:
 
 
 def _is_of_others(error: BaseException) -> bool:
-    """Whether an error says that a connection to another process has broken."""
+    """Whether an error reports a broken connection to another process."""
     text = str(error)
     return any(word in text for word in ("Gloo", "NCCL", "coordination service", "Connection closed by peer"))

@@ -1,6 +1,6 @@
-"""Flags made from what methods say of themselves: their recipes' signatures and docstrings, and the fields of `Config`.
+"""Command-line flags made from the signatures and docstrings of the methods, and from the fields of `Config`.
 
-So a new method, or a new hyperparameter of one, reaches the command line by standing in the table of methods.
+A new method, or a new hyperparameter of one, gets its flag by being in the table of methods.
 """
 
 import inspect
@@ -16,21 +16,18 @@ from jax.typing import ArrayLike
 from pgjax import methods
 from pgjax.config import Config, Recipe
 
-NOT_ASKED = ("rollout", "critic")
-"""Fields of `Config` that the method decides."""
+METHOD_FIELDS = ("rollout", "critic")
+"""Fields of `Config` that the method sets and no flag changes."""
 
 MOST_NAMED = 6
-"""How many methods a help text names one by one."""
+"""Largest number of methods that a help text lists by name."""
 
 
 def of_methods(table: Mapping[str, Callable[..., Recipe]]) -> list[tuple[str, Any, Any]]:
-    """A field (name, type, default) for each parameter of the methods, those that most methods have first.
+    """A dataclass field (name, type, default) for each parameter of the methods, the most common ones first.
 
-    Numbers become `float | None`; None stands for the method's own value. Help comes from the docstring of the first
-    method that documents the parameter.
-
-    >>> [name for name, _, _ in of_methods(methods.ALGORITHMS)][:2]
-    ['learning_rate', 'discount']
+    A number has the type `float | None`; None means the default of the method. The help text is from the docstring of
+    the first method that documents the parameter.
     """
     having: dict[str, dict[str, inspect.Parameter]] = {}
     texts: dict[str, str] = {}
@@ -49,14 +46,10 @@ def of_methods(table: Mapping[str, Callable[..., Recipe]]) -> list[tuple[str, An
 
 
 def of_config(table: Mapping[str, Callable[..., Recipe]]) -> list[tuple[str, Any, Any]]:
-    """A field (name, type, default) for each static setting that a method leaves open, in the order of `Config`.
-
-    >>> [name for name, _, _ in of_config(methods.ALGORITHMS)][:2]
-    ['num_envs', 'num_steps']
-    """
+    """A dataclass field (name, type, default) for each static setting that has a flag, in the order of `Config`."""
     hints, texts = get_type_hints(Config), documentation(Config, "Attributes")
     configs = {method: recipe().config for method, recipe in table.items()}
-    asked = [one.name for one in fields(Config) if one.name not in NOT_ASKED]
+    asked = [one.name for one in fields(Config) if one.name not in METHOD_FIELDS]
     return [
         _flag(name, hints[name], texts.get(name, ""), {m: getattr(c, name) for m, c in configs.items()}, everyone=True)
         for name in asked
@@ -64,7 +57,7 @@ def of_config(table: Mapping[str, Callable[..., Recipe]]) -> list[tuple[str, Any
 
 
 def documentation(of: Any, section: str) -> dict[str, str]:
-    """What a docstring's section says of each name, in one line.
+    """Name -> text of a docstring section such as Args, each text on one line.
 
     >>> documentation(methods.reinforce, "Args")["discount"]
     'discount factor γ, from 0 to 1.'
@@ -86,7 +79,7 @@ def documentation(of: Any, section: str) -> dict[str, str]:
 
 
 def _flag(name: str, kind: Any, text: str, own: Mapping[str, Any], *, everyone: bool) -> tuple[str, Any, Any]:
-    """A dataclass field; switches that are off everywhere are plain switches, all else may be left to the method."""
+    """A dataclass field: a plain switch if it is off in every method, else a value that defaults to the method's."""
     if kind is bool and not any(own.values()):
         return name, Annotated[bool, tyro.conf.arg(help=_sentence(text))], field(default=False)
     metavar = "|".join(get_args(kind)) if get_origin(kind) is Literal else kind.__name__.upper()
@@ -97,7 +90,7 @@ def _flag(name: str, kind: Any, text: str, own: Mapping[str, Any], *, everyone: 
 
 
 def _kind(parameter: inspect.Parameter) -> Any:
-    """The type of a flag for a parameter: hyperparameters, which may be arrays, are numbers."""
+    """The type of a parameter's flag; hyperparameters, which may be arrays in Python, are floats."""
     annotation = parameter.annotation
     if annotation is parameter.empty:
         return next((kind for kind in (bool, int, str) if type(parameter.default) is kind), float)
@@ -108,17 +101,17 @@ def _kind(parameter: inspect.Parameter) -> Any:
 
 
 def _sentence(text: str) -> str:
-    """A docstring's words as help: a table that is named is written out, a word at the beginning gets its capital."""
+    """A docstring text as help text: references to a table of names are replaced by the names."""
     text = re.sub(r"a name in ([A-Z_]+)", lambda m: f"one of {', '.join(getattr(methods, m[1], [m[1]]))}", text)
     text = text.replace("`", "")
     return text[:1].upper() + text[1:] if text[:1].isascii() else text
 
 
 def _own_values(own: Mapping[str, Any], *, everyone: bool) -> str:
-    """The methods' own values in words: the most frequent one last, without names where all methods have one.
+    """Describe the methods' defaults, the most frequent one last; without names if all methods have the same.
 
     >>> _own_values({"ppo": 0.2}, everyone=False), _own_values({"a": 1, "b": 2, "c": 2}, everyone=True)
-    ('0.2, ppo', '1 for a, else 2')
+    ('0.2 for ppo', '1 for a, else 2')
     """
     groups: dict[Any, list[str]] = {}
     for method, value in own.items():
@@ -127,7 +120,7 @@ def _own_values(own: Mapping[str, Any], *, everyone: bool) -> str:
     if len(ordered) == 1 and not everyone:
         value, having = ordered[0]
         names = ", ".join(having) if len(having) <= MOST_NAMED else f"{len(having)} methods"
-        return f"{value}, {names}"
+        return f"{value} for {names}"
     named = [f"{value} for {', '.join(having)}" for value, having in ordered[:-1]]
     value, having = ordered[-1]
     last = f"else {value}" if named and everyone else str(value) if everyone else f"{value} for {', '.join(having)}"

@@ -1,4 +1,4 @@
-"""In which range each hyperparameter is worth trying: for searches and populations."""
+"""Search ranges of hyperparameters, for tune.py and for populations."""
 
 from dataclasses import fields
 from typing import Any
@@ -12,7 +12,7 @@ from pgjax.runs.settings.build import Setup, recipe_of
 from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
 
-RANGES = {  # on a logarithmic scale; of discount and gae_lambda, the distance from 1
+RANGES = {  # on a logarithmic scale; for discount and gae_lambda, of 1 − value
     "learning_rate": (1e-4, 3e-2),
     "discount": (1e-3, 1e-1),
     "gae_lambda": (1e-2, 3e-1),
@@ -30,16 +30,9 @@ FROM_ONE = ("discount", "gae_lambda")
 
 
 def chosen(field: str, names: tuple[str, ...], settings: Settings, setup: Setup) -> dict[str, float]:
-    """Hyperparameters with their values now: those named, or all that act and have a range.
+    """Current values of the hyperparameters `names`, or of all that have an effect and a search range.
 
-    Args:
-      field: the setting that names them, for the refusal.
-      names: which; () for all.
-      settings: of the run.
-      setup: what they make.
-
-    Raises:
-      SettingError: for a name that has no range, or does nothing here.
+    Raises SettingError about `field` for a name that has no search range or no effect here.
 
     >>> from pgjax.runs.settings.build import build
     >>> settings = Settings(algorithm="a2c", discount=0.98)
@@ -52,16 +45,16 @@ def chosen(field: str, names: tuple[str, ...], settings: Settings, setup: Setup)
     possible = [n for n in RANGES if n in now and n in known and not idle.why_idle(situation, n)]
     for name in names:
         if name not in possible:
-            raise SettingError(field, name, f"has no range here; there are {', '.join(possible)}")
+            raise SettingError(field, name, f"has no search range here; choose from {', '.join(possible)}")
     return {name: float(np.asarray(now[name])) for name in names or possible}
 
 
 def evolution(settings: Settings, setup: Setup) -> Evolution:
-    """What evolves in a population, from the settings of a run."""
+    """The `Evolution` of a population from the settings of a run."""
     names = chosen("evolve", settings.evolve, settings, setup)
     return Evolution(tuple((name, *RANGES[name]) for name in names), from_one=FROM_ONE)
 
 
 def plain(name: str, x: Any) -> Any:
-    """A number of RANGES as the hyperparameter that it means, and back."""
+    """Convert between a number of RANGES and the hyperparameter, in either direction."""
     return 1 - x if name in FROM_ONE else x

@@ -1,4 +1,4 @@
-"""How a script begins: CPU cores as devices, and compiled programs kept from one run to the next."""
+"""Start of a script: CPU cores as devices, and a persistent compilation cache."""
 
 import contextlib
 import os
@@ -15,31 +15,29 @@ from pgjax.types import SettingError
 
 
 def start(devices: int | None = None) -> None:
-    """Make CPU cores devices (`pgjax.use_cpu_devices`) and keep compiled programs; call before the first array is made.
+    """Use CPU cores as devices and cache compiled programs on disk. Call it before the first array is made.
 
-    Programs go to the directory that JAX_COMPILATION_CACHE_DIR names, by default to pgjax in the user's cache; where
-    that cannot be written, jax goes on without. JAX_ENABLE_COMPILATION_CACHE=0 keeps none. A program that is not as it
-    was written is compiled anew (`programs`).
+    The cache is in JAX_COMPILATION_CACHE_DIR, by default in the user's cache folder. JAX_ENABLE_COMPILATION_CACHE=0
+    disables it. If the folder cannot be written, nothing is cached. Corrupt entries are recompiled (`programs`).
 
     Args:
-      devices: how many; default one per core, or as many as XLA_FLAGS asks for.
+      devices: how many (`pgjax.use_cpu_devices`); default as many as XLA_FLAGS asks for, or one per core.
     """
     asked = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     use_cpu_devices(devices or (int(asked[1]) if asked else None))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        with contextlib.suppress(RuntimeError):  # there is no home directory: nothing is kept
+        with contextlib.suppress(RuntimeError):  # without a home directory there is no cache
             home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-            # By processor: what is compiled for one may not run on another that shares the home directory.
+            # One folder per processor: programs for one may not run on another that shares the home directory.
             jax.config.update("jax_compilation_cache_dir", str(home / "pgjax" / processor().replace(" ", "-")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     check_programs()
 
 
 def chosen_devices(count: int) -> list[Any] | None:
-    """The first `count` devices of every process; None, for all of them, if it is 0.
+    """The first `count` devices of every process; None, which means all, if `count` is 0.
 
-    Raises:
-      SettingError: if a process has fewer. CPU devices beyond the cores are there only where XLA_FLAGS asks for them.
+    Raises SettingError if a process has fewer. More CPU devices than cores exist only if XLA_FLAGS asks for them.
     """
     if count == 0:
         return None
@@ -50,5 +48,5 @@ def chosen_devices(count: int) -> list[Any] | None:
     if jax.default_backend() == "cpu" and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         there = min(there, cores())
     if count > there:
-        raise SettingError("devices", count, f"are more than the {there} there are")
+        raise SettingError("devices", count, f"is more than the {there} available")
     return [device for devices in of_process.values() for device in devices[:count]]

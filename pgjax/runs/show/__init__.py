@@ -1,1 +1,1 @@
-"""What is seen of a run: figures, intervals, progress."""
+"""Display of runs: figures, intervals, progress and help texts."""

@@ -1,4 +1,4 @@
-"""How several runs compare: interquartile means, and intervals that the few seeds one has can support."""
+"""Statistics over seeds: interquartile means and bootstrap intervals."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ RESAMPLES = 2000
 
 
 def interquartile_mean(x: ArrayLike, axis: int = -1) -> np.ndarray:
-    """Mean of the middle half; of n numbers the lowest and highest ⌊n/4⌋ are left out.
+    """Mean of the middle half: the lowest and highest ⌊n/4⌋ of n numbers are left out.
 
-    Less swayed by an outlier than the mean, less wasteful than the median.
-    Agarwal et al. 2021. https://arxiv.org/abs/2108.13264
+    It is more robust to outliers than the mean, and has a smaller variance than the median.
+    Source: Agarwal et al. 2021, https://arxiv.org/abs/2108.13264.
 
     >>> float(interquartile_mean([0.0, 3.0, 5.0, 1000.0]))
     4.0
@@ -25,19 +25,19 @@ def interquartile_mean(x: ArrayLike, axis: int = -1) -> np.ndarray:
 def bootstrap_interval(
     strata: Sequence[ArrayLike], *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Interquartile mean over all seeds of all strata, and a percentile bootstrap interval.
+    """Interquartile mean over the seeds of all strata, with a stratified percentile bootstrap interval.
 
-    Seeds are drawn with replacement within each stratum (a run directory), as many as it has: what a repetition of the
-    same runs with other seeds might have given. With fewer than about five seeds it is too narrow.
+    Seeds are resampled with replacement within each stratum (a run directory). With fewer than about five seeds the
+    interval is too narrow.
 
     Args:
-      strata: numbers [seeds, ...] each; the dimensions behind are treated alike.
-      level: probability the interval is meant to have.
-      resamples: how many.
-      seed: of the draws.
+      strata: arrays [seeds, ...]; trailing dimensions are treated independently.
+      level: nominal coverage probability.
+      resamples: number of bootstrap samples.
+      seed: of the resampling.
 
     Returns:
-      Interquartile mean, low, high, each [...].
+      Interquartile mean, lower end, upper end, each [...].
 
     >>> middle, low, high = bootstrap_interval([[1.0, 2.0, 3.0, 4.0], [3.0, 4.0]])
     >>> float(middle), bool(low < middle < high)

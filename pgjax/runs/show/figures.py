@@ -1,4 +1,4 @@
-"""Figures: the learning curves of sweeps, and how one is written."""
+"""Figures of learning curves, and saving a figure."""
 
 from pathlib import Path
 
@@ -14,6 +14,6 @@ from pgjax.sweeps.curves import learning_curves as learning_curves
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG and release the figure."""
+    """Write a figure as PNG and close it."""
     figure.savefig(path, dpi=130)
     plt.close(figure)

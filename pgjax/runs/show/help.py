@@ -1,8 +1,9 @@
-"""What `--help` prints: flags in boxes, one for each group, texts without the line breaks of their source."""
+"""Help texts of command lines: flags in one box per group, with docstrings reflowed to the terminal."""
 
 import ast
 import contextlib
 import inspect
+import re
 import shutil
 import textwrap
 from collections.abc import Collection, Mapping
@@ -13,7 +14,7 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 HELP = ("-h", "--help")
-"""Flags that ask for help."""
+"""Flags that print the help."""
 
 
 def print_help(kind: type, description: str, prog: str | None = None) -> None:
@@ -22,13 +23,13 @@ def print_help(kind: type, description: str, prog: str | None = None) -> None:
 
 
 def print_groups(groups: Mapping[str, Any], hidden: Collection[str], description: str, prog: str) -> None:
-    """Print the help of flags that are the fields of several dataclasses, whose values are the defaults.
+    """Print the help of flags in groups.
 
     Args:
-      groups: what each group is called, and an instance of its dataclass; its docstring stands above the flags.
-      hidden: names of fields that are left out, and so is a group of which nothing is left.
-      description: stands above all.
-      prog: the name of the program.
+      groups: name of a group -> instance of a dataclass; its values are the defaults, its docstring heads the group.
+      hidden: names of fields to leave out; a group without visible fields is left out.
+      description: text above the flags.
+      prog: name of the program.
     """
     nested = []
     for name, values in groups.items():
@@ -41,18 +42,13 @@ def print_groups(groups: Mapping[str, Any], hidden: Collection[str], description
 
 
 def _print(flags: Any, description: str, prog: str | None) -> None:
-    print(paragraphs(description), end="\n\n")  # tyro would join its lines
-    with contextlib.suppress(SystemExit):  # which is how tyro ends
+    print(paragraphs(description), end="\n\n")  # tyro would join the lines
+    with contextlib.suppress(SystemExit):  # tyro exits after the help
         tyro.cli(flags, args=["--help"], prog=prog, description="")
 
 
 def plain(kind: type, hidden: Collection[str] = ()) -> Any:
-    """A dataclass of the same fields, each text on one line, nothing said of empty defaults.
-
-    Args:
-      kind: a dataclass.
-      hidden: names of fields whose flags are left out of the help.
-    """
+    """A dataclass with the same fields except `hidden`, help texts on one line, and empty defaults not shown."""
     hints = get_type_hints(kind, include_extras=True)
     written = texts(kind)
     flags = []
@@ -68,17 +64,12 @@ def plain(kind: type, hidden: Collection[str] = ()) -> Any:
 
 
 def texts(kind: type) -> dict[str, str]:
-    """The strings below the fields of a dataclass in its source, each on one line.
-
-    >>> from pgjax.runs.settings.flags import Settings
-    >>> texts(Settings)["shared"]
-    'Let the critic share all layers but the last with the policy.'
-    """
+    """Name of a field -> string below it in the source of a dataclass, on one line."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         try:
             (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        except (OSError, TypeError):  # made in memory, or built in
+        except (OSError, TypeError):  # there is no source
             continue
         for one, below in pairwise(getattr(tree, "body", [])) if is_dataclass(base) else ():
             match one, below:
@@ -88,13 +79,21 @@ def texts(kind: type) -> dict[str, str]:
 
 
 def paragraphs(text: str) -> str:
-    """A docstring as lines that fit the terminal, paragraphs kept apart.
+    """A docstring wrapped to the width of the terminal; paragraphs, list items and indented lines stay separate.
 
-    >>> print(paragraphs("One, two\\n    and three.\\n\\n    Four."))
-    One, two and three.
+    >>> print(paragraphs("One, two\\n    and three:\\n\\n    - four\\n    - five"))
+    One, two and three:
     <BLANKLINE>
-    Four.
+    - four
+    - five
     """
     width = shutil.get_terminal_size().columns
-    parts = (" ".join(part.split()) for part in inspect.cleandoc(text).split("\n\n"))
-    return "\n\n".join(textwrap.fill(part, width, break_on_hyphens=False) for part in parts)
+    parts = (re.split(r"\n(?=- |    \S)", part) for part in inspect.cleandoc(text).split("\n\n"))
+    return "\n\n".join("\n".join(_filled(item, width) for item in items) for items in parts)
+
+
+def _filled(item: str, width: int) -> str:
+    first = item[: len(item) - len(item.lstrip())]
+    rest = first + "  " * item.startswith("- ")
+    text = " ".join(item.split())
+    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)

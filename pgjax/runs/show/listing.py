@@ -1,4 +1,4 @@
-"""The environments that can be trained on, as text."""
+"""The list of available environments as text."""
 
 from pgjax.environments.packages import NotInstalled
 from pgjax.environments.table import FAMILIES, by_family
@@ -6,9 +6,7 @@ from pgjax.types import SettingError
 
 
 def environments_by_family() -> str:
-    """Every name, one a line, family by family; for a family that cannot be used, why not, in one line.
-
-    For one that is not installed that is the extra that installs it.
+    """Names of all environments, one per line, by family; for an unavailable family, the reason in one line.
 
     >>> "CartPole-v1" in environments_by_family().splitlines()
     True

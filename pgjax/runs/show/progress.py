@@ -1,4 +1,4 @@
-"""A word on what is done before the progress bar of `pgjax.sweeps.progress`, and after it."""
+"""A status line for the phases without a progress bar (`pgjax.sweeps.progress`)."""
 
 import sys
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from pgjax.engine.output import unfailing
 
 @contextmanager
 def doing(what: str, *, quiet: bool = False) -> Iterator[None]:
-    """Say on standard error what is going on while it does, where that is a terminal."""
+    """Show a status line on standard error during the body, if that is a terminal."""
     console = Console(file=unfailing(sys.stderr))
     if quiet or not console.is_terminal:
         yield

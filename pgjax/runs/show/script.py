@@ -1,4 +1,4 @@
-"""How a script ends: by itself, or with one line and an exit status."""
+"""Exit of a script: one line for an expected error, and the exit status."""
 
 import sys
 from collections.abc import Iterator
@@ -12,7 +12,10 @@ from pgjax.types import SettingError
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Let nothing fail that is printed; end with one line and a status: 2 refused, 1 left undone, 128 + n stopped.
+    """Turn expected errors in the body into one line and an exit status.
+
+    The status is 2 for an invalid setting, 1 for incomplete output or an I/O error, and 128 + n for signal n. Printing
+    to a closed output does not raise.
 
     >>> with one_line():
     ...     raise SettingError("seeds", 0, "must be at least 1")
@@ -32,7 +35,7 @@ def one_line() -> Iterator[None]:
     except Stopped as stopped:
         say(str(stopped))
         sys.exit(stopped.code)
-    except OSError as error:  # a disk that is full, a place that has vanished
+    except OSError as error:  # e.g. a full disk
         say(f"error: {in_words(error)}")
         sys.exit(1)
     finally:
