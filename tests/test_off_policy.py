@@ -75,12 +75,12 @@ def mean(mdp, estimator, theta, sampling):
     return oracle.moments(mdp, estimator, log_policy, theta, sampling).mean
 
 
-@pytest.mark.parametrize("scale", [0.3, 3.0])
 @pytest.mark.parametrize("name", EXACT)
-def test_exact_at_any_distance(mdp, name, scale):
-    theta, behaviour = policies(mdp, scale)
-    estimate = mean(mdp, EXACT[name], theta, off_policy(mdp, behaviour))
-    np.testing.assert_allclose(estimate, exact(mdp, theta), atol=1e-12)
+def test_exact_at_any_distance(mdp, name):
+    for scale in (0.3, 3.0):
+        theta, behaviour = policies(mdp, scale)
+        estimate = mean(mdp, EXACT[name], theta, off_policy(mdp, behaviour))
+        np.testing.assert_allclose(estimate, exact(mdp, theta), atol=1e-12, err_msg=str(scale))
 
 
 @pytest.mark.parametrize("critic", ["right", "wrong", "zero"])
@@ -181,7 +181,7 @@ def test_hessian_splits_into_the_surrogates_and_the_cross_terms(mdp):
     theta, _ = policies(mdp, 1.0)
     cross = oracle.cross_term(mdp, log_policy, theta)
     flat = jnp.ravel(theta)
-    own = jax.hessian(lambda x: surrogate_value(mdp, x.reshape(theta.shape), theta))(flat)
+    own = jax.jit(jax.hessian(lambda x: surrogate_value(mdp, x.reshape(theta.shape), theta)))(flat)
     np.testing.assert_allclose(oracle.exact_hessian(mdp, log_policy, theta), own + cross + cross.T, atol=1e-12)
 
 
@@ -198,7 +198,7 @@ def test_dice_has_the_right_hessian_and_the_first_order_form_has_not(mdp):
             x = jnp.where(transition.mask > 0, log_prob - jax.lax.stop_gradient(log_prob), 0.0)
             return jnp.sum(chance * jnp.sum(surrogate(x, credit(signals), signals.continues), axis=0))
 
-        return jax.hessian(value)(jnp.ravel(theta))
+        return jax.jit(jax.hessian(value))(jnp.ravel(theta))
 
     truth = oracle.exact_hessian(mdp, log_policy, theta)
     np.testing.assert_allclose(expected_hessian(prefix_product, discounted_reward), truth, atol=1e-9)
@@ -231,7 +231,7 @@ def test_a_pool_of_behaviour_policies_is_one_behaviour_policy(mdp, name):
         out = estimator.contribution(jax.lax.stop_gradient(estimator.credit(signals)), signals, None, x)
         return jnp.sum(chance * jnp.sum(out * pooled.mask, axis=0))
 
-    np.testing.assert_allclose(np.ravel(jax.grad(surrogate)(theta)), exact(mdp, theta), atol=1e-12)
+    np.testing.assert_allclose(np.ravel(jax.jit(jax.grad(surrogate))(theta)), exact(mdp, theta), atol=1e-12)
     with_itself = importance.mixture_log_prob(
         jnp.stack([rows[0].log_prob, agent.policy(theta, pooled.observation).log_prob(pooled.action)]),
         jnp.array([0.75, 0.25]),
@@ -276,7 +276,7 @@ def test_self_normalised_weights_are_those_of_the_whole_batch_when_devices_share
     """Four parts of two trajectories each, mapped over the axis that devices share, against all eight at once."""
     log_ratio, reward = np.random.default_rng(0).normal(size=(2, 5, 8)) * 3
     parts = [jnp.asarray(x).reshape(5, 4, 2).swapaxes(0, 1) for x in (reward, log_ratio)]
-    shared = jax.vmap(lambda r, x: credit(make_signals(r, log_ratio=x)), axis_name=ENV_AXIS)(*parts)
+    shared = jax.jit(jax.vmap(lambda r, x: credit(make_signals(r, log_ratio=x)), axis_name=ENV_AXIS))(*parts)
     whole = credit(make_signals(jnp.asarray(reward), log_ratio=jnp.asarray(log_ratio)))
     np.testing.assert_allclose(shared.swapaxes(0, 1).reshape(5, 8), whole, atol=1e-12)
 
@@ -378,16 +378,15 @@ ALL = (
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("logit", [1e4, -1e4])
-def test_finite_with_extreme_behaviour_policies(name, logit):
+def test_finite_with_extreme_behaviour_policies(name):
     with jax.enable_x64(False):
         T, N = 50, 4
         rng = np.random.default_rng(0)
         action = jnp.asarray(rng.integers(0, 2, (T, N)))
-        behaviour = jax.nn.log_softmax(jnp.array([logit, 0.0]))[action]
         reward = jnp.asarray(rng.normal(size=(T, N)), jnp.float32)
 
-        def loss(logits):
+        def loss(logits, behaviour_logit):
+            behaviour = jax.nn.log_softmax(jnp.array([behaviour_logit, 0.0]))[action]
             log_probs = jnp.broadcast_to(log_policy(logits), (T, N, 2))
             x = jnp.take_along_axis(log_probs, action[..., None], axis=-1)[..., 0] - behaviour
             signals = make_signals(
@@ -402,8 +401,10 @@ def test_finite_with_extreme_behaviour_policies(name, logit):
             credit = jax.lax.stop_gradient(ALL[name].credit(signals))
             return jnp.sum(ALL[name].contribution(credit, signals, Categorical(log_probs), x))
 
-        value, gradient = jax.value_and_grad(loss)(jnp.array([0.3, -0.2]))
-        assert np.isfinite(value) and np.isfinite(gradient).all()
+        slope = jax.jit(jax.value_and_grad(loss))
+        for logit in (1e4, -1e4):
+            value, gradient = slope(jnp.array([0.3, -0.2]), logit)
+            assert np.isfinite(value) and np.isfinite(gradient).all(), logit
 
 
 def test_clamped_weights_are_counted():

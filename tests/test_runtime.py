@@ -134,15 +134,13 @@ def test_a_pool_that_can_no_longer_be_enlarged_is_said():
     assert "can hang with the 2 threads" in said and "import pgjax before gymnax, or set NPROC=4" in said
 
 
-def test_after_gymnax_the_devices_that_there_are_serve_and_another_count_is_refused():
-    steps = [f"pgjax.use_cpu_devices({count})" for count in ("", 1, 2)]
-    imported, whatever, one, two = outcomes("global pgjax; import gymnax, pgjax", *steps, NPROC="4")
-    assert (imported, one) == ("4", "4")
-    assert "jax has already started" in whatever and "call pgjax.use_cpu_devices() before" in whatever
-    assert "SettingError: devices: 2 is set too late: there are 1; jax has already started" in two
-
-
-def test_after_gymnax_the_devices_that_xla_was_asked_for_serve():
+def test_after_gymnax_the_devices_that_xla_was_asked_for_serve_and_another_count_is_refused():
     flags = "--xla_force_host_platform_device_count=3"
     counted = "import jax; pgjax.use_cpu_devices(3); assert len(jax.devices()) == 3"
-    assert outcomes("global pgjax; import gymnax, pgjax", counted, XLA_FLAGS=flags, NPROC="6") == ["6", "6"]
+    four_cores = "os.sched_getaffinity = lambda _: {0, 1, 2, 3}"
+    steps = ["global pgjax; import gymnax, pgjax", counted, four_cores]
+    steps += [f"pgjax.use_cpu_devices({count})" for count in ("", 2)]
+    *served, whatever, two = outcomes(*steps, XLA_FLAGS=flags, NPROC="6")
+    assert served == ["6", "6", "6"]
+    assert "jax has already started" in whatever and "call pgjax.use_cpu_devices() before" in whatever
+    assert "SettingError: devices: 2 is set too late: there are 3; jax has already started" in two

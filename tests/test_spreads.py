@@ -37,7 +37,7 @@ EQUAL = (0.1, 0.7, 123.4, -123.4, 1e-3, 3.3e7)
 BATCH_BASELINES = (baselines.same_batch_mean, baselines.leave_one_out, baselines.time_step)
 # The same rewards in another order: their sums differ by rounding (in float32 and in float64), and by nothing else.
 REORDERED = np.stack([np.random.default_rng(k).permutation(np.geomspace(0.1, 7.7, 12)) for k in range(9)], axis=1)
-FAR = np.array([[1e4, 1e4 + 1, 1e4 + 2]])  # far from 0 and close together
+FAR = 1e5 + 6 * np.arange(7.0)[None]  # far from 0 and close together; the mean of any six is a float32
 
 
 def sums_differ(rewards, dtype):
@@ -99,7 +99,7 @@ def test_equal_returns_say_nothing_of_any_action(precision, steps, group):
 
 def test_returns_equal_up_to_rounding_say_nothing_of_any_action(precision):
     assert sums_differ(REORDERED, precision)
-    found = every_credit(make_signals(REORDERED.astype(precision)))
+    found = credits_of(REORDERED.astype(precision), np.ones(REORDERED.shape))
     for name in ("standardised", "group_standardised", "weighted_trajectory"):
         np.testing.assert_array_equal(found[name], 0.0, err_msg=name)
     for name in CREDITS:
@@ -112,18 +112,16 @@ def test_a_small_spread_far_from_0_is_brought_to_1(precision):
     far = every_credit(make_signals(FAR.astype(precision)))
     for name in ("standardised", "group_standardised", "standardised total, leave_one_out"):
         np.testing.assert_allclose(far[name], exact, rtol=1e-5)
-    groups = np.concatenate([FAR, np.full((1, 3), 123.4)], axis=1).astype(precision)
-    found = group_standardised(make_signals(groups, group=np.arange(6) // 3))
-    np.testing.assert_allclose(found, [[*exact[0], 0.0, 0.0, 0.0]], rtol=1e-5)
-    uneven = standardised(total_return)(
-        make_signals(np.array([[2e5, 2e5, 2e5 + 1]], precision))
-    )  # their mean is no float
-    np.testing.assert_allclose(uneven, [[-(0.5**0.5), -(0.5**0.5), 2**0.5]], rtol=1e-5)
+    groups = np.concatenate([FAR, np.full((1, 7), 123.4)], axis=1).astype(precision)
+    found = jax.jit(group_standardised)(make_signals(groups, group=np.arange(14) // 7))
+    np.testing.assert_allclose(found, [[*exact[0], *[0.0] * 7]], rtol=1e-5)
+    uneven = every_credit(make_signals(np.array([[*[2e5] * 6, 2e5 + 1]], precision)))  # their mean is no float
+    np.testing.assert_allclose(uneven["standardised"], [[*[-(6**-0.5)] * 6, 6**0.5]], rtol=1e-5)
 
 
 def test_what_is_not_a_number_stays_so():
     for bad in (np.nan, np.inf):
-        found = every_credit(make_signals(np.array([[1.0, bad, 1.0]])))
+        found = every_credit(make_signals(np.array([[1.0, bad, *[1.0] * 5]])))
         for name in ("standardised", "group_standardised", "leave_one_out"):
             assert np.isnan(found[name]).any(), (name, bad)
 
@@ -137,11 +135,12 @@ def test_no_spread_is_not_a_number_on_the_way():
 
 
 def test_padding_and_absent_trajectories_have_no_part_in_a_spread():
-    reward = np.array([[0.1, 0.1, 0.1, 9.0], [0.1, 0.1, 0.1, 9.0]])
-    signals = make_signals(reward, mask=np.array([[1, 1, 1, 0], [1, 1, 1, 0]]))
-    for name, credit in every_credit(signals).items():
+    mask = np.ones((12, 9))
+    mask[:, 8] = 0
+    reward = np.where(mask > 0, 0.1, 9.0)
+    for name, credit in credits_of(reward.astype(np.float32), mask).items():
         if "standardised" not in name or "total" in name:
-            np.testing.assert_array_equal(credit[:, :3], 0.0, err_msg=name)
+            np.testing.assert_array_equal(credit[:, :8], 0.0, err_msg=name)
     alone = make_signals(np.array([[3.0, 9.0]]), mask=np.array([[1, 0]]))
     assert baselined(total_return, baselines.leave_one_out)(alone)[0, 0] == 3.0  # no other: no baseline
 
@@ -150,8 +149,9 @@ def test_a_right_critic_leaves_no_advantage(precision):
     """For ever 0.1: V = 0.1 / (1 − γ). The error of one step is rounding, and is not brought to size 1."""
     value = np.full((5, 7), 0.1 / (1 - 0.99), precision)
     signals = make_signals(np.full((5, 7), 0.1, precision), discount=0.99, value=value, next_value=value)
-    for credit in (gae, vtrace, standardised(gae), standardised(vtrace)):
-        np.testing.assert_array_equal(credit(signals), 0.0)
+    credits = (gae, vtrace, standardised(gae), standardised(vtrace))
+    for found in jax.jit(lambda signals: [credit(signals) for credit in credits])(signals):
+        np.testing.assert_array_equal(found, 0.0)
     q = np.float64([[[0.1 + 0.2]], [[0.3]]]).astype(precision)
     one = make_signals(np.zeros((2, 1)), value=np.full((2, 1), 0.3), action_value=q, action=np.zeros((2, 1), int))
     np.testing.assert_array_equal(action_advantage(one), 0.0)
@@ -170,12 +170,17 @@ def test_without_any_weight_there_is_no_credit():
 
 
 def test_derivatives_are_finite_where_nothing_varies():
-    for credit in (standardised(total_return), group_standardised, weighted_trajectory):
-        slope = jax.grad(lambda r, credit=credit: jnp.sum(credit(make_signals(r)) * jnp.arange(7.0)))
-        np.testing.assert_array_equal(slope(jnp.full((1, 7), 123.4)), 0.0)
+    credits = (standardised(total_return), group_standardised, weighted_trajectory)
+
+    @jax.jit
+    def slopes(reward):
+        return [jax.grad(lambda r, c=c: jnp.sum(c(make_signals(r)) * jnp.arange(7.0)))(reward) for c in credits]
+
+    for found in slopes(jnp.full((1, 7), 123.4)):
+        np.testing.assert_array_equal(found, 0.0)
     with jax.enable_x64(True):
         x, z = np.random.default_rng(0).normal(size=(2, 1, 5))
-        slope = jax.grad(lambda r: jnp.sum(standardised(total_return)(make_signals(r)) * z))(x)
+        slope = jax.jit(jax.grad(lambda r: jnp.sum(standardised(total_return)(make_signals(r)) * z)))(x)
         d, s = x - x.mean(), x.std()
         exact = (z - z.mean()) / (s + 1e-8) - d * np.sum(z * d) / (5 * s * (s + 1e-8) ** 2)
         np.testing.assert_allclose(slope, exact, rtol=1e-10)
@@ -407,12 +412,12 @@ def test_estimates_of_equal_returns_are_exact(precision):
 
 
 def test_estimates_far_from_0_keep_their_intervals():
-    exact = stats.t.interval(0.95, 2, loc=1e4 + 1, scale=1 / 3**0.5)
-    one = np.ones((1, 3), int)
-    given = {"action_value": np.zeros((1, 3, 2)), "action": one}
-    every = every_estimate(make_signals(FAR, log_ratio=0.0 * one, **given))
+    error = FAR.std(ddof=1) / 7**0.5
+    exact = stats.t.interval(0.95, 6, loc=1e5 + 18, scale=error)
+    given = {"action_value": np.zeros((1, 7, 1)), "action": np.zeros((1, 7), int)}
+    every = every_estimate(make_signals(FAR, log_ratio=np.zeros((1, 7)), **given))
     for name, found in every.items():
-        np.testing.assert_allclose(found.standard_error, 3**-0.5, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(found.standard_error, error, rtol=1e-4, err_msg=name)
         np.testing.assert_allclose([found.low, found.high], exact, rtol=1e-6, err_msg=name)
     reordered = value_estimates.trajectory(make_signals(REORDERED.astype(np.float32)))
     assert reordered.standard_error == 0.0

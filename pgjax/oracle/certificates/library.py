@@ -153,6 +153,8 @@ SURROGATES = {
     "prefix_product": prefix_product,
 }
 FRONT = (False, True)  # without and with the factor γ^t of `discounted_objective`
+UNUSED = ("action", "action_value")  # CREDITS do not read them; without them a program fits any number of actions
+EQUAL_STEPS = 4  # batches are padded to a multiple, so that problems with different horizons share a program
 NEEDS_LARGER_BATCH = ("leave_one_out", "time_step")
 BATCH_BASELINES = ("leave_one_out", "same_batch_mean")
 
@@ -170,24 +172,33 @@ class Product(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _slopes_program(credits: tuple[str, ...], surrogates: tuple[str, ...]) -> Callable:
-    """Slopes in log π of all products: arrays [B, T, N, ...] -> [surrogates, FRONT, credits, B, T, N]."""
+def _credits_program(credits: tuple[str, ...]) -> Callable:
+    """Credits, arrays [B, T, N] -> [B, 2, credits, T, N]; 2 for FRONT. One program for all distances."""
+
+    def of_all(signals: Signals) -> Array:
+        return jnp.stack([jnp.broadcast_to(CREDITS[c](signals), signals.reward.shape) for c in credits])
 
     def one(arrays: dict[str, Array]) -> Array:
         signals = signals_of(**arrays)
-        both = jax.tree.map(lambda *x: jnp.stack(x), signals, discounted_objective(signals))
+        return jax.vmap(of_all)(jax.tree.map(lambda *x: jnp.stack(x), signals, discounted_objective(signals)))
 
-        def of_all(signals: Signals) -> Array:
-            return jnp.stack([jnp.broadcast_to(CREDITS[c](signals), signals.reward.shape) for c in credits])
+    return jax.jit(jax.vmap(one), compiler_options=QUICK)
+
+
+@lru_cache(maxsize=64)
+def _slopes_program(surrogates: tuple[str, ...]) -> Callable:
+    """Slopes in log π of all products, arrays and `_credits_program`'s -> [surrogates, 2, credits, B, T, N]."""
+
+    def one(arrays: dict[str, Array]) -> Array:
+        signals = signals_of(**{name: x for name, x in arrays.items() if name != "credits"})
 
         def slope(surrogate: Callable) -> Array:
             def total(x: Array, credit: Array) -> Array:
                 return jnp.sum(signals.mask * surrogate(x, credit, signals.continues)) / signals.mask.shape[1]
 
             each = jax.vmap(jax.vmap(jax.grad(total), in_axes=(None, 0)), in_axes=(None, 0))
-            return each(signals.log_ratio, psi)
+            return each(signals.log_ratio, arrays["credits"])
 
-        psi = jax.vmap(of_all)(both)
         return jnp.stack([slope(SURROGATES[name]) for name in surrogates])
 
     return jax.jit(jax.vmap(one, out_axes=3), compiler_options=QUICK)
@@ -248,7 +259,7 @@ def equal_to(found: list[tuple[Case, Estimates]], distance: float, *, exact: boo
       distance: between policy and behaviour policy.
       exact: whether the mean equals ∇J; other products with this mean are then not listed.
     """
-    horizon = max(case.problem.mdp.horizon for case, _ in found)
+    horizon = -(-max(case.problem.mdp.horizon for case, _ in found) // EQUAL_STEPS) * EQUAL_STEPS
     single = any(case.problem.batch_size < 2 for case, _ in found)
     surrogates = tuple(SURROGATES) if distance else ("score", "prefix_product")
     credits = tuple(c for c in CREDITS if not (single and any(x in c for x in NEEDS_LARGER_BATCH)))
@@ -313,8 +324,8 @@ def _is_preferred(product: Product, products: Iterable[Product]) -> bool:
     return not product.front or product._replace(front=False) not in products
 
 
-def _shape(case: Case) -> tuple[int, int, bool]:
-    return case.problem.batch_size, case.problem.mdp.reward.shape[1], case.problem.group_size > 1
+def _shape(case: Case) -> tuple[int, bool]:
+    return case.problem.batch_size, case.problem.group_size > 1
 
 
 def case_lengths_vary(case: Case) -> bool:
@@ -405,9 +416,8 @@ def _product_estimates(
     """The estimate of every batch of each product, [B, P], in chunks of batches."""
     problem = case.problem
     data = batch_arrays(problem, case.batches, problem.logits, case.at(distance), SIGNAL_ARRAYS)
-    arrays = signal_arrays(data)
-    if not grouped:
-        arrays.pop("group")
+    left_out = UNUSED if grouped else (*UNUSED, "group")
+    arrays = {name: x for name, x in signal_arrays(data).items() if name not in left_out}
     steps = problem.mdp.horizon
     arrays = {  # equal shapes share one compiled program
         name: x if x.ndim < 3 else np.pad(x, ((0, 0), (0, horizon - steps), *[(0, 0)] * (x.ndim - 2)))
@@ -416,11 +426,13 @@ def _product_estimates(
     states, actions = problem.logits.shape
     pi = np.exp(log_softmax(problem.logits))
     where = [(surrogates.index(p.surrogate), FRONT.index(p.front), credits.index(p.credit)) for p in products]
-    program, found = _slopes_program(credits, surrogates), []
+    program, found = _slopes_program(surrogates), []
     with jax.enable_x64(True):
         for start in range(0, len(data.mask), CHUNK):
             rows = slice(start, start + CHUNK)
-            slope = in_chunks(program, {name: x[rows] for name, x in arrays.items()}, axis=3)
+            some = {name: x[rows] for name, x in arrays.items()}
+            psi = in_chunks(_credits_program(credits), some)
+            slope = in_chunks(program, some | {"credits": psi}, axis=3)
             slope = np.stack([slope[at][:, :steps] for at in where])  # [products, b, T, N]
             state, action = data.state[rows, :-1], data.action[rows, :-1]
             score = np.eye(states)[state][..., None] * (np.eye(actions)[action] - pi[state])[..., None, :]
