@@ -166,18 +166,24 @@ def test_each_mask_finds_its_part_and_forbidden_choices_are_never_taken():
     }
     seen = jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), seen, observation)
     agent = make_agent(environment, hidden=(4,), critic="state")
-    policy = agent.policy(agent.init(KEY), seen)
-    drawn = policy.at(policy.noise(KEY, (2000,)))
+    random = uniform_policy(environment)(seen)
+
+    @jax.jit
+    def drawing():
+        policy = agent.policy(agent.init(KEY), seen)
+        drawn = policy.at(policy.noise(KEY, (2000,)))
+        pushed = policy.to_environment(drawn)["push"]
+        return drawn, pushed, jax.vmap(policy.log_prob)(drawn), policy.entropy(), random.at(random.noise(KEY, (2000,)))
+
+    drawn, pushed, log_prob, entropy, drawn_at_random = drawing()
     assert set(np.unique(drawn["go"])) == {0, 2}
     numbers = np.asarray(drawn["with"][0])
     assert set(numbers[:, 0]) == {1} and set(numbers[:, 1]) == {0, 1}
     bits = np.asarray(drawn["with"][1])
     assert set(bits[:, 0]) == {0} and set(bits[:, 1]) == {0, 1}
-    assert (np.asarray(policy.to_environment(drawn)["push"]) > 0).all()
-    assert np.isfinite(jax.vmap(policy.log_prob)(drawn)).all() and np.isfinite(policy.entropy())
-    random = uniform_policy(environment)(seen)
-    drawn = random.at(random.noise(KEY, (2000,)))
-    np.testing.assert_allclose(np.bincount(drawn["go"]) / 2000, [0.5, 0, 0.5], atol=0.05)
+    assert (np.asarray(pushed) > 0).all()
+    assert np.isfinite(log_prob).all() and np.isfinite(entropy)
+    np.testing.assert_allclose(np.bincount(drawn_at_random["go"]) / 2000, [0.5, 0, 0.5], atol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -301,8 +307,10 @@ PROBES = {  # what can be earned at most is 0
 }  # fmt: skip
 
 
+BY_DEFAULT = {("bits", "reinforce"), ("all at once, masked", "reinforce"), ("all at once, masked", "trpo")}
+"""Every kind of part, with scores and with Fisher matrices; test_updates.py has PPO and V-trace with several parts."""
 LEARNERS = [
-    pytest.param(name, method, marks=() if method == "reinforce" or "masked" in name else pytest.mark.slow)
+    pytest.param(name, method, marks=() if (name, method) in BY_DEFAULT else pytest.mark.slow)
     for name in PROBES
     for method in ("reinforce", "ppo", "trpo", "vtrace")
 ]

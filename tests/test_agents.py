@@ -116,11 +116,18 @@ def test_masked_actions_are_never_taken_and_everything_stays_finite(recipe):
     trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=32))
     state, metrics = train(trainer, recipe.algorithm, jax.random.key(0), 60)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.params, metrics)))
-    rows = rollout.episodes(environment, rollout.actor(agent, state.params), jax.random.split(jax.random.key(1), 256))
-    assert set(np.unique(rows.action)) <= {0, 1}
+
+    @jax.jit
+    def played(params):
+        keys = jax.random.split(jax.random.key(1), 256)
+        rows = rollout.episodes(environment, rollout.actor(agent, params), keys)
+        distribution = agent.policy(params, rows.observation)
+        return rows.action, distribution.entropy(), distribution.kl(distribution)
+
+    action, entropy, kl = played(state.params)
+    assert set(np.unique(action)) <= {0, 1}
     assert evaluate(environment, agent, state.params, jax.random.key(1), greedy=True).mean() == 1.0
-    distribution = agent.policy(state.params, rows.observation)
-    assert np.isfinite(distribution.entropy()).all() and np.allclose(distribution.kl(distribution), 0)
+    assert np.isfinite(entropy).all() and np.allclose(kl, 0)
 
 
 def test_networks_that_do_not_fit_are_refused():

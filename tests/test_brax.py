@@ -134,13 +134,13 @@ def test_a_pole_that_falls_terminates_its_episode(pendulum):
     assert not any(truncated)
 
 
-def test_environments_side_by_side_equal_each_alone(pendulum):
+def test_environments_side_by_side_equal_each_among_copies_of_itself(pendulum):
     environment = pendulum._replace(horizon=20)
     keys = jax.random.split(jax.random.key(3), 3)
     run = jax.jit(partial(rollout.episodes, environment, acting(environment)))
     together = run(keys)
     for i in range(3):
-        alone = run(keys[i : i + 1])
+        alone = run(keys[np.array([i, i, i])])  # of the same shape: one program
         np.testing.assert_allclose(together.next_observation[:, i], alone.next_observation[:, 0], atol=1e-4)
         np.testing.assert_array_equal(together.terminated[:, i], alone.terminated[:, 0])
     assert len(np.unique(together.observation[0, :, 0])) == 3

@@ -223,7 +223,7 @@ def test_eight_lengths_and_four_seeds_are_one_program_and_each_run_is_its_own():
         for of in (LENGTHS, LENGTHS[::-1])
     )
     seeds = jax.vmap(jax.random.key)(jnp.arange(4))
-    for length in LENGTHS[::3]:
+    for length in LENGTHS[::5]:
         own = in_environment(environments.make(name, length=length))
         alone = jax.vmap(lambda key, own=own: train(own, algorithm, key, 3)[0].params)(seeds)
         for swept in (runs, other):

@@ -364,9 +364,11 @@ def test_a_step_beyond_the_time_limit_does_not_begin_anew(case):
 
     @jax.jit
     def last_flag(key):
-        step = lambda _, state: environment.step(key, state, action)[1]  # noqa: E731
-        state = jax.lax.fori_loop(0, case.limit, step, environment.reset(key)[1])
-        return environment.step(key, state, action)[-1]
+        def step(_, state_and_flag):
+            _, state, *_, truncated = environment.step(key, state_and_flag[0], action)
+            return state, truncated
+
+        return jax.lax.fori_loop(0, case.limit + 1, step, (environment.reset(key)[1], jnp.bool_(False)))[1]
 
     assert last_flag(jax.random.key(0))
 

@@ -1,6 +1,7 @@
 """Recurrent policies: what is recorded is what is recomputed, across resets, batches and minibatches."""
 
 from dataclasses import replace
+from functools import partial
 
 import gymnax
 import jax
@@ -122,7 +123,7 @@ def test_features_are_those_of_a_loop_that_forgets_at_every_end(streams):
     agent, params, batches = streams
     for memory, rows, last in batches:
         here, there, carry = by_hand(agent, params, memory, rows)
-        features, following = remembered(agent, params, rows, memory)
+        features, following = jax.jit(partial(remembered, agent))(params, rows, memory)
         np.testing.assert_allclose(features, here, atol=1e-5)
         np.testing.assert_allclose(following, there, atol=1e-5)
         np.testing.assert_allclose(last, carry, atol=1e-5)
@@ -171,7 +172,7 @@ def test_values_after_an_episode_come_from_its_own_memory(streams):
     agent, params, batches = streams
     recipe = ppo()
     for memory, rows, _ in batches:
-        signals = values_of(agent, recipe.algorithm, recipe.config, params, rows, memory)
+        signals = jax.jit(partial(values_of, agent, recipe.algorithm, recipe.config))(params, rows, memory)
         here, there, _ = by_hand(agent, params, memory, rows)
         np.testing.assert_allclose(signals.value, agent.value(params, here), atol=1e-4)
         value = np.where(rows.terminated, 0.0, agent.value(params, there))

@@ -78,7 +78,13 @@ MEMORIES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "rollout"), [*((name, "stream") for name in MEMORIES), ("lstm", "episodes"), ("dropout", "episodes")]
+    ("name", "rollout"),
+    [
+        pytest.param("gru", "stream", marks=pytest.mark.slow),  # "dropout" is a GRU that sees pictures, too
+        *((name, "stream") for name in MEMORIES if name != "gru"),
+        ("lstm", "episodes"),
+        pytest.param("dropout", "episodes", marks=pytest.mark.slow),
+    ],
 )
 def test_what_is_recorded_is_what_is_recomputed(name, rollout):
     """log π of the taken actions, under masks, across resets, batch after batch, streams and whole episodes."""
@@ -224,19 +230,17 @@ def test_images_go_through_convolutions_and_the_rest_stands_beside_them():
 def test_a_separate_memory_is_the_critics_alone():
     environment = remember()
     agent = make_agent(environment, hidden=(8,), critic="state", memory="gru", separate_memory=True)
-    params = agent.init(KEY)
-    observation = environment.reset(KEY)[0]
-    features = agent.memory.step(params, agent.memory.initial, observation)[1]
+    params, observation = jax.jit(agent.init)(KEY), environment.reset(KEY)[0]
 
     def both(params):
         _, features = agent.memory.step(params, agent.memory.initial, observation)
         return agent.policy(params, features).log_probs[0], agent.value(params, features)
 
-    of_policy, of_value = (jax.grad(lambda p, i=i: both(p)[i])(params) for i in (0, 1))
+    of_policy, of_value = jax.jit(jax.jacrev(both))(params)
     assert all((x == 0).all() for x in jax.tree.leaves(of_policy["value"]))
     assert all((x == 0).all() for x in jax.tree.leaves(of_value["policy"]))
     assert any((x != 0).any() for x in jax.tree.leaves(of_value["value"]["memory"]))
-    assert agent.value(params, features).shape == ()
+    assert jax.eval_shape(both, params)[1].shape == ()
 
 
 @pytest.mark.parametrize(

@@ -26,13 +26,11 @@ stream = jax.jit(rollout.stream, static_argnums=(0, 1, 4))
 start_stream = jax.jit(rollout.start_stream, static_argnums=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_environment_runs_in_both_modes(name):
+def both_modes(name):
+    """A function of three keys: four rows of whole episodes and of a stream, and the values where they start."""
     environment = environments.make(name)
     agent = make_agent(environment, hidden=(), critic="state")
-    keys = jax.random.split(jax.random.key(1), 3)
 
-    @jax.jit
     def both(keys):
         params = agent.init(keys[0])
         policy = partial(agent.policy, params)
@@ -44,13 +42,32 @@ def test_every_environment_runs_in_both_modes(name):
             agent.value(params, start.observation),
         )
 
-    whole, stream, value = both(keys)
+    return both
+
+
+KEYS = jax.random.split(jax.random.key(1), 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_environment_has_its_types_and_shapes_in_both_modes(name):
+    whole, stream, value = jax.eval_shape(both_modes(name), KEYS)
     for rows in (whole, stream):
         assert rows.reward.dtype == rows.log_prob.dtype == jnp.float32
         assert rows.terminated.dtype == rows.truncated.dtype == bool
-        assert rows.observation.shape == (len(rows.reward), 3, *environment.observation.shape)
-        assert all(np.isfinite(x).all() for x in (rows.reward, rows.log_prob))
+        assert rows.observation.shape == (len(rows.reward), 3, *environments.make(name).observation.shape)
     assert value.shape == (3,)
+
+
+OF_EACH_SUITE = ("Pendulum-v1", "DeepSea-bsuite", "Breakout-MinAtar", "FourRooms-misc", "Swimmer-misc")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in OF_EACH_SUITE else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
+def test_every_environment_runs_in_both_modes(name):
+    whole, stream, _ = jax.jit(both_modes(name))(KEYS)
+    for rows in (whole, stream):
+        assert all(np.isfinite(x).all() for x in (rows.reward, rows.log_prob))
     assert (whole.terminated | whole.truncated).sum() == 3
 
 
@@ -63,10 +80,19 @@ def test_short_episodes_all_end_at_the_horizon_and_not_before_it(name):
     assert rows.mask.sum(axis=0).max() == environment.horizon
 
 
+MANY = jax.random.split(jax.random.key(0), 64)
+
+
+@cache
+def cartpole_episodes():
+    """An episode of each of `MANY`."""
+    environment = environments.make("CartPole-v1")
+    return episodes(environment, uniform(environment), MANY)
+
+
 def test_whole_episodes_equal_gymnax_stepped_by_hand():
-    name, key = "CartPole-v1", jax.random.key(3)
-    environment = environments.make(name)
-    rows = episodes(environment, uniform(environment), key[None])
+    name = "CartPole-v1"
+    key, rows = MANY[0], jax.tree.map(lambda x: np.asarray(x)[:, :1], cartpole_episodes())
     env, params = gymnax.make(name)
     step_env = jax.jit(env.step_env)
     reset_key, steps_key = jax.random.split(key)
@@ -126,8 +152,7 @@ def test_streaming_goes_on_where_it_stopped():
 
 def test_an_episode_depends_on_its_own_key_alone():
     environment = environments.make("CartPole-v1")
-    keys = jax.random.split(jax.random.key(0), 8)
-    many, few = (episodes(environment, uniform(environment), k) for k in (keys, keys[2:4]))
+    many, few = cartpole_episodes(), episodes(environment, uniform(environment), MANY[2:4])
     np.testing.assert_array_equal(many.action[:, 2:4], few.action)
     np.testing.assert_array_equal(many.mask[:, 2:4], few.mask)
 
@@ -141,11 +166,9 @@ def test_an_episode_still_running_at_the_horizon_is_truncated_there():
 def test_both_flags_may_be_set():
     """CartPole that falls on its last permitted step reports both; the signals let termination win."""
     env, params = gymnax.make("CartPole-v1")
-    keys = jax.random.split(jax.random.key(0), 64)
-    rows = episodes(environments.make("CartPole-v1"), uniform(environments.make("CartPole-v1")), keys)
-    length = int(rows.mask.sum(axis=0).min())
+    length = int(cartpole_episodes().mask.sum(axis=0).min())
     environment = environments.from_gymnax(env, params.replace(max_steps_in_episode=length))
-    rows = episodes(environment, uniform(environment), keys)
+    rows = episodes(environment, uniform(environment), MANY)
     assert (rows.terminated & rows.truncated).any()
 
 
@@ -155,8 +178,7 @@ def test_statistics_of_no_episode_are_not_zero():
 
 
 def test_keep_first_keeps_whole_episodes_up_to_the_number_of_steps():
-    environment = environments.make("CartPole-v1")
-    rows = episodes(environment, uniform(environment), jax.random.split(jax.random.key(0), 32))
+    rows = cartpole_episodes()
     kept = rollout.keep_first(rows, 100)
     lengths, all_lengths = kept.mask.sum(axis=0), rows.mask.sum(axis=0)
     count = int((lengths > 0).sum())

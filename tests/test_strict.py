@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pgjax import ALGORITHMS, environments, make_agent, make_trainer, normalise_observations, oracle, train
+from pgjax.methods.schedules import scheduled
 
 CATCH = environments.make("Catch-bsuite")
 
@@ -21,8 +22,9 @@ def prepared(name, **settings):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_every_method_carries_the_same_types_through_its_loop_with_64_bits(name, x64):
+def test_every_method_carries_the_same_types_through_its_loop_with_64_bits_and_takes_a_schedule(name, x64):
     trainer, algorithm = prepared(name, normalise_rewards=True)
+    algorithm = scheduled(algorithm, "cosine", total_steps=1000)
     state, metrics = jax.eval_shape(lambda: train(trainer, algorithm, jax.random.key(0), 3))
     assert state.reward_scale.moments.mean.dtype == metrics["return_mean"].dtype == np.float64
 
