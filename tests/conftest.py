@@ -26,6 +26,7 @@ os.environ |= {
     "JAX_COMPILATION_CACHE_DIR": PROGRAMS,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",  # programs do not carry the lines of code that they come from
 }
 
 import jax
@@ -40,6 +41,10 @@ use_cpu_devices(2)
 
 # jax makes an MLIR context, with all dialects, for each program; it takes as long as compiling one operation does.
 mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+
+# Tracing makes many short-lived objects: full collections each time would take a seventh of the suite.
+gc.freeze()
+gc.set_threshold(100_000, 50, 100)
 
 MOST_MAPS = 40_000
 
