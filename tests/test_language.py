@@ -100,7 +100,7 @@ def length(sentence):
 
 
 def texts(source):
-    """A module's docstrings, and its other strings with two spaces or more: errors, warnings, help; (line, text) each."""
+    """A module's docstrings and its other strings of three words or more (errors, help), each as (line, text)."""
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module
     nodes = list(ast.walk(ast.parse(source)))
     documented = [node for node in nodes if isinstance(node, kinds) and ast.get_docstring(node)]
