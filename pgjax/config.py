@@ -35,7 +35,7 @@ class Config:
         estimator: another scale and, where lengths vary, another direction).
       truncation: "bootstrap" adds V(final observation) after a time limit; "terminal" adds nothing.
       discounted_objective: True keeps the factor γ^t in front of step t, the gradient of E[Σ γ^t r_t]; False drops it,
-        as most libraries do (with γ < 1 that is the gradient of no function, Nota & Thomas 2020).
+        as most libraries do. With γ < 1 that is the gradient of no function (Nota & Thomas 2020).
       critic: which values are learned: "none", "state" for V(s), "action" for Q(s, a) of discrete actions.
       diagnostics: groups of trajectories whose gradients are compared at every update (`pgjax.diagnostics`): gradient
         noise, critical batch size, probes of score and bias among the metrics. 0 is off.

@@ -65,7 +65,7 @@ def build(settings: Settings) -> Setup:
 
 
 def agent_of(settings: Settings, environment: Environment, critic: str) -> Agent:
-    """The agent of some settings with this kind of critic, with normalised observations if the settings say so."""
+    """The agent of some settings with this kind of critic, with observations normalised if they ask for it."""
     own_std = {} if settings.initial_log_std is None else {"initial_log_std": settings.initial_log_std}
     agent = make_agent(
         environment,

@@ -53,7 +53,7 @@ def place_of(settings: Settings) -> Place:
 
 @contextmanager
 def joined(settings: Settings) -> Iterator[None]:
-    """Join the other processes if the settings say so, and leave at the end. Enter it before the first array is made.
+    """Join the other processes of a distributed run, and leave at the end. Enter it before the first array is made.
 
     A process that fails ends the others: at once if they wait for it, else after HEARTBEAT_TIMEOUT. Errors that all
     processes raise together (invalid settings, a stop request, incomplete output) let them shut down in order. Raises
