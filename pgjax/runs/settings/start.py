@@ -1,6 +1,7 @@
 """Start of a script: CPU cores as devices, and a persistent compilation cache."""
 
 import contextlib
+import gc
 import os
 import re
 from pathlib import Path
@@ -23,6 +24,7 @@ def start(devices: int | None = None) -> None:
     Args:
       devices: how many (`pgjax.use_cpu_devices`); default as many as XLA_FLAGS asks for, or one per core.
     """
+    gc.freeze()  # what is imported stays: collections while jax traces programs need not look at it
     asked = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     use_cpu_devices(devices or (int(asked[1]) if asked else None))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
