@@ -5,8 +5,8 @@ of steps depend on the environment; nothing else is tuned. Methods that work on 
 learning rate that decays to zero. About fifteen minutes on two CPU cores.
 
 Expect natural gradient and TRPO to be the only methods with top returns everywhere, with a slower start. PPO starts
-fastest, but fails with one seed of five on Catch and is slow on Pendulum. V-trace is slow on CartPole. REINFORCE fails
-with one seed of five on Acrobot. REINFORCE, A2C and V-trace do not solve Pendulum in these steps (random: −1224).
+fastest, but fails with one seed of five on Catch. V-trace is slow on CartPole. REINFORCE is slowest on Acrobot.
+REINFORCE, A2C and V-trace do not solve Pendulum in these steps (random: −1224).
 """
 
 from dataclasses import dataclass, replace
