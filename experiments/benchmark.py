@@ -3,8 +3,9 @@
 Every shape trains from scratch, several times, and the median counts; compilation is timed apart. Beside it, in one
 process: the same rollouts with the policy only and with random actions, the arithmetic that an update cannot do
 without as a share of what a large matrix product reaches, and PPO and A2C of the libraries that come with
-`pip install -e ".[bench]"`, with the same settings. Expect, on two CPU cores, PPO to be ahead of rejax in every shape,
-by most where there are many environments or seeds, and REINFORCE to be bound by its rollout. Run nothing beside it.
+`pip install "policy-gradients-jax[bench]"`, with the same settings. Expect, on two CPU cores, PPO to be ahead of rejax
+in every shape, by most where there are many environments or seeds, and REINFORCE to be bound by its rollout. Run
+nothing beside it.
 """
 
 import json

@@ -3,8 +3,8 @@
 `pgjax.certify` hands each loss every batch of five small problems and compares its exact mean gradient ḡ with ∇J. Read
 scale and cosine together: cosine 1 is ∇J up to a step size, and a step size is all that a scale is, as long as it does
 not depend on the policy. A library that is not installed is left out, and a line says so; all of them come with
-`pip install -e ".[dev,field]"` (PyTorch's small build for CPUs: https://pytorch.org). Ten minutes on two CPU cores,
-most of them for PyTorch; `--report` prints every certificate whole, `--only rlax` takes one library.
+`pip install "policy-gradients-jax[field]"` (PyTorch's small build for CPUs: https://pytorch.org). Ten minutes on two
+CPU cores, most of them for PyTorch; `--report` prints every certificate whole, `--only rlax` takes one library.
 
 Expect three causes of on-policy bias, none of them clipping, which waits for the policy to move. A divisor that is
 random: means over the steps of a batch are exact where lengths are fixed and turn the gradient by 2 to 7 degrees where

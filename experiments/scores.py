@@ -8,7 +8,7 @@ compilation.
 """
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -20,6 +20,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 from parts.command import as_script
+from parts.places import results
 from parts.reading import Run, by_environment, draw_band
 from parts.tables import fitted, wrapped
 
@@ -52,7 +53,7 @@ class Scores:
     """Episodes of the random policy."""
     quick: bool = False
     """Eight episodes of the random policy, unless --random-episodes says how many."""
-    out: Path = Path("experiments/results/scores")
+    out: Path = field(default_factory=lambda: results() / "scores")
     """Where scores.md, scores.csv, curves.png and ENVIRONMENT.png go; a README.md two folders above shows the table."""
 
 

@@ -1,7 +1,5 @@
 """The records every part speaks: arrays are time-major [T, N, ...], records are immutable pytrees."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass

@@ -7,7 +7,7 @@ unless a name says otherwise, for then a critic that is not exact adds no bias o
 
 Libraries made for streams (rejax, brax, stable-baselines3) are given the batch as one: episode after episode, without
 padding. They are imported when a loss is made, which raises ImportError where one is not installed
-(`pip install -e ".[field]"`).
+(`pip install "policy-gradients-jax[field]"`).
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Other libraries under the same clock: each trains from scratch in one call and says what its policy then returns.
 
 Thin adapters, PPO with the settings below wherever a library has them, A2C with its own. They import their library when
-they are called, and raise ImportError where it is not installed (`pip install -e ".[bench]"`).
+they are called, and raise ImportError where it is not installed (`pip install "policy-gradients-jax[bench]"`).
 """
 
 from collections.abc import Callable

@@ -13,6 +13,7 @@ from typing import Any, Self
 import jax
 
 from pgjax.environments.base import check_environment
+from pgjax.release import pip_install
 from pgjax.types import Environment, SettingError
 
 
@@ -53,7 +54,7 @@ def load(module: str, name: str, extra: str) -> ModuleType:
     >>> load("no_such_package", "worlds/one", "worlds")
     Traceback (most recent call last):
     pgjax.environments.packages.NotInstalled: environment: 'worlds/one' needs no_such_package, and there is no \
-module no_such_package: pip install -e ".[worlds]"
+module no_such_package: pip install "policy-gradients-jax[worlds]"
     """
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -61,7 +62,7 @@ module no_such_package: pip install -e ".[worlds]"
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
-        reason = f'needs {package}, and there is no module {error.name}: pip install -e ".[{extra}]"'
+        reason = f"needs {package}, and there is no module {error.name}: {pip_install(extra)}"
         raise NotInstalled("environment", name, reason) from error
     except Exception as error:  # an AttributeError, say: it asks for what jax no longer has
         reason = f"needs {module}, which does not import beside jax {jax.__version__}: {_one_line(error)}"

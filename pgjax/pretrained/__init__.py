@@ -7,3 +7,16 @@ seeds). `experiments/pretrained.py` makes them of run directories and scores the
 from pgjax.pretrained.cards import Card, Evaluation, Score, measured, read_card
 from pgjax.pretrained.load import FOLDER, Policy, card, load_policy
 from pgjax.pretrained.load import names as list
+
+__all__ = [
+    "FOLDER",
+    "Card",
+    "Evaluation",
+    "Policy",
+    "Score",
+    "card",
+    "list",
+    "load_policy",
+    "measured",
+    "read_card",
+]

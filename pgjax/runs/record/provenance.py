@@ -13,6 +13,8 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from pgjax.release import VERSION
+
 PACKAGES = ("pgjax", "jax", "jaxlib", "flax", "optax", "gymnax")
 WHERE_USED = {  # optional: a module, once imported, and the package it comes from; numbers of physics depend on several
     "brax": "brax",
@@ -34,7 +36,16 @@ def versions() -> dict[str, str]:
     ['pgjax', 'jax', 'jaxlib', 'flax', 'optax', 'gymnax']
     """
     used = (package for module, package in WHERE_USED.items() if module in sys.modules)
-    return {name: version(name) for name in (*PACKAGES, *used)}
+    return {name: version_of(name) for name in (*PACKAGES, *used)}
+
+
+def version_of(package: str) -> str:
+    """The installed version of a package; of pgjax, whose package has another name, that of the code in use.
+
+    Raises:
+      PackageNotFoundError: if it is not installed.
+    """
+    return VERSION if package == "pgjax" else version(package)
 
 
 PACKAGE = Path(__file__).resolve().parents[2]

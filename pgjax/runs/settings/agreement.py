@@ -6,14 +6,14 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax._src import distributed  # no public name says where the processes' common table of texts is
 
-from pgjax.runs.record.provenance import PACKAGE, PACKAGES, WHERE_USED, processor
+from pgjax.runs.record.provenance import PACKAGE, PACKAGES, WHERE_USED, processor, version_of
 from pgjax.runs.settings.config_file import OF_THE_PROCESS
 from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
@@ -70,7 +70,7 @@ def facts(settings: Settings) -> dict[str, str]:
     """What decides the numbers of a run, by name: settings, versions, the source of pgjax, options, the machine.
 
     >>> facts(Settings(seeds=3))["seeds"], facts(Settings())["pgjax"]
-    ('3', '0.1.0')
+    ('3', '0.2.0')
     """
     given = {name: value for name, value in asdict(settings).items() if name not in (*OF_THE_PROCESS, "imports")}
     asked = {name: "the method's" if value is None else str(value) for name, value in given.items()}
@@ -110,6 +110,6 @@ def _hash(files: list[Path]) -> str:
 
 def _version(package: str) -> str:
     try:
-        return version(package)
+        return version_of(package)
     except PackageNotFoundError:
         return "nothing"

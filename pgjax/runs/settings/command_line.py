@@ -22,6 +22,7 @@ from pgjax.runs.settings.groups import COMMON, GROUPS
 from pgjax.runs.settings.tuned import tuned
 from pgjax.runs.show.help import HELP, print_groups
 from pgjax.runs.show.listing import environments_by_family
+from pgjax.runs.show.script import as_typed
 from pgjax.types import SettingError
 
 QUICK = {"seeds": 2, "total_steps": 4000, "eval_episodes": 8}
@@ -143,7 +144,7 @@ def _flags(arguments: Sequence[str], base: Settings, description: str) -> Settin
     drawn = io.StringIO()
     try:
         with contextlib.redirect_stderr(drawn):
-            found = tyro.cli(Settings, args=arguments, default=base, prog="train.py", description=description)
+            found = tyro.cli(Settings, args=arguments, default=base, prog=as_typed("train"), description=description)
             ranges = _on_top(base.randomise, found.randomise[len(base.randomise) :])
             return replace(found, randomise=ranges)
     except SystemExit as end:
@@ -156,7 +157,7 @@ def show_flags(
     base: Settings,
     description: str,
     *,
-    prog: str = "train.py",
+    prog: str | None = None,
     whole: bool = False,
     first: Mapping[str, Any] | None = None,
     without: Collection[str] = (),
@@ -166,7 +167,7 @@ def show_flags(
     Args:
       base: settings.
       description: of the script.
-      prog: its name.
+      prog: its name; default that of train.py.
       whole: show all flags.
       first: groups of the script's own flags: what each is called, and an instance of a dataclass.
       without: flags that do nothing in the script.
@@ -175,7 +176,7 @@ def show_flags(
     working = names - set(without)
     shown = working if whole else working & COMMON
     groups = {name: kind(**{f.name: getattr(base, f.name) for f in fields(kind)}) for name, kind in GROUPS.items()}
-    print_groups({**(first or {}), **groups}, names - shown, description, prog)
+    print_groups({**(first or {}), **groups}, names - shown, description, prog or as_typed("train"))
     if not whole:
         print(f"The {len(shown)} common flags of {len(working)}; {HELP_ALL} shows all.")
 

@@ -14,6 +14,7 @@ from pgjax.runs.settings.build import OF_THE_AGENT, recipe_of, resolve
 from pgjax.runs.settings.checks import check_fields
 from pgjax.runs.settings.environment import environment_of
 from pgjax.runs.settings.flags import Settings
+from pgjax.runs.show.script import as_typed
 from pgjax.types import Environment, SettingError
 
 OF_THE_START = ("quiet", "resume", "distributed", "coordinator", "processes", "process_id", "join_timeout")
@@ -144,7 +145,7 @@ def config_text(settings: Settings) -> str:
     >>> "learning_rate = 1e-05" in config_text(Settings(algorithm="ppo", learning_rate=1e-5)).splitlines()
     True
     """
-    lines = ["# train.py --config THIS_FILE runs it again"]
+    lines = [f"# {as_typed('train')} --config THIS_FILE runs it again"]
     lines += [f"{name} = {as_toml(value)}" for name, value in recorded(settings).items()]
     lines += ["", "[versions]"]
     lines += [f"{name} = {as_toml(value)}" for name, value in ({"commit": commit()} | versions()).items() if value]
