@@ -26,7 +26,20 @@ from pgjax.engine import startup
 former_names.install()
 startup.avoid_deadlock()  # before anything makes an array
 
-from pgjax import environments, estimators, methods, oracle, population, pretrained, spaces, sweeps, testing, types
+from pgjax import (
+    environments,
+    estimators,
+    methods,
+    oracle,
+    policies,
+    population,
+    pretrained,
+    spaces,
+    sweeps,
+    testing,
+    training,
+    types,
+)
 from pgjax import methods as algorithms
 from pgjax.config import Config, Recipe
 from pgjax.engine.startup import use_cpu_devices
@@ -92,11 +105,13 @@ __all__ = [  # noqa: RUF022 (by topic, the order of the reference)
     "make_agent",
     "from_networks",
     "normalise_observations",
+    "policies",
     "make_trainer",
     "train",
     "run_updates",
     "collect",
     "learn",
+    "training",
     "rollout",
     "gradients",
     "diagnostics",

@@ -1,7 +1,5 @@
 """What a sweep leaves, and ways to look at it: curves on one axis, a table, a figure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -56,7 +54,7 @@ class SweepResult(NamedTuple):
         whole[known] = values.reshape(len(known), len(steps))
         return steps, whole
 
-    def to_pandas(self, *, evaluation: bool = False) -> DataFrame:
+    def to_pandas(self, *, evaluation: bool = False) -> "DataFrame":
         """A row per run and update: its seed, its settings, and every metric; or per run and evaluation.
 
         Rows in which a run was already done are left out. Needs pandas, which pgjax does not install.
@@ -77,7 +75,7 @@ class SweepResult(NamedTuple):
         columns = {name: np.broadcast_to(np.asarray(x)[:, None], shape)[active] for name, x in of_runs.items()}
         return DataFrame(columns | {name: x[active] for name, x in metrics.items() if name != "active"})
 
-    def plot(self, name: str = "return_mean", *, title: str = "", spread: str = "quartiles") -> Figure:
+    def plot(self, name: str = "return_mean", *, title: str = "", spread: str = "quartiles") -> "Figure":
         """A metric against environment steps: for each setting the mean over seeds and a band, "range" or "quartiles".
 
         Where there is one setting, the greedy returns of evaluations stand beside its return.
