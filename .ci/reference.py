@@ -2,8 +2,10 @@
 
 import inspect
 import re
+import sys
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 from jax import Array
 from jax.typing import ArrayLike
@@ -30,9 +32,28 @@ def as_written(*arguments, **options):
 
 inspect.formatannotation = as_written  # signatures and pdoc both call it
 
-import pdoc
+import pdoc  # noqa: E402 (after that)
+
+import pgjax  # noqa: E402
+
+
+def describe_fields(kind):
+    """Give the fields of a NamedTuple the comments behind them in its source, instead of "Alias for field number 0"."""
+    found = re.findall(r"^    (\w+): [^#\n]+?(?:  # (.+))?$", inspect.getsource(kind), re.MULTILINE)
+    comments = {name: comment for name, comment in found if name in kind._fields}
+    for name in kind._fields:
+        if not isinstance(getattr(kind, name), property):
+            getattr(kind, name).__doc__ = comments.get(name, "")
+    kind.__new__.__doc__ = ""
+
+
+for name, module in list(sys.modules.items()):
+    if name.partition(".")[0] == pgjax.__name__:
+        for thing in vars(module).copy().values():
+            if isinstance(thing, type) and NamedTuple in getattr(thing, "__orig_bases__", ()):
+                describe_fields(thing)
 
 warnings.simplefilter("error", UserWarning)
-pdoc.render.configure(docformat="google", footer_text="pgjax")
+pdoc.render.configure(docformat="google", footer_text=f"pgjax {pgjax.__version__}")
 pdoc.pdoc("pgjax", output_directory=FOLDER)
 print(f"wrote {FOLDER / 'index.html'}")
