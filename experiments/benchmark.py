@@ -3,7 +3,7 @@
 Every shape is trained from scratch several times, and the median is reported; compilation is timed separately. The
 same process also times rollouts with the policy only and with random actions. The arithmetic that an update needs is
 given as a share of the rate of a large matrix product. PPO and A2C of other libraries run with the same settings
-(`pip install -e ".[bench]"`).
+(`pip install "policy-gradients-jax[bench]"`).
 
 Expect PPO to be faster than rejax in every shape on two CPU cores, by most with many environments or seeds. Expect the
 rollout to dominate the time of REINFORCE. Run nothing else at the same time.

@@ -7,7 +7,7 @@ reached except those with a reason. Half a minute per environment, most of it fo
 """
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -19,6 +19,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 from parts.command import as_script
+from parts.places import results
 from parts.reading import Run, by_environment, draw_band
 from parts.tables import fitted, wrapped
 
@@ -51,7 +52,7 @@ class Scores:
     """Number of episodes of the random policy."""
     quick: bool = False
     """Use 8 episodes of the random policy, unless --random-episodes is given."""
-    out: Path = Path("experiments/results/scores")
+    out: Path = field(default_factory=lambda: results() / "scores")
     """Folder for scores.md, scores.csv, curves.png and ENVIRONMENT.png. The table is also put into a README.md two
     folders above."""
 

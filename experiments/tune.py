@@ -41,7 +41,7 @@ from pgjax.runs.settings.start import start
 from pgjax.runs.show import figures
 from pgjax.runs.show.comparison import bootstrap_interval, interquartile_mean
 from pgjax.runs.show.help import HELP
-from pgjax.runs.show.script import one_line
+from pgjax.runs.show.script import as_typed, one_line
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -140,7 +140,7 @@ def main(search: Search, settings: Settings) -> None:
     if not settings.quiet:
         show(settings, space, {i: trials[i] for i in last}, third)
         print(f"wrote {search.folder}/best.toml, trials.csv, trials.png")
-        print(f"to train with it: train.py --config {search.folder}/best.toml")
+        print(f"to train with it: {as_typed('train')} --config {search.folder}/best.toml")
 
 
 def space_of(search: Search, settings: Settings) -> Space:
@@ -248,7 +248,7 @@ if __name__ == "__main__":
             show_flags(
                 Settings(),
                 __doc__ or "",
-                prog="tune.py",
+                prog=as_typed("tune"),
                 whole=HELP_ALL in asked_for,
                 first=search_flags,
                 without=WITHOUT,

@@ -1,7 +1,5 @@
 """Records that all parts share: immutable pytrees of time-major arrays, [T, N, ...]."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass

@@ -224,7 +224,7 @@ def test_without_brax_one_line_says_what_to_install(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: environment: 'brax/inverted_pendulum' needs brax")
-    assert 'pip install -e ".[brax]"' in done.stderr and done.stderr.count("\n") == 1
+    assert 'pip install "policy-gradients-jax[brax]"' in done.stderr and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

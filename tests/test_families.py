@@ -403,7 +403,7 @@ def test_without_the_package_one_line_says_what_to_install(case, monkeypatch):
         NotInstalled, match=rf"^environment: '{case.name}' needs {case.module}, and there is no"
     ) as error:
         environments.make(case.name)
-    assert str(error.value).endswith(f'pip install -e ".[{case.family[:-1]}]"')
+    assert str(error.value).endswith(f'pip install "policy-gradients-jax[{case.family[:-1]}]"')
     assert not [name for name in environments.list() if name.startswith(case.family)]
 
 
@@ -428,7 +428,7 @@ def test_the_command_line_lists_environments_by_family(capsys, monkeypatch):
         from_command_line(["--list-environments"])
     lines = capsys.readouterr().out.splitlines()
     assert not end.value.code and "CartPole-v1" in lines
-    assert 'brax/: not installed: pip install -e ".[brax]"' in lines
+    assert 'brax/: not installed: pip install "policy-gradients-jax[brax]"' in lines
     names = [line for line in lines if line and ":" not in line]
     assert names == environments.list()
 

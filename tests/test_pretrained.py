@@ -254,7 +254,9 @@ def test_a_family_that_is_not_installed_says_what_installs_it(plain, tmp_path, m
     path.rename(folder / "brax-ant.toml").write_text(text.replace('"Catch-bsuite"', '"brax/ant"'))
     monkeypatch.setitem(sys.modules, "brax.envs", None)
     monkeypatch.setitem(sys.modules, "brax", None)
-    with pytest.raises(NotInstalled, match=r'^environment: \'brax/ant\' needs brax.*pip install -e "\.\[brax\]"$'):
+    with pytest.raises(
+        NotInstalled, match=r'^environment: \'brax/ant\' needs brax.*pip install "policy-gradients-jax\[brax\]"$'
+    ):
         load_policy("brax/ant", folder=folder)
     assert pretrained.list(folder) == ["brax/ant"]
 

@@ -87,12 +87,7 @@ def test_every_path_exists(page):
 
 # Names
 
-PUBLIC = {
-    alias.asname or alias.name
-    for node in ast.walk(ast.parse((ROOT / "pgjax" / "__init__.py").read_text()))
-    if isinstance(node, ast.ImportFrom)
-    for alias in node.names
-}
+PUBLIC = set(pgjax.__all__)
 FILES = {"py", "toml", "csv", "png", "md", "ipynb"}
 
 

@@ -187,7 +187,9 @@ def test_a_search_that_cannot_be_is_refused_before_it_begins(change, field):
 
 def test_without_optuna_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(SettingError, match=r"^sampler: 'optuna' is not installed: pip install -e \"\.\[tune\]\""):
+    with pytest.raises(
+        SettingError, match=r"^sampler: 'optuna' is not installed: pip install \"policy-gradients-jax\[tune\]\""
+    ):
         studies.open_study(None, {})
     code = "import tune, sys; sys.exit('optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent).returncode == 0

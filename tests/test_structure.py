@@ -18,7 +18,7 @@ LAYERS = [  # from top to bottom: a room imports only from layers below its own,
     {"policies", "environments"},
     {"estimators"},
     {"config"},
-    {"counters"},
+    {"counters", "release"},
     {"types"},
     {"spaces"},
 ]
@@ -26,7 +26,7 @@ ENGINE_USERS = {"training", "sweeps", "population", "runs"}
 SHOWS = {PACKAGE / "oracle" / "certificates" / "show.py"} | {
     PACKAGE / "sweeps" / f"{n}.py" for n in ("progress", "curves")
 }
-ABOVE_ALL = {"__init__", "former_names"}  # what makes the public names
+ABOVE_ALL = {"__init__", "__main__", "former_names"}  # what makes the public names, and the command
 
 
 def room(path):

@@ -11,7 +11,7 @@ import tyro
 from parts import places
 from pgjax.runs.settings.command_line import flags_in
 from pgjax.runs.show.help import HELP, print_help
-from pgjax.runs.show.script import one_line
+from pgjax.runs.show.script import as_typed, one_line
 from pgjax.types import SettingError
 
 Options = TypeVar("Options")
@@ -57,10 +57,11 @@ def options_of(
     Sizes(seeds=2, quick=True)
     """
     given = sys.argv[1:] if arguments is None else arguments
+    prog = as_typed(Path(sys.argv[0]).stem)
     if set(given) & set(HELP):
-        print_help(kind, description or "", prog=Path(sys.argv[0]).name)
+        print_help(kind, description or "", prog=prog)
         raise SystemExit
-    options: Any = tyro.cli(kind, args=arguments, description=description)
+    options: Any = tyro.cli(kind, args=arguments, prog=prog, description=description)
     if not getattr(options, "quick", False):
         return options
     named = flags_in(given)

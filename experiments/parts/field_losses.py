@@ -7,7 +7,7 @@ an inexact critic adds no bias.
 
 Libraries for streams (rejax, brax, stable-baselines3) get the batch as one stream, episode after episode, without
 padding. Libraries are imported when a loss is made, which raises ImportError if one is not installed
-(`pip install -e ".[field]"`).
+(`pip install "policy-gradients-jax[field]"`).
 """
 
 import contextlib

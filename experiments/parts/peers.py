@@ -1,7 +1,7 @@
 """Other libraries under the same timing: each trains from scratch in one call and evaluates its policy.
 
 PPO uses the settings below where a library has them, A2C the library's own. Libraries are imported when they are called
-and raise ImportError if not installed (`pip install -e ".[bench]"`).
+and raise ImportError if not installed (`pip install "policy-gradients-jax[bench]"`).
 """
 
 from collections.abc import Callable

@@ -10,6 +10,13 @@ from typing import Any
 
 from pgjax.types import SettingError
 
+SCRIPTS = Path(__file__).resolve().parents[1]
+
+
+def results() -> Path:
+    """Where results go by default: experiments/results at the root of a clone, anywhere else the folder results."""
+    return Path("experiments/results" if Path("experiments").resolve() == SCRIPTS else "results")
+
 
 def check(options: Any) -> None:
     """Check the output paths among options: `json`, `table`, and `out` (a file if it has a suffix, else a folder).

@@ -1,12 +1,13 @@
-"""Output of an experiment: a figure and a small table, by default in experiments/results."""
+"""Output of an experiment: a figure and a small table, in the folder that `--out` names."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from parts import places
 from pgjax.runs.record import files
 from pgjax.runs.show import figures
 
@@ -17,7 +18,7 @@ class Options:
 
     quick: bool = False
     """Use small sizes to test that the script runs; results are not meaningful."""
-    out: Path = Path("experiments/results")
+    out: Path = field(default_factory=places.results)
     """Folder for the figure and the table."""
 
     def write(self, name: str, figure: Figure, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from parts.trials import Trial
 from pgjax.config import Config
+from pgjax.release import pip_install
 from pgjax.runs.settings.flags import Settings
 from pgjax.runs.settings.ranges import FROM_ONE, RANGES, plain
 from pgjax.runs.show.comparison import interquartile_mean
@@ -115,7 +116,7 @@ def optuna() -> Any:
     try:
         package = import_module("optuna")
     except ImportError as error:
-        raise SettingError("sampler", "optuna", 'is not installed: pip install -e ".[tune]"') from error
+        raise SettingError("sampler", "optuna", f"is not installed: {pip_install('tune')}") from error
     package.logging.set_verbosity(package.logging.WARNING)
     return package
 

@@ -5,3 +5,13 @@ from pgjax.environments.own import register
 from pgjax.environments.parameters import with_parameters
 from pgjax.environments.table import FAMILIES, available, make
 from pgjax.environments.table import names as list
+
+__all__ = [
+    "FAMILIES",
+    "available",
+    "from_gymnax",
+    "list",
+    "make",
+    "register",
+    "with_parameters",
+]

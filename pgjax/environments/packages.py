@@ -13,6 +13,7 @@ from typing import Any, Self
 import jax
 
 from pgjax.environments.base import check_environment
+from pgjax.release import pip_install
 from pgjax.types import Environment, SettingError
 
 
@@ -54,7 +55,7 @@ def load(module: str, name: str, extra: str) -> ModuleType:
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
-        reason = f'needs {package}, and there is no module {error.name}: pip install -e ".[{extra}]"'
+        reason = f"needs {package}, and there is no module {error.name}: {pip_install(extra)}"
         raise NotInstalled("environment", name, reason) from error
     except Exception as error:  # for instance an AttributeError, for a function that was removed from jax
         reason = f"needs {module}, which fails to import with jax {jax.__version__}: {_one_line(error)}"

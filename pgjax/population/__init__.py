@@ -19,3 +19,18 @@ from pgjax.population.evolution import (
 )
 from pgjax.population.lineage import PARENT, ancestry, lineage
 from pgjax.population.train import chunks, start
+
+__all__ = [
+    "OF_THE_MEMBER",
+    "PARENT",
+    "Evolution",
+    "ancestry",
+    "chunks",
+    "evolved",
+    "exploit",
+    "explore",
+    "last_score",
+    "lineage",
+    "sources",
+    "start",
+]

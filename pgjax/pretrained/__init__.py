@@ -7,3 +7,16 @@ all seeds). `experiments/pretrained.py` writes them from run directories and eva
 from pgjax.pretrained.cards import Card, Evaluation, Score, measured, read_card
 from pgjax.pretrained.load import FOLDER, Policy, card, load_policy
 from pgjax.pretrained.load import names as list
+
+__all__ = [
+    "FOLDER",
+    "Card",
+    "Evaluation",
+    "Policy",
+    "Score",
+    "card",
+    "list",
+    "load_policy",
+    "measured",
+    "read_card",
+]

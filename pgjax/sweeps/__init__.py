@@ -7,3 +7,26 @@ from pgjax.sweeps.results import SweepResult
 from pgjax.sweeps.runs import Over, Runs, placed, start, take
 from pgjax.sweeps.saved import load
 from pgjax.training.sharing import plan
+
+__all__ = [
+    "EVALUATION_KEY",
+    "RETURNS",
+    "Over",
+    "Runs",
+    "SweepResult",
+    "advance",
+    "advanced",
+    "chunks",
+    "compiled",
+    "evaluate_runs",
+    "evaluation_point",
+    "join",
+    "load",
+    "placed",
+    "plan",
+    "points_passed",
+    "start",
+    "steps_of",
+    "sweep",
+    "take",
+]

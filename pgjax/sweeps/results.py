@@ -1,7 +1,5 @@
 """The result of a sweep, as curves on one axis, a table or a figure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -46,7 +44,7 @@ class SweepResult(NamedTuple):
         all_runs[known] = values.reshape(len(known), len(steps))
         return steps, all_runs
 
-    def to_pandas(self, *, evaluation: bool = False) -> DataFrame:
+    def to_pandas(self, *, evaluation: bool = False) -> "DataFrame":
         """A DataFrame with one row per run and update, or per run and evaluation: seed, settings and all metrics.
 
         Rows after a run was done are omitted. Raises a SettingError if pandas, which is optional, is not installed.
@@ -64,7 +62,7 @@ class SweepResult(NamedTuple):
         columns = {name: np.broadcast_to(np.asarray(x)[:, None], shape)[active] for name, x in run_columns.items()}
         return DataFrame(columns | {name: x[active] for name, x in metrics.items() if name != "active"})
 
-    def plot(self, name: str = "return_mean", *, title: str = "", spread: str = "quartiles") -> Figure:
+    def plot(self, name: str = "return_mean", *, title: str = "", spread: str = "quartiles") -> "Figure":
         """Plot a metric against environment steps: for each setting the mean over seeds, and a band.
 
         `spread` is "range" or "quartiles". With a single setting, the returns of greedy evaluations are shown too.

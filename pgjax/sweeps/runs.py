@@ -68,7 +68,7 @@ class Runs(NamedTuple):
     def with_hyperparameters(self, **values: ArrayLike) -> "Runs":
         """The same runs with other hyperparameters: for each name one number, or one for every run, [R].
 
-        Names are those of `pgjax.hyperparameters`. A name with a dot is passed as **{"environment.length": 0.7}.
+        Names are those of `pgjax.hyperparameters`; a name with a dot is given as `**{"environment.length": 0.7}`.
 
         Raises:
           SettingError: for a name that the algorithm does not have, or an invalid number.

@@ -8,3 +8,12 @@ from pgjax.testing.losses import (
     assert_scale,
     assert_unbiased,
 )
+
+__all__ = [
+    "assert_a_gradient",
+    "assert_declarations",
+    "assert_padding_ignored",
+    "assert_same_estimator",
+    "assert_scale",
+    "assert_unbiased",
+]

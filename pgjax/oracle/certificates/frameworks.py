@@ -12,6 +12,7 @@ import numpy as np
 from pgjax.estimators.contracts import name_of
 from pgjax.oracle.certificates.arrays import ARRAYS, DIFFERENTIATED
 from pgjax.oracle.certificates.precision import coarsest_type
+from pgjax.release import pip_install
 from pgjax.types import Credit, SettingError
 
 CHUNK = 128  # batches in one call of a compiled program
@@ -234,7 +235,7 @@ def torch_gradient(function: Callable, differentiated: list[str] | None = None) 
         try:
             import torch  # type: ignore[import-not-found]
         except ImportError as error:
-            raise SettingError("framework", "torch", "needs PyTorch: pip install pgjax[torch]") from error
+            raise SettingError("framework", "torch", f"needs PyTorch: {pip_install('torch')}") from error
         tensors = {p: torch.tensor(np.ascontiguousarray(x)) for p, x in arrays.items()}
         slots = [tensors[p].requires_grad_() for p in differentiated]
         loss = function(**tensors)

@@ -17,7 +17,7 @@ TEMPERATURE, BARRIER = 0.1, 0.05
 
 
 def soft_optimum(problem: Discounted, temperature: float) -> tuple[Array, Array]:
-    """V*_τ [S] and Q*_τ [S, A], by soft value iteration: V = τ log Σ_a exp(Q/τ)."""
+    """`V*_τ` [S] and `Q*_τ` [S, A], by soft value iteration: V = τ log Σ_a exp(Q/τ)."""
 
     def again(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         value, _, k = carry

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pgjax.release import pip_install
 from pgjax.types import SettingError
 
 
@@ -115,7 +116,7 @@ def check_installed(names: Iterable[str]) -> None:
         try:
             import_module(PACKAGES[name])
         except Exception as error:  # e.g. RuntimeError without a home directory
-            reason = f'needs the package {PACKAGES[name]}: pip install -e ".[log]", or leave it out'
+            reason = f"needs the package {PACKAGES[name]}: {pip_install('log')}, or leave it out"
             raise SettingError("log", name, reason) from error
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from pgjax.release import VERSION
+
 PACKAGES = ("pgjax", "jax", "jaxlib", "flax", "optax", "gymnax")
 OPTIONAL_PACKAGES = {  # imported module -> package that provides it
     "brax": "brax",
@@ -30,7 +32,15 @@ OPTIONAL_PACKAGES = {  # imported module -> package that provides it
 def versions() -> dict[str, str]:
     """Installed versions of the packages that the results depend on; optional ones only if imported."""
     used = (package for module, package in OPTIONAL_PACKAGES.items() if module in sys.modules)
-    return {name: version(name) for name in (*PACKAGES, *used)}
+    return {name: version_of(name) for name in (*PACKAGES, *used)}
+
+
+def version_of(package: str) -> str:
+    """The installed version of a package; for pgjax, whose distribution has another name, that of the imported code.
+
+    Raises PackageNotFoundError if the package is not installed.
+    """
+    return VERSION if package == "pgjax" else version(package)
 
 
 PACKAGE = Path(__file__).resolve().parents[2]

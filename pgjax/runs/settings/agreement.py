@@ -6,14 +6,14 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax._src import distributed  # the key-value store of the processes has no public name
 
-from pgjax.runs.record.provenance import OPTIONAL_PACKAGES, PACKAGE, PACKAGES, processor
+from pgjax.runs.record.provenance import OPTIONAL_PACKAGES, PACKAGE, PACKAGES, processor, version_of
 from pgjax.runs.settings.config_file import PROCESS_SETTINGS
 from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
@@ -101,6 +101,6 @@ def _hash(files: list[Path]) -> str:
 
 def _version(package: str) -> str:
     try:
-        return version(package)
+        return version_of(package)
     except PackageNotFoundError:
         return "nothing"

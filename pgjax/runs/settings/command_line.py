@@ -28,6 +28,7 @@ from pgjax.runs.settings.groups import COMMON, GROUPS
 from pgjax.runs.settings.tuned import tuned
 from pgjax.runs.show.help import HELP, print_groups
 from pgjax.runs.show.listing import environments_by_family
+from pgjax.runs.show.script import as_typed
 from pgjax.types import SettingError
 
 QUICK = {"seeds": 2, "total_steps": 4000, "eval_episodes": 8}
@@ -145,7 +146,7 @@ def _flags(arguments: Sequence[str], base: Settings, description: str) -> Settin
     drawn = io.StringIO()
     try:
         with contextlib.redirect_stderr(drawn):
-            found = tyro.cli(Settings, args=arguments, default=base, prog="train.py", description=description)
+            found = tyro.cli(Settings, args=arguments, default=base, prog=as_typed("train"), description=description)
             ranges = _on_top(base.randomise, found.randomise[len(base.randomise) :])
             return replace(found, randomise=ranges)
     except SystemExit as end:
@@ -158,7 +159,7 @@ def show_flags(
     base: Settings,
     description: str,
     *,
-    prog: str = "train.py",
+    prog: str | None = None,
     whole: bool = False,
     first: Mapping[str, Any] | None = None,
     without: Collection[str] = (),
@@ -177,7 +178,7 @@ def show_flags(
     working = names - set(without)
     shown = working if whole else working & COMMON
     groups = {name: kind(**{f.name: getattr(base, f.name) for f in fields(kind)}) for name, kind in GROUPS.items()}
-    print_groups({**(first or {}), **groups}, names - shown, description, prog)
+    print_groups({**(first or {}), **groups}, names - shown, description, prog or as_typed("train"))
     if not whole:
         print(f"These are the {len(shown)} most used of {len(working)} flags; {HELP_ALL} shows all.")
 

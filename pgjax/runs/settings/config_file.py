@@ -14,6 +14,7 @@ from pgjax.runs.settings.build import AGENT_SETTINGS, recipe_of, resolve
 from pgjax.runs.settings.checks import check_fields
 from pgjax.runs.settings.environment import environment_of
 from pgjax.runs.settings.flags import Settings
+from pgjax.runs.show.script import as_typed
 from pgjax.types import Environment, SettingError
 
 RESTART_SETTINGS = ("quiet", "resume", "distributed", "coordinator", "processes", "process_id", "join_timeout")
@@ -118,7 +119,7 @@ def recorded(settings: Settings) -> dict[str, Any]:
 
 def config_text(settings: Settings) -> str:
     """The resolved settings as TOML for `read_config`, with the commit and the package versions."""
-    lines = ["# train.py --config THIS_FILE runs it again"]
+    lines = [f"# {as_typed('train')} --config THIS_FILE runs it again"]
     lines += [f"{name} = {as_toml(value)}" for name, value in recorded(settings).items()]
     lines += ["", "[versions]"]
     lines += [f"{name} = {as_toml(value)}" for name, value in ({"commit": commit()} | versions()).items() if value]

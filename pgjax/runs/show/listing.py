@@ -2,6 +2,7 @@
 
 from pgjax.environments.packages import NotInstalled
 from pgjax.environments.table import FAMILIES, by_family
+from pgjax.release import pip_install
 from pgjax.types import SettingError
 
 
@@ -14,7 +15,7 @@ def environments_by_family() -> str:
 
     def lines(family: str, names: list[str] | SettingError) -> list[str]:
         if isinstance(names, NotInstalled):
-            return [f'{family}: not installed: pip install -e ".[{FAMILIES[family].EXTRA}]"']
+            return [f"{family}: not installed: {pip_install(FAMILIES[family].EXTRA)}"]
         if isinstance(names, SettingError):
             return [f"{family}: cannot be used: {str(names).removeprefix(f'environment: {family!r} ')}"]
         return names

@@ -9,6 +9,23 @@ from pgjax.runs.record.attempts import Incomplete, in_words, say
 from pgjax.runs.record.interrupts import Stopped
 from pgjax.types import SettingError
 
+_by_command = False
+
+
+def started_by_command() -> None:
+    """Note that the command `pgjax` starts the script of this process; `as_typed` then names scripts that way."""
+    global _by_command
+    _by_command = True
+
+
+def as_typed(script: str) -> str:
+    """A script as the user starts it: `pgjax NAME` in a process of that command, else `NAME.py`.
+
+    >>> as_typed("train")
+    'train.py'
+    """
+    return f"pgjax {script}" if _by_command else f"{script}.py"
+
 
 @contextmanager
 def one_line() -> Iterator[None]:
