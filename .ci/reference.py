@@ -1,6 +1,8 @@
 """Builds the API reference into build/docs with pdoc; a warning ends it. To search it, open build/docs/index.html."""
 
+import importlib
 import inspect
+import pkgutil
 import re
 import sys
 import warnings
@@ -47,6 +49,9 @@ def describe_fields(kind):
     kind.__new__.__doc__ = ""
 
 
+for folder in (pgjax.estimators, pgjax.methods, pgjax.policies, pgjax.training):
+    for module in pkgutil.iter_modules(folder.__path__, f"{folder.__name__}."):
+        importlib.import_module(module.name)
 for name, module in list(sys.modules.items()):
     if name.partition(".")[0] == pgjax.__name__:
         for thing in vars(module).copy().values():
