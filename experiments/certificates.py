@@ -2,9 +2,9 @@
 
 `pgjax.certify` evaluates each loss on every batch of five small problems and compares its exact mean gradient ḡ with
 ∇J. A cosine of 1 means that ḡ is ∇J up to a step size; a scale that does not depend on the policy acts as a step size.
-Libraries that are not installed are skipped with a message; `pip install "policy-gradients-jax[field]"` installs them (PyTorch's
-small build for CPUs: https://pytorch.org). `--report` prints every certificate, `--only rlax` selects one library. Ten
-minutes on two CPU cores, most of them for PyTorch.
+Libraries that are not installed are skipped with a message. `pip install "policy-gradients-jax[field]"` installs them
+(PyTorch's small build for CPUs: https://pytorch.org). `--report` prints every certificate, `--only rlax` selects one
+library. Ten minutes on two CPU cores, most of them for PyTorch.
 
 Expect three causes of on-policy bias. Clipping is not among them, because it has no effect before the policy moves.
 

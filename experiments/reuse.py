@@ -38,7 +38,7 @@ def main(options: Options) -> None:
     seeds, total_steps = (2, 2_000) if options.quick else (6, 150_000)
     forms = ("first_order",) if options.quick else METHODS
     passes = EPOCHS[:2] if options.quick else EPOCHS
-    figure, panels = seeds_below.columns(len(passes))
+    figure, panels = seeds_below.columns(len(passes), one_scale=True)
     sizes, size_panels = plt.subplots(
         1, len(passes) - 1, figsize=(4.5 * len(passes) - 4.5, 4), squeeze=False, sharey=True, layout="constrained"
     )
@@ -61,7 +61,7 @@ def main(options: Options) -> None:
         seeds_below.finish(panels[:, k], title, forms, first=k == 0)
         if epochs > 1:
             figures.finish(size_panels[0, k - 1], title, "effective sample size / batch" if k == 1 else "")
-    panels[0, 0].legend(frameon=False, fontsize=8)
+    panels[0, -1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     size_panels[0, 0].legend(frameon=False, fontsize=8)
     figure.suptitle(f"Batches of {EPISODES_PER_BATCH} episodes on CartPole-v1: mean of {seeds} seeds; below, each seed")
     sizes.suptitle(f"Effective sample size after the last pass, mean of {seeds} seeds")

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -37,6 +38,13 @@ def test_every_script_is_listed_with_its_question(capsys, monkeypatch):
     assert re.findall(r"^  (\w+)  ", text, re.MULTILINE) == list(command.scripts())
     assert set(command.scripts()) == SCRIPTS and text.count("?") == len(SCRIPTS) - 1
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_every_package_is_in_the_distribution():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "pgjax").rglob("__init__.py")}
+    found = {".".join(folder.parts) for folder in folders}
+    assert set(listed) == found | {"pgjax_experiments", "pgjax_experiments.parts"}
 
 
 def test_the_version_is_that_of_the_code(capsys):

@@ -10,10 +10,16 @@ from matplotlib.figure import Figure
 from pgjax.runs.show import figures
 
 
-def columns(count: int) -> tuple[Figure, np.ndarray]:
-    """A figure and its panels [2, count]: curves above, seeds below."""
+def columns(count: int, *, one_scale: bool = False) -> tuple[Figure, np.ndarray]:
+    """A figure and its panels [2, count]: curves above, seeds below; `one_scale` where all show the same environment."""
     figure, panels = plt.subplots(
-        2, count, figsize=(3.6 * count, 5.6), squeeze=False, height_ratios=(3, 2), layout="constrained"
+        2,
+        count,
+        figsize=(3.6 * count, 5.6),
+        squeeze=False,
+        sharey="row" if one_scale else False,
+        height_ratios=(3, 2),
+        layout="constrained",
     )
     return figure, panels
 
