@@ -40,7 +40,7 @@ def main(options: Options) -> None:
     passes = EPOCHS[:2] if options.quick else EPOCHS
     figure, panels = seeds_below.columns(len(passes), one_scale=True)
     sizes, size_panels = plt.subplots(
-        1, len(passes) - 1, figsize=(4.5 * len(passes) - 4.5, 4), squeeze=False, sharey=True, layout="constrained"
+        1, len(passes) - 1, figsize=(4.5 * len(passes) - 3, 4), squeeze=False, sharey=True, layout="constrained"
     )
     rows, size_rows = [], []
     for k, epochs in enumerate(passes):
@@ -62,7 +62,7 @@ def main(options: Options) -> None:
         if epochs > 1:
             figures.finish(size_panels[0, k - 1], title, "effective sample size / batch" if k == 1 else "")
     panels[0, -1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    size_panels[0, 0].legend(frameon=False, fontsize=8)
+    size_panels[0, -1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.suptitle(f"Batches of {EPISODES_PER_BATCH} episodes on CartPole-v1: mean of {seeds} seeds; below, each seed")
     sizes.suptitle(f"Effective sample size after the last pass, mean of {seeds} seeds")
     options.write("reuse", figure, COLUMNS, rows)

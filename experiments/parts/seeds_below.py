@@ -11,7 +11,7 @@ from pgjax.runs.show import figures
 
 
 def columns(count: int, *, one_scale: bool = False) -> tuple[Figure, np.ndarray]:
-    """A figure and its panels [2, count]: curves above, seeds below; `one_scale` where all show the same environment."""
+    """A figure and its panels [2, count]: curves above, seeds below; `one_scale` if all show the same environment."""
     figure, panels = plt.subplots(
         2,
         count,
