@@ -525,6 +525,7 @@ def needs_four(log_prob):
         (not_finite, {}, "not finite on .* of .* batches of 'fixed', such as returns"),
         (in_numpy, {}, 'cannot be traced by JAX; use jax.numpy, or pass framework="numpy"'),
         (by_value, {}, "cannot be traced by JAX"),
+        (lambda log_prob: log_prob.exp().mean(), {}, r"cannot be traced by JAX; .* or \"torch\""),
         (counts_its_calls, {}, "a different result when called again"),
         (noisy, {"framework": "numpy"}, "a different result when called again"),
         (in_place, {"framework": "numpy"}, "a different result when called again"),

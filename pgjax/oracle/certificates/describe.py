@@ -180,7 +180,8 @@ def _order(c: Certificate) -> Entry:
     worst = [f"{o.problem} {number(max(o.bias))}" for o in known]
     detail = "largest relative bias up to distance 0.8: " + ", ".join(worst)
     lowest = min((o.order for o in known if o.order is not None), default=None)
-    if any(o.scale is not None and abs(o.scale - 1) > c.precision.nearly and o.order != 0 for o in known):
+    scaled = any(o.scale is not None and abs(o.scale - 1) > c.precision.nearly and o.order != 0 for o in known)
+    if scaled:
         detail += "; compared with the on-policy scale times ∇J"
     if not known:
         verdict = "not tested: ∇J is 0"
@@ -191,7 +192,8 @@ def _order(c: Certificate) -> Entry:
     elif lowest == 0:
         verdict = "order 0: already biased on-policy"
     else:
-        verdict = f"bias of order {number(lowest)} in the distance, none on-policy"
+        on_policy = "beyond the on-policy scale" if scaled else "none on-policy"
+        verdict = f"bias of order {number(lowest)} in the distance, {on_policy}"
     return Entry("off-policy", verdict, detail)
 
 

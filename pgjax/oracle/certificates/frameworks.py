@@ -121,6 +121,11 @@ def _failed(name: str, arrays: Arrays, error: Exception) -> SettingError:
     return SettingError("loss", name, f"fails on a batch with {shapes}: {type(error).__name__}: {message}")
 
 
+def _meets_tracer(error: Exception) -> bool:
+    """Whether a function or method of another library was applied to a JAX tracer."""
+    return isinstance(error, (TypeError, AttributeError)) and "Tracer" in str(error)
+
+
 _UNTRACEABLE = (
     jax.errors.TracerArrayConversionError,
     jax.errors.ConcretizationTypeError,
@@ -153,10 +158,10 @@ def _jax(function: Callable, name: str, wanted: list[str]) -> Evaluate:
                 return in_chunks(every, arrays)
         except SettingError:
             raise
-        except _UNTRACEABLE as error:
-            reason = 'cannot be traced by JAX; use jax.numpy, or pass framework="numpy" or "torch"'
-            raise SettingError("loss", name, reason) from error
         except Exception as error:
+            if isinstance(error, _UNTRACEABLE) or _meets_tracer(error):
+                reason = 'cannot be traced by JAX; use jax.numpy, or pass framework="numpy" or "torch"'
+                raise SettingError("loss", name, reason) from error
             raise _failed(name, arrays, error) from error
 
     return evaluate
