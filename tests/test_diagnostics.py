@@ -95,7 +95,7 @@ def test_branching_from_visited_states_against_the_oracle():
         start = jax.tree.map(lambda x, i=i: x[i], places)
         mean, error = branch(start, jax.random.split(jax.random.key(i), 4000))
         assert np.all(np.abs(mean - exact[state]) < 4.5 * error + 1e-6) and error.max() < 0.02
-    with pytest.raises(SettingError, match="Pendulum.*other actions than one Discrete"):
+    with pytest.raises(SettingError, match="Pendulum.*needs one Discrete action"):
         pendulum = environments.make("Pendulum-v1")
         diagnostics.branched_action_values(pendulum, policy, start, jax.random.split(jax.random.key(0), 2))
 

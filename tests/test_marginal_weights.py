@@ -158,5 +158,5 @@ def test_the_bound_of_a_searched_policy_holds_over_every_batch_less_often_than_t
 def test_a_confidence_that_is_none_is_refused():
     mdp = MDPS["one_state"]
     target, behaviour = policies(mdp, 1.0)
-    with pytest.raises(SettingError, match="^confidence: 95 must lie between 0 and 1"):
+    with pytest.raises(SettingError, match=r"^confidence: 95 must lie in \(0, 1\)"):
         oracle.pois_penalty(mdp, target, behaviour, 10, 95)

@@ -76,7 +76,7 @@ def test_true_stops_all_of_them(problem):
 
 @pytest.mark.parametrize("answer", [1, "stop", np.array([True]), np.zeros(3)])
 def test_other_answers_are_refused(problem, answer):
-    with pytest.raises(SettingError, match="^callback: .* is no answer"):
+    with pytest.raises(SettingError, match="^callback: .* is not a valid return value"):
         sweep(*problem, **HOW, callback=lambda runs, metrics: answer)
 
 

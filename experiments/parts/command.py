@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,7 +74,10 @@ def refuse(options: Any, names: Sequence[str], reason: str) -> None:
     Raises:
       SettingError: for the first of them.
     """
-    defaults = {field.name: field.default for field in fields(options)}
+    defaults = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(options)
+    }
     for name in names:
         value = getattr(options, name)
         if value != defaults[name]:

@@ -13,7 +13,7 @@ _by_command = False
 
 
 def started_by_command() -> None:
-    """Note that the command `pgjax` starts the script of this process; `as_typed` then names scripts that way."""
+    """Record that the command `pgjax` started this process; `as_typed` then names scripts that way."""
     global _by_command
     _by_command = True
 
