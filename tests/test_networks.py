@@ -28,6 +28,7 @@ from pgjax import (
     train,
 )
 from pgjax.policies.networks import CNN, MLP, Recurrent, _carry
+from pgjax.policies.products import product
 from pgjax.training.signals import log_prob_of, policy_on
 from pgjax.types import Discrete, KeyData, Keyed
 
@@ -203,6 +204,39 @@ def test_dropout_leaves_out_its_share_and_keeps_the_mean():
     kept = thinned != 0
     assert abs(kept.mean() - 0.75) < 0.03
     np.testing.assert_allclose(thinned[kept], whole[kept] / 0.75, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(6, 2), (6, 5), (2, 6)])
+def test_a_layers_product_has_the_values_and_derivatives_of_a_plain_one(inputs, outputs):
+    with jax.enable_x64(True):
+        x, kernel, u, v = (
+            jax.random.normal(jax.random.key(i), shape)
+            for i, shape in enumerate([(3, 4, inputs), (inputs, outputs)] * 2)
+        )
+
+        def loss(of, x, kernel):
+            return jnp.sum(jnp.sin(of(x, kernel)) ** 2)
+
+        for of, plain in ((partial(loss, product), partial(loss, jnp.matmul)), (product, jnp.matmul)):
+            np.testing.assert_allclose(of(x, kernel), plain(x, kernel), rtol=1e-13)
+            for mine, its in zip(jax.jvp(of, (x, kernel), (u, v)), jax.jvp(plain, (x, kernel), (u, v)), strict=True):
+                np.testing.assert_allclose(mine, its, rtol=1e-12, atol=1e-14)
+        of, plain = partial(loss, product), partial(loss, jnp.matmul)
+        for derivative in (jax.grad, jax.hessian, lambda f, n: jax.vmap(jax.grad(f, n), (0, None))):
+            for argument in ((0,), (1,), (0, 1)):
+                mine, its = derivative(of, argument)(x, kernel), derivative(plain, argument)(x, kernel)
+                jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12), mine, its)
+
+
+def test_the_gradient_of_a_narrowing_layer_copies_its_outputs_and_not_its_inputs():
+    def gradient(x, kernel):
+        return jax.grad(lambda kernel: jnp.sum(jnp.sin(product(x, kernel))))(kernel)
+
+    text = jax.jit(gradient).lower(jnp.ones((32, 12)), jnp.ones((12, 3))).compile().as_text()
+    assert {line.split("=")[1].split("{")[0].strip() for line in text.splitlines() if " dot(" in line} == {
+        "f32[32,3]",
+        "f32[3,12]",
+    }
 
 
 def test_layer_norm_comes_before_the_tanh():

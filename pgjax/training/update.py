@@ -15,6 +15,7 @@ from pgjax import counters
 from pgjax.config import Config
 from pgjax.engine import asked, engine
 from pgjax.engine.blocks import join
+from pgjax.engine.control_flow import initialised
 from pgjax.estimators.contracts import RATIO_FREE, promises
 from pgjax.estimators.reductions import own_share, size_of, sum_over_devices
 from pgjax.estimators.reference_kl import step_divisor
@@ -79,7 +80,7 @@ def _init(trainer: Trainer, algorithm: Algorithm, key: Array) -> TrainState:
     check(environment, agent, config, algorithm)
     algorithm = with_scheduled_rate(algorithm, jnp.int32(0))
     params_key, stream_key, key = jax.random.split(as_key(key), 3)
-    params = agent.init(params_key)
+    params = initialised(agent.init, params_key)
     moved = trained(algorithm, params)
     stream_keys = own_share(jax.random.split(stream_key, config.num_envs))
     memory = agent.memory.initial if agent.memory else ()
