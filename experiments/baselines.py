@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import jax
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from parts import seeds_below
 from parts.command import as_script
 from parts.results import Options
 
@@ -47,7 +47,7 @@ def main(options: Options) -> None:
     start()
     environment = environments.make("CartPole-v1")
     seeds, total_steps = (2, 4_000) if options.quick else (8, 800_000)
-    curves, rows = {}, []
+    curves, scores, rows = {}, {}, []
     panels = {"credit": PANELS["credit"][-1:]} if options.quick else PANELS
     for method in dict.fromkeys(m for panel in panels.values() for m in panel):
         recipe = reinforce(*method, baseline_constant=CONSTANT, learning_rate=LEARNING_RATE)
@@ -55,11 +55,11 @@ def main(options: Options) -> None:
         trainer = make_trainer(environment, agent, replace(recipe.config, num_envs=EPISODES_PER_UPDATE))
         result = sweep(trainer, recipe.algorithm, seeds=seeds, total_steps=total_steps)
         greedy = evaluate_runs(environment, agent, result.runs, jax.random.key(1 << 31), greedy=True).mean(axis=1)
-        curves[method] = result.metrics
+        curves[method], scores[method] = result.metrics, greedy
         rows.append((*method, seeds, total_steps, steps_to_solve(result.metrics), greedy.mean(), greedy.min()))
         print(f"{method[0]}, {method[1]}: greedy return {greedy.mean():.1f}, worst seed {greedy.min():.1f}", flush=True)
     columns = ("credit", "baseline", "seeds", "total_steps", f"steps_to_{SOLVED}", "greedy_mean", "greedy_worst_seed")
-    options.write("baselines", draw(panels, curves), columns, rows)
+    options.write("baselines", draw(panels, curves, scores), columns, rows)
 
 
 def steps_to_solve(metrics: dict[str, np.ndarray]) -> float:
@@ -69,19 +69,17 @@ def steps_to_solve(metrics: dict[str, np.ndarray]) -> float:
     return float(grid[np.argmax(above)]) if above.any() else float("nan")
 
 
-def draw(titles: dict, curves: dict) -> Figure:
-    """One panel per group of methods."""
-    figure, panels = plt.subplots(
-        1, len(titles), figsize=(5 * len(titles), 4.6), sharey=True, squeeze=False, layout="constrained"
-    )
-    for axes, (title, methods) in zip(panels[0], titles.items(), strict=True):
-        for i, method in enumerate(methods):
-            label = " + ".join(method) if title == "credit" else method[1]
-            figures.draw_curve(axes, *figures.curve(curves[method]), label=label, spread="quartiles", colour=f"C{i}")
-        figures.finish(axes, title)
-        axes.legend(frameon=False, loc="lower right")
+def draw(titles: dict, curves: dict, scores: dict) -> Figure:
+    """One column per group of methods: mean curves above, the greedy return of each seed below."""
+    figure, panels = seeds_below.columns(len(titles), one_scale=True)
+    for column, (title, methods) in zip(panels.T, titles.items(), strict=True):
+        labels = [f"{credit},\n{baseline}" if title == "credit" else baseline for credit, baseline in methods]
+        for i, (label, method) in enumerate(zip(labels, methods, strict=True)):
+            seeds_below.draw(column, i, label.replace("\n", " "), *figures.curve(curves[method]), scores[method])
+        seeds_below.finish(column, title, labels, first=title == next(iter(titles)))
+        column[0].legend(frameon=False, loc="lower right", fontsize=9)
     seeds = len(next(iter(curves.values()))["update"])
-    figure.suptitle(f"REINFORCE on CartPole-v1: mean of {seeds} seeds, band: middle half of the seeds")
+    figure.suptitle(f"REINFORCE on CartPole-v1: mean of {seeds} seeds; below, each seed and the mean")
     return figure
 
 

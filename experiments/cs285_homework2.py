@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
-from matplotlib import pyplot as plt
+from parts import seeds_below
 from parts.command import as_script
 from parts.results import Options
 
@@ -54,10 +54,11 @@ def main(options: Options) -> None:
     seeds, updates = (2, 5) if options.quick else (5, 100)
     recipe = reinforce(learning_rate=5e-3)
     estimator = product(standardised(Partial(credit, causal=1.0)), score)
-    figure, panels = plt.subplots(1, 2, figsize=(12, 4.8), sharey=True, layout="constrained")
+    figure, panels = seeds_below.columns(2, one_scale=True)
     rows = []
     batches = QUICK_BATCHES if options.quick else BATCHES
-    for axes, (steps, episodes) in zip(panels, batches.items(), strict=True):
+    for column, (steps, episodes) in zip(panels.T, batches.items(), strict=True):
+        labels = []
         trainer = make_trainer(
             environment, agent, replace(recipe.config, num_envs=episodes, batch_steps=steps, mean="steps")
         )
@@ -67,13 +68,17 @@ def main(options: Options) -> None:
             label = ("reward-to-go" if causal else "total return") + (", standardised" if standard else "")
             chosen = (result.runs.settings["causal"] == causal) & (result.runs.settings["strength"] == standard)
             curve = figures.curve({name: values[chosen] for name, values in result.metrics.items()})
-            figures.draw_curve(axes, *curve, label=label, spread="quartiles", colour=f"C{i}")
             last = curve[1][:, -20:].mean(axis=1)  # the last tenth of training
+            seeds_below.draw(column, i, label, *curve, last)
+            labels.append(label.replace(", ", ",\n"))
             rows.append((steps, label, seeds, last.mean(), last.min(), last.max()))
             print(f"batch {steps}, {label}: {last.mean():.1f} (seeds {last.min():.1f} to {last.max():.1f})", flush=True)
-        figures.finish(axes, f"batches of {steps} steps")
-        axes.legend(frameon=False, loc="lower right")
-    figure.suptitle(f"CartPole-v1, {updates} updates: mean of {seeds} seeds, band: middle half of the seeds")
+        first = steps == next(iter(batches))
+        seeds_below.finish(
+            column, f"batches of {steps} steps", labels, first=first, score="return, last tenth of training"
+        )
+    panels[0, 0].legend(frameon=False, loc="upper left", fontsize=9)
+    figure.suptitle(f"CartPole-v1, {updates} updates: mean of {seeds} seeds; below, each seed and the mean")
     columns = ("batch_steps", "method", "seeds", "last_tenth_mean", "lowest_seed", "highest_seed")
     options.write("cs285_homework2", figure, columns, rows)
 

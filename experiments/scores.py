@@ -139,7 +139,7 @@ def random_returns(environment: Environment, episodes: int) -> np.ndarray:
     return np.asarray(play(jax.random.key(RANDOM_KEY)))
 
 
-HEAD = ["environment", "method", "steps", "seeds", "greedy", "sampled", "worst seed", "random", "aim", "published"]
+HEAD = ["environment", "method", "steps", "seeds", "greedy", "sampled", "worst seed", "random", "target", "published"]
 
 
 def cells(rows: list[Row], published: dict[str, dict[str, Any]]) -> tuple[list[list[str]], list[str]]:
@@ -152,10 +152,10 @@ def cells(rows: list[Row], published: dict[str, dict[str, Any]]) -> tuple[list[l
             mark = f" ({len(reasons)})"
         greedy = f"{number(row.greedy)} [{number(row.greedy_low)}, {number(row.greedy_high)}]{mark}"
         sampled = f"{number(row.sampled)} [{number(row.sampled_low)}, {number(row.sampled_high)}]"
-        aim = "" if np.isnan(row.target) else number(row.target)
+        target = "" if np.isnan(row.target) else number(row.target)
         steps = EngFormatter(places=0, sep="")(row.steps)
         start = [row.environment, row.algorithm, steps, str(row.seeds), greedy, sampled]
-        table.append([*start, number(row.greedy_worst), number(row.random), aim, row.published])
+        table.append([*start, number(row.greedy_worst), number(row.random), target, row.published])
     return table, reasons
 
 
@@ -205,7 +205,7 @@ def draw(axes: Axes, row: Row, runs: list[Run]) -> None:
     draw_band(axes, runs, label=row.algorithm, window=max(1, updates // SMOOTH))
     axes.axhline(row.random, color="0.5", linestyle=":", label="random")
     if not np.isnan(row.target):
-        axes.axhline(row.target, color="C2", linestyle="--", linewidth=1, label="aim")
+        axes.axhline(row.target, color="C2", linestyle="--", linewidth=1, label="target")
     figures.finish(axes, row.environment)
 
 
@@ -223,7 +223,7 @@ def overview(path: Path, rows: list[Row], groups: dict[str, list[Run]]) -> None:
         axes.set(xlabel="", ylabel="")
     figure.supxlabel("environment steps per seed")
     figure.supylabel("episode return (undiscounted)")
-    figure.suptitle("Interquartile mean over seeds and 95 % bootstrap band; dotted: random policy, dashed: aim")
+    figure.suptitle("Interquartile mean over seeds and 95 % bootstrap band; dotted: random policy, dashed: target")
     figures.save(figure, path)
 
 

@@ -91,7 +91,7 @@ def test_the_table_of_scores(scores, tmp_path, capsys):
     text = capsys.readouterr().out
     line = next(line for line in text.splitlines() if "Catch" in line)
     said = " ".join(text.split())  # lines are wrapped
-    assert "(1)" in line and "no reason known" in said and "(2)" not in text  # CartPole's aim of 500 is reached
+    assert "(1)" in line and "no reason known" in said and "(2)" not in text  # CartPole's target of 500 is reached
     assert "jax a/b/c" in said and "Not run: Acrobot-v1, " in said
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names == {"scores.md", "scores.csv", "curves.png", "Catch-bsuite.png", "CartPole-v1.png"}

@@ -42,11 +42,18 @@ def draw(panels: Iterable[Axes], i: int, label: str, grid: np.ndarray, returns: 
     below.plot(i, scores.mean(), "_", color=f"C{i}", markersize=16, markeredgewidth=3)
 
 
-def finish(panels: Iterable[Axes], title: str, labels: Sequence[str], *, first: bool) -> None:
-    """Titles, labels and grids of a column; `first` has the labels of the vertical axes."""
+def finish(
+    panels: Iterable[Axes],
+    title: str,
+    labels: Sequence[str],
+    *,
+    first: bool,
+    score: str = "greedy return after training",
+) -> None:
+    """Titles, labels and grids of a column; the first has labels of the vertical axes, `score` the lower one's."""
     above, below = panels
     figures.finish(above, title, "episode return" if first else "")
     below.set_xticks(range(len(labels)), labels, rotation=50, ha="right", fontsize=9)
-    below.set_ylabel("greedy return after training" if first else "")
+    below.set_ylabel(score if first else "")
     below.grid(axis="y", alpha=0.3)
     below.spines[["top", "right"]].set_visible(False)

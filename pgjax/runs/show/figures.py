@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from pgjax.sweeps.alignment import GRID_POINTS as GRID_POINTS
 from pgjax.sweeps.alignment import curve as curve
 from pgjax.sweeps.curves import MAX_COLOURS as MAX_COLOURS
-from pgjax.sweeps.curves import draw_curve as draw_curve
 from pgjax.sweeps.curves import finish as finish
 from pgjax.sweeps.curves import learning_curves as learning_curves
 
