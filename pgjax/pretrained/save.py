@@ -45,7 +45,8 @@ def card_text(card: Card) -> str:
     low, high = evaluation.interval()
     tables: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "evaluation": (
-            f"this policy, greedy; the mean of {evaluation.episodes} other episodes is expected in [{low:.6g}, {high:.6g}]",
+            f"this policy, greedy; the mean of {evaluation.episodes} other episodes is expected in "
+            f"[{low:.6g}, {high:.6g}]",
             evaluation._asdict(),
         ),
         "score": (
