@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from parts.shapes import Shape, built, ppo_shape
 
@@ -64,6 +65,7 @@ def drawn(found: list[Growth], title: str) -> Figure:
         axes.plot(sizes, seconds[-1] * sizes / sizes[-1], "--", color="0.6", label="proportional")
         axes.plot(sizes, seconds, "o-", color="C0", label="measured")
         axes.set(xscale="log", yscale="log", xlabel=one.label, title=f"slope {one.slope:.2f}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0, 0].set_ylabel("seconds of training")
