@@ -77,7 +77,6 @@ def main(options: Options) -> None:
         seeds_below.finish(
             column, f"batches of {steps} steps", labels, first=first, score="return, last tenth of training"
         )
-    panels[0, 0].legend(frameon=False, loc="upper left", fontsize=9)
     figure.suptitle(f"CartPole-v1, {updates} updates: mean of {seeds} seeds; below, each seed and the mean")
     columns = ("batch_steps", "method", "seeds", "last_tenth_mean", "lowest_seed", "highest_seed")
     options.write("cs285_homework2", figure, columns, rows)

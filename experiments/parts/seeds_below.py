@@ -54,6 +54,8 @@ def finish(
     above, below = panels
     figures.finish(above, title, "episode return" if first else "")
     below.set_xticks(range(len(labels)), labels, rotation=50, ha="right", fontsize=9)
+    for i, label in enumerate(below.get_xticklabels()):  # names the curves above, too
+        label.set_color(f"C{i}")
     below.set_ylabel(score if first else "")
     below.grid(axis="y", alpha=0.3)
     below.spines[["top", "right"]].set_visible(False)
