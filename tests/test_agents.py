@@ -23,7 +23,7 @@ from pgjax import (
     rollout,
     train,
 )
-from pgjax.policies.networks import CNN
+from pgjax.policies.networks import CNN, MLP
 from pgjax.types import Discrete
 
 
@@ -144,7 +144,22 @@ def test_networks_that_do_not_fit_are_refused():
         make_agent(environment, memory="gru", hidden=())
 
 
+def test_an_agent_made_under_vmap_is_initialised_under_vmap():
+    environment = probes.target()
+
+    def init(log_std, key):
+        return from_networks(environment, MLP((3,), 1, 1.0), initial_log_std=log_std).init(key)
+
+    log_stds, keys = jnp.array([-1.0, 0.5]), jax.random.split(jax.random.key(0), 2)
+    together = jax.vmap(init)(log_stds, keys)
+    for i in range(2):
+        alone = init(log_stds[i], keys[i])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a[i], b, rtol=1e-6), together, alone)  # noqa: B023
+    assert together["policy"]["log_std"].ravel().tolist() == [-1.0, 0.5]
+
+
 def test_the_cnn_is_a_convolution():
+    assert CNN((6,), 2, 1.0).init_with_output(jax.random.key(0), jnp.zeros((0, 5, 4, 1)))[0].shape == (0, 2)
     x = jax.random.normal(jax.random.key(0), (5, 10, 8, 3))
     network = CNN((6,), 2, 1.0)
     params = network.init(jax.random.key(1), x)["params"]

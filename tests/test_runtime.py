@@ -15,7 +15,7 @@ CHILD = """
 import os, sys
 from dataclasses import replace
 import pgjax
-if sys.argv[1] == "unprotected":
+if sys.argv[1] == "without NPROC":
     os.environ.pop("NPROC", None)
     import jax
     jax.config.update("jax_num_cpu_devices", 2)
@@ -82,7 +82,7 @@ def test_training_does_not_hang_under_load():
 
 @pytest.mark.slow
 def test_training_does_not_hang_with_a_thread_for_each_core():
-    assert train_in_a_child("unprotected", seconds=240) == "trained"
+    assert train_in_a_child("without NPROC", seconds=240) == "trained"
 
 
 MACHINE = "import os, jaxlib; jaxlib.version.__version_info__ = (0, 10, 2); os.sched_getaffinity = lambda _: {0, 1}"

@@ -32,15 +32,6 @@ def in_turn(function: Callable, *args: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(shapes), call(traced.consts, jax.tree.leaves(args)))
 
 
-def initialised(init: Callable, key: Array) -> Any:
-    """`init(key)`: on a CPU one call after the other under `vmap`, for every engine.
-
-    jaxlib 0.10 splits a batch of QR decompositions, which orthogonal initialisation needs, into tasks for the same
-    threads that wait for them. Several batches in parallel can occupy all threads: the program then hangs.
-    """
-    return in_turn(init, key) if jax.default_backend() == "cpu" else init(key)
-
-
 @jax.custom_batching.custom_vmap
 def anywhere(x: jax.Array) -> jax.Array:
     """Whether x is true in any of the calls that `vmap` runs together: one unbatched answer.

@@ -3,7 +3,7 @@
 jaxlib 0.10 can hang at 0 % CPU. Its thread pool has one thread per core. A batch of QR, Cholesky or eigenvalue problems
 occupies one of them while it waits for others. A few batches in parallel, as with virtual devices that share the pool,
 leave none to do the work. pgjax initialises networks one after the other for this reason
-(`pgjax.engine.control_flow.initialised`). For other code, `import pgjax` sets the environment variable NPROC, read when
+(`pgjax.policies.initialisation`). For other code, `import pgjax` sets the environment variable NPROC, read when
 the first array is made, to at least four threads and twice the number of devices. jaxlib 0.11 does not need this.
 """
 

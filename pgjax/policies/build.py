@@ -10,6 +10,7 @@ from jax import Array
 from pgjax.config import Critic
 from pgjax.estimators.distributions import Distribution
 from pgjax.policies.actions import PolicyKind, check_policy_kind, continuous, distribution, outputs
+from pgjax.policies.initialisation import one_at_a_time
 from pgjax.policies.inputs import Inputs, apply, reader, takes_key
 from pgjax.policies.observations import default_features
 from pgjax.spaces import Box, Discrete, is_part
@@ -157,7 +158,7 @@ def from_networks(
         return values(params, seen).squeeze(-1)
 
     agent = Agent(
-        init=jax.jit(_one_at_a_time(init)),
+        init=jax.jit(one_at_a_time(init)),
         policy=act,
         value={"none": None, "state": state_value, "action": mean_action_value}[critic],
         action_value=values if critic == "action" else None,
@@ -222,15 +223,6 @@ def _remembered(memory: Memory, params: Params, observation: Any, batch: tuple[i
         reason = f"is the carry after a step; must have the shapes of the initial carry, {shapes[1]}"
         raise SettingError("memory", shapes[0], reason)
     return features
-
-
-def _one_at_a_time(init: Callable[[Array], Params]) -> Callable[[Array], Params]:
-    """`init`, which on a CPU draws one network after the other under `vmap`.
-
-    Orthogonal matrices need QR decompositions, and batches of them in parallel can hang jaxlib 0.10.
-    """
-    alone = jax.custom_batching.sequential_vmap(init)
-    return lambda key: alone(key) if jax.default_backend() == "cpu" else init(key)
 
 
 def _memory(

@@ -25,14 +25,15 @@ class Convolution(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (CHANNELS,), jnp.float32)
         blocks = -(-width // COLUMNS)
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, blocks * COLUMNS - width), (0, 0)])
+        size = (COLUMNS + 2) * channels
         rows = [x[..., i : i + height, :, :] for i in range(3)]
         patches = [
-            r[..., j : j + COLUMNS + 2, :].reshape(*r.shape[:-2], -1) for j in range(0, width, COLUMNS) for r in rows
+            r[..., j : j + COLUMNS + 2, :].reshape(*r.shape[:-2], size) for j in range(0, width, COLUMNS) for r in rows
         ]
-        patches = lax.optimization_barrier(jnp.concatenate(patches, axis=-1).reshape(-1, 3 * (COLUMNS + 2) * channels))
+        patches = lax.optimization_barrier(jnp.concatenate(patches, axis=-1).reshape(-1, 3 * size))
         each = kernel.reshape(3, 3, channels, CHANNELS)
         shifted = [jnp.pad(each, ((0, 0), (j, COLUMNS - 1 - j), (0, 0), (0, 0))) for j in range(COLUMNS)]
         shifted = jnp.stack(shifted, axis=3).reshape(patches.shape[-1], -1)
         out = nn.relu(patches @ shifted + jnp.tile(bias, COLUMNS))
         out = out.reshape(*x.shape[:-3], height, blocks * COLUMNS, CHANNELS)[..., :width, :]
-        return out.reshape(*x.shape[:-3], -1)
+        return out.reshape(*x.shape[:-3], height * width * CHANNELS)

@@ -15,11 +15,11 @@ from pgjax import counters
 from pgjax.config import Config
 from pgjax.engine import asked, engine
 from pgjax.engine.blocks import join
-from pgjax.engine.control_flow import initialised
 from pgjax.estimators.contracts import RATIO_FREE, promises
 from pgjax.estimators.reductions import own_share, size_of, sum_over_devices
 from pgjax.estimators.reference_kl import step_divisor
 from pgjax.estimators.steps import PolicyProblem
+from pgjax.policies.initialisation import one_at_a_time
 from pgjax.policies.normalisation import no_reward_scale
 from pgjax.training import monitors, rollout
 from pgjax.training.batch import Collection, collect, with_environment_parameters
@@ -80,7 +80,7 @@ def _init(trainer: Trainer, algorithm: Algorithm, key: Array) -> TrainState:
     check(environment, agent, config, algorithm)
     algorithm = with_scheduled_rate(algorithm, jnp.int32(0))
     params_key, stream_key, key = jax.random.split(as_key(key), 3)
-    params = initialised(agent.init, params_key)
+    params = one_at_a_time(agent.init)(params_key)
     moved = trained(algorithm, params)
     stream_keys = own_share(jax.random.split(stream_key, config.num_envs))
     memory = agent.memory.initial if agent.memory else ()
