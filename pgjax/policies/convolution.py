@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 CHANNELS = 16  # as in MinAtar's own network
 COLUMNS = 4  # neighbouring outputs in one row of the product
@@ -30,7 +30,7 @@ class Convolution(nn.Module):
         patches = [
             r[..., j : j + COLUMNS + 2, :].reshape(*r.shape[:-2], size) for j in range(0, width, COLUMNS) for r in rows
         ]
-        patches = lax.optimization_barrier(jnp.concatenate(patches, axis=-1).reshape(-1, 3 * size))
+        patches = jnp.concatenate(patches, axis=-1).reshape(-1, 3 * size)
         each = kernel.reshape(3, 3, channels, CHANNELS)
         shifted = [jnp.pad(each, ((0, 0), (j, COLUMNS - 1 - j), (0, 0), (0, 0))) for j in range(COLUMNS)]
         shifted = jnp.stack(shifted, axis=3).reshape(patches.shape[-1], -1)
