@@ -362,6 +362,8 @@ class Agent(NamedTuple):
       action_value: (params, observation) -> Q(s, ·), [..., A]; None without an action-value critic, whose `value` is
         its mean under the policy.
       memory: of a recurrent policy; policy and critic then take its features instead of observations.
+      trunk: (params, observation or features of the memory) -> the output of layers that policy and critic share.
+        Policy and critic take it too, so that a loss computes it once.
       observe: (params, observations [T, N, ...], mask [T, N]) -> params with the batch merged into "statistics".
       takes_key: whether the functions get observations as `Keyed` in training, for example for dropout.
     """
@@ -373,6 +375,7 @@ class Agent(NamedTuple):
     memory: Memory | None = None
     observe: Callable[[Params, Any, Array], Params] | None = None
     takes_key: bool = False
+    trunk: Callable[[Params, Any], Any] | None = None
 
     @property
     def critic(self) -> str:

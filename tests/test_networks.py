@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -27,8 +28,10 @@ from pgjax import (
     rollout,
     train,
 )
+from pgjax.estimators.reductions import size_of
 from pgjax.policies.networks import CNN, MLP, Recurrent, _carry
 from pgjax.policies.products import product
+from pgjax.training.loss import loss
 from pgjax.training.signals import log_prob_of, policy_on
 from pgjax.types import Discrete, KeyData, Keyed
 
@@ -275,6 +278,52 @@ def test_a_separate_memory_is_the_critics_alone():
     assert all((x == 0).all() for x in jax.tree.leaves(of_value["policy"]))
     assert any((x != 0).any() for x in jax.tree.leaves(of_value["value"]["memory"]))
     assert jax.eval_shape(both, params)[1].shape == ()
+
+
+class Scaled(NamedTuple):
+    """A trunk of one number that records its calls."""
+
+    calls: list
+
+    def init(self, key, x):
+        return jnp.ones(())
+
+    def apply(self, params, x):
+        self.calls.append(x.shape)
+        return params * x
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_loss_computes_shared_layers_once(normalised):
+    environment, recipe, calls = environments.make("CartPole-v1"), ppo(), []
+    heads = MLP((), 2, 0.01), MLP((), 1, 1.0)
+    agent = from_networks(environment, *heads, critic="state", trunk=Scaled(calls))
+    agent = normalise_observations(agent, environment) if normalised else agent
+    config = replace(recipe.config, num_envs=2, num_steps=3)
+    trainer = make_trainer(environment, agent, config)
+    state = trainer.init(recipe.algorithm, KEY)
+    batch = collect(trainer, recipe.algorithm, state).batch
+    batch = batch._replace(credit=batch.signals.reward, target=batch.signals.reward)
+    size = size_of(batch.signals.mask)
+    calls.clear()
+    once = loss(agent, recipe.algorithm, config, state.params, batch, size)[0]
+    assert calls == [(3, 2, 4)]
+    twice = loss(agent._replace(trunk=None), recipe.algorithm, config, state.params, batch, size)[0]
+    assert len(calls) == 3
+    np.testing.assert_allclose(once, twice, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"memory": "gru"}, {"dropout": 0.5}], ids=["none", "gru", "dropout"])
+def test_shared_layers_computed_once_or_twice_give_the_same_update(settings):
+    environment, recipe = remember(), ppo()
+    agent = make_agent(environment, hidden=(8,), critic="state", shared=True, **settings)
+    config = replace(recipe.config, num_envs=4, num_steps=7, epochs=2)
+    after = []
+    for each in (agent, agent._replace(trunk=None)):
+        trainer = make_trainer(environment, each, config)
+        state = jax.jit(trainer.init)(recipe.algorithm, KEY)
+        after.append(jax.jit(trainer.update)(recipe.algorithm, state)[0].params)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), *after)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pgjax.config import Critic
 from pgjax.estimators.distributions import Distribution
 from pgjax.policies.actions import PolicyKind, check_policy_kind, continuous, distribution, outputs
 from pgjax.policies.initialisation import one_at_a_time
-from pgjax.policies.inputs import Inputs, apply, reader, takes_key
+from pgjax.policies.inputs import Inputs, Trunk, apply, reader, takes_key
 from pgjax.policies.observations import default_features
 from pgjax.spaces import Box, Discrete, is_part
 from pgjax.types import Agent, Environment, KeyData, Keyed, Memory, Params, SettingError
@@ -133,22 +133,32 @@ def from_networks(
             return seen
         return read(seen) if memory is None else Inputs(seen, seen, (None,) * len(example.masks))
 
-    def after_trunk(params: Params, x: Any, key: Any) -> Any:
-        return x if trunk is None else apply(trunk, "trunk", params[owner]["trunk"], x, key=key)
+    def after_trunk(params: Params, seen: Any) -> Trunk:
+        if isinstance(seen, Trunk):
+            return seen
+        given = inputs(seen)
+        x = (
+            given.policy
+            if trunk is None
+            else apply(trunk, "trunk", params[owner]["trunk"], given.policy, key=given.key)
+        )
+        return Trunk(x, given.masks, given.key)
 
     def output(params: Params, seen: Any) -> Any:
-        given = inputs(seen)
-        x = after_trunk(params, given.policy, given.key)
-        return apply(actor, "actor", params["policy"]["net"], x, key=given.key)
+        given = after_trunk(params, seen)
+        return apply(actor, "actor", params["policy"]["net"], given.output, key=given.key)
 
     def act(params: Params, seen: Any) -> Distribution:
         log_std = params["policy"]["log_std"] if sigmas else None
-        return distribution(space, policy, output(params, seen), log_std, inputs(seen).masks)
+        given = after_trunk(params, seen)
+        return distribution(space, policy, output(params, given), log_std, given.masks)
 
     def values(params: Params, seen: Any) -> Array:
-        given = inputs(seen)
-        net = params["value"] if critic_memory is None else params["value"]["net"]
-        return apply(critic_network, "critic", net, after_trunk(params, given.critic, given.key), key=given.key)
+        if critic_memory is not None:
+            given = inputs(seen)
+            return apply(critic_network, "critic", params["value"]["net"], given.critic, key=given.key)
+        given = after_trunk(params, seen)
+        return apply(critic_network, "critic", params["value"], given.output, key=given.key)
 
     def mean_action_value(params: Params, seen: Any) -> Array:
         probabilities = jnp.exp(act(params, seen).log_probs)  # type: ignore[attr-defined]
@@ -163,6 +173,7 @@ def from_networks(
         value={"none": None, "state": state_value, "action": mean_action_value}[critic],
         action_value=values if critic == "action" else None,
         memory=None if memory is None else _memory(memory, critic_memory, owner, read),
+        trunk=None if trunk is None else after_trunk,
         takes_key=any(
             takes_key(x) for x in (actor, critic_network, trunk, *(m[0] for m in (memory, critic_memory) if m))
         ),

@@ -22,6 +22,14 @@ class Inputs(NamedTuple):
     key: KeyData | None = None  # for networks that draw random numbers, in training
 
 
+class Trunk(NamedTuple):
+    """Output of the layers that policy and critic share, which takes the place of `Inputs`."""
+
+    output: Any
+    masks: tuple[Array | None, ...]
+    key: KeyData | None
+
+
 NETWORKS = ("memory", "critic_memory", "trunk", "actor", "critic")
 """Names of an agent's networks. Each gets its own key."""
 

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from pgjax.estimators.recurrence import linear_recurrence
 from pgjax.estimators.reductions import as_float, difference, rounding, step_spread, sum_over_devices
+from pgjax.policies.inputs import Trunk
 from pgjax.policies.masks import find_masks
 from pgjax.policies.observations import categories, leaves
 from pgjax.types import Agent, Environment, Keyed, Memory, Params, SettingError, Transition
@@ -108,6 +109,8 @@ def normalise_observations(agent: Agent, environment: Environment, clip: float =
         return params | {"statistics": structure.unflatten(seen)}
 
     def scaled(params: Params, observation: Any) -> Any:
+        if isinstance(observation, Trunk):
+            return observation
         if isinstance(observation, Keyed):
             return observation._replace(observation=scaled(params, observation.observation))
 
@@ -132,6 +135,7 @@ def normalise_observations(agent: Agent, environment: Environment, clip: float =
         policy=on_scaled(agent.policy),
         value=on_scaled(agent.value),
         action_value=on_scaled(agent.action_value),
+        trunk=on_scaled(agent.trunk),
         observe=observe,
     )
 

@@ -75,7 +75,7 @@ def loss(
 
     `size` holds the divisors: the counts of the whole batch, so that the losses of slices add up to that of the batch.
     """
-    features = seen(agent, params, batch.transition, batch.memory)  # once, because a memory is scanned over all rows
+    features = seen(agent, params, batch.transition, batch.memory)  # once for policy and critic
     total, metrics = policy_loss(agent, algorithm, config, params, batch, size, features)
     if batch.target is not None:
         error, metric = value_loss(agent, algorithm, params, batch, size, features)
