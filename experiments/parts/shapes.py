@@ -24,6 +24,7 @@ class Shape(NamedTuple):
     horizon: int | None = None  # a time limit shorter than the environment's own
     memory: MemoryKind = "none"
     hidden: tuple[int, ...] = (64, 64)
+    shared: bool = False  # one network for policy and critic, except for the last layer
 
 
 def ppo_shape(num_envs: int, num_steps: int, seeds: int, updates: int, environment: str = "CartPole-v1") -> Shape:
@@ -82,6 +83,7 @@ SHAPES = (
     gru_shape(16, 32, 100),
     gru_shape(64, 128, 10),
     ppo_shape(64, 128, 1, 20, "Breakout-MinAtar"),
+    ppo_shape(64, 128, 1, 20, "Breakout-MinAtar")._replace(name="ppo-breakout-64x128-shared", shared=True),
     ppo_shape(1024, 128, 1, 2, "Breakout-MinAtar"),
 )
 QUICK = (ppo_shape(4, 128, 2, 2), reinforce_shape(8, 128, 1, 2))
@@ -92,7 +94,7 @@ def built(shape: Shape) -> tuple[Environment, Agent, Trainer]:
     environment = environments.make(shape.environment)
     environment = environment._replace(horizon=shape.horizon or environment.horizon)
     config = shape.recipe.config
-    agent = make_agent(environment, critic=config.critic, memory=shape.memory, hidden=shape.hidden)
+    agent = make_agent(environment, critic=config.critic, memory=shape.memory, hidden=shape.hidden, shared=shape.shared)
     return environment, agent, make_trainer(environment, agent, config)
 
 
@@ -108,7 +110,7 @@ def flops_per_step(environment: Environment, agent: Agent, shape: Shape) -> floa
 
     def seen(params: Any, observation: Any) -> Any:
         if agent.memory is None:
-            return observation
+            return observation if agent.trunk is None else agent.trunk(params, observation)
         start = jax.tree.map(lambda x: jnp.broadcast_to(x, (rows, *x.shape)), agent.memory.initial)
         return agent.memory.step(params, start, observation)[1]
 
