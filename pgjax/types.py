@@ -351,6 +351,19 @@ class Memory(NamedTuple):
     __hash__ = object.__hash__
 
 
+class SharedLayers(NamedTuple):
+    """Layers that policy and critic share, so that a loss can compute them once.
+
+    Attributes:
+      apply: (params, observation or features of the memory) -> output, which the functions in `readers` take as well.
+      readers: `policy`, `value` and `action_value` of the agent. If one of the agent's is replaced, for example by one
+        that changes the observation first, the shared layers are not used.
+    """
+
+    apply: Callable[[Params, Any], Any]
+    readers: tuple[Any, Any, Any]
+
+
 class Agent(NamedTuple):
     """A policy and an optional critic as pure functions of parameters.
 
@@ -362,8 +375,7 @@ class Agent(NamedTuple):
       action_value: (params, observation) -> Q(s, ·), [..., A]; None without an action-value critic, whose `value` is
         its mean under the policy.
       memory: of a recurrent policy; policy and critic then take its features instead of observations.
-      trunk: (params, observation or features of the memory) -> the output of layers that policy and critic share.
-        Policy and critic take it too, so that a loss computes it once.
+      shared: layers that policy and critic share, if a loss may compute them once.
       observe: (params, observations [T, N, ...], mask [T, N]) -> params with the batch merged into "statistics".
       takes_key: whether the functions get observations as `Keyed` in training, for example for dropout.
     """
@@ -375,7 +387,16 @@ class Agent(NamedTuple):
     memory: Memory | None = None
     observe: Callable[[Params, Any, Array], Params] | None = None
     takes_key: bool = False
-    trunk: Callable[[Params, Any], Any] | None = None
+    shared: SharedLayers | None = None
+
+    def seen(self, params: Params, inputs: Any) -> Any:
+        """Inputs of policy and critic, observations or features of a memory, after the layers that both share."""
+        return self.shared.apply(params, inputs) if self.shared is not None and self.shares else inputs
+
+    @property
+    def shares(self) -> bool:
+        """Whether the shared layers belong to the present policy and critic."""
+        return self.shared is not None and self.shared.readers == (self.policy, self.value, self.action_value)
 
     @property
     def critic(self) -> str:

@@ -308,9 +308,24 @@ def test_a_loss_computes_shared_layers_once(normalised):
     calls.clear()
     once = loss(agent, recipe.algorithm, config, state.params, batch, size)[0]
     assert calls == [(3, 2, 4)]
-    twice = loss(agent._replace(trunk=None), recipe.algorithm, config, state.params, batch, size)[0]
+    twice = loss(agent._replace(shared=None), recipe.algorithm, config, state.params, batch, size)[0]
     assert len(calls) == 3
     np.testing.assert_allclose(once, twice, rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_policy_that_changes_the_observation_first_does_not_get_the_shared_layers(normalised):
+    environment, recipe = environments.make("CartPole-v1"), ppo()
+    agent = make_agent(environment, hidden=(8,), critic="state", shared=True)
+    halved = agent._replace(policy=lambda params, x: agent.policy(params, jax.tree.map(lambda leaf: leaf / 2, x)))
+    halved = normalise_observations(halved, environment) if normalised else halved
+    trainer = make_trainer(environment, halved, replace(recipe.config, num_envs=2, num_steps=3))
+    state = trainer.init(recipe.algorithm, KEY)
+    rows = collect(trainer, recipe.algorithm, state).batch.transition
+    params = halved.observe(state.params, rows.observation, rows.mask) if normalised else state.params
+    wanted = halved.policy(params, rows.observation).log_prob(rows.action)
+    assert not np.allclose(wanted, agent.policy(params, rows.observation).log_prob(rows.action), atol=1e-5)
+    np.testing.assert_allclose(log_prob_of(halved, params, rows), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("settings", [{}, {"memory": "gru"}, {"dropout": 0.5}], ids=["none", "gru", "dropout"])
@@ -319,7 +334,7 @@ def test_shared_layers_computed_once_or_twice_give_the_same_update(settings):
     agent = make_agent(environment, hidden=(8,), critic="state", shared=True, **settings)
     config = replace(recipe.config, num_envs=4, num_steps=7, epochs=2)
     after = []
-    for each in (agent, agent._replace(trunk=None)):
+    for each in (agent, agent._replace(shared=None)):
         trainer = make_trainer(environment, each, config)
         state = jax.jit(trainer.init)(recipe.algorithm, KEY)
         after.append(jax.jit(trainer.update)(recipe.algorithm, state)[0].params)

@@ -110,7 +110,7 @@ def flops_per_step(environment: Environment, agent: Agent, shape: Shape) -> floa
 
     def seen(params: Any, observation: Any) -> Any:
         if agent.memory is None:
-            return observation if agent.trunk is None else agent.trunk(params, observation)
+            return agent.seen(params, observation)
         start = jax.tree.map(lambda x: jnp.broadcast_to(x, (rows, *x.shape)), agent.memory.initial)
         return agent.memory.step(params, start, observation)[1]
 

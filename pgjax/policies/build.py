@@ -14,7 +14,7 @@ from pgjax.policies.initialisation import one_at_a_time
 from pgjax.policies.inputs import Inputs, Trunk, apply, reader, takes_key
 from pgjax.policies.observations import default_features
 from pgjax.spaces import Box, Discrete, is_part
-from pgjax.types import Agent, Environment, KeyData, Keyed, Memory, Params, SettingError
+from pgjax.types import Agent, Environment, KeyData, Keyed, Memory, Params, SettingError, SharedLayers
 
 
 class Network(Protocol):
@@ -167,13 +167,15 @@ def from_networks(
     def state_value(params: Params, seen: Any) -> Array:
         return values(params, seen).squeeze(-1)
 
+    value = {"none": None, "state": state_value, "action": mean_action_value}[critic]
+    action_value = values if critic == "action" else None
     agent = Agent(
         init=jax.jit(one_at_a_time(init)),
         policy=act,
-        value={"none": None, "state": state_value, "action": mean_action_value}[critic],
-        action_value=values if critic == "action" else None,
+        value=value,
+        action_value=action_value,
         memory=None if memory is None else _memory(memory, critic_memory, owner, read),
-        trunk=None if trunk is None else after_trunk,
+        shared=None if trunk is None else SharedLayers(after_trunk, (act, value, action_value)),
         takes_key=any(
             takes_key(x) for x in (actor, critic_network, trunk, *(m[0] for m in (memory, critic_memory) if m))
         ),

@@ -14,7 +14,7 @@ from pgjax.estimators.reductions import as_float, difference, rounding, step_spr
 from pgjax.policies.inputs import Trunk
 from pgjax.policies.masks import find_masks
 from pgjax.policies.observations import categories, leaves
-from pgjax.types import Agent, Environment, Keyed, Memory, Params, SettingError, Transition
+from pgjax.types import Agent, Environment, Keyed, Memory, Params, SettingError, SharedLayers, Transition
 
 EPSILON = 1e-8
 
@@ -130,13 +130,11 @@ def normalise_observations(agent: Agent, environment: Environment, clip: float =
             halves = (lambda params, x, encode=halves[0]: encode(params, scaled(params, x))), halves[1]
         memory = Memory(agent.memory.initial, lambda params, carry, x: step(params, carry, scaled(params, x)), halves)
         return agent._replace(init=init, memory=memory, observe=observe)
+    readers = tuple(on_scaled(each) for each in (agent.policy, agent.value, agent.action_value))
+    policy, value, action_value = readers
+    shared = SharedLayers(on_scaled(agent.seen), readers) if agent.shares else None
     return agent._replace(
-        init=init,
-        policy=on_scaled(agent.policy),
-        value=on_scaled(agent.value),
-        action_value=on_scaled(agent.action_value),
-        trunk=on_scaled(agent.trunk),
-        observe=observe,
+        init=init, policy=policy, value=value, action_value=action_value, observe=observe, shared=shared
     )
 
 
