@@ -137,11 +137,9 @@ def from_networks(
         if isinstance(seen, Trunk):
             return seen
         given = inputs(seen)
-        x = (
-            given.policy
-            if trunk is None
-            else apply(trunk, "trunk", params[owner]["trunk"], given.policy, key=given.key)
-        )
+        x = given.policy
+        if trunk is not None:
+            x = apply(trunk, "trunk", params[owner]["trunk"], x, key=given.key)
         return Trunk(x, given.masks, given.key)
 
     def output(params: Params, seen: Any) -> Any:

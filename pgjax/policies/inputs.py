@@ -23,7 +23,7 @@ class Inputs(NamedTuple):
 
 
 class Trunk(NamedTuple):
-    """Output of the layers that policy and critic share, which takes the place of `Inputs`."""
+    """What policy and critic read after the layers that they share, if there are any; takes the place of `Inputs`."""
 
     output: Any
     masks: tuple[Array | None, ...]

@@ -124,8 +124,7 @@ def remembered(agent: Agent, params: Params, transition: Transition, memory: Any
 
 def seen(agent: Agent, params: Params, transition: Transition, memory: Any = ()) -> Any:
     """The inputs of policy and critic at each step, [T, N]: observations, or features of a memory or a shared trunk."""
-    inputs = transition.observation if agent.memory is None else remembered(agent, params, transition, memory)[0]
-    return agent.seen(params, inputs)
+    return agent.seen(params, remembered(agent, params, transition, memory)[0])
 
 
 def policy_on(agent: Agent, params: Params, transition: Transition, memory: Any = ()) -> Distribution:
