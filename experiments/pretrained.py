@@ -190,8 +190,8 @@ def acting(setup: Setup, settings: dict, params: Params) -> tuple[Agent, Params]
 def curve(runs: list[Run]) -> str:
     """Training return against environment steps as CSV: interquartile mean over seeds and its 95 % interval."""
     window = max(1, max(run.metrics["update"].shape[1] for run in runs) // SMOOTH)
-    *columns, _ = band(runs, "return_mean", window)
-    return csv_text([("env_steps", "return_mean", "low", "high"), *zip(*columns, strict=True)])
+    grid, middle, low, high, _ = band(runs, "return_mean", window)
+    return csv_text([("env_steps", "return_mean", "low", "high"), *zip(grid, middle, low, high, strict=True)])
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 Reads finished run directories of train.py, combines those of the same environment, and evaluates a random policy.
 Scores are from the evaluation after training: interquartile means over seeds, with bootstrap intervals stratified by
-run directory. Targets, published scores and reasons for missed targets are in published.toml. Expect every target to be
-reached except those with a reason. Half a minute per environment, most of it for compilation.
+run directory. Rows of other environments stay in the table if their policy is shipped; their curves and versions are
+those of the shipped policy. Targets, published scores and reasons for missed targets are in published.toml. Expect
+every target to be reached except those with a reason. Half a minute per environment, most of it for compilation.
 """
 
+import csv
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -20,10 +23,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 from parts.command import as_script
 from parts.places import results
-from parts.reading import Run, by_environment, draw_band
+from parts.reading import Curve, Run, band, by_environment, draw_curve, in_order
 from parts.tables import fitted, wrapped
 
-from pgjax import environments, rollout
+from pgjax import environments, pretrained, rollout
 from pgjax.policies.uniform import uniform_policy
 from pgjax.runs.record import files
 from pgjax.runs.record.texts import read_text, write_text
@@ -31,7 +34,7 @@ from pgjax.runs.settings.start import start
 from pgjax.runs.settings.tuned import tuned_environments
 from pgjax.runs.show import figures
 from pgjax.runs.show.comparison import bootstrap_interval
-from pgjax.types import Environment
+from pgjax.types import Environment, SettingError
 
 PUBLISHED = Path(__file__).with_name("published.toml")
 MARKS = ("<!-- scores -->", "<!-- /scores -->")  # around the table in a README
@@ -72,8 +75,16 @@ class Row(NamedTuple):
     sampled_high: float
     greedy_worst: float
     random: float
-    target: float
-    published: str
+    target: float = np.nan
+    published: str = ""
+
+
+class Entry(NamedTuple):
+    """A row with what else is shown of it."""
+
+    row: Row
+    curve: Curve
+    versions: list[Mapping[str, str]]
 
 
 def main(scores: Scores) -> None:
@@ -82,32 +93,58 @@ def main(scores: Scores) -> None:
     groups = by_environment(scores.runs)
     published = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))
     scores.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name, runs in groups.items():
-        random = random_returns(environments.make(name), scores.random_episodes).mean()
-        rows.append(row_of(name, runs, float(random), published.get(name, {})))
+    found = {name: from_runs(name, runs, scores.random_episodes) for name, runs in groups.items()}
+    entries = list(in_order({**kept(scores.out / "scores.csv", set(groups)), **found}).values())
+    rows = [with_aim(entry.row, published.get(entry.row.environment, {})) for entry in entries]
     files.write_table(scores.out / "scores.csv", Row._fields, rows)
-    missing = [name for name in tuned_environments() if name not in groups]
-    text = as_markdown(rows, published) + "\n" + versions(groups) + "\n"
+    missing = [name for name in tuned_environments() if name not in {row.environment for row in rows}]
+    text = as_markdown(rows, published) + "\n" + versions(entries) + "\n"
     text += f"\nNot run: {', '.join(missing)}\n" if missing else ""
     write_text(scores.out / "scores.md", text)
     show(scores.out / "../../README.md", text)
-    for row, runs in zip(rows, groups.values(), strict=True):
-        figure, axes = plt.subplots(figsize=(6.2, 4.2), layout="constrained")
-        draw(axes, row, runs)
-        axes.legend(frameon=False, fontsize=9)
-        figures.save(figure, scores.out / f"{files.file_name(row.environment)}.png")
-    overview(scores.out / "curves.png", rows, groups)
+    for row, entry in zip(rows, entries, strict=True):
+        if row.environment in groups:
+            figure, axes = plt.subplots(figsize=(6.2, 4.2), layout="constrained")
+            draw(axes, row, entry.curve)
+            axes.legend(frameon=False, fontsize=9)
+            figures.save(figure, scores.out / f"{files.file_name(row.environment)}.png")
+    overview(scores.out / "curves.png", rows, entries)
     table, reasons = cells(rows, published)
     print(fitted(table) + "\n")
-    for line in (*numbered(reasons), versions(groups)):
+    for line in (*numbered(reasons), versions(entries)):
         print(wrapped(line))
     if missing:
         print(wrapped(f"Not run: {', '.join(missing)}"))
-    print(f"wrote {scores.out}: scores.md, scores.csv, curves.png and a figure for each environment")
+    print(f"wrote {scores.out}: scores.md, scores.csv, curves.png and a figure for each environment with runs")
 
 
-def row_of(name: str, runs: list[Run], random: float, published: dict[str, Any]) -> Row:
+def from_runs(name: str, runs: list[Run], random_episodes: int) -> Entry:
+    """The entry of an environment with runs."""
+    random = float(random_returns(environments.make(name), random_episodes).mean())
+    updates = max(run.metrics["update"].shape[1] for run in runs)
+    curve = band(runs, "return_mean", max(1, updates // SMOOTH))
+    return Entry(row_of(name, runs, random), curve, [run.settings["versions"] for run in runs])
+
+
+def kept(path: Path, found: set[str]) -> dict[str, Entry]:
+    """Entries of an earlier table whose environment is not among those found and whose policy is shipped."""
+    lines = list(csv.DictReader(read_text(path).splitlines())) if path.exists() else []
+    missing = [name for name in Row._fields if lines and name not in lines[0]]
+    if missing:
+        raise SettingError("out", str(path), f"has no column {missing[0]}; give another folder")
+    measured = {name: kind for name, kind in Row.__annotations__.items() if name not in Row._field_defaults}
+    rows = [Row(**{name: kind(line[name]) for name, kind in measured.items()}) for line in lines]
+    return {row.environment: shipped(row) for row in rows if row.environment in set(pretrained.list()) - found}
+
+
+def shipped(row: Row) -> Entry:
+    """The entry of an environment without a run."""
+    curve = np.genfromtxt(pretrained.FOLDER / f"{files.file_name(row.environment)}.csv", delimiter=",", names=True)
+    points = Curve(curve["env_steps"], curve["return_mean"], curve["low"], curve["high"], row.seeds)
+    return Entry(row, points, [pretrained.card(row.environment).versions])
+
+
+def row_of(name: str, runs: list[Run], random: float) -> Row:
     """An environment's row: interquartile means over all seeds, and their intervals."""
     greedy, sampled = ([run.evaluation[f"{kind}_return"] for run in runs] for kind in ("greedy", "sampled"))
     middle, low, high = map(float, bootstrap_interval(greedy))
@@ -123,9 +160,12 @@ def row_of(name: str, runs: list[Run], random: float, published: dict[str, Any])
         **dict(zip(("sampled", "sampled_low", "sampled_high"), map(float, bootstrap_interval(sampled)), strict=True)),
         greedy_worst=float(np.concatenate(greedy).min()),
         random=random,
-        target=float(published.get("target", np.nan)),
-        published=published.get("published", ""),
     )
+
+
+def with_aim(row: Row, known: dict[str, Any]) -> Row:
+    """The row with its target and with published scores."""
+    return row._replace(target=float(known.get("target", np.nan)), published=known.get("published", ""))
 
 
 def random_returns(environment: Environment, episodes: int) -> np.ndarray:
@@ -190,26 +230,25 @@ def show(readme: Path, table: str) -> None:
         write_text(readme, f"{before}{MARKS[0]}\n{table}{end}{after}")
 
 
-def versions(groups: dict[str, list[Run]]) -> str:
-    """Package versions of the runs by name; several if runs differ."""
+def versions(entries: list[Entry]) -> str:
+    """Package versions by name; several if runs differ."""
     found: dict[str, set[str]] = {}
-    for run in (run for runs in groups.values() for run in runs):
-        for name, version in run.settings["versions"].items():
+    for name, version in (item for entry in entries for kinds in entry.versions for item in kinds.items()):
+        if name != "commit":
             found.setdefault(name, set()).add(version)
     return ", ".join(f"{name} {'/'.join(sorted(kinds))}" for name, kinds in found.items())
 
 
-def draw(axes: Axes, row: Row, runs: list[Run]) -> None:
+def draw(axes: Axes, row: Row, curve: Curve) -> None:
     """Training curve, return of the random policy, and target."""
-    updates = max(run.metrics["update"].shape[1] for run in runs)
-    draw_band(axes, runs, label=row.algorithm, window=max(1, updates // SMOOTH))
+    draw_curve(axes, curve, label=row.algorithm)
     axes.axhline(row.random, color="0.5", linestyle=":", label="random")
     if not np.isnan(row.target):
         axes.axhline(row.target, color="C2", linestyle="--", linewidth=1, label="target")
     figures.finish(axes, row.environment)
 
 
-def overview(path: Path, rows: list[Row], groups: dict[str, list[Run]]) -> None:
+def overview(path: Path, rows: list[Row], entries: list[Entry]) -> None:
     """All learning curves in one figure."""
     height = -(-len(rows) // PANELS_PER_ROW)
     width = min(len(rows), PANELS_PER_ROW)
@@ -218,8 +257,8 @@ def overview(path: Path, rows: list[Row], groups: dict[str, list[Run]]) -> None:
     )
     for axes in panels.flat[len(rows) :]:
         axes.remove()
-    for axes, row in zip(panels.flat, rows, strict=False):
-        draw(axes, row, groups[row.environment])
+    for axes, row, entry in zip(panels.flat, rows, entries, strict=False):
+        draw(axes, row, entry.curve)
         axes.set(xlabel="", ylabel="")
     figure.supxlabel("environment steps per seed")
     figure.supylabel("episode return (undiscounted)")

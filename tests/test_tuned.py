@@ -100,6 +100,24 @@ def test_the_table_of_scores(scores, tmp_path, capsys):
     assert len(cells) == 30 and all(cell in said for cell in cells)  # what is written is printed, in columns
 
 
+def test_rows_of_environments_without_runs_stay_in_the_table(scores, tmp_path):
+    """The second table has the second run's row, and the first table's rows of environments with a shipped policy."""
+    own = scored_run(tmp_path / "a", "Catch-bsuite", [0.0, 0.5]), scored_run(tmp_path / "b", "CartPole-v1", [7.0, 9.0])
+    scores["main"](scores["Scores"](own, random_episodes=8, out=tmp_path / "out"))
+    first = (tmp_path / "out" / "scores.csv").read_text()
+    with (tmp_path / "out" / "scores.csv").open("a") as file:
+        file.write(first.splitlines()[-1].replace("Catch-bsuite", "Mine-v0") + "\n")
+    again = (scored_run(tmp_path / "c", "Catch-bsuite", [0.25, 0.75, 0.75]),)
+    scores["main"](scores["Scores"](again, random_episodes=8, out=tmp_path / "out"))
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        cart, catch = csv.DictReader(file)
+    assert ",".join(cart.values()) in first.replace('"', "") and float(cart["greedy"]) == 9.0
+    assert catch["seeds"] == "3" and float(catch["greedy_worst"]) == 1.25
+    (tmp_path / "out" / "scores.csv").write_text(first.replace("greedy_worst", "worst"))
+    with pytest.raises(SettingError, match="^out: .*has no column greedy_worst"):
+        scores["main"](scores["Scores"](again, random_episodes=8, out=tmp_path / "out"))
+
+
 def test_runs_that_make_no_table(scores, tmp_path):
     finished = scored_run(tmp_path / "a", "Catch-bsuite", [0.0, 0.5])
     other = scored_run(tmp_path / "b", "Catch-bsuite", [0.0, 0.5], algorithm="a2c")

@@ -1,9 +1,9 @@
 """Reads run directories of train.py for tables and figures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +17,8 @@ from pgjax.runs.show import figures
 from pgjax.runs.show.comparison import bootstrap_interval
 from pgjax.sweeps import RETURNS
 from pgjax.types import SettingError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,13 @@ def by_environment(paths: tuple[Path, ...]) -> dict[str, list[Run]]:
             if group and group[0].settings[name] != run.settings[name]:
                 raise SettingError("runs", str(run.path), f"has a different {name} from {group[0].path}")
         group.append(run)
+    return in_order(groups)
+
+
+def in_order(by_name: Mapping[str, T]) -> dict[str, T]:
+    """The same entries, those of environments with tuned settings first and in their order."""
     order = {name: i for i, name in enumerate(tuned_environments())}
-    return dict(sorted(groups.items(), key=lambda item: order.get(item[0], len(order))))
+    return dict(sorted(by_name.items(), key=lambda item: order.get(item[0], len(order))))
 
 
 def best_seed(run: Path) -> int:
@@ -115,13 +122,29 @@ def draw_band(
       colour: of matplotlib.
       window: number of updates per point of the curve.
     """
-    grid, middle, low, high, seeds = band(runs, metric, window)
-    axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
-    axes.plot(grid, middle, color=colour, linewidth=1.8, label=f"{label} ({seeds} seeds)".lstrip())
+    draw_curve(axes, band(runs, metric, window), label=label, colour=colour)
 
 
-def band(runs: Sequence[Run], metric: str, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-    """The curve of `draw_band`: environment steps, interquartile mean, low, high, each [G], and the number of seeds."""
+class Curve(NamedTuple):
+    """A learning curve over seeds."""
+
+    env_steps: np.ndarray  # [G]
+    middle: np.ndarray  # interquartile mean, [G]
+    low: np.ndarray
+    high: np.ndarray
+    seeds: int
+
+
+def draw_curve(axes: Axes, curve: Curve, *, label: str = "", colour: str = "C0") -> None:
+    """Plot a curve and its band, with the number of seeds in the label."""
+    axes.fill_between(curve.env_steps, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(
+        curve.env_steps, curve.middle, color=colour, linewidth=1.8, label=f"{label} ({curve.seeds} seeds)".lstrip()
+    )
+
+
+def band(runs: Sequence[Run], metric: str, window: int) -> Curve:
+    """The curve of `draw_band`."""
     tables = [run.points if metric in RETURNS else run.metrics for run in runs]
     end = min(table["env_steps"].max(axis=1).min() for table in tables)
     curves = [figures.curve(table, metric, until=end, window=window) for table in tables]
@@ -130,4 +153,4 @@ def band(runs: Sequence[Run], metric: str, window: int) -> tuple[np.ndarray, np.
             raise SettingError("runs", str(run.path), f"has no numbers in {metric} yet")
     grid = np.linspace(max(g[0] for g, _ in curves), end, figures.GRID_POINTS)
     strata = [np.stack([np.interp(grid, g, row) for row in rows]) for g, rows in curves]
-    return grid, *bootstrap_interval(strata, resamples=500), sum(map(len, strata))
+    return Curve(grid, *bootstrap_interval(strata, resamples=500), seeds=sum(map(len, strata)))
