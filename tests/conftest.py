@@ -54,6 +54,21 @@ def pytest_unconfigure():
     shutil.rmtree(PROGRAMS, ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark all cases of a test with `few(n)` as slow, except n of them, evenly spaced."""
+    cases = {}
+    for item in items:
+        few = item.get_closest_marker("few")
+        if few and not item.get_closest_marker("slow"):
+            cases.setdefault((item.path, item.originalname), (few.args[0], []))[1].append(item)
+    for number, group in cases.values():
+        chosen = {round(i * (len(group) - 1) / max(1, number - 1)) for i in range(number)}
+        for i, item in enumerate(group):
+            if i not in chosen:
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def few_programs():
     """Forget compiled programs before there are too many.

@@ -45,6 +45,7 @@ def policy_over(space, seed=0, masks=None):
 # --- densities and probabilities
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "space", [NESTED, MultiDiscrete(((2, 3), (1, 4))), MultiBinary((3,)), Discrete(4), (Discrete(2),)]
 )
@@ -77,6 +78,7 @@ def test_sampling_frequencies_are_the_probabilities():
     assert stats.chisquare(found, expected * draws / expected.sum()).pvalue > 1e-3
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("made", [OpenGaussian, OpenSquashedGaussian])
 @pytest.mark.parametrize(("low", "high"), [(-INF, INF), (3.0, INF), (-INF, -1.0), (-2.0, 4.0)])
 def test_densities_integrate_to_1_and_entropies_are_their_own(made, low, high):
@@ -316,6 +318,7 @@ LEARNERS = [
 ]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("name", "method"), LEARNERS)
 def test_every_method_learns_every_kind_of_action(name, method):
     rate = {} if method == "trpo" else {"learning_rate": {"reinforce": 0.05, "ppo": 0.01, "vtrace": 0.03}[method]}

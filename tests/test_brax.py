@@ -134,6 +134,7 @@ def test_a_pole_that_falls_terminates_its_episode(pendulum):
     assert not any(truncated)
 
 
+@pytest.mark.slow
 def test_environments_side_by_side_equal_each_among_copies_of_itself(pendulum):
     environment = pendulum._replace(horizon=20)
     keys = jax.random.split(jax.random.key(3), 3)
@@ -153,6 +154,7 @@ def test_spaces(pendulum):
     assert environments.make("brax/fast", episode_length=7).horizon == 7
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", [*STRETCHED, *EXACT])
 def test_an_action_of_one_is_all_that_the_actuators_give(name):
     """±1 is the whole range: stretched to the actuators' by the task, or already theirs."""
@@ -228,6 +230,7 @@ def test_without_brax_one_line_says_what_to_install(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_main_job_takes_a_brax_task(tmp_path):
     flags = "--algorithm ppo --seeds 1 --num-envs 4 --num-steps 8 --total-steps 64 --eval-episodes 2 --hidden 4"
     command = [sys.executable, TRAIN, "--environment", "brax/fast", *flags.split()]

@@ -85,6 +85,7 @@ def verdicts(loss, problems, **how):
 # --- the mean ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("loss", "where", "claimed"),
     [
@@ -106,6 +107,7 @@ def test_what_contains_what_it_judges_is_known_by_its_batches_and_not_by_its_sca
         assert said(certificate)["on-policy mean"] == "0.5 · ∇J"
 
 
+@pytest.mark.slow
 def test_on_groups_alone_a_baseline_of_the_whole_batch_is_known_too():
     for loss, names in ((batch_mean, ["same_batch_mean"]), (batch_others, ["leave_one_out"]), (half, [])):
         (case,) = make_cases(loss, GROUPED)
@@ -180,6 +182,7 @@ def single_torch(log_prob, episode_return, mask):
     return -((log_prob.float() * mask.float()).sum(0) * episode_return.float()).mean()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("loss", "framework"),
     [(single, "jax"), (single_in_double, "jax"), (single_numpy, "numpy"), (single_torch, "torch")],
@@ -492,6 +495,7 @@ def test_a_mean_over_time_is_a_multiple_with_a_formula():
     assert name == "c · total_return × score with c = 1/T"
 
 
+@pytest.mark.slow
 def test_many_products_on_many_batches_do_not_lie_in_memory_together():
     chain = oracle.problem(oracle.make_mdp([1.0], [[[1.0], [1.0]]], [[1.0, 0.0]], horizon=6), name="chain")
     (case,) = make_cases(reinforce, chain)

@@ -42,6 +42,7 @@ KINDS = (  # of credits and surrogates; the moments of every method are compared
 )
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in ESTIMATORS]
 )
@@ -276,6 +277,7 @@ def assert_same(one, other, tolerance):
         np.testing.assert_allclose(a[1:], b[1:], atol=1e-8)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("name", "layout", "pad_to"),
     [

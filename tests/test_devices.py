@@ -42,6 +42,7 @@ def check(found):
         assert case["moved"] > 0.1
 
 
+@pytest.mark.slow
 def test_eight_devices_do_what_one_does():
     check(on_eight_devices("Catch-bsuite", 8, "reinforce seeds", "reinforce environments", seconds=500))
 

@@ -210,6 +210,7 @@ def assert_same(found, expected, atol=1e-6):
         np.testing.assert_allclose(a, b, atol=atol)
 
 
+@pytest.mark.slow
 def test_eight_lengths_and_four_seeds_are_one_program_and_each_run_is_its_own():
     name = "CartPole-v1:max_steps_in_episode=60"
     _, algorithm, in_environment = parts("reinforce", name, num_envs=4)
@@ -240,6 +241,7 @@ PATHS = {
 }
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("path", PATHS)
 def test_every_path_of_an_update_is_in_its_own_environment(path):
     method, static = PATHS[path]
@@ -519,6 +521,7 @@ def registration(monkeypatch):
     return registration
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_the_file_of_its_module_has_moved(tmp_path, monkeypatch, registration):
     monkeypatch.delitem(sys.modules, "my_moving_module", raising=False)
     monkeypatch.chdir(tmp_path)

@@ -34,6 +34,7 @@ def mean(mdp, name, theta, behaviour, **settings):
     return oracle.moments(mdp, ALGORITHMS[name](**settings).algorithm.estimator, log_policy, theta, sampling).mean
 
 
+@pytest.mark.few(22)
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in BIASED])
 def test_at_equal_policies_every_method_has_the_gradient_as_its_mean(name):
     mdp = MDPS["variable_length"]

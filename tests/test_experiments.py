@@ -27,7 +27,7 @@ WITHOUT_A_FIGURE = {*MAIN_JOB, "exact_table"}
 SCRIPTS = sorted(p.stem for p in EXPERIMENTS.glob("*.py") if p.stem not in WITHOUT_A_FIGURE)
 
 
-ON_EVERY_RUN = ("baselines", "benchmark", "certificates", "large_sweep", "value_estimate")  # the rest is slow
+ON_EVERY_RUN = ("certificates", "large_sweep")  # the rest is slow
 
 
 def fits(text):

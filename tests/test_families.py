@@ -300,6 +300,7 @@ def assert_same(one, other):
         np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.few(2)
 @of_each_case
 def test_observations_and_rewards_are_those_of_the_family(case):
     """So the final observation is the end itself, and nothing of an episode is left over in the next."""
@@ -566,6 +567,7 @@ def test_an_episode_without_a_time_limit_ends_by_itself():
     assert rows.terminated[-1].all()  # every city once
 
 
+@pytest.mark.slow
 def test_an_observation_of_several_parts_is_learned_from():
     need("jumanji/")
     environment = environments.make("jumanji/Maze-v0", time_limit=20)

@@ -252,6 +252,7 @@ def check_bound(theorem, problems, steps):
     return found
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("name", flows.THEOREMS)
 def test_bounds_hold_on_twenty_problems(name):
     theorem = flows.THEOREMS[name]

@@ -352,6 +352,7 @@ def received(space, action):
     return environment.action_space, given[-1]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("space", "known", "action", "given"),
     [

@@ -382,6 +382,7 @@ PRODUCTS = {
 """Methods whose surrogate multiplies ratios over time."""
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_single_steps_are_for_surrogates_that_look_at_one_step(name):
     recipe = ALGORITHMS[name]()

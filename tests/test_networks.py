@@ -81,6 +81,7 @@ MEMORIES = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("name", "rollout"),
     [
@@ -114,6 +115,7 @@ def test_what_is_recorded_is_what_is_recomputed(name, rollout):
         assert set(np.unique(rows.reward)) <= {-1.0, 0.0, 1.0}  # nothing forbidden was done
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("memory", [{}, {"memory": "gru"}])
 @pytest.mark.parametrize("config", [{}, {"accumulate": 2}])
 def test_dropout_keeps_its_mask_for_a_step_and_draws_anew_for_the_next(memory, config):
@@ -209,6 +211,7 @@ def test_dropout_leaves_out_its_share_and_keeps_the_mean():
     np.testing.assert_allclose(thinned[kept], whole[kept] / 0.75, rtol=1e-6)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("inputs", "outputs"), [(6, 2), (6, 5), (2, 6)])
 def test_a_layers_product_has_the_values_and_derivatives_of_a_plain_one(inputs, outputs):
     with jax.enable_x64(True):
@@ -328,6 +331,7 @@ def test_a_policy_that_changes_the_observation_first_does_not_get_the_shared_lay
     np.testing.assert_allclose(log_prob_of(halved, params, rows), wanted, atol=1e-6)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("settings", [{}, {"memory": "gru"}, {"dropout": 0.5}], ids=["none", "gru", "dropout"])
 def test_shared_layers_computed_once_or_twice_give_the_same_update(settings):
     environment, recipe = remember(), ppo()

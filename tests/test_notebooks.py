@@ -45,6 +45,7 @@ def _run(path):
     return pytest.param(path, id=path.stem, marks=slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [_run(path) for path in NOTEBOOKS if path != COOKBOOK])
 def test_quick(path, tmp_path, monkeypatch):
     execute(path, tmp_path, monkeypatch, quick=True)

@@ -75,6 +75,7 @@ def mean(mdp, estimator, theta, sampling):
     return oracle.moments(mdp, estimator, log_policy, theta, sampling).mean
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize("name", EXACT)
 def test_exact_at_any_distance(mdp, name):
     for scale in (0.3, 3.0):
@@ -211,6 +212,7 @@ def test_fisher_is_the_expected_outer_product_of_scores(mdp):
     np.testing.assert_allclose(oracle.exact_fisher(mdp, log_policy, theta), expected, atol=1e-12)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", ["trajectory", "per decision, stopped past"])
 def test_a_pool_of_behaviour_policies_is_one_behaviour_policy(mdp, name):
     """Balance heuristic: half of the trajectories from each of two policies, weights p_θ / (½ p_1 + ½ p_2)."""
@@ -377,6 +379,7 @@ ALL = (
 )
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("name", ALL)
 def test_finite_with_extreme_behaviour_policies(name):
     with jax.enable_x64(False):

@@ -37,6 +37,7 @@ def test_rollouts_that_stop_early_give_what_those_to_the_horizon_give():
     assert lengths.max() < 250 and lengths.min(axis=1).max() < lengths.max()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["reinforce", "first_order", "doubly_robust"])
 def test_a_gradient_over_executed_steps_is_that_over_all_rows(name):
     environment = environments.make("CartPole-v1")

@@ -60,6 +60,7 @@ def same(one, other):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_what_is_exploited_is_what_a_copy_by_hand_gives(trained):
     """All but key, environments in flight and counters is the source's."""
     state = trained[0].state

@@ -49,6 +49,7 @@ UNLIKE = {  # what must not look like nothing: a part, a word of its lines, and 
 }
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("part", ratio_family.PARTS, ids=lambda part: part.__name__)
 def test_every_fact_equals_its_closed_form(x64, part):
     found = list(part())
@@ -224,6 +225,7 @@ PLACES = [(name, "k3_loss") for name in ALGORITHMS]
 PLACES += [pytest.param(name, "k1_reward", marks=() if name in IN_REWARDS else pytest.mark.slow) for name in ALGORITHMS]
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize(("name", "place"), PLACES)
 def test_every_method_takes_a_reference_policy(name, place):
     """Traced alone. What the update is, is in the table of updates."""

@@ -57,6 +57,7 @@ def agents():
     yield pytest.param(breakout, make_agent(breakout, hidden=(8,)), False, id="image")
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("environment", "agent", "greedy"), list(agents()))
 def test_the_recorded_episode_is_the_one_that_a_rollout_of_its_key_gives(environment, agent, greedy):
     params, key = agent.init(jax.random.key(0)), jax.random.key(7)

@@ -48,6 +48,7 @@ def both_modes(name):
 KEYS = jax.random.split(jax.random.key(1), 3)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_environment_has_its_types_and_shapes_in_both_modes(name):
     whole, stream, value = jax.eval_shape(both_modes(name), KEYS)
@@ -61,6 +62,7 @@ def test_every_environment_has_its_types_and_shapes_in_both_modes(name):
 OF_EACH_SUITE = ("Pendulum-v1", "DeepSea-bsuite", "Breakout-MinAtar", "FourRooms-misc", "Swimmer-misc")
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "name", [name if name in OF_EACH_SUITE else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )

@@ -76,6 +76,7 @@ def test_networks_initialised_in_parallel_do_not_hang_with_two_threads():
     assert child.stdout.strip() == "initialised", child.stderr
 
 
+@pytest.mark.slow
 def test_training_does_not_hang_under_load():
     assert train_in_a_child("protected", seconds=240) == "trained"
 

@@ -23,6 +23,7 @@ def bandit():
     return environment, agent
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("name", "factors"), [("linear", [0.0, 0.5, 1.0, 2 / 3, 1 / 3]), ("constant", [0.0, 0.5, 1, 1, 1])]
 )

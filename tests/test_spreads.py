@@ -84,6 +84,7 @@ def credits_of(reward, mask):
 credits_on_devices = jax.jit(jax.vmap(credits_of, axis_name=ENV_AXIS))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("steps", "group"), [(1, None), (3, [0, 0, 0, 5, 5, 5, 5])])
 def test_equal_returns_say_nothing_of_any_action(precision, steps, group):
     """Seven trajectories, whose sum divided by seven is not what each of them earns."""
@@ -189,6 +190,7 @@ def test_derivatives_are_finite_where_nothing_varies():
 # --- over devices ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("kind", ["equal", "reordered", "far", "random"])
 def test_devices_that_share_a_batch_find_the_spread_of_the_whole(precision, kind):
     """Three devices of three trajectories each, against all nine at once; one trajectory does not exist."""

@@ -21,6 +21,7 @@ def prepared(name, **settings):
     return make_trainer(CATCH, agent, config), algorithm
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_method_carries_the_same_types_through_its_loop_with_64_bits_and_takes_a_schedule(name, x64):
     trainer, algorithm = prepared(name, normalise_rewards=True)

@@ -45,6 +45,7 @@ def agent_on(name, scale=30.0):
     return environment, agent, params
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_tables_give_the_environments_own_return(name):
     environment, agent, params = agent_on(name)
@@ -103,6 +104,7 @@ def frozen_lake():
     return agent, params, tables, rows, means, {far: log_policy(p) for far, p in ((False, params), (True, other))}
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_neural_policys_gradient_on_frozen_lake(frozen_lake, name):
     """The mean over 20 000 trajectories lies within its error of the exact mean, parameter by parameter."""

@@ -172,6 +172,7 @@ print(train.main(Settings(environment="Mine-v0", seeds=2, total_steps=2e2, num_e
 """
 
 
+@pytest.mark.slow
 def test_a_script_that_imported_gymnax_trains_on_an_environment_of_its_own(tmp_path):
     environment = os.environ | {"PYTHONPATH": f"{EXPERIMENTS.parent}{os.pathsep}{EXPERIMENTS}"}
     command = [sys.executable, "-c", OWN]

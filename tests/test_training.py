@@ -63,6 +63,7 @@ def setup(environment, num_envs=8, hidden=(), **arguments):
     )
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("credit", "baseline"), METHODS)
 def test_contract(credit, baseline):
     """Traced once, mapped over seeds × settings, finite, ascending, and right on a problem with delayed reward."""
@@ -118,6 +119,7 @@ def test_one_update_of_every_form_is_reinforce():
     chex.assert_trees_all_close(*after, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_updates_with_accumulation_equal_the_full_batch():
     environment = environments.make("CartPole-v1")
     recipe = importance_sampling("per_decision_is", epochs=3, learning_rate=1e-3)
@@ -168,6 +170,7 @@ def test_probes(probe):
     assert returns.mean() > (-0.05 if probe is probes.target else 0.99)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("credit", CREDITS)
 @pytest.mark.parametrize(
     "baseline", ["same_batch_mean", "leave_one_out", "time_step", "optimal", "optimal_per_parameter"]
@@ -203,6 +206,7 @@ def test_the_entropy_bonus_raises_entropy():
     assert entropy[0] < 0.1 and entropy[1] > 0.6
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("name", "baseline", "mean"),
     [
@@ -493,6 +497,7 @@ def compiled(recipe, updates=4, **changes):
     return sweeps.compiled(trainer, runs, updates)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("method", [ppo, reinforce])
 def test_memory_does_not_grow_with_the_number_of_updates_and_minibatches_are_dealt_without_a_sort(method):
     recipe, changes = reinforce(), {}

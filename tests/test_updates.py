@@ -52,6 +52,7 @@ def test_the_table_has_every_method_every_baseline_and_every_path():
         assert update_table.paths_of(CASES[MAIN[name]]) == (STREAMS if streaming else WHOLE_EPISODES)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", MAIN)
 def test_every_method_on_batches_that_are_held(name):
     found = row(MAIN[name])
@@ -85,6 +86,7 @@ ALONG_STREAMS = {
 }
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize(("label", "name"), [*ALONG_PATHS.items(), *ALONG_STREAMS.items()])
 def test_every_path(name, label):
     found = row(name, label)
@@ -109,6 +111,7 @@ MANY_PARTS = {  # method: a path; with an action of several parts, one of them m
 WITH_ONE_MASK = ("rloo", "ppo")  # by default; with several parts every method meets a mask too
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("kind", "name", "label"),
     [

@@ -16,6 +16,7 @@ from pgjax.runs.settings.flags import Settings
 from pgjax.types import SettingError
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_written_configuration_is_the_same_run(tmp_path, algorithm):
     settings = Settings(

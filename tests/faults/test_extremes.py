@@ -76,6 +76,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("name", "static"), METHODS)
 def test_rewards_of_any_size(name, static):
     scale, constant = np.float32([[1e30, 0], [1e30, 1], [1e-30, 0], [1e-30, 1], [1, 1], [0, 1]]).T

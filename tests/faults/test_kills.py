@@ -96,6 +96,7 @@ POPULATION = [
 TABLES = "metrics.csv", "evaluation.csv", "lineage.csv"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_population_that_is_ended_goes_on_to_the_same_bits(train, tmp_path, number):
     whole, path = tmp_path / "whole", tmp_path / "run"

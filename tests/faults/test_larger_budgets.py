@@ -74,6 +74,7 @@ def test_a_smaller_budget_is_refused(here, whole):
         here("--resume", whole, "--total-steps", 36)
 
 
+@pytest.mark.slow
 def test_seeds_by_name_are_those_of_any_run(here, whole, tmp_path):
     alone = here(*TINY, *LONG, "--seeds", 1, "--first-seed", 1, "--out", tmp_path / "alone")
     listed = here(*TINY[:3], *TINY[5:], *LONG, "--seed-list", 9, 1, "--out", tmp_path / "listed")

@@ -77,6 +77,7 @@ def check_streams(count, name, static, **options):
     return every_metrics["nonfinite"].max(axis=1), fault, when, finite
 
 
+@pytest.mark.slow
 def test_one_environment_of_64_breaks_at_random_100_times():
     named, fault, when, finite = check_streams(100, "ppo", PPO, normalised=True)
     print(f"parameters finite {int(finite.sum())}/100")
@@ -89,6 +90,7 @@ def test_one_environment_of_64_breaks_at_random_100_times():
     np.testing.assert_array_equal(named[chosen], expected[chosen])
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -43,6 +43,7 @@ def test_two_processes_do_what_one_does(pair, whole, tmp_path):
     assert "results are in" in first and "results are in" not in second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_lost_process_ends_the_other_and_a_restart_goes_on(pair, train, whole, tmp_path, lost):
     path = tmp_path / "run"
@@ -80,6 +81,7 @@ def test_a_process_killed_inside_a_save_leaves_no_other_waiting(pair, train, tmp
     assert fingerprint(path) == fingerprint(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_and_one_process_can_go_on_alone(pair, train, whole, tmp_path):
     path = tmp_path / "run"
     processes = pair(*RUN, "--out", path)
@@ -147,6 +149,7 @@ def test_a_difference_of_anything_that_decides_the_numbers_is_named(monkeypatch,
     assert agreement._source(tmp_path) != hashes[2]
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_under_two_processes(pair, whole, tmp_path):
     """The first process can write no file beyond 3000 bytes from some update on: both end, and go on afterwards."""
     path = tmp_path / "run"
