@@ -1,20 +1,19 @@
 """Policy gradients in JAX: every estimator is a product of small pure functions.
 
+Arrays are time-major: [T, N], T steps of N trajectories.
+
 **Train and evaluate**: make an environment with `pgjax.environments.make`, an agent with `pgjax.make_agent`, a recipe
 with `pgjax.reinforce`, `pgjax.ppo` or another of `pgjax.methods`, and a trainer with `pgjax.make_trainer`.
 `pgjax.train` trains one seed, `pgjax.sweep` many seeds and settings in one call. `pgjax.evaluate` and
 `pgjax.evaluate_runs` measure returns.
 
-**Load**: `pgjax.load_policy` returns a trained policy that comes with the package, `pgjax.load_run` one from a run
-directory.
+**Load**: `pgjax.load_policy` returns a trained policy of the package, `pgjax.load_run` one from a run directory.
 
 **Check**: `pgjax.certify` reports what a loss estimates, `pgjax.oracle` has exact values, gradients, biases and
 variances of small problems, `pgjax.testing` has assertions for test suites.
 
 **Write an estimator**: `pgjax.make_signals`, credits such as `pgjax.reward_to_go` and `pgjax.gae`, surrogates such as
 `pgjax.score` and `pgjax.clipped_ratio`, and `pgjax.product`, which joins them; `pgjax.estimators` has all of them.
-
-Arrays are time-major: [T, N], T steps of N trajectories.
 """
 
 from pathlib import Path
@@ -232,13 +231,9 @@ def load_run(path: str | Path, *, seed: int | None = None, best: bool = False) -
         returns = pgjax.evaluate(setup.environment, setup.agent, params, jax.random.key(0), episodes=64, greedy=True)
 
     Args:
-      path: the run directory.
       seed: whose parameters; default all, in the order of the seeds in `config.toml`.
       best: read the best checkpoint instead of the newest: by the mean greedy return where the run was evaluated while
         it trained, else by the mean training return.
-
-    Raises:
-      SettingError: if the directory holds no whole checkpoint, or the run has no such seed.
     """
     from pgjax.runs.record import files  # with it come checkpoints and all settings, which `import pgjax` does without
 

@@ -22,14 +22,7 @@ FIRST = ("train", "compare", "render", "tune")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a script with the rest of the command line, or list the scripts.
-
-    Args:
-      arguments: the command line; default this process's.
-
-    Raises:
-      SystemExit: with status 2 and one line for an unknown script; else as the script ends.
-    """
+    """Run a script with the rest of the command line, or list the scripts. An unknown script exits with status 2."""
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help", "--version"):
         with script.one_line():
@@ -53,14 +46,8 @@ def scripts() -> dict[str, Path]:
 def chosen(name: str, known: dict[str, Path]) -> Path:
     """The script of a name; `-` may stand for `_`.
 
-    Raises:
-      SettingError: for an unknown name, with the closest known one.
-
     >>> chosen("exact-table", {"exact_table": Path("exact_table.py")}).name
     'exact_table.py'
-    >>> chosen("trian", {"train": Path("train.py")})
-    Traceback (most recent call last):
-    pgjax.types.SettingError: command: 'trian' is not a command; did you mean train? pgjax --help lists all
     """
     if found := known.get(name.replace("-", "_")):
         return found

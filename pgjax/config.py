@@ -41,11 +41,9 @@ class Config:
         noise, critical batch size, probes of score and bias among the metrics. 0 is off.
       engine: how computations run, without effect on what is computed: "auto" chooses for the device (or uses the
         environment variable PGJAX_ENGINE), "cpu" and "accelerator" are for those, "plain" uses no speed-ups.
-    Raises SettingError for settings that contradict each other.
 
     >>> Config(num_envs=32, minibatches=5)
     Traceback (most recent call last):
-        ...
     pgjax.types.SettingError: minibatches: 5 does not divide the batch's 32 environments
     """
 
@@ -109,11 +107,10 @@ class Config:
 class Recipe(NamedTuple):
     """A method ready to train: its algorithm (a pytree of hyperparameters) and its static settings.
 
-    >>> from dataclasses import replace
     >>> from pgjax import hyperparameters, reinforce
     >>> algorithm, config = reinforce(learning_rate=0.1)
-    >>> hyperparameters(algorithm)["learning_rate"], replace(config, num_envs=8).num_envs
-    (0.1, 8)
+    >>> hyperparameters(algorithm)["learning_rate"], config.num_envs
+    (0.1, 32)
     """
 
     algorithm: Algorithm

@@ -1,7 +1,4 @@
-"""Validation of integers before they enter a compiled program: counts of steps and updates, and seeds.
-
-Compiled programs count in 32 bits; a number that does not fit is rejected here, before it could overflow.
-"""
+"""Validation of step counts, update counts and seeds before they enter a compiled program, which counts in 32 bits."""
 
 import math
 import operator
@@ -19,17 +16,8 @@ LARGEST = 2**31 - 1
 
 
 def count(name: str, value: Any, *, least: int = 1, floats: bool = True) -> int:
-    """A count as a Python integer; accepts integers of any type, and floats without a fraction such as 1e6.
-
-    Args:
-      name: setting that the message names.
-      value: the number.
-      least: smallest valid value.
-      floats: whether to accept floats without a fraction.
-    Raises SettingError for anything else, for numbers below `least`, and for numbers beyond 32 bits.
-
-    >>> count("total_steps", 1e6)
-    1000000
+    """A count as a Python integer; accepts integers of any type and, with `floats`, floats without a fraction such as
+    1e6. Raises SettingError for anything else, for numbers below `least`, and for numbers beyond 32 bits.
     """
     whole_float = floats and isinstance(value, (float, np.floating)) and math.isfinite(value) and value == int(value)
     number = int(value) if whole_float else _integer(value)
@@ -43,12 +31,7 @@ def count(name: str, value: Any, *, least: int = 1, floats: bool = True) -> int:
 
 
 def budget(name: str, value: Any, steps_per_update: int) -> int:
-    """Number of environment steps of a run, as a Python integer.
-
-    The last update may exceed it, so a whole update more must fit in 32 bits.
-
-    Raises SettingError like `count`, and if the number and one update exceed 32 bits.
-    """
+    """Number of environment steps of a run; with one more update, by which the last may exceed it, it fits 32 bits."""
     steps = count(name, value)
     if steps + steps_per_update > LARGEST:
         raise SettingError(name, value, f"plus one update of {steps_per_update} steps exceeds {LARGEST}")
@@ -56,10 +39,7 @@ def budget(name: str, value: Any, steps_per_update: int) -> int:
 
 
 def updates(name: str, value: Any, steps_per_update: int) -> int:
-    """Number of updates of a run, as a Python integer.
-
-    Raises SettingError like `count`, and if their steps may exceed 32 bits.
-    """
+    """Number of updates of a run; their steps must fit in 32 bits."""
     number = count(name, value)
     if number * steps_per_update > LARGEST:
         reason = f"of up to {steps_per_update} steps each may exceed {LARGEST} steps"
@@ -73,9 +53,7 @@ def added(counter: jax.Array, more: jax.Array) -> jax.Array:
 
 
 def seed(value: Any, name: str = "seed") -> int:
-    """A seed as a Python integer from 0 to 2³¹ − 1.
-
-    Raises SettingError for anything else, including floats and booleans.
+    """A seed as a Python integer from 0 to 2³¹ − 1; floats and booleans are rejected.
 
     >>> seed(3.0)
     Traceback (most recent call last):
@@ -88,13 +66,7 @@ def seed(value: Any, name: str = "seed") -> int:
 
 
 def seeds(value: int | Sequence[int]) -> Sequence[int]:
-    """Seeds from their number, as 0, 1, 2, …, or from a list.
-
-    Raises SettingError for no seeds, an invalid seed, or a duplicate.
-
-    >>> seeds(3), seeds([7, 5])
-    (range(0, 3), [7, 5])
-    """
+    """Seeds from their number, as 0, 1, 2, …, or from a list. Duplicates are rejected."""
     if np.ndim(value) == 0:
         number = _integer(value)
         if number is None:

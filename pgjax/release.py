@@ -8,9 +8,5 @@ NAME = "policy-gradients-jax"
 
 
 def pip_install(extra: str) -> str:
-    """The command that installs the packages of an extra.
-
-    >>> pip_install("brax")
-    'pip install "policy-gradients-jax[brax]"'
-    """
+    """The command that installs the packages of an extra: pip install "policy-gradients-jax[brax]"."""
     return f'pip install "{NAME}[{extra}]"'

@@ -127,12 +127,7 @@ def is_part(space: Any) -> bool:
 
 
 def parts(space: Space) -> tuple[list[Part], list[str], Any]:
-    """Parts of a space in the order of pytree leaves, their paths, and the tree structure.
-
-    >>> spaces, paths, _ = parts({"move": Discrete(4), "tool": (MultiBinary((2,)), Discrete(3))})
-    >>> paths
-    ["['move']", "['tool'][0]", "['tool'][1]"]
-    """
+    """Parts of a space in the order of pytree leaves, their paths such as "['tool'][0]", and the tree structure."""
     with_paths, structure = tree_flatten_with_path(space, is_leaf=is_part)
     return [part for _, part in with_paths], [keystr(path) for path, _ in with_paths], structure
 
@@ -159,10 +154,7 @@ def number(space: Space, action: Any) -> jax.Array:
 
 
 def combinations(space: Space) -> Any:
-    """Every action of a discrete space, as policies record it: a pytree of arrays [A] or [A, k].
-
-    Raises ValueError for a space with a Box.
-    """
+    """Every action of a discrete space, as policies record it: a pytree of arrays [A] or [A, k]. No Box."""
     spaces, paths, structure = parts(space)
     boxes = [path for part, path in zip(spaces, paths, strict=True) if isinstance(part, Box)]
     if boxes:

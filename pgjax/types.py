@@ -27,11 +27,7 @@ Params = Any
 
 
 class SettingError(ValueError):
-    """A setting that does not work; the message has the field, the value and the reason in one line.
-
-    >>> str(SettingError("discount", 1.5, "must lie in [0, 1]"))
-    'discount: 1.5 must lie in [0, 1]'
-    """
+    """A setting that does not work; the message is one line, such as "discount: 1.5 must lie in [0, 1]"."""
 
     def __init__(self, field: str, value: object, reason: str):
         """Join field, value and reason into one line."""
@@ -119,15 +115,12 @@ class Algorithm(_AlgorithmFields):
 
     A pytree whose leaves are the hyperparameters, so `vmap` over a stacked Algorithm is a sweep. Plain functions and
     finished optimisers become `Partial`s, so that they are not leaves.
-
     Attributes:
-      estimator: of the policy gradient.
       optimizer: () -> optax.GradientTransformation, built inside the trace; or a transformation.
       discount: γ, one number, or one per environment [N].
       entropy_coefficient: weight of the entropy bonus: a number, or a schedule of the update count.
       max_grad_norm: largest norm of the whole gradient, before the optimiser.
       value_target: Credit that the critic regresses on.
-      value_coefficient: weight of the value loss.
       value_clip: largest change of V per batch, as in PPO's code.
       kl_coefficient: weight of the penalty KL(π_θ̄ ‖ π_θ) per step.
       target_kl: no further update on a batch once the estimated KL is above.
@@ -139,15 +132,12 @@ class Algorithm(_AlgorithmFields):
       max_mismatch: C of truncated importance sampling between sampler and learner. The learner's log-probabilities of
         the batch are recomputed and replace the recorded ones in the ratios. Every step of the surrogate has the weight
         min(π_learner/π_sampler, C), not differentiated. None uses the recorded log-probabilities.
-      environment: name -> number, environment parameters that replace those of the environment in training
-        (`pgjax.environments.with_parameters`); None for no replacement.
-      learning_rate_schedule: environment steps before an update -> factor of the optimiser's `learning_rate`
-        (`pgjax.methods.schedules`).
+      environment: name -> number, environment parameters for training (`pgjax.environments.with_parameters`), or None.
+      learning_rate_schedule: environment steps before an update -> factor of the optimiser's `learning_rate`.
 
     >>> import jax, optax
     >>> from pgjax import reinforce
-    >>> algorithm = reinforce().algorithm._replace(optimizer=optax.sgd(0.1))
-    >>> len(jax.tree.leaves(algorithm))  # the hyperparameters that can be swept; 0.1 is fixed
+    >>> len(jax.tree.leaves(reinforce().algorithm._replace(optimizer=optax.sgd(0.1))))  # 4 to sweep; 0.1 is fixed
     4
     """
 
@@ -193,10 +183,7 @@ def _short(x: Any) -> str:
 
 
 def check_algorithm(algorithm: Any) -> None:
-    """Reject what is not an Algorithm, such as the recipe that contains one.
-
-    Raises SettingError with what to pass instead.
-    """
+    """Reject what is not an Algorithm, such as the recipe that contains one."""
     if hasattr(algorithm, "algorithm") and hasattr(algorithm, "config"):
         raise SettingError("algorithm", "a Recipe", "is a method with its static settings: pass recipe.algorithm")
     if not isinstance(algorithm, Algorithm):
@@ -228,13 +215,7 @@ class _FixedOptimizer:
 
 
 def as_partial(function: Callable) -> Partial:
-    """Convert a function to a pytree: numbers bound in it are leaves, functions bound in it are not.
-
-    >>> import optax
-    >>> made = as_partial(functools.partial(optax.adamw, weight_decay=0.1, mask=lambda params: True))
-    >>> jax.tree.leaves(made)
-    [0.1]
-    """
+    """Convert a function to a pytree: numbers bound in it are leaves, functions bound in it are not."""
     if not isinstance(function, functools.partial):
         return Partial(function)
     bound = (*enumerate(function.args), *function.keywords.items())
@@ -273,9 +254,7 @@ class Environment(NamedTuple):
     """An environment as two pure functions; `step` does not reset by itself.
 
     `pgjax.environments.base.check_environment` checks that an environment satisfies this interface.
-
     Attributes:
-      name: name it was made from.
       reset: key -> (observation, state).
       step: (key, state, action) -> (observation, state, reward, terminated, truncated). The last three are scalars; the
         state keeps its structure, shapes and dtypes.
@@ -284,8 +263,8 @@ class Environment(NamedTuple):
         observations has a pytree of the same structure.
       action_space: Discrete, MultiDiscrete, MultiBinary, Box (`pgjax.spaces`), or a pytree of these.
       horizon: number of steps after which every episode has ended.
-      parameters: name -> default of the real numbers that may vary between runs or episodes. `reset` and `step`
-        receive the values that differ as `values={name: number}`.
+      parameters: name -> default of the real numbers that may vary between runs or episodes. `reset` and `step` receive
+        the values that differ as `values={name: number}`.
     """
 
     name: str
@@ -323,8 +302,8 @@ class KeyData:
 class Keyed(NamedTuple):
     """An observation with the key for random layers, [...]; passed in training to agents with `takes_key`.
 
-    The key is recorded with the observation, so that dropout drops the same units when a probability is recomputed.
-    Otherwise the ratio of two probabilities would not be that of the policies.
+    The key is recorded, so that dropout drops the same units when a probability is recomputed. Otherwise the ratio of
+    two probabilities would not be that of the policies.
     """
 
     observation: Any
@@ -336,8 +315,7 @@ class Memory(NamedTuple):
 
     Attributes:
       initial: state at the start of an episode, a pytree.
-      step: (params, carry, observation) -> (carry, features); batched over any leading axes. Policy and value then take
-        features instead of observations.
+      step: (params, carry, observation) -> (carry, features), batched over any leading axes.
       halves: the step in two parts, or None. The first, (params, observation) -> x, is computed for all steps of a
         batch at once. The second is (params, carry, x) -> (carry, features).
     """
@@ -356,8 +334,8 @@ class SharedLayers(NamedTuple):
 
     Attributes:
       apply: (params, observation or features of the memory) -> output, which the functions in `readers` take as well.
-      readers: `policy`, `value` and `action_value` of the agent. If one of the agent's is replaced, for example by one
-        that changes the observation first, the shared layers are not used.
+      readers: `policy`, `value` and `action_value` of the agent. If one of them is replaced in the agent, for example
+        by one that changes the observation first, the shared layers are not used.
     """
 
     apply: Callable[[Params, Any], Any]
@@ -368,12 +346,11 @@ class Agent(NamedTuple):
     """A policy and an optional critic as pure functions of parameters.
 
     Attributes:
-      init: key -> {"policy": params, "value": params, ...}; all functions take this whole tree. Parameters that
-        policy and critic share are "shared"; "statistics" are not trained.
+      init: key -> {"policy": params, "value": params, ...}; all functions take this whole tree. Parameters that policy
+        and critic share are "shared"; "statistics" are not trained.
       policy: (params, observation [..., *shape]) -> distribution over actions.
       value: (params, observation) -> V(s), [...]; None without a critic.
-      action_value: (params, observation) -> Q(s, ·), [..., A]; None without an action-value critic, whose `value` is
-        its mean under the policy.
+      action_value: (params, observation) -> Q(s, ·), [..., A], or None; with it, `value` is its mean under the policy.
       memory: of a recurrent policy; policy and critic then take its features instead of observations.
       shared: layers that policy and critic share, if a loss may compute them once.
       observe: (params, observations [T, N, ...], mask [T, N]) -> params with the batch merged into "statistics".
@@ -426,11 +403,10 @@ class TrainState(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """Environment, agent and static settings, with the functions that train; a vmapped `update` is also valid.
+    """Environment, agent and static settings, with `init`: (algorithm, key) -> TrainState, and `update`: (algorithm,
+    state) -> (state, metrics). `update` is `pgjax.collect`, then `pgjax.learn`; a vmapped `update` is also valid.
 
-    Attributes:
-      init: (algorithm, key) -> TrainState.
-      update: (algorithm, state) -> (state, metrics), metrics a dict of scalars: `pgjax.collect`, then `pgjax.learn`.
+    Metrics are a dict of scalars.
     """
 
     environment: Environment

@@ -50,11 +50,7 @@ ENGINES = {"plain": PLAIN, "cpu": CPU, "accelerator": ACCELERATOR}
 
 
 def asked(name: str = "auto") -> str:
-    """Check an engine name; "auto" becomes the value of the environment variable PGJAX_ENGINE, if it is set.
-
-    Raises:
-      SettingError: for a name that is not in ENGINES.
-    """
+    """Check an engine name; "auto" becomes the value of the environment variable PGJAX_ENGINE, if it is set."""
     name = os.environ.get("PGJAX_ENGINE", name) if name == "auto" else name
     if name not in ("auto", *ENGINES):
         raise SettingError("engine", name, f"is none of auto, {', '.join(ENGINES)}")

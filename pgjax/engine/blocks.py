@@ -17,14 +17,9 @@ def at_once(of: Callable[[Any], Any], batch: Any, mask: Array, *, per_step: bool
 
 
 def in_blocks(of: Callable[[Any], Any], batch: Any, mask: Array, *, per_step: bool, per_trajectory: bool) -> Any:
-    """Σ of(block) over blocks of a batch that fit a core's cache. Equals of(batch) if `of` is a sum over the pieces.
-
-    Args:
-      of: batch -> a pytree of sums. It reads from `batch.transition.mask` which steps count.
-      batch: leaves [T, N, ...].
-      mask: [T, N].
-      per_step: whether `of` is a sum over steps; padding is then left out.
-      per_trajectory: whether `of` is a sum over trajectories.
+    """Σ of(block) over blocks of a batch that fit a core's cache. Equals of(batch) if `of` is a sum over steps
+    (`per_step`, then without padding) or trajectories (`per_trajectory`). Batch leaves are [T, N, ...] and mask [T, N];
+    `of` is batch -> a pytree of sums and reads from `batch.transition.mask` which steps count.
     """
     if per_step:
         return _over_executed_steps(of, batch, mask)

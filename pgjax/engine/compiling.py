@@ -15,9 +15,6 @@ def compiler_options() -> dict[str, Any]:
     """Options of XLA for training programs on the default device; a level in XLA_FLAGS has precedence.
 
     On a CPU, LLVM's optimisation level 2 compiles a third faster than XLA's own, 3, to programs of the same speed.
-
-    >>> set(compiler_options()) <= {"xla_backend_optimization_level"}
-    True
     """
     if not trace_state_clean():  # options belong to the program that this becomes a part of
         return {}
@@ -28,9 +25,8 @@ def compiler_options() -> dict[str, Any]:
 class Program:
     """`jax.jit(function, **how)`, whose compiler options are chosen when it is called: jax has then started.
 
-    >>> twice = Program(lambda x: 2 * x)
-    >>> twice(2).item(), jax.grad(twice)(2.0).item()
-    (4, 2.0)
+    >>> jax.grad(Program(lambda x: 2 * x))(2.0).item()
+    2.0
     """
 
     def __init__(self, function: Callable, **how: Any) -> None:

@@ -20,8 +20,8 @@ def side_by_side(function: Callable, *args: Any) -> Any:
 def in_turn(function: Callable, *args: Any) -> Any:
     """`function(*args)`; under `vmap`, one call after the other instead of all in parallel.
 
-    This suits long computations on small matrices, such as a sweep's gradient steps. The parameters and activations of
-    one network then stay in a core's cache. `function` may close over traced values.
+    In long computations on small matrices, the parameters and activations of one network then stay in a core's cache.
+    `function` may close over traced values.
     """
     traced, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
 
@@ -54,12 +54,8 @@ def scan(step: Callable, carry: Any, xs: Any, running: Callable, idle: Callable)
 def scan_while_running(step: Callable, carry: Any, xs: Any, running: Callable, idle: Callable) -> tuple[Any, Any]:
     """jax.lax.scan(step, carry, xs), without the steps after nothing is running any more.
 
-    Args:
-      step: (carry, x) -> (carry, row).
-      carry: initial carry.
-      xs: [T, ...].
-      running: carry -> whether further steps change anything, a scalar.
-      idle: (carry, zeros of the rows' shapes) -> the rows of steps that change nothing.
+    `running` is carry -> whether further steps change anything, a scalar. `idle` is (carry, zeros of the rows' shapes)
+    -> the rows of idle steps.
     """
     steps = jax.tree.leaves(xs)[0].shape[0]
     length = max(n for n in range(1, LOOK_EVERY + 1) if steps % n == 0)
@@ -88,17 +84,10 @@ def values_of_both(value: Callable, features: Any, following: Any, cut: Array) -
 
 
 def values_along(value: Callable, features: Any, following: Any, cut: Array) -> tuple[Array, Array]:
-    """V at each step and after it, [T, N] each, with the critic evaluated once along the rows.
-
-    The value after a row is that of the next row, except at the end of an episode. For the final observations of rows
-    that were `cut` the critic is evaluated again. After a termination, where V is not used, the values differ from the
-    plain counterpart's.
-
-    Args:
-      value: features [t, N, ...] -> V, [t, N].
-      features: at each step, [T, N, ...].
-      following: after each step, before any reset, [T, N, ...].
-      cut: where an episode was truncated and its value is bootstrapped, [T, N].
+    """V at each step and after it, [T, N] each, with the critic `value` evaluated once along the rows. The value after
+    a row is that of the next row, except at the end of an episode. Where an episode was truncated (`cut`, [T, N]), the
+    critic is evaluated on `following`, the features after each step and before any reset, [T, N, ...]. After a
+    termination, where V is not used, the values differ from the plain counterpart's.
     """
     along = jnp.concatenate([value(features), value(jax.tree.map(lambda x: x[-1:], following))])
     environments = jnp.arange(cut.shape[1])

@@ -16,8 +16,7 @@ SEED_AXIS = "seed"  # along runs; along ENV_AXIS, devices share each run's envir
 def make_mesh(runs: int, shares: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh (seed, env): first over as many devices as divide the runs, then as many as divide the batch's `shares`.
 
-    Raises:
-      SettingError: if there are several processes and not all their devices are used.
+    Several processes must use all of their devices.
     """
     devices = jax.devices() if devices is None else list(devices)
     seeds = _largest_divisor(runs, len(devices))
@@ -27,11 +26,7 @@ def make_mesh(runs: int, shares: int = 1, devices: Sequence[Any] | None = None) 
 
 
 def asked_mesh(seeds: int, sharing: int, runs: int, shares: int, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of exactly `seeds` × `sharing` devices, if it divides the number of runs and the `shares` of a batch.
-
-    Raises:
-      SettingError: for more devices than there are, or runs or environments that it does not divide.
-    """
+    """A mesh of exactly `seeds` × `sharing` devices, which divide the number of runs and the `shares` of a batch."""
     devices = jax.devices() if devices is None else list(devices)
     if min(seeds, sharing) < 1:
         raise SettingError("mesh", f"{seeds} {sharing}", "must be at least 1 device along each axis")

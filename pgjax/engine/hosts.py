@@ -1,7 +1,7 @@
 """Several processes that run as one: distributed arrays and collective operations.
 
-Every process runs the same program with the same settings. A function marked "collective" must be called by all
-processes, in the same order. With one process it returns at once, without jax.
+A function marked "collective" must be called by all processes, in the same order. With one process it returns at once,
+without jax.
 """
 
 import os
@@ -65,11 +65,7 @@ def highest(value: int) -> int:
 
 
 def first_only(action: Callable[[], Any]) -> None:
-    """Run a disk operation in process 0; collective.
-
-    Raises:
-      OSError: in every process if it failed in process 0, so that no process waits for the others.
-    """
+    """Run a disk operation in process 0; collective. Its OSError is raised in every process, so that none waits."""
     failure = None
     if is_first():
         try:
@@ -81,11 +77,7 @@ def first_only(action: Callable[[], Any]) -> None:
 
 
 def from_first(action: Callable[[], str]) -> str:
-    """The result of `action` in process 0, returned in every process; collective.
-
-    Raises:
-      SettingError: in every process if it was raised in process 0.
-    """
+    """The result of `action` in process 0, or its SettingError, in every process; collective."""
     if count() == 1:
         return action()
     text, refusal = "", None

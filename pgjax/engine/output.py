@@ -1,7 +1,5 @@
-"""Output that never fails: text that cannot be written or encoded does not stop a run.
-
-A terminal may close, a reader such as `head` may exit, a disk may be full, and a locale may be ASCII only. Scripts call
-`open_output` first. Other code that writes to a terminal uses `unfailing`.
+"""Output that never fails: text that cannot be written or encoded (closed terminal, full disk, ASCII locale) does not
+stop a run. Scripts call `open_output` first. Other code that writes to a terminal uses `unfailing`.
 """
 
 import codecs

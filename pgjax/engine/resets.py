@@ -1,7 +1,7 @@
 """Resets within a stream: the plain version and two faster ones.
 
-Under `vmap` a reset within the loop is computed at every step of every environment and mostly discarded. That is cheap
-if a reset costs as little as a step, and far too slow if it generates a world.
+Under `vmap` a reset within the loop is computed at every step of every environment and mostly discarded, which is far
+too slow if a reset generates a world.
 """
 
 from collections.abc import Callable
@@ -37,9 +37,7 @@ def in_the_loop(reset: Callable[[Any], Any], keys: Any, columns: int) -> tuple[A
 
 
 def by_cost(reset: Callable[[Any], Any], keys: Any, columns: int) -> tuple[Any, Choose]:
-    """Choose by cost: expensive resets only where an episode ended, cheap ones in the loop, or before it for small
-    batches.
-    """
+    """Choose by cost: expensive resets where an episode ended, cheap ones in the loop or, in small batches, before."""
     traced, shapes = jax.make_jaxpr(reset, return_shape=True)(jax.tree.map(lambda x: x[0], keys))
     if numbers_computed(traced.jaxpr) >= EXPENSIVE:
         return keys, only_where_ended(traced, jax.tree.structure(shapes))
@@ -69,8 +67,8 @@ def _is_program(x: Any) -> bool:
 def only_where_ended(traced: ClosedJaxpr, structure: Any) -> Choose:
     """Reset only the environments whose episodes ended, one after the other, under any `vmap`.
 
-    `traced` is key -> a fresh place, from `jax.make_jaxpr`, whose constants may be traced values. `structure` is the
-    tree structure of a place.
+    `traced` is key -> a fresh place, from `jax.make_jaxpr`, whose constants may be traced values; `structure` is a
+    place's tree structure.
     """
 
     def fresh(constants: list, key: Any) -> Any:

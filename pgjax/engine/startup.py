@@ -1,10 +1,9 @@
 """Start jax with a thread pool that is large enough, and with CPU cores as devices.
 
 jaxlib 0.10 can hang at 0 % CPU. Its thread pool has one thread per core. A batch of QR, Cholesky or eigenvalue problems
-occupies one of them while it waits for others. A few batches in parallel, as with virtual devices that share the pool,
-leave none to do the work. pgjax initialises networks one after the other for this reason
-(`pgjax.policies.initialisation`). For other code, `import pgjax` sets the environment variable NPROC, read when
-the first array is made, to at least four threads and twice the number of devices. jaxlib 0.11 does not need this.
+occupies one of them while it waits for others; a few batches in parallel occupy all. pgjax initialises networks one
+after the other for this reason (`pgjax.policies.initialisation`). For other code, `import pgjax` sets the environment
+variable NPROC, read when the first array is made. jaxlib 0.11 does not need this.
 """
 
 import os
@@ -23,8 +22,7 @@ _OURS = "PGJAX_SET_NPROC"  # marks a size that pgjax set, in this process or a p
 def avoid_deadlock(devices: int = 1) -> None:
     """Give jaxlib 0.10 a thread pool of at least max(4, 2 × devices) threads, unless the user has set NPROC.
 
-    Raises:
-      SettingError: if the user's NPROC is too small for several devices.
+    Raises SettingError if the user's NPROC is too small for several devices.
     """
     if jaxlib.version.__version_info__ >= (0, 11):
         return
@@ -43,11 +41,8 @@ def avoid_deadlock(devices: int = 1) -> None:
 def use_cpu_devices(count: int | None = None) -> None:
     """Make CPU cores appear as `count` devices, by default one per core. Call it before the first array is made.
 
-    A GPU is not affected. If jax has already started, for instance by `import gymnax`, its devices stay. With the
-    default count this prints a warning if there are fewer devices than cores.
-
-    Raises:
-      SettingError: for a count below 1, or another count than jax has already started with.
+    A GPU is not affected. If jax has already started, for instance by `import gymnax`, its devices stay. Another
+    `count` is then an error, and the default prints a warning if there are fewer devices than cores.
     """
     wanted = cores() if count is None else counters.count("devices", count)
     try:

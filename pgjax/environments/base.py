@@ -1,7 +1,6 @@
 """Checked `reset` and `step` of an environment, as the rest of the package calls them.
 
-Observations have the declared shapes, rewards are scalars of the default float type, flags are scalar bools, and the
-state keeps its dtypes. All checks use shapes and dtypes while a program is traced; the compiled program has none.
+All checks use shapes and dtypes while a program is traced; the compiled program has none.
 """
 
 import inspect
@@ -26,8 +25,7 @@ _STEP_RETURNS = ("observation", "state", "reward", "terminated", "truncated")
 def reset(environment: Environment, key: Array) -> tuple[Any, Any]:
     """Start an episode: (observation, state), as arrays of the declared shapes and dtypes.
 
-    `key` is a typed key or one from `jax.random.PRNGKey`. Raises a SettingError if `environment.reset` returns anything
-    else.
+    `key` is a typed key or one from `jax.random.PRNGKey`.
     """
     observation, state = _call(environment, "reset", _RESET_RETURNS, key=_typed(key))
     state = strong(_arrays(environment, "reset", "state", state))
@@ -38,10 +36,7 @@ def step(environment: Environment, key: Array, state: Any, action: Any) -> tuple
     """Take one step: (observation, state, reward, terminated, truncated).
 
     The reward is cast to the default float type (float64 under `jax_enable_x64`), the flags to bool. A flat action of a
-    Box or MultiDiscrete is reshaped to the shape of the space.
-
-    Raises:
-      SettingError: if `environment.step` returns anything else, or a state of other dtypes than before.
+    Box or MultiDiscrete is reshaped to the shape of the space. The state must keep its dtypes.
     """
     before = strong(_arrays(environment, "step", "state", state))
     key, action = _typed(key), _shaped_action(environment, action)
@@ -64,10 +59,8 @@ def horizon(environment: Environment) -> int:
 
 
 def check_environment(environment: Environment) -> None:
-    """Trace one reset and one step and check them. Nothing is compiled or run.
-
-    Raises:
-      SettingError: naming the environment, the part, what it returned and what is needed.
+    """Trace one reset and one step and check them; nothing is compiled or run. The SettingError names the environment,
+    the part, what it returned and what is needed.
     """
     horizon(environment)
     action = _example_action(environment)
@@ -125,10 +118,7 @@ def _observation(environment: Environment, part: str, given: Any, undeclared: Ca
 def _fitted(
     environment: Environment, part: str, what: str, given: Any, wanted: Any, source: str, *, narrow: bool = False
 ) -> Any:
-    """A pytree as arrays of the wanted structure, shapes and dtypes.
-
-    Weakly typed numbers are cast by jax's promotion rules; with `narrow`, floats of any width are cast too.
-    """
+    """A pytree as arrays of the wanted structure, shapes and dtypes; `narrow` casts floats of any width."""
     given = _arrays(environment, part, what, given)
     leaves, structure = tree_flatten_with_path(given)
     wanted_leaves, wanted_structure = tree_flatten_with_path(wanted)

@@ -1,8 +1,7 @@
 """brax environments: the raw task without brax's wrappers, with a time limit. brax is imported when first used.
 
 The task's `done` is termination; reaching the step limit is truncation. Both can be true on one step. The final
-observation is that of the ended episode. (brax's own wrappers merge the two flags and return the observation after the
-reset.)
+observation is that of the ended episode. (brax's wrappers merge both flags and return the observation after the reset.)
 
 Actions of brax's own tasks are numbers from −1 to 1. Some tasks scale them to the range of their actuators
 (inverted_pendulum ±3, pusher ±2, humanoid and humanoidstandup ±0.4). In ant, halfcheetah, hopper,
@@ -52,8 +51,7 @@ def make(name: str, *, episode_length: int = 1000, **settings: Any) -> Environme
     """Make an environment by its brax name after "brax/", truncated after `episode_length` steps (brax's default).
 
     `settings` are arguments of the task's constructor, such as `backend`: "generalized" (the default), "spring",
-    "positional" or "mjx". Raises a SettingError if brax is not installed, for an unknown name or setting, and for a
-    task that does not run with the installed jax.
+    "positional" or "mjx".
     """
     envs = _import_envs(name)
     factory(name)
@@ -69,9 +67,8 @@ def make(name: str, *, episode_length: int = 1000, **settings: Any) -> Environme
 
 
 def from_brax(env: Any, *, name: str, episode_length: int = 1000) -> Environment:
-    """Wrap an object with the interface of `brax.envs.Env`, with actions from −1 to 1 and without automatic resets.
-
-    Pass the task without `EpisodeWrapper` and `AutoResetWrapper`. Episodes are truncated after `episode_length` steps.
+    """Wrap an object with the interface of `brax.envs.Env`, with actions from −1 to 1 and without automatic resets: the
+    task without `EpisodeWrapper` and `AutoResetWrapper`. Episodes are truncated after `episode_length` steps.
     """
     whole_steps("episode_length", episode_length)
 

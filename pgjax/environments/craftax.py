@@ -2,10 +2,9 @@
 
 Death, lava in Craftax-Classic and the defeated boss in Craftax are termination; `max_timesteps` is truncation. Both can
 be true on one step. Craftax has one flag for both, so it is given a limit of one more step and its flag then means
-termination only.
-
-Episodes are long: at most 10 000 steps in Classic and 100 000 in Craftax. Train with streaming rollouts, and evaluate
-with a smaller `max_timesteps`, since all random numbers of a whole episode are drawn at its start.
+termination only. Episodes are long: at most 10 000 steps in Classic and 100 000 in Craftax. Train with streaming
+rollouts, and evaluate with a smaller `max_timesteps`, since all random numbers of a whole episode are drawn at its
+start.
 """
 
 from dataclasses import fields
@@ -52,7 +51,6 @@ def make(name: str, **settings: Any) -> Environment:
     """Make "craftax/Craftax-Symbolic-v1" or "craftax/Craftax-Classic-Symbolic-v1".
 
     `settings` are its parameters, such as `max_timesteps` (truncation), or its static parameters, such as `map_size`.
-    Raises NotInstalled without craftax, and a SettingError for an unknown name or parameter.
     """
     kind = factory(name)
     static, params = kind.default_static_params(), kind().default_params

@@ -61,9 +61,6 @@ def factory(name: str) -> Callable:
 def make(name: str, **settings: Any) -> Environment:
     """Make an environment by its gymnax name. `settings` are arguments of its constructor or gymnax parameters.
 
-    Raises:
-      SettingError: for an unknown setting, or a parameter whose type or shape differs from its default's.
-
     >>> make("Acrobot-v1", max_steps_in_episode=200).horizon
     200
     """
@@ -104,10 +101,7 @@ def _check_spelling(name: str, settings: Mapping[str, Any], parameters: Sequence
 
 
 def _like(default: Any, value: Any, field: str, name: str) -> Any:
-    """A parameter with the type and shape of its default, without NaN or infinity; if that is no number, unchanged.
-
-    The time limit is checked elsewhere, and traced numbers are not checked.
-    """
+    """A parameter with the type and shape of its default, without NaN or infinity; if that is no number, unchanged."""
     kinds = {"f": ("iuf", "real number"), "i": ("iu", "whole number"), "b": ("b", "bool")}
     wanted = np.asarray(default)
     if field == "max_steps_in_episode" or isinstance(value, Tracer) or wanted.dtype.kind not in kinds:
@@ -134,16 +128,11 @@ def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int 
     end of an episode is removed, so the final observation is kept; this includes classes with their own `step` or
     `reset`. Real numbers among the parameters may vary (`Environment.parameters`), except those that determine spaces
     or the time limit.
-
     Args:
       env: the environment object, possibly wrapped.
       params: its parameters; numbers in it may be traced.
-      name: default: the object's own name.
       horizon: steps after which every episode has ended; default `params.max_steps_in_episode`. An environment without
         its own time limit is truncated there.
-
-    Raises:
-      SettingError: for spaces without a policy, an unsupported wrapper, or no time limit.
 
     >>> import gymnax
     >>> environment = from_gymnax(*gymnax.make("CartPole-v1"))
@@ -186,10 +175,7 @@ def from_gymnax(env: Any, params: Any, *, name: str | None = None, horizon: int 
 
 
 def _free_numbers(env: Any, params: Any, environment: Environment) -> dict[str, float]:
-    """The real numbers among the parameters that determine neither the spaces nor the time limit.
-
-    A space depends on a number if it changes, or cannot be built, when that number is NaN.
-    """
+    """The real parameters that affect neither the time limit nor a space (which changes or fails if one is NaN)."""
     changed = getattr(params, "replace", None)
     if changed is None or not is_dataclass(params):
         return {}

@@ -25,11 +25,7 @@ class Steps(NamedTuple):
 
 
 def without_resets(env: Any, params: Any, name: str) -> Steps:
-    """`reset` and `step` of an environment, possibly wrapped, without automatic resets.
-
-    Raises:
-      SettingError: for a wrapper that is not supported.
-    """
+    """`reset` and `step` of an environment, possibly wrapped, without automatic resets."""
     wrappers, innermost = _chain(env)
     missing = [part for part in ("reset_env", "step_env") if not hasattr(innermost, part)]
     if missing:
@@ -62,11 +58,8 @@ def without_resets(env: Any, params: Any, name: str) -> Steps:
 class _Core:
     """The innermost environment as wrappers see it, with a `step` that does not reset.
 
-    Attributes:
-      own_step: whether its class overrides `step`, instead of `step_env`.
-      own_reset: the same for `reset` and `reset_env`.
-      limited: whether `is_truncated` can be called.
-      latest: (observation, state) of the last `step_env` within the `step` being traced.
+    `own_step` and `own_reset` are True where its class overrides these, `limited` if `is_truncated` can be called.
+    `latest` is (observation, state) of the last `step_env` within the `step` being traced.
     """
 
     def __init__(self, env: Any, name: str, limited: bool):
@@ -209,10 +202,7 @@ def _copy(env: Any, kind: type) -> Any:
 
 
 def _is_own(env: Any, name: str, beneath: str) -> bool:
-    """Whether the object's class overrides `step` (`reset`), rather than `step_env` (`reset_env`).
-
-    gymnax's own environments override only the latter. The most derived override counts.
-    """
+    """Whether the class's last override is of `step` (`reset`), rather than of `step_env` (`reset_env`)."""
     kinds = type(env).__mro__
     here, below = (next((i for i, kind in enumerate(kinds) if x in vars(kind)), None) for x in (name, beneath))
     if here is None or kinds[here].__module__.startswith("gymnax.environments"):

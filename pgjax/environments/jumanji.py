@@ -10,10 +10,9 @@ given `time_limit`. 2048 terminates without a known bound and is truncated after
 a route's length counts as termination.
 
 Array actions with one mask entry per combination (BinPack, FlatPack, Minesweeper, Sudoku, Tetris) become one number, so
-that the mask applies. Rewards of several agents are added. Their episode terminates when no agent continues.
-
-Observations are Jumanji's, except that step counts are divided by the longest episode. Codes declared as a range are
-categories; where −1 is among them, it is encoded as all zeros.
+that the mask applies. Rewards of several agents are added. Their episode terminates when no agent continues. Step
+counts in observations are divided by the longest episode. Codes declared as a range are categories; where −1 is among
+them, it is encoded as all zeros.
 """
 
 import copy
@@ -70,10 +69,7 @@ _AMOUNTS = (*_STEPS, "num_mines", "ops_durations", "machines_remaining_times", "
 
 
 def available() -> list[str]:
-    """Names that `make` knows, with those registered by `jumanji.register`; without those that download levels.
-
-    Raises NotInstalled if jumanji is not installed.
-    """
+    """Names that `make` knows, with those registered by `jumanji.register`; without those that download levels."""
     return [PREFIX + name for name, spec in _registration(PREFIX)._REGISTRY.items() if not _downloads(spec)]
 
 
@@ -87,8 +83,7 @@ def make(name: str, *, time_limit: int | None = None, **settings: Any) -> Enviro
     """Make an environment by its name after "jumanji/", such as "jumanji/Snake-v1".
 
     `time_limit` is the number of steps after which an episode is truncated; default: the environment's own. `settings`
-    are arguments of its constructor, such as `generator`. Raises NotInstalled without jumanji, and a SettingError for
-    an unknown name or setting, levels that would be downloaded, or unsupported actions.
+    are arguments of its constructor, such as `generator`. Levels that would be downloaded are rejected.
     """
     made_of = factory(name)
     takes, spec = inspect.signature(made_of.kind).parameters, made_of.spec
@@ -101,11 +96,7 @@ def make(name: str, *, time_limit: int | None = None, **settings: Any) -> Enviro
 
 
 def from_jumanji(env: Any, *, name: str, time_limit: int | None = None) -> Environment:
-    """Wrap a `jumanji.env.Environment` without wrappers.
-
-    `time_limit` is the number of steps after which an episode is truncated; default: the attribute `time_limit`, if
-    any. Raises a SettingError for a wrapper, no time limit at all, or unsupported actions.
-    """
+    """Wrap a `jumanji.env.Environment` without wrappers, truncated after `time_limit` steps; default: its own."""
     if env.unwrapped is not env:
         raise SettingError("environment", name, f"is wrapped in {type(env).__name__}; remove that wrapper")
     kind = type(env).__name__

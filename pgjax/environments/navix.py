@@ -40,8 +40,7 @@ def make(name: str, *, observation_fn: Any = None, **settings: Any) -> Environme
     """Make an environment by its name after "navix/", such as "navix/Navix-Empty-5x5-v0".
 
     `observation_fn` is a function of `navix.observations` or its name, such as "symbolic_first_person". `settings` are
-    those of the task, such as `max_steps` (truncation). Raises NotInstalled without navix, and a SettingError for an
-    unknown name or setting.
+    those of the task, such as `max_steps` (truncation).
     """
     constructor, navix = factory(name), _navix(name)
     if isinstance(observation_fn, str):

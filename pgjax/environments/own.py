@@ -25,9 +25,6 @@ def register(name: str, factory: Callable[..., Environment]) -> None:
     `factory` takes the settings of a name such as "own/NAME:size=4" as keyword arguments and returns an Environment. A
     name that is already registered gets the new factory.
 
-    Raises:
-      SettingError: for an invalid name, or a factory that is not callable.
-
     >>> from pgjax import environments
     >>> environments.register("Short-v0", lambda limit=50: environments.make("CartPole-v1", max_steps_in_episode=limit))
     >>> environments.make("own/Short-v0:limit=20").horizon
@@ -58,11 +55,7 @@ def factory(name: str) -> Callable[..., Environment]:
 
 
 def make(name: str, **settings: Any) -> Environment:
-    """Call the factory of a name and check the environment.
-
-    Raises:
-      SettingError: for an unknown name, settings that the factory rejects, or a result that is not an Environment.
-    """
+    """Call the factory of a name and check the environment."""
     made = factory(name)
     try:
         environment = made(**settings)

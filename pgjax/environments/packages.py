@@ -43,11 +43,9 @@ class Entry:
 def load(module: str, name: str, extra: str) -> ModuleType:
     """Import a module of a package, without its output and warnings.
 
-    `name` is the environment or family, for errors; `extra` is the extra of pgjax that installs the package.
-
-    Raises:
-      NotInstalled: with the extra to install, if the package or one of its dependencies is missing.
-      SettingError: if it fails to import with the installed jax.
+    `name` is the environment or family, for errors; `extra` is the extra of pgjax that installs the package. Raises
+    NotInstalled if the package or one of its dependencies is missing, SettingError if it fails to import with the
+    installed jax.
     """
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():

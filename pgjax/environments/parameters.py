@@ -33,9 +33,6 @@ def with_parameters(environment: Environment, values: Mapping[str, ArrayLike] | 
     The values may be traced, for instance under `jax.vmap`. An Environment with traced values cannot be a static
     argument of a compiled function; `pgjax.evaluate` therefore takes them as `environment_parameters`.
 
-    Raises:
-      SettingError: for a name that is not in `environment.parameters`, or a value that is not a number.
-
     >>> from pgjax import environments
     >>> with_parameters(environments.make("CartPole-v1"), {"force_mag": 5.0}).parameters["force_mag"]
     5.0
@@ -59,11 +56,7 @@ def with_parameters(environment: Environment, values: Mapping[str, ArrayLike] | 
 
 
 def check_parameters(environment: Environment, values: Mapping[str, Any]) -> None:
-    """Check that parameters can vary in an environment, by tracing one reset and one step; nothing is compiled.
-
-    Raises:
-      SettingError: naming the parameter, its wanted values and the parameters that can vary.
-    """
+    """Check that parameters can vary in an environment, by tracing one reset and one step; nothing is compiled."""
     for name, value in values.items():
         _check_name(environment, name, value)
 

@@ -1,10 +1,9 @@
 """pgx's single-player games. pgx is imported when first used.
 
 The end of a game is termination. The games have no time limit (Freeway's timer ends the game) and some need never end,
-so `max_steps` truncates episodes. Both can be true on one step.
-
-Games with illegal moves, such as 2048, have observations {"observation": ..., "action_mask": ...}, and a policy never
-takes a masked action. (pgx would end the game with reward −1.) After the end of a game the mask is all true.
+so `max_steps` truncates episodes. Both can be true on one step. Games with illegal moves, such as 2048, have
+observations {"observation": ..., "action_mask": ...}, and a policy never takes a masked action. (pgx would end the game
+with reward −1.) After the end of a game the mask is all true.
 """
 
 from collections.abc import Callable
@@ -55,8 +54,7 @@ def make(name: str, *, max_steps: int | None = None, **settings: Any) -> Environ
     """Make a game by its pgx name after "pgx/", such as "pgx/2048".
 
     `max_steps` is the number of steps after which an episode is truncated; default 4000 in 2048, 2500 in Freeway, else
-    1000. `settings` are arguments of the game's constructor, such as `sticky_action_prob` in MinAtar. Raises
-    NotInstalled without pgx, and a SettingError for an unknown name or setting.
+    1000. `settings` are arguments of the game's constructor, such as `sticky_action_prob` in MinAtar.
     """
     pgx_make, plain = factory(name), name.removeprefix(PREFIX)
     env = pgx_make(plain)
@@ -67,9 +65,7 @@ def make(name: str, *, max_steps: int | None = None, **settings: Any) -> Environ
 
 
 def from_pgx(env: Any, *, name: str, max_steps: int, masked: bool = True) -> Environment:
-    """Wrap a single-player `pgx.Env`, truncated after `max_steps`. `masked` adds the mask of legal actions to
-    observations.
-    """
+    """Wrap a single-player `pgx.Env`, truncated after `max_steps`; `masked` adds legal actions to observations."""
     limit = whole_steps("max_steps", max_steps)
     if env.num_players != 1:
         raise SettingError("environment", name, f"has {env.num_players} players; needs a single-player game")

@@ -2,10 +2,8 @@
 
 The task's `done` is termination, `episode_length` is truncation; both can be true on one step. Tasks of the DeepMind
 Control Suite terminate only if their physics become NaN. Physics run on MJX in JAX, on any device, or with impl="warp"
-on CUDA only.
-
-Locomotion and manipulation tasks need robot models that playground downloads when it loads a task. pgjax downloads
-nothing: these tasks are listed once the models are on disk.
+on CUDA only. Locomotion and manipulation tasks need robot models that playground downloads when it loads a task. pgjax
+downloads nothing: these tasks are listed once the models are on disk.
 """
 
 import contextlib
@@ -35,10 +33,7 @@ _PRIVILEGED = "privileged_state"  # of a dict observation: known to the simulato
 
 
 def available() -> list[str]:
-    """Names that `make` knows: the control suite, and the other suites if their models are on disk.
-
-    Raises NotInstalled if playground is not installed.
-    """
+    """Names that `make` knows: the control suite, and the other suites if their models are on disk."""
     suites = _suites(PREFIX)
     return [PREFIX + name for suite in (suites if _models_on_disk(PREFIX) else suites[:1]) for name in suite._envs]
 
@@ -57,8 +52,7 @@ def make(name: str, *, impl: str = "jax", **settings: Any) -> Environment:
     """Make a task by its name after "playground/", such as "playground/CartpoleBalance".
 
     `impl` selects the physics, "jax" or "warp". `settings` are fields of the task's config, such as `episode_length`
-    (truncation). Raises NotInstalled without playground, and a SettingError for an unknown name or setting, or a task
-    whose models are not on disk.
+    (truncation).
     """
     factory(name)
     registry, plain = load("mujoco_playground", name, EXTRA).registry, name.removeprefix(PREFIX)

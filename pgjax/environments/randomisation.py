@@ -1,7 +1,6 @@
-"""Domain randomisation: environment parameters drawn anew for each episode.
-
-Each parameter is drawn on its own. In gymnax's CartPole, `polemass_length` and `total_mass` are separate numbers, so
-`length` changes the pole's half length in the equations and not its moment.
+"""Domain randomisation: environment parameters drawn independently for each episode. In gymnax's CartPole,
+`polemass_length` and `total_mass` are separate numbers, so `length` changes the pole's half length in the equations and
+not its moment.
 """
 
 import math
@@ -27,9 +26,6 @@ def randomised(environment: Environment, ranges: Ranges) -> Environment:
 
     Values stay fixed until the episode ends; episodes that share a reset (`group_size`) share them. They are not part
     of the observation. A reset splits its key: one half draws the values, the other resets the environment.
-
-    Raises:
-      SettingError: for a parameter that cannot vary, or an invalid range.
     """
     bounds = {name: _bounds(name, low_high) for name, low_high in ranges.items()}
     if not bounds:

@@ -1,7 +1,4 @@
-"""Convert spaces of gymnax, gymnasium and similar libraries: action spaces, and categories in observations.
-
-Spaces are recognised by their attributes (`n`, `nvec`, `spaces`, `low` and `high`), so other classes work too.
-"""
+"""Convert spaces of gymnax, gymnasium and the like, known by their attributes `n`, `nvec`, `spaces`, `low`, `high`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,10 +22,8 @@ class Actions(NamedTuple):
 def actions(space: Any, name: str) -> Actions:
     """Convert an action space: Discrete, MultiDiscrete, MultiBinary, Box, or nested Dict and Tuple.
 
-    Each number of an integer Box becomes a discrete choice. `name` is that of the environment, for errors.
-
-    Raises:
-      SettingError: for any other space, and for integers without bounds.
+    Each number of an integer Box, which must have bounds, becomes a discrete choice. `name` is that of the environment,
+    for errors.
     """
     inner = getattr(space, "spaces", None)
     if inner is not None and type(space).__name__ != "OneOf":  # OneOf selects one of its parts
@@ -104,9 +99,6 @@ def categories(space: Any, observation: Any, name: str) -> Any:
     """`Environment.num_categories` of an observation space: the number of values of each Discrete part, None elsewhere.
 
     `observation` gives the shapes and dtypes that the environment returns; `name` is for errors.
-
-    Raises:
-      SettingError: if the space declares categories that do not match the observations.
     """
 
     def refuse(reason: str) -> SettingError:

@@ -27,11 +27,7 @@ _PREFIXES = [prefix for prefix in FAMILIES if prefix]
 
 
 def available(family: str = "") -> list[str]:
-    """The names that `make` knows of one family, given by its prefix in FAMILIES, with those that users registered.
-
-    Raises:
-      SettingError: for a family that is not installed, or an unknown prefix.
-    """
+    """The names that `make` knows of one family, given by its prefix in FAMILIES, with those that users registered."""
     if family not in FAMILIES:
         raise SettingError("family", family, f"is not a known prefix; known: {', '.join(map(repr, FAMILIES))}")
     return FAMILIES[family].available()
@@ -60,16 +56,9 @@ def make(name: str, *, randomise: Ranges | None = None, **settings: Any) -> Envi
     `settings` go to its constructor; gymnax parameters are settings too. A name can contain settings as text:
     "FrozenLake-misc:map_name=8x8", "CartPole-v1:length=0.7". Equal arguments return the same object, so compiled
     programs are reused. Registering a name again is noticed; changing a class in place is not.
-
     `randomise` gives parameters that each episode draws uniformly, name -> (low, high). `Environment.parameters` lists
     those that can vary (`pgjax.environments.randomisation`).
 
-    Raises:
-      SettingError: for an unknown name, with the closest known one; for an unknown or repeated setting, or a value of
-        the wrong type; for a family that is not installed.
-
-    >>> make("CartPole-v1").horizon
-    500
     >>> make("DeepSea-bsuite:size=10").observation.shape
     (10, 10)
     """

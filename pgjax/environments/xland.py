@@ -1,10 +1,9 @@
 """XLand-MiniGrid environments. xminigrid is imported when first used.
 
 Reaching the goal is termination, `max_steps` is truncation; both can be true on one step. Observations are the tiles in
-front of the agent, [view, view, 2]: tile and colour, both codes, hence one-hot for a network.
-
-Names beginning with MiniGrid are complete tasks. Those beginning with XLand-MiniGrid have no rules or goal until a
-`ruleset` is given. xminigrid can download benchmarks of rulesets; pgjax does not.
+front of the agent, [view, view, 2]: tile and colour, both codes, hence one-hot for a network. Names beginning with
+MiniGrid are complete tasks. Those beginning with XLand-MiniGrid have no rules or goal until a `ruleset` is given.
+xminigrid can download benchmarks of rulesets; pgjax does not.
 """
 
 from typing import Any
@@ -42,7 +41,6 @@ def make(name: str, **settings: Any) -> Environment:
     """Make an environment by its name after "xland/", such as "xland/MiniGrid-DoorKey-5x5".
 
     `settings` are its parameters, such as `max_steps` (truncation), `view_size` and, for XLand's worlds, `ruleset`.
-    Raises NotInstalled without xminigrid, and a SettingError for an unknown name or parameter.
     """
     factory(name)
     with making(name, settings):

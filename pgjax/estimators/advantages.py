@@ -33,12 +33,10 @@ def _error(signals: Signals, next_value: Array) -> Array:
 
 @ratio_free
 def gae(signals: Signals, gae_lambda: ArrayLike = 0.95) -> Array:
-    """Generalised advantage estimation, Â_t = δ_t + γ λ Â_{t+1} within an episode.
+    """Generalised advantage estimation, Â_t = δ_t + γ λ Â_{t+1}; it restarts at every termination and truncation.
 
-    Args:
-      signals: with `value` and `next_value`; the recursion restarts at every termination and truncation.
-      gae_lambda: 0 gives the TD error (least variance), 1 the return minus V (no bias from the critic).
-    Schulman et al. 2016, eq. 16. https://arxiv.org/abs/1506.02438
+    λ = 0 gives the TD error (least variance), λ = 1 the return minus V (no bias from the critic). Schulman et al. 2016,
+    eq. 16. https://arxiv.org/abs/1506.02438
 
     >>> from pgjax import make_signals
     >>> gae(make_signals([1.0, 1.0], value=[0.5, 0.5], next_value=[0.5, 0.0]), gae_lambda=1.0)
@@ -59,10 +57,7 @@ def lambda_return(signals: Signals, gae_lambda: ArrayLike = 0.95) -> Array:
 def vtrace_target(
     signals: Signals, gae_lambda: ArrayLike = 1.0, max_rho: ArrayLike = 1.0, max_c: ArrayLike = 1.0
 ) -> Array:
-    """Value target v_t of V-trace, [T, ...]; the formula is in `vtrace`.
-
-    On-policy, with both thresholds at least 1, it is the TD(λ) return of `lambda_return`.
-    """
+    """Value target v_t of `vtrace`, [T, ...]; on-policy, with both thresholds at least 1, it equals `lambda_return`."""
     rho = weight(signals.log_ratio)
     decay = signals.discount * signals.continues * gae_lambda * jnp.minimum(max_c, rho)
     return signals.value + linear_recurrence(jnp.minimum(max_rho, rho) * td_error(signals), decay, reverse=True)
@@ -94,10 +89,7 @@ def vtrace(signals: Signals, gae_lambda: ArrayLike = 1.0, max_rho: ArrayLike = 1
 
 @ratio_free
 def action_advantage(signals: Signals) -> Array:
-    """Advantage Q̃(s_t, a_t) − V(s_t) from `Signals.action_value` and `Signals.value`; 0 within rounding.
-
-    Raises SettingError without action values.
-    """
+    """Advantage Q̃(s_t, a_t) − V(s_t) from `Signals.action_value` and `Signals.value`; 0 within rounding."""
     if signals.taken_value is None:
         raise SettingError("action_value", None, "is missing; action_advantage needs Q̃(s_t, a_t)")
     return difference(signals.taken_value, signals.value)

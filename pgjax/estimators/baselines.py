@@ -32,8 +32,7 @@ def constant(signals: Signals, credit: Array, baseline_constant: ArrayLike = 0.0
 def same_batch_mean(signals: Signals, credit: Array) -> Array:
     """Mean credit of the batch (or group) at each step, b_t = (1/N) Σ_n Ψ_{n,t}, padding included.
 
-    **Biased**: the mean includes the trajectory's own credit, which scales the expected gradient by exactly 1 − 1/N.
-    `leave_one_out` is the unbiased form.
+    **Biased**, unlike `leave_one_out`: own credit is included, which scales the expected gradient by exactly 1 − 1/N.
     """
     require_batch(credit, "baseline same_batch_mean", at_least=1)
     spread = own_spread(signals, credit, signals.mask[:1])
@@ -42,12 +41,11 @@ def same_batch_mean(signals: Signals, credit: Array) -> Array:
 
 @ratio_free
 def leave_one_out(signals: Signals, credit: Array) -> Array:
-    """Mean credit of all *other* trajectories at the same step, b_{n,t} = (Σ_k Ψ_{k,t} − Ψ_{n,t}) / (N − 1).
+    """Mean credit of the N − 1 *other* trajectories at the same step, b_{n,t} = (Σ_k Ψ_{k,t} − Ψ_{n,t}) / (N − 1).
 
-    Unbiased. A finished trajectory counts with the credit of its padding: 0 under reward-to-go, R under the total
-    return. With groups (`Config.group_size`) the mean is over the same group: RLOO, Ahmadian et al. 2024.
-
-    Raises ValueError with fewer than two trajectories. Kool et al. 2019. https://openreview.net/forum?id=r1lgTGL5DE
+    Unbiased; needs N ≥ 2. A finished trajectory counts with the credit of its padding: 0 under reward-to-go, R under
+    the total return. With groups (`Config.group_size`) the mean is over the same group (RLOO, Ahmadian et al. 2024).
+    Kool et al. 2019. https://openreview.net/forum?id=r1lgTGL5DE
 
     >>> from pgjax import make_signals
     >>> leave_one_out(make_signals([[1.0, 3.0]]), jnp.array([[1.0, 3.0]]))
@@ -59,11 +57,9 @@ def leave_one_out(signals: Signals, credit: Array) -> Array:
 
 @ratio_free
 def time_step(signals: Signals, credit: Array) -> Array:
-    """Mean credit of the other trajectories *still running* at t, an estimate of E[Ψ_t | running at t].
+    """Mean credit of the other trajectories *still running* at t, an estimate of E[Ψ_t | running at t]; needs N ≥ 2.
 
     Unbiased; 0 where no other trajectory is running.
-
-    Raises ValueError with fewer than two trajectories.
 
     >>> from pgjax import make_signals
     >>> signals = make_signals([[1.0, 3.0], [0.0, 2.0]], mask=[[1.0, 1.0], [0.0, 1.0]])
@@ -116,8 +112,7 @@ def standardised(credit: Credit, strength: ArrayLike = 1.0) -> Partial:
     """Credit scaled to mean 0 and standard deviation 1 over the executed steps of the batch, (Ψ − mean)/(std + 1e-8).
 
     **Biased** in direction, because each batch is divided by its own standard deviation. The result is 0 where all
-    credits are equal up to rounding. A `strength` of 0 leaves the credit unchanged and 1 standardises it; as a number,
-    it can vary within one vmapped sweep.
+    credits are equal up to rounding. A `strength` of 0 leaves the credit unchanged; it can vary within a vmapped sweep.
 
     >>> from pgjax import make_signals, reward_to_go
     >>> [round(x, 3) for x in standardised(reward_to_go)(make_signals([[1.0, 3.0]]))[0].tolist()]

@@ -1,8 +1,10 @@
 """Declarations of what a function depends on, which decide how a batch may be split.
 
-A surrogate (or an estimator's contribution) without a declaration may depend on all steps and trajectories, and is
-always given a whole batch. A credit without one may depend on the ratios, which are then recomputed first. Declarations
-make training faster. A false one gives wrong results; `pgjax.testing.assert_declarations` compares them with Jacobians.
+They make training faster.
+
+A surrogate (or an estimator's contribution) without one may depend on all steps and trajectories, and is always given a
+whole batch. A credit without one may depend on the ratios, which are then recomputed first. A false declaration gives
+wrong results; `pgjax.testing.assert_declarations` compares declarations with Jacobians.
 """
 
 import functools
@@ -24,11 +26,10 @@ def per_step(function: F) -> F:
     Batches may then be split between any two steps: minibatches of steps, blocks without padding, shares of devices.
 
     >>> import jax.numpy as jnp
-    >>> from pgjax import a2c, gae, product
     >>> @per_step
     ... def capped_ratio(log_ratio, credit, continues, cap=1.5):
     ...     return jnp.minimum(jnp.exp(log_ratio), cap) * credit
-    >>> promises(product(gae, capped_ratio).contribution, PER_STEP)
+    >>> promises(capped_ratio, PER_STEP)
     True
     """
     return _declare(function, PER_STEP, PER_TRAJECTORY)
@@ -51,10 +52,7 @@ def ratio_free(function: F) -> F:
 
 
 def of_its_parts(function: F) -> F:
-    """Declare that a function has every declaration that all functions bound in its `Partial` have.
-
-    For combinators such as `baselined`, which depends on ratios only if its credit or its baseline does.
-    """
+    """Declare that a function has every declaration that the functions bound in its `Partial` share, as `baselined`."""
     setattr(function, _OF_PARTS, function)
     return function
 
@@ -105,13 +103,7 @@ def reports_of(function: Any) -> dict[str, Callable]:
 
 
 def reported(function: Any, log_ratio: Any, continues: Any) -> dict[str, Any]:
-    """Values of the metrics that a function declares, name -> [T, N].
-
-    Args:
-      function: a surrogate or a contribution, possibly with hyperparameters bound.
-      log_ratio: log ρ of the taken actions, [T, N].
-      continues: 1 where the next step belongs to the same episode, [T, N].
-    """
+    """Values of the metrics that a surrogate or contribution declares, name -> [T, N]; see `reporting`."""
     values = {}
     for name, metric in reports_of(function).items():
         extra = {"continues": continues} if "continues" in inspect.signature(metric).parameters else {}

@@ -1,9 +1,11 @@
 """Action distributions as immutable pytrees.
 
-`sample(key)` equals `at(noise(key))`. Noise depends on the shapes of the parameters but not on their values, so a
-rollout draws it for all its steps at once. `sample` returns the action that a rollout records and `log_prob` accepts;
-`to_environment` converts it to what the environment receives. The two differ only for continuous actions, whose
-recorded value must not be clipped or squashed for its log-probability to be exact.
+`sample(key)` equals `at(noise(key))`.
+
+Noise depends on the shapes of the parameters but not on their values, so a rollout draws it for all its steps at once.
+`sample` returns the action that a rollout records and `log_prob` accepts; `to_environment` converts it to what the
+environment receives. The two differ only for continuous actions, whose recorded value must not be clipped or squashed
+for its log-probability to be exact.
 """
 
 import math
@@ -196,9 +198,8 @@ class SquashedGaussian(Transformed):
         a = centre + half_width · tanh(u),   log π(a) = log N(u) − Σ log(1 − tanh² u).
 
     Actions are recorded as u, because tanh saturates in float32. The constant log half_width is left out, as in
-    `Gaussian`. `kl` is exact. `entropy` is that of the squashed density, by deterministic quadrature
-    (`expected_log_tanh_slope`). It is largest at σ ≈ 0.87 and unbounded below for wider normals, whose actions
-    concentrate at both ends of the box.
+    `Gaussian`. `kl` is exact. `entropy` is that of the squashed density, by quadrature (`expected_log_tanh_slope`). It
+    is largest at σ ≈ 0.87 and unbounded below for wider normals, whose actions concentrate at both ends of the box.
 
     >>> d = SquashedGaussian(jnp.zeros(1), jnp.zeros(1), low=jnp.array([0.0]), high=jnp.array([4.0]))
     >>> round(float(d.to_environment(jnp.array([1.0]))[0]), 3)  # 2 + 2 tanh 1
@@ -232,9 +233,8 @@ def expected_log_tanh_slope(mean: Array, log_std: Array) -> Array:
 
         log(1 − tanh² u) = 2 log 2 − 2|u| − 2 log(1 + e^(−2|u|))
 
-    E|u| has a closed form. The last term is integrated on each side of 0 by a Gauss–Legendre rule of 24 nodes, within
-    6σ of the mean and |u| ≤ 9. The error is below 3e-9, and that of the derivatives below 1e-8, for σ from 0.01 to 20
-    and |mean| ≤ 5 (float64, against adaptive quadrature).
+    E|u| has a closed form. A Gauss–Legendre rule of 24 nodes integrates the last term on each side of 0. The error is
+    below 3e-9, and that of the derivatives below 1e-8, for σ from 0.01 to 20 and |mean| ≤ 5 (float64).
     """
     mean, log_std = jnp.broadcast_arrays(mean, jnp.maximum(log_std, -20.0))  # below that, the normal is a point mass
     std = jnp.exp(log_std)

@@ -6,12 +6,11 @@ Weights w = ψ·x and values v = ψ·β are linear in the same features ψ, and 
     values    Σ e_t ψ_t (κ_t (r_t + γ ψ̄_{t+1}·β) − ψ_t·β) = 0.
 
 The first makes e_t w_t follow the state distribution of the target policy; the second is the Bellman equation projected
-on ψ. The matrices are each other's transpose, so both give the same estimate of J, Σ e_t w_t κ_t r_t/N = Σ ψ̄_0·β/N.
-To first order its error is that of the mean of double reinforcement learning with both parts fitted:
+on ψ. The matrices are each other's transpose, so both give the same estimate of J, Σ e_t w_t κ_t r_t/N = Σ ψ̄_0·β/N. To
+first order its error is that of the mean of double reinforcement learning with both parts fitted, so the interval
+includes the error of the ratios:
 
     V̂(s_0) + Σ_t e_t w_t (κ_t (r_t + γ V̂(s_{t+1})) − ψ_t·β).
-
-The interval therefore includes the error of the ratios.
 
 Features of states use ψ = ψ̄ = φ(s_t) and κ = ρ_t. Features of states and actions use ψ = ψ(s_t, a_t),
 ψ̄ = Σ_a π(a|s_t) ψ(s_t, a) and κ = 1. The latter do not need the behaviour policy, and have much less variance over
@@ -50,12 +49,10 @@ def fit_dual(
 
     Args:
       signals: whole episodes, [T, N].
-      features: φ(s_t), [T, N, K]; or ψ(s_t, a_t), with `expected`.
-      expected: Σ_a π(a|s_t) ψ(s_t, a), [T, N, K].
+      features: φ(s_t), [T, N, K]; or ψ(s_t, a_t), with `expected` Σ_a π(a|s_t) ψ(s_t, a), [T, N, K].
       emphasis: e_t, [T, N]; default γ^t. `followon_trace` for emphatic equations.
       stationary: fit one x and β for all times; for episodes that terminate or for which γ^T is small. The default fits
         one for every t, and is right for any horizon.
-    Raises SettingError for arrays of other shapes.
     Minimax weights: Uehara, Huang & Jiang 2020. https://arxiv.org/abs/1910.12809
     DualDICE, the first equation with state-action features and `stationary`: Nachum et al. 2019.
     https://arxiv.org/abs/1906.04733
@@ -136,15 +133,10 @@ def dual(
 ) -> ValueEstimate:
     """Marginal importance sampling with ratios from `fit_dual`, Ĵ = (1/N) Σ_n Σ_t e_t w_t κ_t r_t, with an interval.
 
-    The standard error is that of `dual_values`, to first order in 1/√N. Unlike that of `marginal`, it includes the
-    error of the fitted ratios. Consistent where the features contain the true ratios *or* the true values. Features
-    that do not occur in the batch contribute 0, and the interval does not include this error. A table with a cell for
-    every step, state and action therefore needs batches in which every cell that the target policy visits occurs.
-
-    Args:
-      signals, features, expected, emphasis, stationary: as for `fit_dual`.
-      level: confidence level.
-    Raises SettingError for the same reasons as `marginal` and `fit_dual`.
+    Arguments as for `fit_dual`. The standard error is that of `dual_values`, to first order in 1/√N. Unlike that of
+    `marginal`, it includes the error of the fitted ratios. Consistent where the features contain the true ratios *or*
+    the true values. Features that do not occur in the batch contribute 0, an error that the interval does not include.
+    A table of steps, states and actions thus needs batches that contain every cell that the target policy visits.
 
     >>> from pgjax import make_signals
     >>> signals = make_signals(jnp.array([[1.0, 3.0]]), log_ratio=jnp.log(jnp.array([[1.5, 0.5]])))

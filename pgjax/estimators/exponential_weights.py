@@ -24,8 +24,8 @@ DECADES = 4.0
 def exponential(credit: Credit, temperature: ArrayLike = 1.0, max_weight: ArrayLike = 20.0) -> Partial:
     """AWR's weight min(exp(A_t/β), ω_max) of an advantage A, itself a credit.
 
-    **Biased**: with `score` it increases the weighted log-likelihood of the batch's actions, not J.
-    Peng et al. 2019, eq. 11 and section 4.2. https://arxiv.org/abs/1910.00177
+    **Biased**: with `score` it increases the weighted log-likelihood of the batch's actions, not J. Peng et al. 2019,
+    eq. 11 and section 4.2. https://arxiv.org/abs/1910.00177
 
     >>> from pgjax import make_signals, reward_to_go
     >>> weights = exponential(reward_to_go, max_weight=5.0)(make_signals([[0.0, -1.0, 9.0]]))
@@ -42,20 +42,16 @@ def _exponential(credit: Credit, signals: Signals, temperature: ArrayLike, max_w
 
 
 def better_half(credit: Credit, temperature_bound: ArrayLike = 0.1) -> Partial:
-    """V-MPO's weight: a softmax of A/η over the better half of the batch's steps, times the number n of all steps:
+    """V-MPO's weight of an advantage A: n times a softmax of A/η over the better half of the batch's n steps:
 
         ψ_t = n · exp(A_t/η) / Σ_D exp(A/η) for t in D, the steps with the ⌈n/2⌉ largest A; 0 elsewhere.
 
     Ties up to rounding at the ⌈n/2⌉-th place belong to D. The temperature η minimises the dual on this batch:
 
-        g(η) = η ε + η log( (1/|D|) Σ_D exp(A/η) ),   g′ = 0  ⇔  KL(ψ/n ‖ uniform on D) = ε,
+        g(η) = η ε + η log( (1/|D|) Σ_D exp(A/η) ),   g′ = 0  ⇔  KL(ψ/n ‖ uniform on D) = ε = `temperature_bound`,
 
     by bisection, where the paper takes gradient steps. If no η > 0 reaches this KL, only the best actions have weight.
     Song et al. 2020, eqs. 3 and 4. https://arxiv.org/abs/1909.12238
-
-    Args:
-      credit: A, an advantage.
-      temperature_bound: ε.
 
     >>> from pgjax import make_signals, reward_to_go
     >>> weights = better_half(reward_to_go)(make_signals([[0.0, 3.0, 1.0, 2.0]]))

@@ -29,8 +29,8 @@ def group_standardised(signals: Signals) -> Array:
 
         w_G(p) = E[√(k (G − k))] / (G p (1 − p)),   k ~ Binomial(G, p).
 
-    The factor is 1 for G = 2 and tends to 1/√(p (1 − p)) as G → ∞, where the objective is 2 arcsin √p.
-    Shao et al. 2024. https://arxiv.org/abs/2402.03300
+    The factor is 1 for G = 2 and tends to 1/√(p (1 − p)) as G → ∞, where the objective is 2 arcsin √p. Shao et al.
+    2024. https://arxiv.org/abs/2402.03300
 
     >>> from pgjax import make_signals
     >>> signals = make_signals([[1.0, 3.0, 10.0, 30.0]], group=[0, 0, 1, 1])

@@ -1,9 +1,8 @@
-"""Importance weights: products of the ratios π_θ/π_θ̄ over time, computed in log space.
+"""Importance weights: products of the ratios ρ_t = π_θ(a_t|s_t)/π_θ̄(a_t|s_t) over time, computed in log space.
 
-With ρ_t = π_θ(a_t|s_t) / π_θ̄(a_t|s_t), the products are ρ_{1:t} = Π_{s≤t} ρ_s, and ρ_{1:T} over the whole episode.
-
-Weights are clipped at exp(`max_log_weight`), so that losses and gradients stay finite for any policies. Clipping is a
-bias, whose frequency `clamped_fraction` reports; smaller weights are exact.
+The products are ρ_{1:t} = Π_{s≤t} ρ_s, and ρ_{1:T} over the whole episode. They are clipped at exp(`max_log_weight`),
+so that losses and gradients stay finite for any policies. Clipping is a bias, whose frequency `clamped_fraction`
+reports; smaller weights are exact.
 """
 
 import jax.numpy as jnp
@@ -41,15 +40,10 @@ def mixture_log_prob(log_probs: Array, shares: ArrayLike, continues: Array) -> A
 
         log μ(a_t | history) = L_t − L_{t−1},   L_t = log Σ_j α_j Π_{s≤t} π_j(a_s|s_s).
 
-    A pool that draws each trajectory from policy j with probability α_j acts as one history-dependent behaviour policy.
-    Use the result as `Transition.log_prob`: the trajectory weights are then p_θ / Σ_j α_j p_j, which is at most 1/α_j
-    for the parameters of policy j.
-
-    Args:
-      log_probs: log π_j(a_t|s_t) of every trajectory under every policy, [K, T, N].
-      shares: α, [K], summing to one.
-      continues: [T, N].
-    Veach & Guibas 1995; Metelli et al. 2018. https://arxiv.org/abs/1809.06098
+    `log_probs` is log π_j(a_t|s_t) of every trajectory under every policy, [K, T, N]; `shares` is α, [K]. A pool that
+    draws each trajectory from policy j with probability α_j acts as one history-dependent behaviour policy. Use the
+    result as `Transition.log_prob`: the trajectory weights are then p_θ / Σ_j α_j p_j, which is at most 1/α_j for the
+    parameters of policy j. Veach & Guibas 1995; Metelli et al. 2018. https://arxiv.org/abs/1809.06098
 
     >>> probs = jnp.array([[[0.5], [0.5]], [[0.25], [1.0]]])  # two policies, one trajectory of two steps
     >>> mixed = mixture_log_prob(jnp.log(probs), [0.5, 0.5], jnp.array([[1.0], [0.0]]))

@@ -66,17 +66,14 @@ class MultiCategorical(NamedTuple):
 
 
 class Joint(NamedTuple):
-    """Independent distributions in a pytree, log π(a) = Σ_parts log π_part(a_part).
+    """Independent distributions in a pytree, log π(a) = Σ_parts log π_part(a_part); entropy and KL are sums as well.
 
-    Actions and noise are pytrees of the same structure; entropy and KL are sums over the parts. The parts may share one
-    network, but are independent given the state.
+    Actions and noise are pytrees of the same structure. Parts may share a network, but are independent given the state.
 
-    >>> from pgjax import Gaussian
     >>> move = Categorical(jnp.log(jnp.array([0.25, 0.75])))
-    >>> d = Joint({"move": move, "push": Gaussian(jnp.zeros(1), jnp.zeros(1), -jnp.ones(1), jnp.ones(1))})
-    >>> action = d.sample(jax.random.key(0))
-    >>> sorted(action), d.log_prob(action).shape
-    (['move', 'push'], ())
+    >>> d = Joint({"move": move, "jump": Categorical(jnp.zeros(2))})
+    >>> f"{jnp.exp(d.log_prob({'move': jnp.array(1), 'jump': jnp.array(0)})):.3f}"
+    '0.375'
     """
 
     parts: Any

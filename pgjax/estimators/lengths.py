@@ -23,8 +23,8 @@ Length = Callable[[Signals], Array]
 def own_length(signals: Signals) -> Array:
     """Executed steps of the trajectory, |o_n|, [T, N]; the divisor of GRPO and GSPO.
 
-    **Biased** where lengths vary: a return counts less in a longer episode.
-    Liu et al. 2025. https://arxiv.org/abs/2503.20783
+    **Biased** where lengths vary: returns count less in longer episodes. Liu et al. 2025.
+    https://arxiv.org/abs/2503.20783
     """
     length = jnp.maximum(jnp.sum(signals.mask, axis=0, keepdims=True), 1.0)
     return jnp.broadcast_to(length, signals.mask.shape)

@@ -3,8 +3,8 @@
     w_t = d_t^π(s_t, a_t)/d_t^μ(s_t, a_t) = (d_t^π(s_t)/d_t^μ(s_t)) ρ_t.
 
 Given (s_t, a_t), the mean of the product ρ_{1:t} is w_t, so w_t varies less, over long horizons by an exponential
-factor. The ratios of state distributions come from a known MDP (`oracle.state_ratios`) or from counts
-(`counted_state_ratios`). Signals are those of `pgjax.value_estimates`.
+factor. The `state_ratio` d_t^π(s_t)/d_t^μ(s_t) along the trajectories, [T, N], comes from a known MDP
+(`oracle.state_ratios`) or from counts (`counted_state_ratios`). Signals are those of `pgjax.value_estimates`.
 """
 
 import jax
@@ -17,25 +17,16 @@ from pgjax.types import SettingError, Signals
 
 
 def marginal_values(signals: Signals, state_ratio: Array) -> Array:
-    """Σ_t w_t γ^t r_t of every trajectory, [N].
-
-    Args:
-      signals: whole episodes, [T, N].
-      state_ratio: d_t^π(s_t)/d_t^μ(s_t) along the trajectories, [T, N].
-    """
+    """Σ_t w_t γ^t r_t of every trajectory, [N], from signals and state ratios [T, N]."""
     return jnp.sum(_weights(signals, state_ratio) * discounted_reward(signals), axis=0)
 
 
 def double_values(signals: Signals, state_ratio: Array) -> Array:
     """V(s_0) + Σ_t γ^t w_t (r_t + γ V(s_{t+1}) − Q(s_t, a_t)) of every trajectory, [N]; double reinforcement learning.
 
-    It is computed as Σ_t γ^t [w_{t−1} V(s_t) + w_t (r_t − Q(s_t, a_t))] with w_{−1} = 1. The mean is unbiased where the
-    critic *or* the ratios are exact.
-
-    Args:
-      signals: whole episodes, [T, N], with `value` and `taken_value` as for `doubly_robust`.
-      state_ratio: d_t^π(s_t)/d_t^μ(s_t) along the trajectories, [T, N].
-    Raises SettingError without action values. Kallus & Uehara 2020. https://arxiv.org/abs/1908.08526
+    It is computed as Σ_t γ^t [w_{t−1} V(s_t) + w_t (r_t − Q(s_t, a_t))] with w_{−1} = 1, from `value` and `taken_value`
+    as for `doubly_robust`. The mean is unbiased where the critic *or* the ratios are exact. Kallus & Uehara 2020.
+    https://arxiv.org/abs/1908.08526
     """
     if signals.taken_value is None:
         raise SettingError("taken_value", None, "is missing; double needs Q(s_t, a_t), from action_value")
@@ -48,14 +39,8 @@ def double_values(signals: Signals, state_ratio: Array) -> Array:
 def marginal(signals: Signals, state_ratio: Array, level: float = 0.95) -> ValueEstimate:
     """Marginal importance sampling, Ĵ = (1/N) Σ_n Σ_t w_t γ^t r_t ± t_{N−1} s/√N; unbiased with exact ratios.
 
-    If the ratios are estimated from the same trajectories, the interval does not include their error.
-
-    Args:
-      signals: whole episodes, [T, N].
-      state_ratio: d_t^π(s_t)/d_t^μ(s_t) along the trajectories, [T, N].
-      level: confidence level.
-    Raises SettingError for the same reasons as `per_decision`, and for ratios of another shape.
-    Xie, Ma & Wang 2019. https://arxiv.org/abs/1906.03393
+    If the ratios are estimated from the same trajectories, the interval does not include their error. Xie, Ma & Wang
+    2019. https://arxiv.org/abs/1906.03393
 
     >>> from pgjax import make_signals
     >>> signals = make_signals([[1.0, 1.0], [2.0, 0.0]], log_ratio=jnp.log(jnp.array([[2.0, 0.5], [0.5, 1.0]])))
@@ -67,15 +52,7 @@ def marginal(signals: Signals, state_ratio: Array, level: float = 0.95) -> Value
 
 
 def double(signals: Signals, state_ratio: Array, level: float = 0.95) -> ValueEstimate:
-    """Double reinforcement learning: the mean of `double_values`, with a confidence interval.
-
-    Args:
-      signals: whole episodes, [T, N], with a critic's `value` and `taken_value`.
-      state_ratio: d_t^π(s_t)/d_t^μ(s_t) along the trajectories, [T, N].
-      level: confidence level.
-    Raises SettingError for the same reasons as `marginal`, and without action values.
-    Kallus & Uehara 2020. https://arxiv.org/abs/1908.08526
-    """
+    """Double reinforcement learning: the mean of `double_values`, with a confidence interval. Kallus & Uehara 2020."""
     _check(signals, level)
     return _mean_of(double_values(signals, state_ratio), signals, level)
 
@@ -86,13 +63,8 @@ def counted_state_ratios(signals: Signals, state: Array, num_states: int) -> Arr
         d̂_{t+1}^π(s) = (1/N) Σ_n ŵ_t(s_{n,t}) ρ̃_{n,t} 1[s_{n,t+1} = s],   ŵ_t = d̂_t^π/d̂_t^μ.
 
     Here d̂^μ are counts, and ρ̃ is ρ divided by its mean over the trajectories in the same state at t, so that d̂^π
-    sums to 1.
-
-    Args:
-      signals: whole episodes, [T, N].
-      state: s_t, integers, [T, N].
-      num_states: S.
-    Xie, Ma & Wang 2019. https://arxiv.org/abs/1906.03393
+    sums to 1. `state` is s_t, integers below `num_states`, [T, N]. Xie, Ma & Wang 2019.
+    https://arxiv.org/abs/1906.03393
     """
     rho = jnp.exp(signals.log_ratio)
 

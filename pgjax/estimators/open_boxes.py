@@ -18,14 +18,13 @@ from pgjax.estimators.distributions import (
 class OpenGaussian(Transformed):
     """Independent normals u ~ N(mean, exp(log_std)²), each mapped to one entry a of the action:
 
-        no bound         a = u
-        lower bound      a = low + log(1 + e^u)
-        upper bound      a = high − log(1 + e^u)
-        both             a = centre + half_width · u, clipped.
+        no bound (low = −inf, high = inf)      a = u
+        only a lower or only an upper bound    a = low + log(1 + e^u)   or   a = high − log(1 + e^u)
+        both                                   a = centre + half_width · u, clipped.
 
-    `low` is −inf and `high` inf where there is no bound. Actions are recorded as u. `log_prob` and `entropy` refer to
-    the density of a in the first three cases, and to that of u in the last, as in `Gaussian`. Near a bound of large
-    magnitude, float32 cannot represent low + log(1 + e^u) accurately: shift such a box to 0.
+    Actions are recorded as u. `log_prob` and `entropy` refer to the density of a in the first two rows, and to that of
+    u in the last, as in `Gaussian`. Near a bound of large magnitude, float32 cannot represent low + log(1 + e^u)
+    accurately: shift such a box to 0.
 
     >>> d = OpenGaussian(jnp.zeros(1), jnp.zeros(1), low=jnp.array([3.0]), high=jnp.array([jnp.inf]))
     >>> round(float(d.to_environment(jnp.zeros(1))[0]), 4)  # 3 + log 2
@@ -81,10 +80,6 @@ class OpenSquashedGaussian(OpenGaussian):
 
 
 def expected_log_sigmoid(mean: Array, log_std: Array) -> Array:
-    """E log(1/(1 + e^(−u))) for u ~ N(mean, exp(log_std)²), elementwise; the log-slope of log(1 + e^u).
-
-    With v = u/2, log sigmoid(u) = ½ (log(1 − tanh² v) − 2 log 2 + u), whose mean follows from
-    `expected_log_tanh_slope`.
-    """
+    """E log sigmoid(u) for u ~ N(mean, exp(log_std)²), elementwise: ½ (E log(1 − tanh²(u/2)) − 2 log 2 + mean)."""
     half = expected_log_tanh_slope(0.5 * mean, log_std - math.log(2))
     return 0.5 * (half - 2 * math.log(2) + mean)

@@ -13,21 +13,14 @@ Params = Any
 
 
 def optimal_baseline(gradients: Params, scores: Params, *, per_parameter: bool = False) -> Params:
-    """Variance-minimising constant baseline, estimated for each trajectory from all others.
+    """Variance-minimising constant baseline, estimated for each trajectory from all others, so that it adds no bias.
 
         scalar:  b = E[ĝ·G] / E[‖G‖²]        per parameter:  b_k = E[ĝ_k G_k] / E[G_k²]
 
-    For ĝ = G·R (total return) these are E[‖G‖²R]/E[‖G‖²] and E[G_k²R]/E[G_k²]. With importance weights w, both ĝ and G
-    contain w. Excluding the trajectory itself keeps the gradient estimate unbiased.
-
-    Args:
-      gradients: ĝ_n, a pytree of [N, ...].
-      scores: G_n, the same gradients with every credit set to 1.
-      per_parameter: one b for each parameter instead of one for all.
-
-    Returns:
-      b_n, a pytree of [N, ...] (the scalar one broadcast); 0 where the scores of all others are 0.
-    Weaver & Tao 2001; Greensmith et al. 2004; Peters & Schaal 2008.
+    For ĝ = G·R (total return) these are E[‖G‖²R]/E[‖G‖²] and E[G_k²R]/E[G_k²]. `gradients` are ĝ_n, a pytree of [N,
+    ...]; `scores` are G_n, the same gradients with every credit set to 1. With importance weights w, both contain w.
+    Returns b_n, a pytree of [N, ...] (the scalar one broadcast); 0 where the scores of all others are 0. Weaver & Tao
+    2001; Greensmith et al. 2004; Peters & Schaal 2008.
     """
     inner, square = jax.tree.map(jnp.multiply, gradients, scores), jax.tree.map(jnp.square, scores)
     if per_parameter:

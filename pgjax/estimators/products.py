@@ -14,11 +14,8 @@ from pgjax.types import Credit, Estimator, SettingError, Signals, Surrogate, as_
 def product(credit: Credit, surrogate: Surrogate) -> Estimator:
     """Estimator credit × surrogate: Σ_t surrogate(log_ratio_t, Ψ_t), with Ψ = credit(signals) not differentiated.
 
-    >>> import jax
     >>> from pgjax import make_signals, reward_to_go, score
-    >>> estimator, signals = product(reward_to_go, score), make_signals([[1.0], [2.0]])
-    >>> surrogate = lambda x: estimator.contribution(estimator.credit(signals), signals, None, x).sum()
-    >>> jax.grad(surrogate)(signals.log_ratio).T.tolist()  # Ψ_t, the factor of ∇log π
+    >>> product(reward_to_go, score).credit(make_signals([[1.0], [2.0]])).T.tolist()  # Ψ_t, the factor of ∇log π
     [[3.0, 2.0]]
     """
     return Estimator(as_partial(credit), Partial(_product, as_partial(surrogate)))
@@ -32,8 +29,6 @@ def doubly_robust() -> Estimator:
     It is differentiated through every ρ and π_θ. For any Q̃ fitted to other data, its mean is J(θ) and the mean of its
     gradient ∇J(θ); Q̃ = 0 gives per-decision importance sampling. Needs whole episodes, `Signals.action_value` and a
     Categorical policy. The sum is the unrolled recursion of Jiang & Li 2016. https://arxiv.org/abs/1511.03722
-
-    Its credit raises SettingError for signals without action values.
     """
     return Estimator(Partial(_values), Partial(_doubly_robust))
 
@@ -42,10 +37,8 @@ def all_action() -> Estimator:
     """Expected policy gradient, Σ_t Σ_a π_θ(a|s_t) Q̃(s_t, a); the sampled action is not used.
 
     Unbiased on-policy if Q̃ is exact. Apply `discounted_objective` to include the factor γ^t. Needs
-    `Signals.action_value` and a Categorical policy.
-
-    Its credit raises SettingError for signals without action values.
-    Sutton et al. 2000; Ciosek & Whiteson 2020. https://arxiv.org/abs/1801.03326
+    `Signals.action_value` and a Categorical policy. Sutton et al. 2000; Ciosek & Whiteson 2020.
+    https://arxiv.org/abs/1801.03326
     """
     return Estimator(Partial(_action_value), Partial(_all_action))
 

@@ -9,20 +9,13 @@ from pgjax.estimators.reductions import as_float
 
 
 def linear_recurrence(x: ArrayLike, decay: ArrayLike, *, reverse: bool = False, bound: float | None = None) -> Array:
-    """Solve a first-order linear recurrence along axis 0.
+    """Solve a first-order linear recurrence along axis 0, [T, ...] -> [T, ...].
 
         forwards:  y_t = x_t + a_{t−1} · y_{t−1}        reverse:  y_t = x_t + a_t · y_{t+1}
 
-    In both directions a_t connects step t to step t+1, so a decay of 0 at the end of an episode separates episodes.
-
-    Args:
-      x: [T, ...]; integers and booleans are converted to floats.
-      decay: a, broadcastable to x; converted to the dtype of x.
-      reverse: run from the last step to the first.
-      bound: clip y to [−bound, bound]; for unbounded decays such as importance ratios.
-
-    Returns:
-      y, [T, ...].
+    In both directions the decay a_t connects step t to step t+1, so a decay of 0 at the end of an episode separates
+    episodes. Integers and booleans are converted to floats, and a is broadcast to x. `bound` clips y to [−bound,
+    bound], for unbounded decays such as importance ratios.
 
     >>> linear_recurrence(jnp.ones(3), 0.5, reverse=True)
     Array([1.75, 1.5 , 1.  ], dtype=float32)

@@ -1,7 +1,4 @@
-"""Statistics over a batch, on one device or on several.
-
-Inside a program mapped over a mesh with the axis ENV_AXIS (see `pgjax.sweeps`), each device holds a share of the
-environments, in order; reductions here are still over the whole batch.
+"""Statistics over a whole batch, on one device or on several (mapped over a mesh axis ENV_AXIS, see `pgjax.sweeps`).
 
 Numbers that are equal in exact arithmetic may differ by rounding, and a ratio of two rounding errors is of order 1.
 `Spread` and `difference` therefore return 0 for values below ROUNDING machine epsilons of the largest input.
@@ -77,10 +74,7 @@ class BatchSize(NamedTuple):
     steps: Array
 
     def mean(self, x: Array, over: str) -> Array:
-        """Σ x divided by the number of trajectories (exact) or of steps (a ratio estimator).
-
-        Where devices share the batch, it is this device's term; the terms add up to the mean.
-        """
+        """Σ x per trajectory (exact) or per step (a ratio estimator); on several devices, this device's term of it."""
         return jnp.sum(x) / getattr(self, over)
 
 
@@ -111,10 +105,9 @@ def quotient(a: ArrayLike, b: ArrayLike) -> Array:
 
 
 class Spread(NamedTuple):
-    """Mean and sum of squared deviations of a set of numbers, without cancellation.
+    """Mean and sum of squared deviations of a set of numbers, without cancellation; the mean is `reference` + `shift`.
 
-    The mean is `reference` + `shift`, where the reference is the largest of the numbers. Equal numbers thus have
-    deviations of exactly 0, and a small spread around a large mean keeps its precision.
+    The reference is the largest number. Equal numbers deviate from it by exactly 0, and small deviations stay precise.
     """
 
     count: Array
@@ -132,10 +125,7 @@ class Spread(NamedTuple):
         return (x - self.reference) - self.shift
 
     def variance(self, ddof: int = 0) -> Array:
-        """Σ (x − mean)² / (count − ddof); exactly 0 within rounding.
-
-        Without numbers it is 0; with a `ddof` it is NaN where count ≤ ddof.
-        """
+        """Σ (x − mean)²/(count − ddof), 0 within rounding; where count ≤ ddof, 0 for ddof 0 and NaN otherwise."""
         freedom = self.count - ddof
         variance = self.squares / jnp.where(freedom > 0, freedom, 1.0)
         if ddof:
@@ -172,13 +162,7 @@ def step_spread(x: Array, mask: Array) -> Spread:
 
 
 def group_spread(x: Array, there: Array, group: Array) -> Spread:
-    """Spread over each trajectory's own group at every step, [T, N, ...]; a group must lie on one device.
-
-    Args:
-      x: [T, N, ...].
-      there: 1 where x counts, broadcastable to x.
-      group: group number of each trajectory, [N].
-    """
+    """Spread over each trajectory's own group at every step, [T, N, ...]; a group must lie on one device."""
     number = jnp.unique(group, return_inverse=True, size=group.shape[0])[1].reshape(-1)
 
     def reduced(segments: Callable, x: Array) -> Array:
@@ -207,10 +191,7 @@ def _spread(x: Array, there: Array, add: Reduction, top: Reduction) -> Spread:
 
 
 def _over_all_devices(own: Spread) -> Spread:
-    """Spread over all devices from that of each device, in one exchange. Chan, Golub & LeVeque 1983.
-
-    n = Σ n_d,   m = Σ n_d m_d / n,   M = Σ M_d + n_d (m_d − m)²
-    """
+    """Spread over all devices: m = Σ n_d m_d/n, M = Σ M_d + n_d (m_d − m)². Chan, Golub & LeVeque 1983."""
     devices = sharers()
     if devices == 1:
         return own

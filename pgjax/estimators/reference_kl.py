@@ -1,8 +1,6 @@
 """KL to a reference policy: three estimates from the taken action, used in the loss or in the reward.
 
-With x = log π_θ(a_t|s_t) − log π_ref(a_t|s_t) and a_t drawn from π_θ:
-
-    k1 = x            k2 = x²/2            k3 = e^{−x} − 1 + x
+    k1 = x   k2 = x²/2   k3 = e^{−x} − 1 + x,   x = log π_θ(a_t|s_t) − log π_ref(a_t|s_t),   a_t drawn from π_θ
 
 As *values*, k1 and k3 are unbiased for KL(π_θ ‖ π_ref); k2 is biased. As *losses*, differentiated through log π_θ,
 their mean gradients at given states are 0 for k1, that of KL(π_θ ‖ π_ref) for k2, and that of KL(π_ref ‖ π_θ) for k3.
@@ -44,12 +42,9 @@ ESTIMATES: dict[str, Callable[[ArrayLike], Array]] = {"k1": k1, "k2": k2, "k3": 
 
 
 class ReferenceKL(NamedTuple):
-    """Penalty β · k(x_t) per step on the KL to the reference policy.
+    """Penalty β · k(x_t) per step on the KL to the reference policy: k is `estimate`, β is `reference_coefficient`.
 
-    Attributes:
-      estimate: k1, k2 or k3.
-      reference_coefficient: β.
-      length: divisor of the penalty in a loss, one of `pgjax.estimators.lengths`; None for no division.
+    `length` is the divisor of the penalty in a loss, one of `pgjax.estimators.lengths`; None for no division.
     """
 
     estimate: Any
@@ -58,10 +53,7 @@ class ReferenceKL(NamedTuple):
 
 
 def reference_kl(estimate: str, reference_coefficient: ArrayLike, length: Any = None) -> ReferenceKL:
-    """Make the penalty for `Algorithm.reference_loss` or `Algorithm.reference_reward` by name.
-
-    Raises SettingError for a name other than k1, k2 and k3.
-    """
+    """Make the penalty for `Algorithm.reference_loss` or `Algorithm.reference_reward` by name: "k1", "k2" or "k3"."""
     if estimate not in ESTIMATES:
         raise SettingError("reference_kl", estimate, f"is none of {', '.join(ESTIMATES)}")
     return ReferenceKL(Partial(ESTIMATES[estimate]), reference_coefficient, None if length is None else Partial(length))

@@ -32,11 +32,10 @@ def make_signals(
     reference_log_prob: ArrayLike | None = None,
     truncation: Literal["bootstrap", "terminal"] = "bootstrap",
 ) -> Signals:
-    """Collect the arrays that credit is computed from, and check their shapes; arrays left out get defaults.
+    """Collect the arrays that credit is computed from, check their shapes, and give every array the shape [T, ...].
 
-    Except where noted, every array is a number or has the shape of `reward`; other shapes are not broadcast. All are
+    Except where noted, an array is a number or has the shape of `reward`; other shapes are not broadcast. All are
     converted to the floating-point dtype of `reward`.
-
     Args:
       reward: r_t, [T, ...], usually [T, N]; set to zero on padding.
       mask: 1 where an action was taken; default everywhere.
@@ -44,21 +43,14 @@ def make_signals(
       truncated: the episode was truncated at t; V(s_{t+1}) follows, unless `truncation` is "terminal". Where both flags
         are set, termination takes precedence.
       discount: γ_t between r_t and the next step: a number, [N] per environment, [T, 1] per step, or [T, N].
-      value: V(s_t).
-      next_value: V(s_{t+1}), of the observation before any reset.
+      value, next_value: V(s_t), and V(s_{t+1}) of the observation before any reset.
       log_ratio: log π_θ − log π_θ̄ of the taken actions.
-      action_value: Q̃(s_t, ·), [T, ..., A]; needs `action`.
-      action: a_t, integers from 0; only with `action_value`.
+      action_value: Q̃(s_t, ·), [T, ..., A]; needs `action`, the integers a_t from 0.
       group: group number of each trajectory, [N] or [T, N].
-      elapsed: steps of its episode that each environment took before the first row, [N]; default 0. It is rejected with
-        a discount per step, because earlier discounts are unknown.
+      elapsed: steps of its episode that each environment took before the first row, [N]; default 0. It cannot be
+        combined with a discount per step, because earlier discounts are unknown.
       behaviour_log_prob: log π_θ̄ of the taken actions, as recorded.
       reference_log_prob: log π_ref of the taken actions, of a fixed policy.
-      truncation: "bootstrap" or "terminal".
-
-    Returns:
-      Signals, every array [T, ...].
-    Raises SettingError for an array of another shape or dtype.
 
     >>> make_signals([1.0, 2.0], terminated=[False, True]).continues
     Array([1., 0.], dtype=float32)
@@ -162,20 +154,14 @@ def _action_values(q: ArrayLike | None, action: ArrayLike | None, reward: Array)
 
 
 def log_prob(signals: Signals) -> Array:
-    """log π_θ(a_t|s_t) of the taken actions, [T, ...]: the recorded log-probability plus the log-ratio.
-
-    Raises SettingError for signals without `behaviour_log_prob`.
-    """
+    """log π_θ(a_t|s_t) of the taken actions, [T, ...]; needs `Signals.behaviour_log_prob`."""
     if signals.behaviour_log_prob is None:
         raise SettingError("behaviour_log_prob", None, "is missing: this credit needs log π of the taken actions")
     return signals.behaviour_log_prob + signals.log_ratio
 
 
 def discount_factor(signals: Signals) -> Array:
-    """Γ_t = γ_0 γ_1 ⋯ γ_{t−1}, with t counted from the start of each episode, [T, ...]; γ^t for a constant γ.
-
-    For episodes that began before the first row, `Signals.elapsed` gives the number of earlier steps.
-    """
+    """Γ_t = γ_0 γ_1 ⋯ γ_{t−1} from the episode's start (see `Signals.elapsed`), [T, ...]; γ^t for a constant γ."""
     ones = jnp.ones_like(signals.discount)
     first = ones[:1] if signals.elapsed is None else signals.discount[:1] ** signals.elapsed[:1]
     starts = jnp.concatenate([first, ones[1:] - signals.continues[:-1]])
@@ -207,10 +193,10 @@ def discounted_objective(signals: Signals) -> Signals:
 
 @ratio_free
 def total_return(signals: Signals) -> Array:
-    """Return of the whole episode, R = Σ_t γ^t r_t, at every row including padding, [T, ...].
+    """Return of the whole episode, R = Σ_t γ^t r_t, at every row including padding, [T, ...]; for whole episodes only.
 
-    Whole episodes only. Where γ varies, Γ_t of `discount_factor` replaces γ^t. Padding rows contain R so that a
-    finished episode still counts in a baseline over trajectories. Williams 1992. https://doi.org/10.1007/BF00992696
+    Where γ varies, Γ_t of `discount_factor` replaces γ^t. Padding rows contain R so that a finished episode still
+    counts in a baseline over trajectories. Williams 1992. https://doi.org/10.1007/BF00992696
 
     >>> total_return(make_signals([[1.0], [2.0]])).T
     Array([[3., 3.]], dtype=float32)
@@ -238,10 +224,9 @@ def discounted_reward(signals: Signals) -> Array:
 
 
 def off_policy_reward_to_go(signals: Signals) -> Array:
-    """Reward-to-go of the target policy, Q̂_t = Σ_{t'≥t} γ^{t'−t} r_{t'} ρ_{t+1:t'}, [T, ...].
+    """Reward-to-go of the target policy, Q̂_t = Σ_{t'≥t} γ^{t'−t} r_{t'} ρ_{t+1:t'}, [T, ...]; for whole episodes only.
 
-    Whole episodes only. It depends on the ratios, so training recomputes them for every pass over a batch.
-    Precup, Sutton & Singh 2000.
+    It depends on the ratios, so training recomputes them for every pass over a batch. Precup, Sutton & Singh 2000.
 
     >>> off_policy_reward_to_go(make_signals([[1.0], [2.0]], log_ratio=jnp.log(jnp.array([[9.0], [0.5]])))).T
     Array([[2., 2.]], dtype=float32)

@@ -44,7 +44,7 @@ def fisher_product(problem: PolicyProblem, vector: Params) -> Params:
 
         F = E_s[ Jᵀ M J ],   J = ∂(distribution's parameters)/∂θ,   M = their Fisher matrix.
 
-    J is applied in forward mode, M as the curvature of the KL in the distribution's parameters, and Jᵀ in reverse mode.
+    M is applied as the curvature of the KL in the distribution's parameters.
     """
     distribution, tangent = jax.jvp(problem.distribution, (problem.policy,), (vector,))
     slope = jax.grad(lambda other: jnp.sum(problem.weight * distribution.kl(other)))
@@ -53,10 +53,7 @@ def fisher_product(problem: PolicyProblem, vector: Params) -> Params:
 
 
 def natural_direction(problem: PolicyProblem, damping: ArrayLike) -> tuple[Params, Array]:
-    """x = (F + damping)⁻¹ g by conjugate gradients, and xᵀ(F + damping)x.
-
-    Kakade 2001; Schulman et al. 2015, appendix C.
-    """
+    """x = (F + damping)⁻¹ g by conjugate gradients, and xᵀ(F + damping)x. Schulman et al. 2015, appendix C."""
 
     def product(v: Params) -> Params:
         return jax.tree.map(lambda f, x: f + damping * x, fisher_product(problem, v), v)
@@ -66,15 +63,10 @@ def natural_direction(problem: PolicyProblem, damping: ArrayLike) -> tuple[Param
 
 
 def conjugate_gradients(product: Callable[[Params], Params], target: Params) -> Params:
-    """Solve A x = b by CG_ITERATIONS steps from 0, stopping when the residual has fallen by a factor 1e-6.
+    """Solve A x = b, A positive definite, in CG_ITERATIONS steps, or fewer if the residual falls by a factor 1e-6.
 
-    The loop is a scan, because `jax.scipy.sparse.linalg.cg` (a while loop) gave wrong directions under vmap on CPU with
-    jaxlib 0.10.2.
-
-    Args:
-      product: v -> A v, A symmetric positive definite.
-      target: b, a pytree.
-    Hestenes & Stiefel 1952.
+    The loop is a scan: `jax.scipy.sparse.linalg.cg` (a while loop) gave wrong directions under vmap on CPU with jaxlib
+    0.10.2. Hestenes & Stiefel 1952.
     """
 
     def inner(a: Params, b: Params) -> Array:
@@ -110,10 +102,8 @@ def natural_step(
         θ ← θ + min(α, √(2δ / xᵀFx)) x,   x = F⁻¹ g.
 
     With a finite α, steps shrink with the gradient. With α = ∞ every step has KL δ, so near an optimum, where the
-    gradient is mostly noise, the policy performs a random walk. Kakade 2001. https://papers.nips.cc/paper/2073
-
-    Returns:
-      The policy, and metrics `kl_step` and `step_length`.
+    gradient is mostly noise, the policy performs a random walk. Returns the policy, and metrics `kl_step` and
+    `step_length`. Kakade 2001. https://papers.nips.cc/paper/2073
 
     >>> from pgjax import Gaussian
     >>> unit = lambda mean: Gaussian(mean[None], jnp.zeros((1, 2)), None, None)  # F is the identity
@@ -134,11 +124,8 @@ def trust_region_step(
 ) -> tuple[Params, dict[str, Array]]:
     """The natural step, backtracked until the mean KL(old ‖ new) is at most `max_kl` *and* the surrogate has increased.
 
-    If no step length satisfies both, the parameters are returned unchanged.
-
-    Returns:
-      The policy, and metrics `kl_step`, `step_length`, `backtracks`, `accepted`.
-    Schulman et al. 2015. https://arxiv.org/abs/1502.05477
+    If no step length satisfies both, the parameters are returned unchanged. Returns the policy, and metrics `kl_step`,
+    `step_length`, `backtracks`, `accepted`. Schulman et al. 2015. https://arxiv.org/abs/1502.05477
     """
     full, length = _full_step(problem, max_kl, step_size, damping)
     before = problem.surrogate(problem.policy)

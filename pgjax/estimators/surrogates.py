@@ -32,8 +32,8 @@ def score(log_ratio: Array, credit: Array, continues: Array) -> Array:
 def ratio(log_ratio: Array, credit: Array, continues: Array) -> Array:
     """First-order importance sampling ρ_t Ψ_t, without past and future ratios.
 
-    Exact at θ = θ̄, with bias O(‖θ − θ̄‖) elsewhere. With off-policy reward-to-go as credit it is the suffix form.
-    Schulman et al. 2015, eq. 3; Degris et al. 2012.
+    Exact at θ = θ̄, with bias O(‖θ − θ̄‖) elsewhere. With off-policy reward-to-go it is the suffix form. Schulman et
+    al. 2015, eq. 3; Degris et al. 2012.
     """
     return weight(log_ratio) * credit
 
@@ -57,13 +57,7 @@ def stopped_prefix(log_ratio: Array, credit: Array, continues: Array, max_weight
     """Past ratios as a weight that is not differentiated, stop_gradient(min(ρ_{1:t}, c)) · score · Ψ_t.
 
     With off-policy reward-to-go minus any baseline it is exact per-decision importance sampling. With reward-to-go it
-    is the prefix form, without future ratios, exact only at θ = θ̄.
-
-    Args:
-      log_ratio: [T, ...].
-      credit: Ψ.
-      continues: [T, ...].
-      max_weight: c; finite values truncate the weights, which bounds the variance and biases the estimate.
+    is the prefix form, without future ratios, exact only at θ = θ̄. A finite c = `max_weight` trades variance for bias.
     """
     w = jnp.minimum(weight(log_prefix(log_ratio, continues)), max_weight)
     return stop_gradient(w) * score(log_ratio, credit, continues)
@@ -89,8 +83,8 @@ def outside(log_ratio: Array, clip: ArrayLike = 0.2) -> Array:
 def clipped_ratio(log_ratio: Array, credit: Array, continues: Array, clip: ArrayLike = 0.2) -> Array:
     """PPO's clipped surrogate, min(ρ_t Ψ_t, clip(ρ_t, 1 − ε, 1 + ε) Ψ_t).
 
-    The gradient is zero exactly where (Ψ > 0, ρ > 1 + ε) or (Ψ < 0, ρ < 1 − ε). ε = ∞ gives `ratio`.
-    Schulman et al. 2017, eq. 7. https://arxiv.org/abs/1707.06347
+    The gradient is zero exactly where (Ψ > 0, ρ > 1 + ε) or (Ψ < 0, ρ < 1 − ε). ε = ∞ gives `ratio`. Schulman et al.
+    2017, eq. 7. https://arxiv.org/abs/1707.06347
 
     >>> clipped_ratio(jnp.log(jnp.array([2.0, 2.0])), jnp.array([1.0, -1.0]), jnp.ones(2))
     Array([ 1.2, -2. ], dtype=float32)
@@ -102,22 +96,17 @@ def clipped_ratio(log_ratio: Array, credit: Array, continues: Array, clip: Array
 def surrogate_loss(
     log_prob: ArrayLike, credit: ArrayLike, mask: ArrayLike | None = None, mean: str = "trajectories"
 ) -> Array:
-    """Loss whose gradient is minus the policy gradient estimate, for automatic differentiation.
+    """Loss whose gradient is minus the policy gradient estimate, a scalar for automatic differentiation.
 
         loss(θ) = −(1/N) Σ_n Σ_t log π_θ(a_{n,t}|s_{n,t}) · stop_gradient(Ψ_{n,t})
 
     Its gradient is valid only at the θ that sampled the data. Its **value does not measure performance**: it need not
     decrease while the policy improves.
-
     Args:
       log_prob: log π_θ of the taken actions, [T, N], differentiable in θ.
       credit: Ψ, [T, N], or one number.
       mask: 1 on executed steps; default everywhere.
       mean: "trajectories" divides by N, "steps" by the number of executed steps.
-
-    Returns:
-      A scalar to minimise.
-    Raises SettingError for arrays whose shape differs from that of `log_prob`, and for an unknown `mean`.
 
     >>> import jax
     >>> jax.grad(surrogate_loss)(jnp.zeros((2, 1)), jnp.array([[3.0], [2.0]])).T

@@ -2,10 +2,9 @@
 
     J(π) = E_π[Σ_t γ^t r_t],   estimated with weights ρ_{1:t} = Π_{s≤t} π(a_s|s_s)/μ(a_s|s_s)
 
-Every estimate takes `Signals` of whole episodes, [T, N], one per column. Their `log_ratio` is log π − log μ, and may be
-−inf where the target policy never takes the action. Columns without a step are ignored. Rewards beyond the recorded
-horizon are not part of J.
-
+Every estimate takes a confidence level in (0, 1), a Python number, and `Signals` of whole episodes, [T, N] with N ≥ 2.
+Their `log_ratio` is log π − log μ, and may be −inf where the target policy never takes the action. Columns without a
+step are ignored. Rewards beyond the recorded horizon are not part of J.
 Intervals are t-intervals from the spread within the batch, and approximate. They are too short, possibly by far, if the
 batch lacks rare trajectories of large weight. Signs of this are an effective sample size below 10 or 20, or one
 trajectory with much of the weight. A batch without any reward gives 0 ± 0. Check `effective_sample_size`,
@@ -40,26 +39,18 @@ class ValueEstimate(NamedTuple):
 
 
 def trajectory(signals: Signals, level: float = 0.95) -> ValueEstimate:
-    """Whole-episode importance sampling; unbiased, with a variance that grows geometrically with the horizon.
+    """Whole-episode importance sampling; unbiased, with a variance that grows geometrically in T. Precup et al. 2000.
 
-        Ĵ = (1/N) Σ_n ρ_{1:T} R,      Ĵ ± t_{N−1} s/√N
-
-    Args:
-      signals: whole episodes, [T, N].
-      level: confidence level, between 0 and 1; a Python number.
-    Raises SettingError for fewer than two trajectories, arrays of other shapes, or a level outside (0, 1).
-    Precup, Sutton & Singh 2000.
+    Ĵ = (1/N) Σ_n ρ_{1:T} R,      Ĵ ± t_{N−1} s/√N
     """
     _check(signals, level)
     return _mean_of(trajectory_values(signals), signals, level)
 
 
 def per_decision(signals: Signals, level: float = 0.95) -> ValueEstimate:
-    """Per-decision importance sampling; unbiased, with each reward weighted only by the ratios up to it.
+    """Per-decision importance sampling; unbiased, with each reward weighted by the ratios up to it. Precup et al. 2000.
 
         Ĵ = (1/N) Σ_n Σ_t ρ_{1:t} γ^t r_t,      Ĵ ± t_{N−1} s/√N
-
-    Arguments and errors as for `trajectory`. Precup, Sutton & Singh 2000.
 
     >>> import jax.numpy as jnp
     >>> from pgjax import make_signals
@@ -76,14 +67,9 @@ def doubly_robust(signals: Signals, level: float = 0.95) -> ValueEstimate:
 
         D_t = Ṽ(s_t) + ρ_t (r_t + γ D_{t+1} − Q̃(s_t, a_t)),   Ĵ = (1/N) Σ_n D_0,      Ĵ ± t_{N−1} s/√N
 
-    The closer Q̃ is to the target policy's Q, the smaller the variance; Q̃ = 0 gives `per_decision`.
-
-    Args:
-      signals: whole episodes, [T, N], with `taken_value` Q̃(s_t, a_t). Their `value` must be the mean of the same
-        critic over the target policy's actions, Ṽ(s) = Σ_a π(a|s) Q̃(s, a); any other makes the estimate biased.
-      level: confidence level, between 0 and 1; a Python number.
-    Raises SettingError without action values, and for the same reasons as `trajectory`.
-    Jiang & Li 2016, eq. 10. https://arxiv.org/abs/1511.03722
+    Signals need `taken_value` Q̃(s_t, a_t). Their `value` must be the mean of the same critic over the target policy's
+    actions, Ṽ(s) = Σ_a π(a|s) Q̃(s, a); any other makes the estimate biased. The closer Q̃ is to the target policy's Q,
+    the smaller the variance; Q̃ = 0 gives `per_decision`. Jiang & Li 2016, eq. 10. https://arxiv.org/abs/1511.03722
 
     >>> import jax.numpy as jnp
     >>> from pgjax import make_signals
@@ -102,8 +88,8 @@ def weighted_trajectory(signals: Signals, level: float = 0.95) -> ValueEstimate:
 
         Ĵ = Σ_n w̃_n R_n,   w̃ = w / Σ w,   w_n = ρ_{1:T},      Ĵ ± t_{N−1} √(N/(N−1) Σ_n w̃_n² (R_n − Ĵ)²).
 
-    Arguments and errors as for `trajectory`. The result is NaN where every trajectory has weight 0.
-    Precup, Sutton & Singh 2000; Owen, Monte Carlo theory, methods and examples, eq. 9.8 and 9.9.
+    The result is NaN where every trajectory has weight 0. Precup, Sutton & Singh 2000; Owen, Monte Carlo theory,
+    methods and examples, eq. 9.8 and 9.9.
     """
     _check(signals, level)
     total = total_return(signals)[0]
@@ -119,9 +105,8 @@ def weighted_per_decision(signals: Signals, level: float = 0.95) -> ValueEstimat
         Ĵ = Σ_t Ĵ_t,   Ĵ_t = Σ_n w̃_{n,t} γ^t r_t,   w̃_{n,t} = ρ_{1:t} / Σ_k ρ^k_{1:t},
         Ĵ ± t_{N−1} √(N/(N−1) Σ_n ψ_n²),   ψ_n = Σ_t w̃_{n,t} (γ^t r_t − Ĵ_t).
 
-    A finished trajectory keeps its last weight, with reward 0. Arguments and errors as for `trajectory`. The result is
-    NaN where every trajectory has weight 0. Precup, Sutton & Singh 2000; Thomas & Brunskill 2016 (there CWPDIS).
-    https://arxiv.org/abs/1604.00923
+    A finished trajectory keeps its last weight, with reward 0. The result is NaN where every trajectory has weight 0.
+    Precup, Sutton & Singh 2000; Thomas & Brunskill 2016 (there CWPDIS). https://arxiv.org/abs/1604.00923
     """
     _check(signals, level)
     reward = discounted_reward(signals)
@@ -142,12 +127,7 @@ def per_decision_values(signals: Signals) -> Array:
 
 
 def doubly_robust_values(signals: Signals) -> Array:
-    """D_0 of every trajectory, [N], as the sum Σ_t γ^t [ρ_{1:t−1} Ṽ(s_t) + ρ_{1:t} (r_t − Q̃(s_t, a_t))].
-
-    The recursion is unrolled so that the clipping of weights applies to their products.
-
-    Raises SettingError without action values.
-    """
+    """D_0 of every trajectory, [N]: Σ_t γ^t [ρ_{1:t−1} Ṽ(s_t) + ρ_{1:t} (r_t − Q̃(s_t, a_t))], products clipped."""
     if signals.taken_value is None:
         raise SettingError("taken_value", None, "is missing; doubly_robust needs Q̃(s_t, a_t), from action_value")
     prefix = _log_prefix(signals)
@@ -211,10 +191,7 @@ def _mean_of(values: Array, signals: Signals, level: float) -> ValueEstimate:
 
 
 def _estimate(mean: Array, influence: Array, signals: Signals, level: float, size: Array) -> ValueEstimate:
-    """Estimate whose error is, to first order, the mean of independent influence values of mean 0, [N].
-
-    The standard error is exactly 0 where the influences are rounding errors of numbers of magnitude `size`.
-    """
+    """Estimate whose error is, to first order, the mean of independent influences [N]; 0 below rounding of `size`."""
     exists = signals.mask[0] > 0
     count = _count(signals)
     influence = jnp.where(exists, influence, 0.0)

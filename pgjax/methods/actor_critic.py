@@ -31,8 +31,9 @@ def a2c(
 ) -> Recipe:
     """Advantage actor-critic: GAE(λ) × score, with one update per small batch.
 
-    On CartPole, `Config.normalise_rewards` lets more seeds reach a return of 500. Mnih et al. 2016; Schulman et al.
-    2016.
+    Mnih et al. 2016; Schulman et al. 2016.
+
+    On CartPole, `Config.normalise_rewards` lets more seeds reach a return of 500.
 
     >>> a2c().config.rollout
     'stream'
@@ -65,7 +66,6 @@ def ppo(
 
     Features of the paper's code that are not in its formula are off by default, including minibatches
     (`Config.minibatches`).
-
     Args:
       clip: clipping range ε of the ratio; infinity does not clip.
       gae_lambda: λ of GAE and of the value target, from 0 to 1.
@@ -109,7 +109,6 @@ def dual_clip(
     """PPO with the ratio also bounded for negative advantages: max(min(ρA, clip(ρ)A), cA) where A < 0.
 
     Args:
-      clip: ε.
       dual_clip: bound c > 1 on the ratio for negative advantages; infinity is PPO.
     Ye et al. 2020. https://arxiv.org/abs/1912.09729
     """
@@ -134,7 +133,6 @@ def natural(
       max_kl: KL of a step, averaged over environment steps, to second order.
       step_size: bound α on the step along F⁻¹∇J; infinity always uses the full `max_kl`.
       damping: number added to the diagonal of the Fisher matrix.
-      learning_rate: Adam's learning rate, for the critic.
     """
     return _with_policy_step(
         Partial(natural_step, max_kl=max_kl, step_size=step_size, damping=damping), gae_lambda, learning_rate, discount
@@ -177,7 +175,6 @@ def vtrace_actor_critic(
       gae_lambda: decay of the traces.
       max_rho: clipping threshold ρ̄ of the ratio in the target, which decides what the critic converges to.
       max_c: clipping threshold c̄ of the ratios in the traces, which decides how fast.
-      max_grad_norm: largest norm of the whole gradient.
     Espeholt et al. 2018. https://arxiv.org/abs/1802.01561
     """
     trace_settings = {"gae_lambda": gae_lambda, "max_rho": max_rho, "max_c": max_c}

@@ -1,11 +1,7 @@
 """Methods with group-relative or batch-relative credit and a clipped ratio: GRPO and its variants.
 
 An episode corresponds to an answer of a language model. `Config.group_size` sets how many episodes share a reset. In
-all recipes `learning_rate` is Adam's and `discount` is γ. The variants change one part of GRPO each:
-
-    Dr. GRPO      constant length as divisor            GSPO          ratio of the whole episode
-    DAPO          group's mean length, wider clipping   CISPO         clipped weight
-    sampler_is    correction for the sampler            REINFORCE++   statistics of the whole batch
+all recipes `learning_rate` is Adam's and `discount` is γ.
 """
 
 from dataclasses import replace
@@ -39,11 +35,9 @@ def grpo(
 ) -> Recipe:
     """Group-relative policy optimisation: standardised return over own length × clipped ratio, with a KL penalty:
 
-        (1/G) Σ_i (1/|o_i|) Σ_t [ min(ρ A_i, clip(ρ, 1 ± ε) A_i) − β k3(π_θ, π_ref) ].
+        (1/G) Σ_i (1/|o_i|) Σ_t [ min(ρ A_i, clip(ρ, 1 ± ε) A_i) − β k3(π_θ, π_ref) ],   A_i = (R_i − mean)/std.
 
-    Here A_i = (R_i − mean)/std. **Biased** by the group's standard deviation (which changes the objective), and by the
-    own length where lengths vary.
-
+    **Biased** by the group's standard deviation, which changes the objective, and by own length where lengths vary.
     Args:
       clip: clipping range ε of the ratio; infinity does not clip.
       reference_kl: a name in REFERENCE_KLS: estimate of the KL to the initial policy, and where it enters.
@@ -75,20 +69,15 @@ def dapo(
     learning_rate: ArrayLike = 1e-3,
     discount: ArrayLike = 1.0,
 ) -> Recipe:
-    """DAPO: standardised return over the group's mean length × ratio with a wider upper clipping range:
+    """DAPO: standardised return over the group's mean length × ratio with a wider upper clipping range; no KL penalty:
 
         1/Σ_i |o_i| Σ_i Σ_t min(ρ A_i, clip(ρ, 1 − ε_low, 1 + ε_high) A_i).
 
-    There is no KL penalty. Groups of equal returns are left out of the mean; they are not replaced by new samples.
-
+    Groups of equal returns are left out of the mean; they are not replaced by new samples.
     Args:
       clip_low: clipping range ε_low of the ratio below 1; 1 and above is no bound.
       clip_high: clipping range ε_high of the ratio above 1.
     Yu et al. 2025, eq. 8. https://arxiv.org/abs/2503.14476
-
-    >>> from pgjax import hyperparameters
-    >>> hyperparameters(dapo().algorithm)["clip_high"]
-    0.28
     """
     credit = dynamically_sampled(divided(group_standardised, mean_length))
     surrogate = Partial(clipped_between, clip_low=clip_low, clip_high=clip_high)
@@ -106,8 +95,7 @@ def gspo(
 
         (1/G) Σ_i min(s_i A_i, clip(s_i, 1 − ε_low, 1 + ε_high) A_i),   s_i = ρ_{1:T}^{1/|o_i|}.
 
-    Arguments as for `dapo`. The default ranges are the paper's, chosen for long answers.
-    Zheng et al. 2025. https://arxiv.org/abs/2507.18071
+    The default ranges are the paper's, chosen for long answers. Zheng et al. 2025. https://arxiv.org/abs/2507.18071
     """
     surrogate = Partial(clipped_sequence_ratio, clip_low=clip_low, clip_high=clip_high)
     return _groups(divided(group_standardised, own_length), surrogate, learning_rate, discount)
@@ -122,7 +110,7 @@ def gspo_token(
 ) -> Recipe:
     """GSPO per step, s_t = sg(s_i) π_θ/sg(π_θ); the same gradient as `gspo` where credit is constant within an episode.
 
-    Arguments as for `gspo`. Zheng et al. 2025, section 4.3. https://arxiv.org/abs/2507.18071
+    Zheng et al. 2025, section 4.3. https://arxiv.org/abs/2507.18071
     """
     surrogate = Partial(clipped_sequence_ratio_per_step, clip_low=clip_low, clip_high=clip_high)
     return _groups(divided(group_standardised, own_length), surrogate, learning_rate, discount)
@@ -139,8 +127,7 @@ def cispo(
 
         1/Σ_i |o_i| Σ_i Σ_t sg(clip(ρ, 1 − ε_low, 1 + ε_high)) A_i log π_θ.
 
-    Arguments as for `dapo`. The paper does not state ε_high; the default 0.28 is DAPO's.
-    MiniMax 2025, eq. 4. https://arxiv.org/abs/2506.13585
+    The paper does not state ε_high; the default 0.28 is DAPO's. MiniMax 2025, eq. 4. https://arxiv.org/abs/2506.13585
     """
     surrogate = Partial(clipped_weight, clip_low=clip_low, clip_high=clip_high)
     return _groups(divided(group_standardised, mean_length), surrogate, learning_rate, discount)
@@ -161,10 +148,8 @@ def sampler_is(
     rollouts of pgjax the two differ by rounding, so the weight is about 1. In a batch from elsewhere
     (`pgjax.training.batch.hold`) they may differ by any amount. `Algorithm.max_mismatch` adds this correction to any
     method.
-
     Args:
       max_mismatch: largest weight C of the ratio between learner and sampler.
-      clip: ε.
     Yao et al. 2025, https://fengyao.notion.site/off-policy-rl
     """
     algorithm, config = dr_grpo(clip=clip, learning_rate=learning_rate, discount=discount)

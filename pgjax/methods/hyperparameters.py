@@ -68,9 +68,7 @@ def hyperparameters(algorithm: Algorithm) -> dict[str, ArrayLike]:
 def with_hyperparameters(algorithm: Algorithm, values: Mapping[str, ArrayLike]) -> Algorithm:
     """Replace hyperparameters by name; a short name that occurs in several places sets them all.
 
-    A name such as "environment.length" sets a parameter of the environment used in training.
-
-    Raises SettingError for an unknown name, with the known ones.
+    Names such as "environment.length" set environment parameters. The error for an unknown name lists the known ones.
 
     >>> from pgjax import reinforce
     >>> hyperparameters(with_hyperparameters(reinforce().algorithm, {"discount": 0.9}))["discount"]
@@ -91,9 +89,7 @@ def with_hyperparameters(algorithm: Algorithm, values: Mapping[str, ArrayLike]) 
 
 
 def check_hyperparameters(algorithm: Algorithm) -> None:
-    """Reject hyperparameters outside their range, before compilation.
-
-    Raises SettingError, which names the hyperparameter and its value.
+    """Reject hyperparameters outside their range, before compilation; the SettingError has the name and the value.
 
     >>> from pgjax import reinforce
     >>> check_hyperparameters(reinforce(discount=1.5).algorithm)
@@ -106,10 +102,7 @@ def check_hyperparameters(algorithm: Algorithm) -> None:
 
 
 def check_number(name: str, value: float) -> None:
-    """Reject a value outside the range of the hyperparameter, or not finite where no infinite value is allowed.
-
-    Raises SettingError, which names the hyperparameter and its value.
-    """
+    """Reject a value outside the range of the hyperparameter, or not finite where no infinite value is allowed."""
     short = name if _is_environment_parameter(name) else name.split(".")[-1]
     low, high = _RANGES.get(short, (-math.inf, math.inf))
     if math.isnan(value) or (math.isinf(value) and short not in _MAY_BE_INFINITE):

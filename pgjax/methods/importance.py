@@ -1,6 +1,6 @@
 """Several updates on every batch: forms of importance sampling, and recursive variance reduction (STORM).
 
-In all recipes `learning_rate` is Adam's and `discount` is γ.
+In all recipes `learning_rate` is Adam's and `discount` is γ. `baseline` is a name in BASELINES that acts on credit.
 """
 
 from dataclasses import replace
@@ -44,12 +44,10 @@ def importance_sampling(
 ) -> Recipe:
     """Several updates on every batch, whose trajectories are reweighted by one of the FORMS.
 
+    The self-normalised forms have their own baseline and take "none".
     Args:
       form: a name in FORMS.
-      baseline: a name in BASELINES that acts on credit; the self-normalised forms have their own and take "none".
-      baseline_constant: the number that "constant" subtracts.
       epochs: passes over each batch, with one gradient step each.
-    Raises SettingError for an unknown name, and for a baseline that the form does not support.
 
     >>> importance_sampling("first_order").config.epochs
     4
@@ -86,10 +84,7 @@ def storm(
 
     Both ĝ are computed on trajectories of θ_k. ĝ_w reweights them to θ_{k−1} by per-decision importance sampling, so it
     has mean ∇J(θ_{k−1}), and equals ĝ where the parameters have not changed.
-
     Args:
-      baseline: a name in BASELINES that acts on credit.
-      baseline_constant: the number that "constant" subtracts.
       momentum: weight α of the new gradient in the estimate; 1 is the plain gradient.
     Yuan et al. 2020. https://arxiv.org/abs/2003.04302
     """

@@ -20,17 +20,13 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 def with_optimizer(algorithm: Algorithm, optimizer: Any) -> Algorithm:
-    """Replace the optimiser of a method.
+    """Replace the optimiser of a method by an optax transformation, or by a function such as `optax.adam`.
 
-    Args:
-      algorithm: the method.
-      optimizer: a function such as `optax.adam`, called with the method's learning rate, which can then still be swept.
-        Or a function without required arguments, or an optax transformation, whose numbers are then fixed.
-    Raises SettingError for anything else, and for a function that needs a learning rate if the method has none.
+    A function that takes a learning rate is called with the method's, which can then still be swept. The numbers of a
+    transformation, and of a function without required arguments, are fixed.
 
-    >>> import optax
     >>> from pgjax import hyperparameters, reinforce
-    >>> algorithm = with_optimizer(reinforce(learning_rate=0.5).algorithm, OPTIMIZERS["sgd"])
+    >>> algorithm = with_optimizer(reinforce(learning_rate=0.5).algorithm, optax.sgd)
     >>> algorithm.optimizer.func is optax.sgd, hyperparameters(algorithm)["learning_rate"]
     (True, 0.5)
     """

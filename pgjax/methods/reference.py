@@ -13,20 +13,14 @@ REFERENCE_KLS = tuple(f"{name}_{place}" for place in ("loss", "reward") for name
 
 
 def with_reference(recipe: Recipe, name: str, reference_coefficient: ArrayLike, length: Any = None) -> Recipe:
-    """Add a penalty β · k(log π_θ/π_ref) per step on the KL to a reference policy.
+    """Add a penalty β · k(log π_θ/π_ref) per step on the KL to a reference policy; β is `reference_coefficient`.
 
     The reference policy is the initial one, kept in `TrainState.reference`. For another one, use
     `trainer.init(…)._replace(reference=params)`. It is the whole agent, with its own running statistics of
-    observations.
-
-    Args:
-      recipe: any method.
-      name: one of REFERENCE_KLS. "k1_reward" penalises the episode's KL(π_θ ‖ π_ref), with its full gradient; "k2_loss"
-        penalises KL(π_θ ‖ π_ref) at the states of the batch, and "k3_loss" KL(π_ref ‖ π_θ) there. The mean gradient of
-        "k1_loss" is 0 on the policy's own samples (`pgjax.estimators.reference_kl`).
-      reference_coefficient: β.
-      length: divisor of the penalty in a loss, one of `pgjax.estimators.lengths`; default none.
-    Raises SettingError for another name.
+    observations. `length` is the divisor of the penalty in a loss, one of `pgjax.estimators.lengths`; default none.
+    Of the names in REFERENCE_KLS, "k1_reward" penalises the episode's KL(π_θ ‖ π_ref), with its full gradient;
+    "k2_loss" penalises KL(π_θ ‖ π_ref) at the states of the batch, and "k3_loss" KL(π_ref ‖ π_θ) there. The mean
+    gradient of "k1_loss" is 0 on the policy's own samples (`pgjax.estimators.reference_kl`).
 
     >>> from pgjax import hyperparameters, reinforce
     >>> recipe = with_reference(reinforce(), "k1_reward", 0.1)

@@ -52,7 +52,7 @@ def reinforce(
       baseline_constant: the number that baseline "constant" subtracts.
       learning_rate: step size of the optimiser, which is Adam.
       discount: discount factor γ, from 0 to 1.
-    Raises SettingError for an unknown name. Williams 1992. https://doi.org/10.1007/BF00992696
+    Williams 1992. https://doi.org/10.1007/BF00992696
 
     >>> reinforce(baseline="state_value").config.critic
     'state'
@@ -71,10 +71,9 @@ def reinforce(
 
 
 def rloo(*, learning_rate: ArrayLike = 1e-2, discount: ArrayLike = 1.0) -> Recipe:
-    """REINFORCE leave-one-out: total return minus the mean of the other episodes of the group × score.
+    """REINFORCE leave-one-out: total return minus the mean of the others in the group (`Config.group_size`) × score.
 
-    `Config.group_size` sets the size of groups. Kool et al. 2019; Ahmadian et al. 2024.
-    https://arxiv.org/abs/2402.14740
+    Kool et al. 2019; Ahmadian et al. 2024. https://arxiv.org/abs/2402.14740
     """
     recipe = reinforce("total_return", "leave_one_out", learning_rate=learning_rate, discount=discount)
     return recipe._replace(config=replace(recipe.config, group_size=4))

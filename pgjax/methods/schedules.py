@@ -15,11 +15,7 @@ from pgjax.types import Algorithm, SettingError
 def linear_decay(count: ArrayLike, *, learning_rate: ArrayLike, updates: ArrayLike, final: ArrayLike = 0.0) -> Array:
     """Linear decay from `learning_rate` to `final` over `updates` steps of the optimiser, constant afterwards.
 
-    Use it with any optax optimiser, `Partial(optax.adam, learning_rate=Partial(linear_decay, learning_rate=1e-2,
-    updates=100.0))`, or use `decaying`.
-
-    >>> float(linear_decay(50, learning_rate=1.0, updates=100.0))
-    0.5
+    Use `Partial(optax.adam, learning_rate=Partial(linear_decay, learning_rate=1e-2, updates=100.0))`, or `decaying`.
     """
     progress = jnp.clip(count / jnp.maximum(jnp.asarray(updates, jnp.float32), 1.0), 0.0, 1.0)
     start, end = jnp.asarray(learning_rate), jnp.asarray(final)
@@ -62,17 +58,11 @@ SCHEDULES: dict[str, Callable[..., Array]] = {"constant": constant, "linear": li
 
 
 def scheduled(algorithm: Algorithm, schedule: str, *, total_steps: float, warmup_steps: float = 0.0) -> Algorithm:
-    """Method with a learning rate that follows a schedule over environment steps.
+    """Method with a learning rate that follows a schedule over environment steps, one of SCHEDULES by name.
 
-    The rate of an update is the optimiser's own times a factor of the environment steps before it. The rate,
-    `schedule_steps` and `warmup_steps` can be swept.
-
-    Args:
-      algorithm: a method whose optimiser has a hyperparameter `learning_rate`.
-      schedule: a name in SCHEDULES.
-      total_steps: end of the schedule, in environment steps of one run.
-      warmup_steps: environment steps of the linear warm-up from 0.
-    Raises SettingError for an unknown name, and for a warm-up that is not shorter than the schedule.
+    The rate of an update is the optimiser's own `learning_rate` times a factor of the environment steps before it. It
+    warms up linearly from 0 over `warmup_steps`, and the schedule ends at `total_steps`, both in environment steps of
+    one run. The rate, `schedule_steps` and `warmup_steps` can be swept.
 
     >>> from pgjax import hyperparameters, reinforce
     >>> algorithm = scheduled(reinforce().algorithm, "cosine", total_steps=1e5, warmup_steps=1e4)

@@ -32,7 +32,6 @@ def awr(
     """Advantage-weighted regression: min(exp(A/β), ω_max) × score, with A from GAE(λ); several passes over every batch.
 
     The paper regresses on a replay buffer of many old policies; here each batch is sampled by the current policy.
-
     Args:
       temperature: divisor of the advantage, β; η of the delightful gate.
       max_weight: largest weight ω_max.
@@ -50,14 +49,12 @@ def vmpo(
     learning_rate: ArrayLike = 3e-3,
     discount: ArrayLike = 0.99,
 ) -> Recipe:
-    """V-MPO: softmax of A/η over the better half of the batch × score, with a penalty KL(π_θ̄ ‖ π_θ).
+    """V-MPO: softmax of A/η over the better half of the batch × score, with a penalty α KL(π_θ̄ ‖ π_θ).
 
-    η minimises its dual on every batch (`pgjax.estimators.exponential_weights.better_half`), and the weight of the KL
-    is fixed. The paper takes gradient steps on both.
-
+    α is `kl_coefficient`, and fixed. η minimises its dual on every batch
+    (`pgjax.estimators.exponential_weights.better_half`). The paper takes gradient steps on both.
     Args:
       temperature_bound: ε_η, the KL of the weights from uniform ones.
-      kl_coefficient: weight α of the penalty.
     Song et al. 2020. https://arxiv.org/abs/1909.12238
     """
     credit = better_half(Partial(gae, gae_lambda=gae_lambda), temperature_bound)

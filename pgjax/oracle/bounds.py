@@ -1,11 +1,9 @@
-"""Bounds on the error of dropping importance ratios, each with the quantity that it bounds.
-
-Notation for horizon T, target policy π_θ and behaviour policy π_θ̄:
+"""Bounds on the error of dropping importance ratios, for a target policy π_θ and a behaviour policy π_θ̄. Notation:
 
     ε = max_s TV(π_θ, π_θ̄),   A_max = max |A|,   G = max_s E_{π_θ}‖∇log π_θ(a|s)‖,   c = 2 Σ_t t γ^t.
 
-Time t starts at 0; at γ = 1, c = T(T − 1). The bounds hold for every γ in [0, 1], with the factor γ^t in J. The end of
-an episode counts as one more state, in which both policies are equal and advantages are 0.
+Time t starts at 0; at γ = 1, c = T(T − 1) with horizon T. The bounds hold for every γ in [0, 1], with the factor γ^t in
+J. The end of an episode counts as one more state, in which both policies are equal and advantages are 0.
 """
 
 from functools import partial
@@ -56,9 +54,7 @@ class GradientGaps(NamedTuple):
 def policy_distance(log_probs: Array, behaviour: Array) -> Array:
     """Largest total variation between two policies, ε = max_s ½ Σ_a |π_θ(a|s) − π_θ̄(a|s)|, in [0, 1].
 
-    Args:
-      log_probs: log π_θ, [S, A] or [T, S, A].
-      behaviour: log π_θ̄, likewise.
+    `log_probs` is log π_θ and `behaviour` is log π_θ̄, both [S, A] or [T, S, A].
     """
     return 0.5 * jnp.max(jnp.sum(jnp.abs(jnp.exp(log_probs) - jnp.exp(behaviour)), axis=-1))
 
@@ -95,8 +91,7 @@ def performance_difference(mdp: MDP, log_probs: Array, behaviour: Array) -> Perf
 def surrogate_value(mdp: MDP, log_probs: Array, behaviour: Array) -> Array:
     """L(θ) = Σ_t γ^t E_{s ~ d_t^θ̄}[Ā_t(s)]: the performance difference with the states of the behaviour policy.
 
-    Differentiable in `log_probs`; its gradient is the mean of the first-order estimator. Arguments as in
-    `policy_distance`.
+    The gradient in `log_probs` is the mean of the first-order estimator. Arguments as in `policy_distance`.
     Source: Schulman et al. 2015, eq. 3. https://arxiv.org/abs/1502.05477
     """
     there = exact_values(mdp, behaviour)
@@ -128,12 +123,7 @@ def mean_gradients(mdp: MDP, log_policy: LogPolicy, params: Params, behaviour: A
         Σ_t γ^t E_{s ~ d_t, a ~ π_θ}[∇log π_θ(a|s) Q_t(s, a)].
 
     The state distribution d is d^θ with past ratios and d^θ̄ without. Q is Q^θ with future ratios and Q^θ̄ without.
-
-    Args:
-      mdp: the problem.
-      log_policy: params -> log π_θ.
-      params: θ.
-      behaviour: log π_θ̄, [S, A] or [T, S, A].
+    `log_policy` maps θ to log π_θ; `behaviour` is log π_θ̄, [S, A] or [T, S, A].
     Source: Degris et al. 2012; Schulman et al. 2015. https://arxiv.org/abs/1502.05477
     """
     here, there = exact_values(mdp, log_policy(params)), exact_values(mdp, behaviour)

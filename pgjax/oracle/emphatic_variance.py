@@ -9,15 +9,9 @@ from pgjax.oracle.mdp import MDP, exact_values, per_step
 
 
 def emphatic_law(mdp: MDP, target: Array, behaviour: Array, interest: ArrayLike = 1.0) -> Array:
-    """Emphatic state weighting E_μ[F_t 1(s_t = s)], [T, S].
+    """Emphatic state weighting f_t(s) = E_μ[F_t 1(s_t = s)], [T, S], by f_t = d_t^μ i_t + γ P_πᵀ f_{t−1}.
 
-        f_t = d_t^μ i_t + γ P_πᵀ f_{t−1}
-
-    Args:
-      mdp: the problem.
-      target: log π, [S, A] or [T, S, A].
-      behaviour: log μ, likewise.
-      interest: i_t(s), a number or [T, S].
+    `target` is log π and `behaviour` is log μ, both [S, A] or [T, S, A]; `interest` is i_t(s), a number or [T, S].
     Source: Sutton, Mahmood & White 2016. https://arxiv.org/abs/1503.04269
     """
     state_probs = exact_values(mdp, behaviour).state_law

@@ -43,9 +43,6 @@ class Moments(NamedTuple):
 def enumerate_trajectories(mdp: MDP, max_trajectories: int = 2_000_000) -> Trajectories:
     """List every trajectory that the tables allow under some policy.
 
-    Raises:
-      SettingError: for more than `max_trajectories`; shows the number.
-
     >>> from pgjax.oracle import make_mdp
     >>> mdp = make_mdp([1.0], [[[0.5], [0.0]]], [[1.0, 0.0]], horizon=2)  # action 0 continues with probability 0.5
     >>> enumerate_trajectories(mdp).mask.sum(axis=0).tolist()  # lengths
@@ -106,13 +103,12 @@ def trajectory_probability(mdp: MDP, trajectories: Trajectories, log_probs: Arra
 )
 @dataclass(frozen=True)
 class Sampling:
-    """Behaviour policy, critics and batch size of an estimator.
+    """Behaviour policy, critics and batch size N of an estimator.
 
     Attributes:
       behaviour: log π_θ̄, [S, A] or [T, S, A]; None for the policy itself.
       value: V_t(s), [T + 1, S].
       action_value: Q̃_t(s, a), [T, S, A].
-      batch_size: N.
     """
 
     behaviour: Array | None = None
@@ -131,15 +127,8 @@ def moments(
 
         E[ĝ] = Σ P(τ_1) … P(τ_N) ĝ(τ_1, …, τ_N)
 
-    Args:
-      mdp: the problem. The factor γ^t is kept (`discounted_objective`), so that J = E[Σ_t γ^t r_t].
-      estimator: of ∇J.
-      log_policy: params -> log π_θ.
-      params: θ.
-      sampling: behaviour policy, critics and N.
-
-    Raises:
-      SettingError: for more than `MAX_BATCHES` batches; shows the number.
+    The factor γ^t is kept (`discounted_objective`), so that J = E[Σ_t γ^t r_t]. `log_policy` maps params θ to log π_θ.
+    More than `MAX_BATCHES` batches raise a SettingError.
 
     >>> from pgjax import product, score, total_return
     >>> from pgjax.oracle import make_mdp

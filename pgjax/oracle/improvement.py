@@ -37,20 +37,10 @@ def expected_improvement(
     sizes: ArrayLike,
     sampling: Sampling = ON_POLICY,
 ) -> Improvement:
-    """Expected change of J by θ ← θ + α ĝ, over every batch of N independent trajectories.
+    """Expected change of J by θ ← θ + α ĝ for each α in `sizes`, [K], over every batch of N independent trajectories.
 
-    The estimator must not depend on the order of trajectories, since batches that differ only in order are merged.
-
-    Args:
-      mdp: the problem.
-      estimator: of ∇J.
-      log_policy: params -> log π_θ.
-      params: θ.
-      sizes: step sizes α, [K].
-      sampling: behaviour policy, critics and N, as in `moments`.
-
-    Raises:
-      SettingError: for more than `MAX_BATCHES` batches; shows the number.
+    The estimator must not depend on the order of trajectories, since batches that differ only in order are merged. More
+    than `MAX_BATCHES` raise a SettingError. Other arguments as in `moments`.
 
     >>> from pgjax import product, score, total_return
     >>> from pgjax.oracle import make_mdp

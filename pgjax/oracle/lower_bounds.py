@@ -21,10 +21,7 @@ def weight_second_moment(mdp: MDP, target: Array, behaviour: Array) -> Array:
 
         M_t(s) = Σ_a μ ρ² (Σ_s' P(s'|s, a) M_{t+1}(s') + P(end|s, a)),   M_T = 1
 
-    Args:
-      mdp: the problem.
-      target: log π, [S, A] or [T, S, A].
-      behaviour: log μ, likewise.
+    `target` is log π and `behaviour` is log μ, both [S, A] or [T, S, A].
     """
     transition = jnp.asarray(mdp.transition)
     ends = 1.0 - jnp.sum(transition, axis=-1)
@@ -45,18 +42,8 @@ def largest_return(mdp: MDP) -> float:
 def pois_penalty(mdp: MDP, target: Array, behaviour: Array, trajectories: int, confidence: float = 0.95) -> Array:
     """Penalty of the POIS lower bound, ‖R‖_∞ √((1 − δ) E_μ[ρ²]/(δ N)) with δ = 1 − confidence.
 
-    With probability at least 1 − δ over N trajectories of μ, J(π) ≥ (1/N) Σ_n ρ_n R_n − penalty. This is Cantelli's
-    inequality with a variance of at most ‖R‖²_∞ E_μ[ρ²]/N.
-
-    Args:
-      mdp: the problem.
-      target: log π, [S, A] or [T, S, A].
-      behaviour: log μ, likewise.
-      trajectories: N.
-      confidence: 1 − δ, in (0, 1).
-
-    Raises:
-      SettingError: for a confidence outside (0, 1).
+    With probability at least 1 − δ over N `trajectories` of μ, J(π) ≥ (1/N) Σ_n ρ_n R_n − penalty. This is Cantelli's
+    inequality with a variance of at most ‖R‖²_∞ E_μ[ρ²]/N. Policies as in `weight_second_moment`.
     Source: Metelli et al. 2018, policy optimisation via importance sampling. https://arxiv.org/abs/1809.06098
     """
     if not 0.0 < confidence < 1.0:
@@ -66,14 +53,9 @@ def pois_penalty(mdp: MDP, target: Array, behaviour: Array, trajectories: int, c
 
 
 def ratio_surrogate(mdp: MDP, trajectories: Trajectories, target: Array, behaviour: Array, share: Array) -> Array:
-    """(1/N) Σ_n ρ_n R_n of a batch.
+    """(1/N) Σ_n ρ_n R_n of a batch in which each of the `trajectories` listed has the fraction `share`, [M].
 
-    Args:
-      mdp: the problem.
-      trajectories: from `enumerate_trajectories`.
-      target: log π, [S, A] or [T, S, A].
-      behaviour: log μ, likewise.
-      share: fraction of the batch of each trajectory, [M]; with probabilities under μ the result is J(π).
+    With probabilities under μ as `share`, the result is J(π). Policies as in `weight_second_moment`.
     """
     log_ratio = taken_log_probs(mdp, trajectories, target) - taken_log_probs(mdp, trajectories, behaviour)
     returns = jnp.sum(_discounted_rewards(mdp, trajectories), axis=0)
@@ -114,16 +96,9 @@ def pois_search(
     steps: int = 500,
     size: ArrayLike = 0.1,
 ) -> Params:
-    """Maximise the expected bound J(θ') − penalty(θ', θ) over θ', by gradient ascent from θ.
+    """Maximise the expected bound J(θ') − penalty(θ', θ) over θ', by gradient ascent from θ, the behaviour policy.
 
-    Args:
-      mdp: the problem.
-      log_policy: params -> log π.
-      params: θ of the behaviour policy.
-      trajectories: N; more trajectories allow larger changes of the policy.
-      confidence: of the bound.
-      steps: number of gradient steps.
-      size: step size.
+    More `trajectories`, N, allow larger changes of the policy. `log_policy` maps params to log π.
 
     >>> from pgjax.oracle import make_mdp
     >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)

@@ -50,16 +50,12 @@ class Values(NamedTuple):
 def make_mdp(initial: ArrayLike, transition: ArrayLike, reward: ArrayLike, horizon: int, discount: float = 1.0) -> MDP:
     """Check the tables of an MDP and convert them to float64.
 
+    A SettingError names the table and the entry.
+
     Args:
       initial: P(s_0), [S].
       transition: P(s'|s, a), [S, A, S]; probability missing from a row ends the episode.
       reward: r(s, a), [S, A].
-      horizon: T.
-      discount: γ.
-
-    Raises:
-      SettingError: for wrong shapes, negative or non-finite numbers, rows with a sum above 1, and a horizon or discount
-        out of range; names the table and the entry.
 
     >>> make_mdp([1.0], [[[0.5]]], [[1.0]], horizon=3).discount
     1.0
@@ -94,11 +90,7 @@ def make_mdp(initial: ArrayLike, transition: ArrayLike, reward: ArrayLike, horiz
 
 
 def check_logits(mdp: MDP, name: str, logits: ArrayLike) -> np.ndarray:
-    """Convert logits of a tabular policy to float64.
-
-    Raises:
-      SettingError: for a shape other than [S, A], and numbers that are not finite.
-    """
+    """Check logits of a tabular policy, [S, A], and convert them to float64."""
     table = _numbers(name, logits)
     if table.shape != mdp.reward.shape:
         raise SettingError(name, table.shape, f"is not the shape {mdp.reward.shape} that reward requires")
@@ -120,9 +112,7 @@ def exact_values(mdp: MDP, log_probs: Array) -> Values:
 
         Q_t(s,a) = r(s,a) + γ Σ_s' P(s'|s,a) V_{t+1}(s'),   V_t(s) = Σ_a π(a|s) Q_t(s,a)
 
-    Args:
-      mdp: the problem.
-      log_probs: log π, [S, A] or [T, S, A].
+    `log_probs` is log π, [S, A] or [T, S, A].
 
     >>> mdp = make_mdp([1.0], [[[1.0], [1.0]]], [[1.0, 0.0]], horizon=2)
     >>> values = exact_values(mdp, jnp.log(jnp.array([[0.5, 0.5]])))
@@ -168,7 +158,7 @@ def exact_hessian(mdp: MDP, log_policy: LogPolicy, params: Params) -> Array:
 def exact_fisher(mdp: MDP, log_policy: LogPolicy, params: Params) -> Array:
     """Fisher information of a trajectory, F = E[Σ_t ∇log π_t ∇log π_tᵀ], in the flattened parameters, [P, P].
 
-    Kakade 2001. https://papers.nips.cc/paper/2073
+    Source: Kakade 2001. https://papers.nips.cc/paper/2073
     """
     weight, score, _ = _score_terms(mdp, log_policy, params)
     return jnp.einsum("tsa,tsap,tsaq->pq", weight, score, score)

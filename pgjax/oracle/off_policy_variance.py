@@ -12,10 +12,7 @@ from pgjax.oracle.mdp import MDP, exact_values, per_step
 def state_ratios(mdp: MDP, target: Array, behaviour: Array) -> Array:
     """d_t^π(s)/d_t^μ(s), [T, S]; 0 where d_t^μ(s) is 0.
 
-    Args:
-      mdp: the problem.
-      target: log π, [S, A] or [T, S, A].
-      behaviour: log μ, likewise.
+    `target` is log π and `behaviour` is log μ, both [S, A] or [T, S, A].
     """
     here, there = (exact_values(mdp, x).state_law for x in (target, behaviour))
     return jnp.where(there > 0, here / jnp.where(there > 0, there, 1.0), 0.0)
@@ -82,16 +79,10 @@ def dual_variance(mdp: MDP, target: Array, behaviour: Array, of_actions: bool = 
 
         Var V_0(s_0) + Σ_t E_μ[(γ^t w_t(s_t))² Var_μ(ρ_t (r_t + γ V_{t+1}(s_{t+1})) | s_t)]
 
-    With tables over (s, a), the variance given s_t is E_μ[ρ_t² Var(γ V_{t+1}(s_{t+1})|s_t, a_t)]. This is the smallest
-    variance of a regular estimator without knowledge of the distributions, attained by double reinforcement learning.
-    For bounded w it grows at most like T². With tables over s it grows at most like T³, because the noise of ρ_t
-    multiplies all later rewards.
-
-    Args:
-      mdp: the problem.
-      target: log π, [S, A] or [T, S, A].
-      behaviour: log μ, likewise.
-      of_actions: whether tables are over (s, a) instead of s.
+    With tables over (s, a) (`of_actions`), the variance given s_t is E_μ[ρ_t² Var(γ V_{t+1}(s_{t+1})|s_t, a_t)]. This
+    is the smallest variance of a regular estimator without knowledge of the distributions, attained by double
+    reinforcement learning. For bounded w it grows at most like T². With tables over s it grows at most like T³, because
+    the noise of ρ_t multiplies all later rewards. Other arguments as in `state_ratios`.
     Source: Kallus & Uehara 2020. https://arxiv.org/abs/1908.08526
     """
     values, state_probs = exact_values(mdp, target), exact_values(mdp, behaviour).state_law

@@ -20,7 +20,6 @@ def environment(mdp: MDP, *, time_limit: bool = False, actions: Space = None) ->
     """Convert an MDP to an Environment whose observation is the pair of integers (t, s).
 
     Args:
-      mdp: the problem.
       time_limit: whether the horizon truncates an episode instead of terminating it.
       actions: action space whose combinations, in the order of `pgjax.spaces.combinations`, are the actions of the MDP;
         default one Discrete action.
@@ -59,13 +58,9 @@ def tabular_agent(mdp: MDP, critic: Critic = "none", *, actions: Space = None, m
     """Tabular softmax policy with logits θ[s, ·] and tabular critic, both initialised to 0.
 
     Args:
-      mdp: the problem.
-      critic: "none", "state" for V[s], or "action" for Q[s, a].
+      critic: "none", "state" for V[s], or "action" for Q[s, a], which needs a single Discrete action.
       actions: as in `environment`; the policy is a product of softmaxes, one for each component of an action.
       masks: for each component of `actions` None or a table [S, outputs], 0 where a choice is not allowed.
-
-    Raises:
-      SettingError: for critic "action" without a single Discrete action.
     """
     states, count = mdp.reward.shape
     space = Discrete(count) if actions is None else actions

@@ -38,14 +38,10 @@ from pgjax.types import Estimator
 def exact_table(mdp: MDP, target_logits: ArrayLike, behaviour_logits: ArrayLike) -> dict[str, Any]:
     """Number of trajectories, J, ∇J and, for every estimator, its exact mean, relative bias and variance.
 
-    Policies are tabular softmax. The first estimators sample from the target policy, the others from the behaviour
-    policy. Names ending in _2 use batches of two; their variance is multiplied by two, and is None if there are too
-    many pairs. The relative bias is ‖mean − ∇J‖ / ‖∇J‖, or None where ∇J is 0. Run it in float64.
-
-    Args:
-      mdp: the problem; the factor γ^t is kept.
-      target_logits: θ, [S, A].
-      behaviour_logits: θ̄, [S, A].
+    Policies are tabular softmax with logits [S, A]; the factor γ^t is kept. The first estimators sample from the target
+    policy, the others from the behaviour policy. Names ending in _2 use batches of two; their variance is multiplied by
+    two, and is None if there are too many pairs. The relative bias is ‖mean − ∇J‖ / ‖∇J‖, None where ∇J is 0. Use
+    float64.
     """
     theta, log_policy = jnp.asarray(target_logits, float), jax.nn.log_softmax
     gradient = jnp.ravel(exact_gradient(mdp, log_policy, theta))

@@ -65,12 +65,8 @@ def from_gymnax(name: str, *, horizon: int | None = None, discount: float = 1.0,
 
     Args:
       name: FrozenLake-misc, FourRooms-misc, Catch-bsuite or DeepSea-bsuite.
-      horizon: of the tables; default the environment's time limit.
-      discount: γ.
+      horizon: of the tables; default, and at most, the environment's time limit.
       settings: for the environment's constructor.
-
-    Raises:
-      SettingError: for another environment.
 
     >>> from_gymnax("FrozenLake-misc").mdp.transition.shape
     (11, 4, 11)

@@ -1,7 +1,7 @@
 """Every parameter update that training can make on a tabular problem, and the expected change.
 
-`pgjax.learn` itself is run on every batch of the problem. This tests slices, minibatches, groups, devices and several
-passes together with the estimator.
+`pgjax.learn` itself is run on every batch. This tests slices, minibatches, groups, devices and several passes together
+with the estimator. More than `MAX_BATCHES` rollouts or batches raise a SettingError.
 """
 
 from dataclasses import replace
@@ -50,13 +50,7 @@ class Batches(NamedTuple):
 def list_rollouts(mdp: MDP, config: Config, *, time_limit: bool = False) -> Rollouts:
     """List all whole episodes, or all `config.num_steps` steps of a stream that starts with a reset.
 
-    Args:
-      mdp: the problem.
-      config: selects the kind of rollout.
-      time_limit: as in `oracle.environment`.
-
-    Raises:
-      SettingError: for more than `MAX_BATCHES` rollouts.
+    `config.rollout` selects which; `time_limit` is as in `oracle.environment`.
     """
     streaming = config.rollout == "stream"
     length = config.num_steps if streaming else mdp.horizon
@@ -131,11 +125,7 @@ def as_rows(mdp: MDP, rollouts: Rollouts, log_probs: ArrayLike, actions: Space =
 
 
 def list_batches(mdp: MDP, rollouts: Rollouts, log_probs: ArrayLike, num_envs: int, group_size: int = 1) -> Batches:
-    """List every batch of `num_envs` independent rollouts with positive probability; groups share their first state.
-
-    Raises:
-      SettingError: for more than `MAX_BATCHES` batches.
-    """
+    """List every batch of `num_envs` independent rollouts with positive probability; groups share their first state."""
     taken = np.where(rollouts.mask > 0, np.asarray(log_probs)[rollouts.state, rollouts.action], 0.0)
     chance = rollouts.probability * np.exp(taken.sum(0))
     first = rollouts.state[0]
@@ -167,7 +157,6 @@ def every_update(
 
     Args:
       trainer: with any settings except `Config.accumulate` above 1.
-      algorithm: hyperparameters.
       state: contains the parameters of the behaviour policy.
       rows: from `as_rows`, [T, M].
       members: the rollouts of each batch, [B, N].
@@ -202,10 +191,7 @@ def every_update(
 
 
 def every_replayed_update(trainer: Trainer, algorithm: Algorithm, state: TrainState, keys: Array) -> Params:
-    """Like `every_update`, for `Config.accumulate` > 1, where batches are simulated again from keys [B].
-
-    The keys come from `keys_of_batches`.
-    """
+    """Like `every_update`, for `Config.accumulate` > 1: simulates batches again from `keys_of_batches`, [B]."""
 
     def one(key: Array) -> Params:
         collected: Collection = collect(trainer, algorithm, state._replace(key=key))
@@ -226,8 +212,7 @@ def keys_of_batches(
 ) -> Array:
     """For each batch a key with which `pgjax.collect` collects it, [B], found by random search.
 
-    Raises:
-      SettingError: if some batch is not found in `rounds` times `draws` keys.
+    A SettingError shows how many batches were found if `rounds` times `draws` keys are not enough.
     """
     config = replace(trainer.config, accumulate=1)
     holding = make_trainer(trainer.environment, trainer.agent, config)
@@ -251,11 +236,7 @@ def keys_of_batches(
 
 
 def columns_of(rollouts: Rollouts, rows: Transition) -> np.ndarray:
-    """The index of the listed rollout that each column of recorded rows [T, ...] equals, [...]. At most 4 steps.
-
-    Raises:
-      SettingError: for columns that are not listed.
-    """
+    """The index of the listed rollout that each column of recorded rows [T, ...] equals, [...]. At most 4 steps."""
     r = rollouts
     listed = _codes(r.state, r.action, r.terminated, r.truncated, r.next_state, r.mask)
     given = (rows.observation[1], rows.action, rows.terminated, rows.truncated, rows.next_observation[1], rows.mask)

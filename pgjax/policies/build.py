@@ -18,11 +18,9 @@ from pgjax.types import Agent, Environment, KeyData, Keyed, Memory, Params, Sett
 
 
 class Network(Protocol):
-    """Interface of a network. A flax linen module satisfies it.
-
-    A network that draws random numbers, such as dropout, takes a last argument `key` in `apply` and is then applied to
-    one row at a time. In training the key is the same whenever the probability of a step is computed; in evaluation it
-    is None.
+    """Interface of a network; a flax linen module satisfies it. A network that draws random numbers, such as dropout,
+    takes a last argument `key` in `apply` and is then applied to one row at a time. In training the key is the same
+    whenever the probability of a step is computed; in evaluation it is None.
     """
 
     def init(self, key: Array, x: Any, /) -> Params:
@@ -74,10 +72,6 @@ def from_networks(
       critic_memory: the same for the critic alone; without it the critic reads the features of `memory`.
       features: observation -> input of the first network; default `pgjax.policies.observations.default_features`.
       initial_log_std: initial log σ, in units of half the action box.
-
-    Raises:
-      SettingError: if critic and network or policy and action space do not match, or an output or a carry has the wrong
-        shape or structure.
 
     >>> from typing import NamedTuple
     >>> from pgjax import environments
@@ -196,9 +190,8 @@ def _check_critic_memory(memory: Any, critic_network: Any, critic_memory: Any, t
 
 
 def _check_outputs(environment: Environment, agent: Agent, heads: dict[str, tuple[Network, Callable, int]]) -> None:
-    """Trace all networks on one observation and on a batch [2, 3], and check the shapes. Nothing is computed.
-
-    `heads` gives for actor and critic the network, a function (params, input) -> output, and the required output size.
+    """Check shapes by tracing all networks on one observation and on a batch [2, 3]; nothing is computed. `heads` gives
+    for actor and critic the network, a function (params, input) -> output, and the required output size.
     """
 
     def trace(key: Array) -> None:

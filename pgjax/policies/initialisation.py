@@ -12,8 +12,8 @@ from pgjax.types import Params
 def one_at_a_time(init: Callable[[Array], Params]) -> Callable[[Array], Params]:
     """`init`; on a CPU one call after the other under `vmap`. It may close over traced values.
 
-    Orthogonal initialisation needs QR decompositions. jaxlib 0.10 splits a batch of them into tasks for the same
-    threads that wait for them, so several batches in parallel can occupy all threads: the program then hangs.
+    jaxlib 0.10 splits a batch of QR decompositions (orthogonal initialisation) into tasks for the same threads that
+    wait for them. Several batches in parallel can occupy all threads: the program then hangs.
     """
 
     def initialised(key: Array) -> Params:

@@ -25,10 +25,7 @@ def find_masks(environment: Environment) -> Masks:
 
     A mask belongs to the part of the action space whose path ends the mask's own path, without that name. The part
     action["tool"][0] is masked by observation["action_mask"]["tool"][0] or observation["tool"][0]["action_mask"]. A
-    part needs no mask.
-
-    Raises:
-      SettingError: for a mask of no part or of a continuous one, of the wrong shape, or given twice for one part.
+    part needs no mask; it may not have two, and a continuous part may not have one.
     """
     with_paths, _ = tree_flatten_with_path(environment.observation)
     found = {i: path for i, (path, _) in enumerate(with_paths) if ACTION_MASK in map(_name, path)}
@@ -58,9 +55,8 @@ def find_masks(environment: Environment) -> Masks:
 def flat_mask(part: Part, leaves: Sequence[Array], leading: int) -> Array:
     """An action mask in the order of the part's outputs, [..., outputs].
 
-    Args:
-      leaves: of the observation: [..., outputs] or [..., *shape, largest n], or one array for each number of an action.
-      leading: number of axes before the mask's own.
+    `leaves` of the observation are [..., outputs] or [..., *shape, largest n], or one array for each number of an
+    action; `leading` is the number of axes before these.
     """
     counts: tuple[int, ...] = part.counts  # type: ignore[union-attr]  (no Box)
     if len(leaves) > 1:

@@ -191,9 +191,6 @@ def make_agent(
       dropout: fraction of units dropped from each dense layer, in training only.
       initial_log_std: initial log σ, in units of half the action box.
 
-    Raises:
-      SettingError: if policy or network do not fit the environment.
-
     >>> from pgjax import environments
     >>> agent = make_agent(environments.make("CartPole-v1"))
     >>> agent.policy(agent.init(jax.random.key(0)), jnp.zeros(4)).logits.shape

@@ -54,7 +54,6 @@ def merge(moments: Moments, x: Array, mask: Array) -> Moments:
     """Moments with a batch x [T, N, ...] added, as if all data were seen at once (Chan, Golub & LeVeque 1983):
 
         n = n_a + n_b,   m = m_a + δ n_b/n,   M = M_a + M_b + δ² n_a n_b/n,   δ = m_b − m_a.
-
     Entries with mask [T, N] 0 are ignored. x is cast to the dtype of the moments.
     """
     batch = step_spread(x.astype(moments.mean.dtype), mask)
@@ -75,15 +74,11 @@ def normalise_observations(agent: Agent, environment: Environment, clip: float =
     The statistics are the parameter group "statistics", and are saved, evaluated and swept with the other parameters.
     Only training updates them, after each batch. Action masks and categories are left unchanged.
 
-    Raises:
-      SettingError: if all observations are categories, which have no scale.
-
     >>> from pgjax import environments, make_agent
     >>> env = environments.make("CartPole-v1")
     >>> agent = normalise_observations(make_agent(env), env)
     >>> observations = jnp.array([[[1.0, 2.0, 3.0, 4.0]], [[3.0, 4.0, 5.0, 6.0]]])  # [T, N, 4]
-    >>> params = agent.observe(agent.init(jax.random.key(0)), observations, jnp.ones((2, 1)))
-    >>> params["statistics"].mean.tolist()
+    >>> agent.observe(agent.init(jax.random.key(0)), observations, jnp.ones((2, 1)))["statistics"].mean.tolist()
     [2.0, 3.0, 4.0, 5.0]
     """
     shapes, structure = leaves(environment)
@@ -146,12 +141,11 @@ def no_reward_scale(num_envs: int) -> RewardScale:
 def scale_rewards(
     scale: RewardScale, transition: Transition, discount: ArrayLike, *, streaming: bool
 ) -> tuple[RewardScale, Transition]:
-    """Divide a batch's rewards by the standard deviation of the discounted return, this batch included.
+    """Divide a batch's rewards by the standard deviation of the discounted return, this batch included:
 
         G_t = r_t + γ G_{t−1} within an episode,      r_t ← r_t / std(G)
-
-    The mean is not subtracted, because that would change the problem. G restarts at 0 in each episode. Rewards stay
-    unchanged if G does not vary, up to rounding. With `streaming`, episodes continue from batch to batch.
+    The mean is not subtracted, because that would change the problem. Rewards stay unchanged if G does not vary, up to
+    rounding. With `streaming`, episodes continue from batch to batch.
     """
     continues = transition.mask * ~(transition.terminated | transition.truncated)
     earned = as_float(transition.reward)

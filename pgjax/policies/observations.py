@@ -16,12 +16,9 @@ from pgjax.types import Environment, SettingError
 def default_features(environment: Environment, *, flatten: bool = True) -> Callable[[Any], Any]:
     """A function from an observation to a network's input: float32, categories one-hot, arrays flat.
 
-    All parts of a dict or tuple are flattened and joined, except action masks. With `flatten=False` images (as in
-    `image_leaves`) keep their shape [height, width, channels]. Several parts then give a tuple: images first, then all
+    All parts of a dict or tuple are flattened and joined, except action masks. With `flatten=False` images
+    (`image_leaves`) keep their shape [height, width, channels]. Several parts then give a tuple: images first, then all
     else flat.
-
-    Raises:
-      SettingError: for observations without declared shapes, or with nothing but masks.
     """
     shapes, structure = leaves(environment)
     counts = categories(environment)
@@ -53,10 +50,7 @@ def seen_leaves(environment: Environment) -> list[int]:
 
 
 def image_leaves(environment: Environment) -> list[int]:
-    """Indices of the leaves that are images, at least 3×3.
-
-    An image is [height, width, channels] of numbers, or [height, width, ...] of categories.
-    """
+    """Indices of the images, at least 3×3: numbers [height, width, channels] or categories [height, width, ...]."""
     shapes, counts = leaves(environment)[0], categories(environment)
 
     def image(i: int) -> bool:
@@ -81,11 +75,7 @@ def leaves(environment: Environment) -> tuple[list[Any], Any]:
 
 
 def categories(environment: Environment) -> list[int | None]:
-    """Number of values of each observation leaf that is a category, else None; in the order of `leaves`.
-
-    Raises:
-      SettingError: if `num_categories` does not fit the observation.
-    """
+    """Number of values of each observation leaf that is a category, else None; in the order of `leaves`."""
     shapes, structure = leaves(environment)
     declared = environment.num_categories
     if declared is None:

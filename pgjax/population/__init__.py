@@ -1,11 +1,9 @@
 """Population-based training: the worst runs continue from the best ones, with perturbed hyperparameters.
 
 Members train in parallel for some updates (`run_updates` under `vmap`). Then each of the worst members copies the
-parameters, optimiser state and hyperparameters of one of the best (exploit). It multiplies every evolving
-hyperparameter by a random factor (explore). Both steps are one compiled program.
-
-The random numbers of an exploit step depend only on a key and the number of updates done. A population that is saved
-and restored therefore continues bit for bit. Source: Jaderberg et al. 2017. https://arxiv.org/abs/1711.09846
+parameters, optimiser state and hyperparameters of one of the best (exploit), and multiplies every evolving
+hyperparameter by a random factor (explore). Random numbers depend only on a key and the number of updates done, so a
+restored population continues bit for bit. Source: Jaderberg et al. 2017. https://arxiv.org/abs/1711.09846
 """
 
 from pgjax.population.evolution import (

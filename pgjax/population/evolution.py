@@ -19,11 +19,7 @@ OF_THE_MEMBER = ("key", "rollout_state", "update", "env_steps", "skipped")
 
 @dataclass(frozen=True)
 class Evolution:
-    """Settings of population-based training.
-
-    >>> Evolution((("learning_rate", 1e-4, 1e-2),)).share
-    0.25
-    """
+    """Settings of population-based training, such as `Evolution((("learning_rate", 1e-4, 1e-2),))`."""
 
     ranges: tuple[tuple[str, float, float], ...]  # (name, lowest, highest) of each evolving hyperparameter
     from_one: tuple[str, ...] = ()  # hyperparameters x whose 1 − x is drawn and multiplied, such as the discount
@@ -91,10 +87,8 @@ def explore(how: Evolution, key: Array, algorithm: Algorithm, moved: Array) -> A
 def evolved(
     how: Evolution, key: Array, algorithm: Algorithm, state: TrainState, score: Array, may: Array
 ) -> tuple[Algorithm, TrainState, Array]:
-    """Exploit, then explore. `key` is that of the whole training; each number of updates derives its own from it.
-
-    Returns:
-      Algorithm and state, leaves [R, ...], and the member that each continues from, [R].
+    """Exploit, then explore: algorithm and state, leaves [R, ...], and the member that each continues from, [R]. `key`
+    is that of the whole training; each number of updates derives its own from it.
     """
     deal, move = jax.random.split(jax.random.fold_in(key, jnp.max(state.update)))
     source = sources(deal, score, may, how.share)

@@ -30,13 +30,9 @@ def start(
     devices: Sequence[Any] | None = None,
     mesh: Sequence[int] | None = None,
 ) -> sweeps.Runs:
-    """One member per seed, with hyperparameters drawn from their ranges.
-
-    `Runs.settings` also holds `parent`, the seed that a member continues from, at first its own. `algorithm` holds the
-    hyperparameters that do not evolve, `how` those that do; `draw` is the seed of the draws.
-
-    Raises:
-      SettingError: as `sweeps.start`; for hyperparameters that the algorithm does not have.
+    """One member per seed, with hyperparameters drawn from their ranges; `draw` is the seed of the draws. `algorithm`
+    holds the hyperparameters that do not evolve, `how` those that do. `Runs.settings` also holds `parent`, the seed
+    that a member continues from, at first its own.
     """
     chosen = counters.seeds(seeds)
     check_runs(trainer, algorithm, len(chosen), len(chosen))
@@ -62,16 +58,11 @@ def chunks(
     their steps are not replaced. Metrics are those of `sweeps.chunks` and, each [R, updates], the evolving
     hyperparameters of the update and `parent`, the seed of the member whose state it continued from. `Runs.settings`
     has the current values.
-
     Args:
-      runs: from `start`, or from an earlier call.
       updates: number of updates between two exploit steps.
       max_skipped: a member ends, and may be replaced, after this many skipped (non-finite) updates in a row.
       key: of the exploit steps; one that training does not use.
       donate: as in `sweeps.advance`.
-
-    Raises:
-      SettingError: as `sweeps.chunks`.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env, how = environments.make("SimpleBandit-bsuite"), Evolution((("learning_rate", 1e-3, 1e-1),))

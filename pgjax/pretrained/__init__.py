@@ -1,7 +1,6 @@
 """Pretrained policies, each with a card that records its returns and how it was trained.
 
-In policies/, each policy is three files: NAME.npz (parameters), NAME.toml (the card) and NAME.csv (learning curves of
-all seeds). `experiments/pretrained.py` writes them from run directories and evaluates them again.
+In policies/, NAME.npz has the parameters, NAME.toml the card, and NAME.csv the learning curves of all seeds.
 """
 
 from pgjax.pretrained.cards import Card, Evaluation, Score, measured, read_card

@@ -27,9 +27,9 @@ class Evaluation(NamedTuple):
     def interval(self, episodes: int | None = None) -> tuple[float, float]:
         """The interval expected to hold the mean of `episodes` other episodes of this policy; default as many as here.
 
-        It is mean ± (4 s √(1/n + 1/m) + 1 % of |mean|). Here s is the standard deviation, n and m are the numbers of
-        episodes. The first term is four standard errors of the difference of two means. The 1 % covers policies with s
-        = 0, and rounding on other versions or processors. The same key gives the same initial states.
+        It is mean ± (4 s √(1/n + 1/m) + 1 % of |mean|), with standard deviation s and numbers of episodes n, m. The
+        first term is four standard errors of the difference of two means. The 1 % covers policies with s = 0, and
+        rounding on other versions or processors. The same key gives the same initial states.
         """
         error = self.standard_deviation * (1 / self.episodes + 1 / (episodes or self.episodes)) ** 0.5
         half = STANDARD_ERRORS * error + ROUNDING * abs(self.mean)

@@ -25,13 +25,9 @@ class Policy(NamedTuple):
 
 
 def load_policy(name: str, *, folder: str | Path = FOLDER) -> Policy:
-    """Load a pretrained policy: environment, agent, parameters and card.
+    """Load a pretrained policy (`pgjax.pretrained.list()` gives the names): environment, agent, parameters and card.
 
-    `pgjax.pretrained.list()` gives the names. `folder` holds the files; default: those of the package.
-
-    Raises:
-      SettingError: for a name without a policy, with the closest ones; for an environment family that is not installed;
-        for damaged files.
+    `folder` holds the files; default: those of the package.
 
     >>> import jax
     >>> from pgjax import evaluate, load_policy

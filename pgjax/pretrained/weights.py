@@ -35,11 +35,7 @@ def as_bytes(params: Params) -> bytes:
 
 
 def read(path: Path, agent: Agent, sha256: str) -> Params:
-    """Read the parameters of an agent.
-
-    Raises:
-      SettingError: if the file is damaged, does not match the card's SHA-256, or holds parameters of another agent.
-    """
+    """Read an agent's parameters; the file must match the card's SHA-256 and the agent."""
     try:
         content = path.read_bytes()
     except OSError as error:

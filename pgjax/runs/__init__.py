@@ -1,4 +1,1 @@
-"""Settings, run directories, progress display and figures for scripts.
-
-`experiments/` and the notebooks use these modules. The core of pgjax does not import them.
-"""
+"""Settings, run directories, progress display and figures for scripts; the core of pgjax does not import them."""

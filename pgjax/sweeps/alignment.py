@@ -15,9 +15,8 @@ def curve(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Environment steps [G] and a metric [R, G] of all runs on a common grid, linearly interpolated.
 
-    Runs take different numbers of steps per update. The grid ends with the shortest run, or at `until`; runs that
-    stopped earlier then keep their last value. Updates in which no episode ended are ignored. `window` averages over so
-    many updates, for methods with small batches.
+    The grid ends with the shortest run, or at `until`; runs that stopped earlier then keep their last value. Updates in
+    which no episode ended are ignored. `window` averages over so many updates, for methods with small batches.
     """
     active, steps, returns = metrics["active"], metrics["env_steps"], metrics[name]
     known = active & np.isfinite(returns)

@@ -34,11 +34,8 @@ def learning_curves(
 ) -> Figure:
     """A figure with one curve per label and, if given, the greedy returns of evaluations.
 
-    Args:
-      curves: label -> metrics by name, [R, updates].
-      spread: of the band over seeds: "range" or "quartiles".
-      name: of the metric.
-      evaluation: env_steps and greedy_return, [R, points].
+    `curves` is label -> metrics by name, [R, updates]; `spread` is the band over seeds, "range" or "quartiles"; `name`
+    is the metric; `evaluation` has env_steps and greedy_return, [R, points].
     """
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     for i, (label, metrics) in enumerate(curves.items()):

@@ -31,8 +31,8 @@ RETURNS = ("sampled_return", "greedy_return")
 def evaluation_point(trainer: Trainer, runs: Runs, episodes: int = 64) -> dict[str, np.ndarray]:
     """Evaluate runs during training: env_steps, sampled_return and greedy_return, each [R].
 
-    Returns are undiscounted means over `episodes` episodes, which are the same for all runs and all points. They use
-    separate keys, so training is not affected.
+    Returns are undiscounted means over `episodes` episodes, the same for all runs and points. Separate keys leave
+    training unaffected.
     """
     point = {"env_steps": hosts.fetch(runs.state.env_steps)}
     for place, name in enumerate(RETURNS):
@@ -59,15 +59,11 @@ def evaluate_runs(
 ) -> np.ndarray:
     """Evaluate every run's policy on the same episodes: undiscounted returns, [R, episodes].
 
-    Runs that were trained with their own environment parameters are evaluated with these.
-
     Args:
       key: a key that training does not use.
       greedy: take the most likely action instead of a sample.
-      environment_parameters: name -> number for all runs, instead of their own; {} for the environment's defaults.
-
-    Raises:
-      SettingError: for an invalid key or number of episodes, or parameters that cannot vary.
+      environment_parameters: name -> number for all runs, instead of those that each was trained with; {} for the
+        environment's defaults.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweeps
     >>> env = environments.make("SimpleBandit-bsuite")

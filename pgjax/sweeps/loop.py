@@ -42,13 +42,8 @@ def advance(
     """Make up to `updates` more updates of every run that has not yet taken `total_steps` environment steps.
 
     Runs with `max_skipped` skipped (non-finite) updates in a row, and those with `stopped` [R] True, stay unchanged.
-    With `donate` the memory of `runs.state` is reused, and `runs.state` is deleted. `chunks` shows an example.
-
-    Returns:
-      Runs, and metrics by name, [R, updates]; `active` is False where a run was already done.
-
-    Raises:
-      SettingError: for numbers that are not counts, or more steps than a 32-bit counter holds.
+    With `donate` the memory of `runs.state` is reused, and `runs.state` is deleted. Returns Runs, and metrics by name,
+    [R, updates]; `active` is False where a run was already done. `chunks` shows an example.
     """
     budget = counters.budget("total_steps", total_steps, steps_of(trainer))
     limits = (
@@ -79,11 +74,7 @@ def chunks(
 ) -> Iterator[tuple[Runs, dict[str, np.ndarray]]]:
     """Advance until every run has taken `total_steps`, yielding (runs, metrics) after each compiled chunk.
 
-    A run also ends after `max_skipped` skipped updates in a row. Arguments are those of `advance`; with `donate`,
-    earlier Runs are deleted when the next chunk begins.
-
-    Raises:
-      SettingError: as `advance`, when called.
+    Arguments are those of `advance`; with `donate`, earlier Runs are deleted when the next chunk begins.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweeps
     >>> env = environments.make("SimpleBandit-bsuite")  # one-step episodes

@@ -44,8 +44,7 @@ def sweep(
       total_steps: environment steps per run, such as 1e5; a run ends with the first update that reaches it.
       seeds: how many, or which.
       over: hyperparameter name -> values, or a list of settings, as in `start`.
-      devices: which to use, as in `start`; default all.
-      mesh: the shape of the device mesh, as in `start`.
+      devices, mesh: as in `start`; default all devices.
       updates_per_chunk: updates per compiled call.
       max_updates: stop after about this many updates (whole chunks). Without it, a policy with short episodes can need
         very many updates.
@@ -57,11 +56,7 @@ def sweep(
         to continue, True to stop all runs, bools [R] to stop some, or Runs to continue with, such as
         `runs.with_hyperparameters(learning_rate=1e-4)`. The next chunk deletes the state of runs: copy what you need.
 
-    Ctrl-C stops after the current chunk, prints a line and returns the result so far; a second Ctrl-C raises
-    KeyboardInterrupt.
-
-    Raises:
-      SettingError: as `start`; for numbers that are not counts, or more steps than a 32-bit counter holds.
+    Ctrl-C stops after the current chunk and returns the result so far; a second Ctrl-C raises KeyboardInterrupt.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env = environments.make("Catch-bsuite")

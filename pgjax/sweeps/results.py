@@ -28,7 +28,7 @@ class SweepResult(NamedTuple):
         """A metric of all runs on a common axis of environment steps: [G] and [R, G], linearly interpolated.
 
         The axis ends with the shortest run. Updates without a value are ignored; a run without any is NaN.
-        "greedy_return" and "sampled_return" are those of the evaluations. Raises a SettingError for an unknown name.
+        "greedy_return" and "sampled_return" are those of the evaluations.
 
         >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweep
         >>> env = environments.make("SimpleBandit-bsuite")
@@ -47,7 +47,7 @@ class SweepResult(NamedTuple):
     def to_pandas(self, *, evaluation: bool = False) -> "DataFrame":
         """A DataFrame with one row per run and update, or per run and evaluation: seed, settings and all metrics.
 
-        Rows after a run was done are omitted. Raises a SettingError if pandas, which is optional, is not installed.
+        Rows after a run was done are omitted. Needs pandas.
         """
         try:
             from pandas import DataFrame
@@ -63,10 +63,8 @@ class SweepResult(NamedTuple):
         return DataFrame(columns | {name: x[active] for name, x in metrics.items() if name != "active"})
 
     def plot(self, name: str = "return_mean", *, title: str = "", spread: str = "quartiles") -> "Figure":
-        """Plot a metric against environment steps: for each setting the mean over seeds, and a band.
-
-        `spread` is "range" or "quartiles". With a single setting, the returns of greedy evaluations are shown too.
-        Raises a SettingError for an unknown name.
+        """Plot a metric against environment steps: for each setting the mean over seeds, and a band, "range" or
+        "quartiles". With a single setting, the returns of greedy evaluations are shown too.
         """
         from pgjax.sweeps.curves import learning_curves, plt
 

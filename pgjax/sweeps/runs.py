@@ -43,10 +43,7 @@ class Runs(NamedTuple):
     mesh: Mesh  # the devices that the runs are spread over
 
     def find(self, **wanted: float) -> int:
-        """The position of the run with this `seed` and these settings; omitted settings match any value.
-
-        Seeds are compared exactly, settings as float32. Raises a SettingError if there is no such run.
-        """
+        """The position of the run with this `seed` and these settings, as float32; omitted ones match any value."""
         columns = self.settings | {"seed": self.seeds}
         match = np.ones(len(self.seeds), bool)
         for name, value in wanted.items():
@@ -69,9 +66,6 @@ class Runs(NamedTuple):
         """The same runs with other hyperparameters: for each name one number, or one for every run, [R].
 
         Names are those of `pgjax.hyperparameters`; a name with a dot is given as `**{"environment.length": 0.7}`.
-
-        Raises:
-          SettingError: for a name that the algorithm does not have, or an invalid number.
 
         >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweeps
         >>> env = environments.make("SimpleBandit-bsuite")
@@ -140,10 +134,6 @@ def start(
       devices: which to use; default all, of all processes. Runs are spread over as many devices as divide their number,
         without communication. Remaining devices share the environments of each batch if batches are large.
       mesh: (devices along runs, devices that share each batch's environments), instead of this choice.
-
-    Raises:
-      SettingError: for no seeds, invalid or repeated seeds; for unknown names, no values or invalid ones; for a mesh
-        that does not divide the runs or environments or needs too many devices; for processes without runs.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env = environments.make("SimpleBandit-bsuite")
@@ -233,9 +223,8 @@ def placed(state: TrainState) -> Any:
 def spread_over(f: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:
     """Run f on each device's share of the runs and environments.
 
-    Arrays without elements, arguments or closed over, are created on each device instead of passed. Shardy, the
-    partitioner of jaxlib 0.11, crashes (segmentation fault) when it compiles a function with such arguments. States of
-    MJX, navix and XLand-MiniGrid contain them.
+    Arrays without elements are created on each device instead of passed: Shardy, the partitioner of jaxlib 0.11,
+    crashes (segmentation fault) on functions with such arguments. States of MJX, navix and XLand-MiniGrid contain them.
     """
     if mesh.size == 1:
         return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)

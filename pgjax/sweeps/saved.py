@@ -44,22 +44,15 @@ def load(
 ) -> Runs:
     """Load runs that `Runs.save` wrote. Training continues bit for bit on the same machine.
 
-    Args:
-      trainer: the one that the runs were saved with; a file holds numbers, not functions.
-      algorithm: the one that the runs were saved with; its numbers come from the file.
-      devices: which to use, as in `start`.
-      mesh: as in `start`.
-
-    Raises:
-      SettingError: for another kind of file, or runs of another trainer or algorithm.
+    `trainer` and `algorithm` are those that the runs were saved with, because a file holds numbers, not functions; the
+    algorithm's numbers come from the file. `devices` and `mesh` are as in `start`.
 
     >>> import tempfile
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweeps
     >>> env = environments.make("SimpleBandit-bsuite")
     >>> trainer = make_trainer(env, make_agent(env, hidden=()), Config(num_envs=2))
-    >>> runs = sweeps.start(trainer, reinforce().algorithm, seeds=2)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     runs.save(f"{folder}/runs.npz")
+    ...     sweeps.start(trainer, reinforce().algorithm, seeds=2).save(f"{folder}/runs.npz")
     ...     load(f"{folder}/runs.npz", trainer, reinforce().algorithm)
     Runs(2 of seed: 0, 1; env_steps: 0)
     """

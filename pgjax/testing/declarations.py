@@ -22,14 +22,8 @@ def assert_declarations(method: Algorithm | Estimator, distribution: Any = None)
 
     Each input of the contribution is changed at one step of a small batch. For a contribution declared `per_step`,
     value and derivative in log ρ may change at that step only; for `per_trajectory`, in that trajectory only. A credit
-    or target declared `ratio_free` may not change with log ρ.
-
-    Args:
-      method: an Algorithm, as of a recipe, or an Estimator.
-      distribution: output of the policy, [3, 4, ...]; default a Categorical with two actions.
-
-    Raises:
-      AssertionError: for a broken declaration; names the function, the declaration and the largest change.
+    or target declared `ratio_free` may not change with log ρ. `distribution` is the policy's output, [3, 4, ...];
+    default a Categorical with two actions.
 
     >>> import pgjax
     >>> assert_declarations(pgjax.ppo().algorithm)

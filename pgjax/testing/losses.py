@@ -1,8 +1,7 @@
 """Assertions on the exact mean gradient of a loss, over every batch of small problems.
 
-All functions also take the arguments of `pgjax.certify`: `problems`, `framework`, `layout`, `pad_to`, `names`,
-`without`, `max_batches`. They raise SettingError for a loss that cannot be evaluated. The default tolerance is
-rounding: 1e-9, or 1e-5 for a loss that computes in float32.
+All functions also take the arguments of `pgjax.certify`, with `loss` as there. The default tolerance is rounding: 1e-9,
+or 1e-5 for a loss that computes in float32.
 """
 
 from collections.abc import Callable
@@ -50,15 +49,11 @@ def assert_scale(
     """Assert that the mean of −∇loss is scale · ∇J on every problem.
 
     Args:
-      loss: as for `pgjax.certify`.
+      loss, how: as for `pgjax.certify`.
       scale: a number, or a function of the problem.
       distance: between policy and behaviour policy; 0 is on-policy.
       objective: "discounted" or "undiscounted"; default the one with the smaller error.
       tolerance: of ‖ḡ − scale · ∇J‖ / ‖scale · ∇J‖.
-      how: arguments of `pgjax.certify`.
-
-    Raises:
-      AssertionError: names the problem with the largest error.
 
     >>> from pgjax import baselined, baselines, product, score, total_return
     >>> shrunk = product(baselined(total_return, baselines.same_batch_mean), score)
@@ -124,13 +119,9 @@ def assert_same_estimator(loss: Any, other: Any, *, tolerance: float | None = No
     """Assert that two losses have the same gradient on every batch, on-policy and off-policy.
 
     Args:
-      loss: as for `pgjax.certify`.
-      other: likewise; or a pair (loss, arguments of `pgjax.certify`).
+      other: a loss, or a pair (loss, arguments of `pgjax.certify`).
       tolerance: of the difference, relative to the largest estimate.
       how: arguments of `pgjax.certify` for `loss`; `other` shares `problems` and `max_batches` only.
-
-    Raises:
-      AssertionError: names the problem, the batch and the difference.
 
     >>> import jax.numpy as jnp
     >>> from pgjax import product, score, total_return
@@ -165,14 +156,8 @@ def _on_the_same_batches(a: Case, b: Case) -> tuple[Case, Case]:
 def assert_padding_ignored(loss: Any, *, nan: bool = False, tolerance: float | None = None, **how: Any) -> None:
     """Assert that padding has no gradient, and that values on padding do not change gradients.
 
-    Args:
-      loss: as for `pgjax.certify`.
-      nan: also write NaN on padding, which a multiplicative mask does not remove.
-      tolerance: of the largest change, relative to the largest estimate.
-      how: arguments of `pgjax.certify`.
-
-    Raises:
-      AssertionError: shows the largest change; also if no problem has padding.
+    With `nan`, NaN is written on padding too; a multiplicative mask does not remove it. The tolerance is relative to
+    the largest estimate. At least one problem must have padding.
     """
     cases = [c for c in make_cases(loss, **how) if (c.batches.rollouts.mask == 0).any() and c.layout != "flat"]
     assert cases, "no problem has padding; use episodes of different lengths, and a layout that pads"
@@ -194,13 +179,8 @@ def assert_a_gradient(loss: Any, *, data: str = "following", tolerance: float | 
     """Assert that the mean gradient is the gradient of some function of θ: its Jacobian M is symmetric.
 
     Args:
-      loss: as for `pgjax.certify`.
       data: "following" for data of π_θ, as in training, or "fixed" for data of a fixed policy.
-      tolerance: of ‖M − Mᵀ‖ / ‖M‖; finite differences give M to about 1e-9.
-      how: arguments of `pgjax.certify`.
-
-    Raises:
-      AssertionError: names the problem with the largest asymmetry.
+      tolerance: of ‖M − Mᵀ‖ / ‖M‖; default 1e-6, or 1e-3 in float32. Finite differences give M to about 1e-9.
     """
     if data not in ("following", "fixed"):
         raise ValueError(f'data: {data!r} must be "following" or "fixed"')

@@ -36,8 +36,7 @@ class Collection(NamedTuple):
 def collect(trainer: Trainer, algorithm: Algorithm, state: TrainState) -> Collection:
     """Collect a batch with the policy of `state`: whole episodes, or `num_steps` steps of every environment.
 
-    With `Config.accumulate` > 1 the rows are not stored; each slice is simulated again whenever it is needed. `learn`
-    shows an example.
+    With `Config.accumulate` > 1 the rows are not stored; each slice is simulated again whenever it is needed.
     """
     check_algorithm(algorithm)
     check_state(state)
@@ -76,10 +75,10 @@ def hold(
 
     >>> from pgjax import Config, environments, learn, make_agent, make_trainer, reinforce, rollout
     >>> env, algorithm = environments.make("Catch-bsuite"), reinforce().algorithm
-    >>> agent = make_agent(env)
-    >>> trainer = make_trainer(env, agent, Config(num_envs=4))
+    >>> trainer = make_trainer(env, make_agent(env), Config(num_envs=4))
     >>> state = trainer.init(algorithm, jax.random.key(0))
-    >>> rows = rollout.episodes(env, rollout.actor(agent, state.params), jax.random.split(jax.random.key(1), 4))
+    >>> policy = rollout.actor(trainer.agent, state.params)
+    >>> rows = rollout.episodes(env, policy, jax.random.split(jax.random.key(1), 4))
     >>> state, metrics = learn(trainer, algorithm, state, hold(trainer, algorithm, state, rows))
     """
     agent, config, scale = trainer.agent, trainer.config, state.reward_scale

@@ -35,9 +35,6 @@ def evaluate(
       environment_parameters: values by name that replace the environment's own (`Environment.parameters`). They may be
         traced, so other values need no recompilation and `jax.vmap` works.
 
-    Raises:
-      SettingError: for a parameter that the environment cannot vary, or the parameters of several runs.
-
     >>> from pgjax import environments, make_agent
     >>> env = environments.make("Catch-bsuite")
     >>> agent = make_agent(env)

@@ -49,11 +49,9 @@ def gradient(
 def loss_gradient(
     agent: Agent, algorithm: Algorithm, config: Config, params: Params, batch: Batch, size: BatchSize
 ) -> tuple[Params, dict[str, Metric]]:
-    """Gradient of `pgjax.training.loss.loss` in all parameters, and its metrics; same arguments.
-
-    Feedforward policies: the engine may sum it over blocks of steps (surrogate declared `per_step`) or of trajectories
-    (`per_trajectory`). A recurrent policy's matrix products run over all trajectories at one step, so smaller blocks
-    would not be faster.
+    """Gradient of `pgjax.training.loss.loss` in all parameters, and its metrics. For feedforward policies the engine
+    may sum it over blocks of steps (surrogate declared `per_step`) or of trajectories (`per_trajectory`). Smaller
+    blocks would not speed up a recurrent policy, whose products run over all trajectories at one step.
     """
 
     def gradient_of(part: Batch) -> tuple[Params, dict[str, Metric]]:
@@ -127,10 +125,7 @@ def _correction(agent: Agent, algorithm: Algorithm, params: Params, batch: Batch
 
 
 def trajectory_gradients(agent: Agent, estimator: Estimator, params: Params, batch: Batch) -> Params:
-    """Gradient of the surrogate in `params["policy"]` for each trajectory, a pytree of [N, ...].
-
-    Their mean is the gradient estimate.
-    """
+    """Gradient of the surrogate in `params["policy"]` per trajectory, [N, ...]; their mean is the gradient estimate."""
 
     def surrogate(policy: Params, trajectory: Batch) -> Array:
         batch_of_one = jax.tree.map(lambda x: x[:, None], trajectory)

@@ -42,13 +42,10 @@ def guard(
     metrics: Metrics,
     key: Array,
 ) -> tuple[TrainState, Metrics]:
-    """Undo an update that produced a NaN or ±inf: learned quantities stay as before, and the skip is counted.
-
-    Environments, keys and step counters still advance, so the next update uses another batch. Environments whose state
-    is not finite start a new episode. A finite update is returned bit for bit unchanged.
-
-    Returns:
-      The state, and the metrics `skipped` (1 or 0) and `nonfinite` (an index into `NONFINITE`).
+    """Undo an update that produced a NaN or ±inf: learned quantities stay as before, and the skip is counted in the
+    metrics `skipped` (1 or 0) and `nonfinite` (an index into `NONFINITE`). Environments, keys and step counters still
+    advance, so the next update uses another batch. Environments whose state is not finite start a new episode. A finite
+    update is returned bit for bit unchanged.
     """
     kept, states = None, jnp.bool_(True)
     seen = () if isinstance(batch.transition, Replay) else batch.transition.observation
@@ -86,10 +83,8 @@ def restart_broken(
     """Reset the environments whose state, observation, memory or return is not finite.
 
     Entries that are not finite in a fresh episode either are ignored: an environment may write inf for "none yet". The
-    episode that was cut short is not counted as ended. `memory` is the actor's carry at an episode's start.
-
-    Returns:
-      The stream; whether each environment was kept, [N]; whether all environment states were finite.
+    episode that was cut short is not counted as ended. Returns the stream; which environments were kept, [N]; whether
+    all states were finite.
     """
     keys = own_share(jax.random.split(key, len(stream.episode_return) * sharers()))
     fresh = start_stream(environment, keys, memory)

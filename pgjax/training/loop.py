@@ -27,15 +27,8 @@ def run_updates(
     length: int,
     max_skipped: ArrayLike = NEVER,
 ) -> tuple[TrainState, Metrics]:
-    """Scan `length` updates. Once `total_steps` is reached, the remaining iterations change nothing.
-
-    The same holds after `max_skipped` skipped (non-finite) updates in a row.
-
-    Returns:
-      The state, and metrics [length] with `update`, `env_steps` and `active` (False where nothing was done).
-
-    Raises:
-      SettingError: for numbers that are not counts, or more steps than a 32-bit counter holds.
+    """Scan `length` updates; metrics are [length], with `update`, `env_steps` and `active` (whether it was done). Once
+    `total_steps` is reached, or after `max_skipped` skipped (non-finite) updates in a row, nothing changes.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env, algorithm = environments.make("SimpleBandit-bsuite"), reinforce().algorithm
@@ -61,9 +54,6 @@ def run_updates(
 
 def train(trainer: Trainer, algorithm: Algorithm, key: Array, num_updates: int) -> tuple[TrainState, Metrics]:
     """Train one policy from scratch in one compiled call. Returns the final state and metrics, each [num_updates].
-
-    Raises:
-      SettingError: for settings that contradict each other, and for more steps than a 32-bit counter holds.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env = environments.make("SimpleBandit-bsuite")

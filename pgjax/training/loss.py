@@ -17,9 +17,8 @@ from pgjax.types import Agent, Algorithm, Estimator, Params, SettingError, Signa
 
 
 class Batch(NamedTuple):
-    """A batch, or a slice of it, as the loss takes it: leaves [T, N, ...] without gradient.
-
-    `memory` is a recurrent policy's carry at the first row, [1, N, ...].
+    """A batch or a slice of it, [T, N, ...], without gradient; `memory` is a recurrent policy's first carry, [1, N,
+    ...].
     """
 
     transition: Any  # a Transition, or a `pgjax.training.replay.Replay` of one
@@ -46,11 +45,8 @@ def contributions(
 ) -> Contributions:
     """Surrogate contributions of every step at `params`, [T, N].
 
-    An estimator's contribution returns an array [T, N], or that and a dict of metrics [T, N]. Metrics are averaged over
+    An estimator's contribution returns an array [T, N], or that and a dict of metrics [T, N], which are averaged over
     executed steps. `features` is the output of `seen` at these parameters, computed here if not given.
-
-    Raises:
-      SettingError: for a contribution of another shape.
     """
     mask = batch.transition.mask
     features = seen(agent, params, batch.transition, batch.memory) if features is None else features
@@ -73,7 +69,7 @@ def loss(
 ) -> tuple[Array, dict[str, Metric]]:
     """Policy loss + value_coefficient · value loss, and metrics. Only the gradient has a meaning, not the value.
 
-    `size` holds the divisors: the counts of the whole batch, so that the losses of slices add up to that of the batch.
+    `size` holds the counts of the whole batch, so that the losses of slices add up to that of the batch.
     """
     features = seen(agent, params, batch.transition, batch.memory)  # once for policy and critic
     total, metrics = policy_loss(agent, algorithm, config, params, batch, size, features)

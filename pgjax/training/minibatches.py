@@ -30,20 +30,16 @@ def over_minibatches(
 
 
 def _as_rows(batch: Batch) -> Batch:
-    """[T, N, ...] -> [1, N·T, ...]: single steps, environment by environment.
-
-    A device that holds some of the environments then holds their rows.
-    """
+    """[T, N, ...] -> [1, N·T, ...], environment by environment: a device with some environments has their rows."""
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(1, -1, *x.shape[2:]), batch._replace(memory=()))
 
 
 def random_parts(key: Array, count: int, parts: int) -> Array:
     """Split the indices 0 … count − 1 at random into equal parts, int32 [parts, count / parts].
 
-    Stratified: the s-th run of `parts` consecutive indices gives one index to each part. Part k gets s·parts + (k +
-    b_s) mod parts, with b_s uniform and independent. Each index is equally likely to be in any part, so the mean over a
-    part is unbiased. Consecutive, hence correlated, steps are in different parts. Cost: one random number per stratum,
-    and no sort.
+    Stratified: part k gets s·parts + (k + b_s) mod parts from the s-th run of `parts` indices, with b_s uniform and
+    independent. Each index is equally likely to be in any part, so the mean over a part is unbiased. Consecutive, hence
+    correlated, steps are in different parts. Cost: one random number per stratum, and no sort.
     """
     if count % parts:
         raise SettingError("minibatches", parts, f"does not divide the {count} rows of the batch (per device)")

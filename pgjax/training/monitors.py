@@ -60,9 +60,6 @@ def cosine(one: Params, other: Params) -> Array:
     """Cosine similarity ⟨g, h⟩ / (‖g‖ ‖h‖) of two gradients (pytrees of one structure); 0 if either is 0.
 
     Source: Ilyas et al. 2020. https://arxiv.org/abs/1811.02553
-
-    >>> round(float(cosine(jnp.array([1.0, 0.0]), jnp.array([3.0, 4.0]))), 6)
-    0.6
     """
     return jnp.clip(optax.tree.vdot(_normalised(one), _normalised(other)), -1.0, 1.0)
 
@@ -95,11 +92,7 @@ def mean_and_error(x: Array) -> tuple[Array, Array]:
 
 
 def explained_variance(target: Array, value: Array, mask: Array) -> Array:
-    """1 − Var(Q̂ − V)/Var(Q̂) over executed steps; NaN if Q̂ varies by no more than rounding.
-
-    >>> float(explained_variance(jnp.array([1.0, 3.0]), jnp.array([1.0, 3.0]), jnp.ones(2)))
-    1.0
-    """
+    """1 − Var(Q̂ − V)/Var(Q̂) over executed steps; NaN if Q̂ varies by no more than rounding."""
     total = step_spread(target, mask).variance()
     residual = step_spread(difference(target, value), mask).variance()
     return jnp.where(total == 0, nothing(), 1.0 - quotient(residual, total)).reshape(())
@@ -108,7 +101,7 @@ def explained_variance(target: Array, value: Array, mask: Array) -> Array:
 def effective_sample_size_per_step(log_ratio: Array) -> Array:
     """Effective sample size of ρ_{1:t} over the batch at every step, [T]. A finished trajectory keeps its last weight.
 
-    Takes log ρ of whole episodes, [T, N], with 0 on padding.
+    `log_ratio` holds log ρ of whole episodes, [T, N], with 0 on padding.
     """
     return effective_sample_size(jnp.cumsum(log_ratio, axis=0), axis=1)
 
@@ -195,15 +188,8 @@ def branched_action_values(
         Q̂(s, a) = (1/K) Σ_k [ r(s, a) + Σ_{t≥1} γ^t r_t ],   later actions from the policy
 
     The continuations of different actions share their keys. With V̂(s) = Σ_a π(a|s) Q̂(s, a), Q̂ − V̂ is an advantage
-    estimate that uses no network.
-
-    Args:
-      environment: with one Discrete action. A time limit in its state keeps counting.
-      start: from `rollout.visit`.
-      keys: one per continuation, [K].
-
-    Returns:
-      Q̂(s, ·) and its standard errors, [A] each.
+    estimate without a network. Needs one Discrete action; a time limit in the state keeps counting. `start` is from
+    `rollout.visit`, `keys` are one per continuation, [K]. Returns Q̂(s, ·) and its standard errors, [A] each.
 
     >>> from functools import partial
     >>> from pgjax import environments, make_agent, rollout
@@ -241,12 +227,9 @@ def monitor(
     batch: Batch,
     key: Array,
 ) -> dict[str, Array]:
-    """The metric `bias_probe` that `Config.diagnostics` adds to every update.
-
-    It is the t-statistic of the estimator minus per-decision importance sampling, along a random direction, at `params`
-    (those after the updates). It measures the bias from dropped ratios.
-
-    `batch` holds the signals at the parameters that sampled it; its credit and target are not used.
+    """The metric `bias_probe` of `Config.diagnostics`, which measures the bias from dropped ratios. It is the
+    t-statistic of the estimator minus per-decision importance sampling, along a random direction, at `params` (those
+    after the updates). `batch` holds the signals at the parameters that sampled it; its credit and target are not used.
     """
     signals = batch.signals
     now = signals._replace(log_ratio=ratios_of(agent, params, batch.transition, batch.memory, engine(config.engine)))

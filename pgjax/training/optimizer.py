@@ -22,10 +22,8 @@ _ELEMENTWISE = {
 
 
 def elementwise(make: F) -> F:
-    """Declare that an optimiser treats all numbers alike, so that it may run on one flat vector.
-
-    This is faster for small networks. The common optax optimisers are declared already. Use it as a decorator of the
-    function that makes the optimiser.
+    """Decorator of a function that makes an optimiser: declares that the optimiser treats all numbers alike, so that it
+    may run on one flat vector. This is faster for small networks. The common optax optimisers are declared already.
     """
     _ELEMENTWISE.add(make)
     return make
@@ -39,10 +37,7 @@ def trained(algorithm: Algorithm, params: Params) -> Params:
 
 
 def with_scheduled_rate(algorithm: Algorithm, env_steps: Array) -> Algorithm:
-    """The algorithm with the learning rate of its schedule after `env_steps` environment steps.
-
-    Raises a SettingError for a schedule with an optimiser that has no number `learning_rate`.
-    """
+    """The algorithm with the learning rate of its schedule after `env_steps` environment steps."""
     if algorithm.learning_rate_schedule is None:
         return algorithm
     optimizer = algorithm.optimizer

@@ -1,7 +1,7 @@
 """Rollouts: act with a policy in an environment and record a `Transition` [T, N].
 
-Both modes are vmapped over one key per environment. An episode depends only on its own key. All random numbers are
-drawn before the loop, because a loop over few environments takes time in proportion to its number of operations.
+An episode depends only on its own key. Random numbers are drawn before the loop, because a loop over few environments
+takes time per operation.
 """
 
 from collections.abc import Callable
@@ -34,10 +34,7 @@ Policy = Callable[[Any], Distribution] | Actor
 
 
 def actor(agent: Agent, params: Params, *, training: bool = False) -> Actor:
-    """An agent as an `Actor` with fixed parameters, including its memory.
-
-    With `training`, networks that take a key get one, such as those with dropout.
-    """
+    """An agent as an `Actor` with fixed parameters, including its memory. `training` passes keys, as for dropout."""
     memory, takes_key = agent.memory, training and agent.takes_key
     if memory is None:
         return Actor(lambda carry, observation: (carry, agent.policy(params, observation)), (), takes_key)
@@ -104,11 +101,10 @@ def episodes(
     greedy: bool = False,
     how: Engine | None = None,
 ) -> Transition:
-    """Roll out whole episodes: reset, run to the horizon, mask all steps after the first end.
+    """Roll out whole episodes, [horizon, N, ...]: reset, run to the horizon, mask all steps after the first end.
 
     After an end, rows hold the final observation, with mask, action and reward 0. The simulation stops once all
     episodes have ended. An episode still running at `environment.horizon` is truncated there.
-
     Args:
       policy: observation -> distribution, or an `Actor`.
       keys: one per episode, [N].
@@ -116,9 +112,6 @@ def episodes(
       group_size: number of consecutive episodes that share one reset (and nothing else).
       greedy: take the mode instead of a sample.
       how: the engine; default: chosen for the device.
-
-    Returns:
-      Transition [horizon, N, ...].
 
     >>> from pgjax import environments, make_agent
     >>> env = environments.make("Catch-bsuite")
@@ -206,16 +199,13 @@ def stream(
 ) -> tuple[StreamState, Transition, EpisodeStatistics]:
     """Roll out exactly `num_steps` steps of every environment, with automatic resets.
 
-    `next_observation` is the observation before a reset; the next row's `observation` is the one after it.
-
+    `next_observation` is the observation before a reset; the next row's `observation` is the one after it. Returns the
+    new stream state, Transition [num_steps, N, ...], and statistics of the episodes that ended.
     Args:
       policy: observation -> distribution, or an `Actor`.
       stream_state: from `start_stream` or the previous call.
       keys: one per environment, [N].
       how: the engine; default: chosen for the device.
-
-    Returns:
-      The new stream state, Transition [num_steps, N, ...], statistics of the episodes that ended.
 
     >>> from pgjax import environments, make_agent
     >>> env, keys = environments.make("Catch-bsuite"), jax.random.split(jax.random.key(0), 4)
@@ -264,7 +254,7 @@ def statistics(transition: Transition) -> EpisodeStatistics:
 def keep_first(transition: Transition, steps: int) -> Transition:
     """Mask whole episodes, in order, after the first that brings the total to at least `steps` steps.
 
-    This makes a batch of about `steps` steps. It holds fewer if all N episodes together do.
+    The batch then has about `steps` steps, or fewer if all N episodes together do.
     """
     lengths = jnp.sum(transition.mask, axis=0)
     kept = (jnp.cumsum(lengths) - lengths < steps)[None]

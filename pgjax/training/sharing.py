@@ -1,7 +1,6 @@
 """Choose which devices share one batch's environments.
 
-`pgjax.engine.devices` builds the mesh (seed, env), and `pgjax.sweeps` maps training over it. Gradients are summed over
-devices in `pgjax.training.gradients.gradient`, statistics in `pgjax.estimators.reductions`.
+Gradients are summed over devices in `pgjax.training.gradients`, statistics in `pgjax.estimators.reductions`.
 """
 
 import math
@@ -31,9 +30,6 @@ def plan(
     """The device mesh (seed, env) for `runs` runs: first along runs, then along each batch's environments.
 
     `mesh` is (devices along runs, devices along environments); by default it is chosen by size.
-
-    Raises:
-      SettingError: for a mesh that does not divide the runs or environments, or needs more devices than there are.
     """
     most = shares(trainer, algorithm)
     if mesh is None:
@@ -45,8 +41,8 @@ def plan(
 def shares(trainer: Trainer, algorithm: Algorithm) -> int:
     """The largest number of devices that can share one batch's environments; its divisors are possible too.
 
-    1 if something needs the whole batch on one device: optimal baselines, a policy step, diagnostics of single
-    trajectories, or a surrogate that is not declared `per_trajectory`.
+    It is 1 for optimal baselines, a policy step, diagnostics of single trajectories, or a surrogate that is not
+    declared `per_trajectory`, which need the whole batch on one device.
     """
     config = trainer.config
     needs_batch = algorithm.control_variate is not None or algorithm.policy_step is not None

@@ -135,11 +135,7 @@ def policy_on(agent: Agent, params: Params, transition: Transition, memory: Any 
 def log_prob_of(
     agent: Agent, params: Params, transition: Transition, memory: Any = (), how: Engine | None = None
 ) -> Array:
-    """log π of the taken actions at `params`, [T, N]; 0 on padding.
-
-    `memory` is a recurrent policy's carry at the first row. Raises a SettingError for a policy whose log-probabilities
-    are not one number per step.
-    """
+    """log π of the taken actions at `params`, [T, N]; 0 on padding. `memory` is a recurrent policy's first carry."""
 
     def log_prob_of_steps(steps: tuple[Any, Any, Array]) -> Array:
         features, action, mask = steps
@@ -176,8 +172,7 @@ def _one_per_step(log_prob: Array, mask: Array) -> Array:
 def credit_of(algorithm: Algorithm, config: Config, signals: Signals) -> Any:
     """The estimator's credit over the whole batch, without gradient; with the factor γ^t for `discounted_objective`.
 
-    Raises:
-      SettingError: for a credit whose shape is not [T, N], [1, N] or [T, 1], or that needs values without a critic.
+    Its shape must be [T, N], [1, N] or [T, 1].
     """
     if config.discounted_objective:
         signals = discounted_objective(signals)

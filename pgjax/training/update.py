@@ -46,14 +46,10 @@ def make_trainer(environment: Environment, agent: Agent, config: Config) -> Trai
     metrics `skipped` and `nonfinite` (`pgjax.training.guard`). Hyperparameters are in the `algorithm` argument, so
     changing them does not recompile. Equal arguments return the same Trainer object.
 
-    Raises:
-      SettingError: if config, agent and (in `init` and `update`) algorithm contradict each other.
-
-    >>> from pgjax import Config, environments, make_agent, algorithms
-    >>> env = environments.make("Catch-bsuite")
+    >>> from pgjax import Config, environments, make_agent, reinforce
+    >>> env, algorithm = environments.make("Catch-bsuite"), reinforce().algorithm
     >>> trainer = make_trainer(env, make_agent(env), Config(num_envs=4))
-    >>> state = trainer.init(algorithms.reinforce().algorithm, jax.random.key(0))
-    >>> state, metrics = jax.jit(trainer.update)(algorithms.reinforce().algorithm, state)
+    >>> state, metrics = jax.jit(trainer.update)(algorithm, trainer.init(algorithm, jax.random.key(0)))
     >>> int(state.env_steps)
     36
     """
@@ -103,14 +99,9 @@ def _init(trainer: Trainer, algorithm: Algorithm, key: Array) -> TrainState:
 def learn(
     trainer: Trainer, algorithm: Algorithm, state: TrainState, collected: Collection
 ) -> tuple[TrainState, Metrics]:
-    """Update the parameters from a collected batch: the second half of `Trainer.update`.
-
-    Args:
-      state: the state that the batch was collected with.
-      collected: from `collect`, or from `hold` for rows of your own.
-
-    Returns:
-      The next state, and scalar metrics by name.
+    """Update the parameters from a collected batch, the second half of `Trainer.update`: the next state, and scalar
+    metrics. `state` is the one that the batch was collected with; `collected` is from `collect`, or from `hold` for
+    rows of your own.
 
     >>> from pgjax import Config, collect, environments, make_agent, make_trainer, reinforce
     >>> env, algorithm = environments.make("Catch-bsuite"), reinforce().algorithm

@@ -110,15 +110,10 @@ def batch_arrays(
 
 
 def padding_filler(name: str, size: float, actions: int) -> np.ndarray | float | None:
-    """Values to write on an array's padding; None leaves the array unchanged.
+    """Values of a given size to write on the padding of an array, or of a credit (""); None leaves it unchanged.
 
-    Log-probabilities become those of other normalised policies. Arbitrary numbers could overflow to infinity, which a
-    mask of 0 turns into NaN.
-
-    Args:
-      name: of the array; "" for a credit.
-      size: size of the values; NaN writes NaN in every array but flags, mask, discount and actions.
-      actions: number of actions.
+    Log-probabilities become those of other normalised policies, since arbitrary numbers could overflow to infinity,
+    which a mask of 0 turns into NaN. A `size` of NaN writes NaN in every array but flags, mask, discount and actions.
     """
     if name.endswith(("log_prob", "log_probs")):
         if np.isnan(size):

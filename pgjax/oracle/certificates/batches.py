@@ -29,9 +29,6 @@ def enumerate_batches(problem: Problem, *, ordered: bool, max_batches: int = MAX
     """List every batch; with `ordered=False` one of each set that differs only in order, with the number of orderings.
 
     Reordering means within a group, or of whole groups.
-
-    Raises:
-      SettingError: for more than `max_batches`; shows the number.
     """
     many = count_trajectories(problem.mdp)
     if many > max_batches:  # checked before listing them, which is slow
@@ -83,10 +80,7 @@ def trajectory_probability(rollouts: Rollouts, log_probs: np.ndarray) -> np.ndar
 
 
 def batch_probability(problem: Problem, batches: Batches, log_probs: np.ndarray) -> np.ndarray:
-    """Probability of every listed batch, summed over its orderings, [B].
-
-    Π_groups P(s_0) Π_n P(τ_n | s_0)
-    """
+    """Π_groups P(s_0) Π_n P(τ_n | s_0) of every listed batch, summed over its orderings, [B]."""
     start = problem.mdp.initial[batches.rollouts.state[0]]
     given_start = (trajectory_probability(batches.rollouts, log_probs) / start)[batches.members]
     return batches.orderings * given_start.prod(-1) * start[batches.members[:, :: problem.group_size]].prod(-1)

@@ -66,15 +66,10 @@ class Certificate:
     """Properties of a loss, found by `certify`. `print` it, display it in a notebook, or read its fields.
 
     Attributes:
-      loss: name of the function.
-      framework: "jax", "numpy" or "torch".
-      layout: layout of the arrays that the loss received.
-      pad_to: "longest" or "horizon", the length that batches were padded to.
       precision: floating type of the loss, with the tolerances used for it.
       arrays: parameter -> name of the array or credit that was passed.
-      problems: the problems on which the loss was evaluated.
       objective: the J whose gradient is closest to the mean gradient, among `OBJECTIVES`.
-      errors: objective -> largest on-policy error ‖ḡ − ∇J‖/‖∇J‖.
+      errors: objective -> largest on-policy error ‖ḡ − ∇J‖/‖∇J‖, on the problems where objectives differ.
       rows: one row for each problem and distance.
       orders: order of the bias on each problem.
       clipping: the distance at which ratios begin to be clipped.
@@ -199,7 +194,6 @@ def certify(
     Here θ are the logits of a tabular softmax policy. The loss is differentiated in log π_θ within its own framework,
     and the chain rule to θ is applied here. Inputs are float64 in every JAX mode. Tolerances are wider for a loss that
     computes in float32, and the report shows them.
-
     Args:
       loss: function of named arrays (listed in `oracle.certificates.ARRAYS`) that returns a scalar to minimise; or an
         Estimator, Algorithm or Recipe.
@@ -211,10 +205,8 @@ def certify(
       names: parameter -> array name or credit, as in `{"old_logp": "behaviour_log_prob", "advantages": pgjax.gae}`.
       without: parameters that keep their defaults although an array has their name.
       max_batches: limit on the number of batches of a problem.
-
     Raises:
-      SettingError: for a loss that does not depend on log π, returns no finite scalar, or differs between calls; for
-        unknown names; for problems with too many batches.
+      SettingError: for a loss that does not depend on log π, returns no finite scalar, or differs between calls.
 
     >>> import jax.numpy as jnp
     >>> from pgjax.oracle import make_mdp

@@ -20,14 +20,9 @@ def score_tables(logits: np.ndarray) -> np.ndarray:
 
 
 def logit_gradient(slope: np.ndarray, state: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Gradient in the flattened logits, [B, P], from the slopes in every log π(a|s_t).
+    """Gradient in the flattened logits, [B, P], from the slopes in every log π(a|s_t), [B, T, N, A], 0 on padding:
 
-        ∂/∂θ(s, a) = Σ_{t,n: s_t = s} [ slope(t, n, a) − π(a|s) Σ_a' slope(t, n, a') ]
-
-    Args:
-      slope: ∂/∂ log π(a|s_t), [B, T, N, A]; 0 on padding.
-      state: s_t, [B, T, N].
-      logits: θ, [S, A].
+    ∂/∂θ(s, a) = Σ_{t,n: s_t = s} [ slope(t, n, a) − π(a|s) Σ_a' slope(t, n, a') ]
     """
     visits = state[..., None] == np.arange(len(logits))  # [B, T, N, S]
     total = np.einsum("btns,btna->bsa", visits.astype(float), slope)

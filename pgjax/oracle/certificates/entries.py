@@ -40,14 +40,10 @@ class Comparison(NamedTuple):
 def compare(
     mean: np.ndarray, gradient: np.ndarray, size: float = 1.0, earned: float = 1.0, zero: float = FLOAT64.zero
 ) -> Comparison:
-    """Compare ḡ with ∇J.
+    """Compare ḡ = `mean` with ∇J = `gradient`, both [P].
 
-    Args:
-      mean: ḡ, [P].
-      gradient: ∇J, [P].
-      size: largest component of single estimates; ḡ is 0 if it is below `zero` times this.
-      earned: size of the terms of ∇J; ∇J is 0 if it is rounding error relative to this.
-      zero: relative threshold.
+    ḡ is 0 if it is below `zero` times `size`, the largest component of single estimates. ∇J is 0 if it is rounding
+    error relative to `earned`, the size of its terms.
     """
     length, wanted = float(np.linalg.norm(mean)), float(np.linalg.norm(gradient))
     nothing = length <= zero * size
@@ -230,11 +226,7 @@ def _stencil(
 
 
 def _from_stencil(points: np.ndarray, step: float) -> np.ndarray:
-    """Rows ∂ḡ/∂θ_k, [P, P].
-
-    Adding a constant to all logits of a state changes no probability, so the rows of a state sum to 0. The last row
-    follows from the others.
-    """
+    """Rows ∂ḡ/∂θ_k, [P, P]; a state's rows sum to 0, as a constant added to its logits changes no probability."""
     count = points.shape[-1]
     rows = np.moveaxis(points, 2, 0)
     rows = (8 * (rows[3] - rows[1]) - (rows[4] - rows[0])) / (12 * step)
@@ -249,8 +241,7 @@ def _jacobian(mean: Callable[[np.ndarray], np.ndarray], theta: np.ndarray, step:
 def _has_kink(points: np.ndarray, length: float, flat: float, precision: Precision) -> bool:
     """Whether ḡ has a jump or kink between the points of `_stencil`, from fourth and third differences.
 
-    Fourth differences of a smooth function are of order step⁴. They can vanish for a kink at two thirds of a step; the
-    third differences are then of the order of the step. Both are compared with `length` = ‖M‖ and the rounding `flat`.
+    Fourth differences, of order step⁴ for a smooth ḡ, can vanish for a kink at two thirds of a step; third ones do not.
     """
     a, b, c, d, e = np.moveaxis(points, 2, 0)
     fourth = float(np.linalg.norm(a - 4 * b + 6 * c - 4 * d + e)) / precision.step
@@ -276,8 +267,7 @@ class Clipping(NamedTuple):
 def clipping(case: Case) -> Clipping:
     """Find the first kink or jump of the slopes along growing distances.
 
-    At a kink, extrapolation from four points fails, and shorter steps do not reduce its error as they would for a
-    smooth function.
+    Extrapolation from four points fails there, and shorter steps do not reduce its error as for a smooth function.
     """
     theta, name, largest = case.problem.logits, case.problem.name, float(CLIP_GRID[-1])
     case = case._replace(batches=case.batches._replace(members=_subsample(case.batches.members)))

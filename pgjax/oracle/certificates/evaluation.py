@@ -81,18 +81,10 @@ def estimates(
     filler: float | None = None,
     check: bool = True,
 ) -> Estimates:
-    """Compute the estimate of every batch for a policy θ and a behaviour policy θ̄.
+    """Compute the estimate of every batch for a policy θ and a behaviour policy θ̄, both logits [S, A].
 
-    Args:
-      case: the loss and its batches.
-      logits: θ, [S, A].
-      behaviour: θ̄, [S, A].
-      change: function applied to the data before credits are computed.
-      filler: size of the numbers written on padding; default 0.
-      check: raise if a loss or gradient is not finite.
-
-    Raises:
-      SettingError: for a loss or gradient that is not finite; shows the batch.
+    `change` is applied to the data before credits are computed. `filler` is the size of the numbers written on padding,
+    default 0. `check` raises a SettingError for a loss or gradient that is not finite.
     """
     data = case_data(case, logits, behaviour, change)
     values, slope = slopes(case, data, filler=filler)
@@ -146,9 +138,9 @@ def signals_of(
 
 
 def slopes(case: Case, data: Data, *, filler: float | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Values [B] of the loss, and its slopes in log π(a|s_t) of every action, [B, T + 1, N, A].
+    """Values [B] of the loss, and its slopes in log π(a|s_t), [B, T + 1, N, A], with padding in the last row.
 
-    The last row is padding. A slope in `log_prob` is a slope in log π of the taken action.
+    A slope in `log_prob` is a slope in log π of the taken action.
     """
     count, horizon, size = data.mask.shape
     actions = case.problem.mdp.reward.shape[1]
@@ -196,11 +188,7 @@ def _check_finite(case: Case, data: Data, values: np.ndarray, gradient: np.ndarr
 
 
 def check_repeatable(case: Case) -> np.ndarray:
-    """Evaluate the loss twice on eight of the longest batches, with JAX functions traced anew, and return its values.
-
-    Raises:
-      SettingError: if the results differ.
-    """
+    """Values of the loss on eight of the longest batches; a SettingError if a second, newly traced run differs."""
     members = case.batches.members
     longest = case.batches.rollouts.mask.sum(0)[members].max(-1)
     few = np.argsort(longest, kind="stable")[-8:]

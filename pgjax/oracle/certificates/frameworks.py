@@ -47,17 +47,7 @@ def as_loss(
     names: Mapping[str, str | Credit] | None = None,
     without: Iterable[str] = (),
 ) -> Loss:
-    """Look up the arrays that a function takes, and wrap it.
-
-    Args:
-      function: named arrays -> a scalar to minimise; in numpy -> (value, gradient in log_prob[, in log_probs]).
-      framework: one of FRAMEWORKS.
-      names: parameter -> array name or credit (signals -> [T, N]).
-      without: parameters that keep their defaults although an array has their name.
-
-    Raises:
-      SettingError: for a parameter without default that names no array, and without a log-probability.
-    """
+    """Look up the arrays that a function takes, and wrap it. Arguments as in `certify`."""
     if framework not in FRAMEWORKS:
         raise SettingError("framework", framework, f"must be one of {', '.join(FRAMEWORKS)}")
     if not callable(function):
@@ -168,13 +158,7 @@ def _jax(function: Callable, name: str, wanted: list[str]) -> Evaluate:
 
 
 def in_chunks(program: Callable[[Any], Any], arrays: Arrays, axis: int = 0) -> Any:
-    """Run a compiled program on arrays [b, ...] in chunks of CHUNK rows, so that it is compiled once.
-
-    Args:
-      program: arrays [CHUNK, ...] -> a pytree with the batches along `axis`.
-      arrays: by name.
-      axis: batch axis of the outputs.
-    """
+    """Run a program on arrays [b, ...] in chunks of CHUNK rows, compiled once; outputs have batches along `axis`."""
     count, parts = len(next(iter(arrays.values()))), []
     for start in range(0, count, CHUNK):
         at = np.minimum(np.arange(start, start + CHUNK), count - 1)  # repeats the last row to fill the chunk
@@ -223,14 +207,8 @@ def _kind(out: Any) -> str:
 def torch_gradient(function: Callable, differentiated: list[str] | None = None) -> Callable:
     """Convert a PyTorch loss to a function of numpy arrays that returns (value, gradient in each log-probability).
 
-    The loss receives float64 tensors. `torch` is imported on the first call.
-
-    Args:
-      function: named tensors -> a scalar tensor to minimise.
-      differentiated: its parameters that are log-probabilities of the policy; default log_prob and log_probs.
-
-    Raises:
-      SettingError: if torch is not installed, or the result is no real scalar.
+    The loss receives float64 tensors and returns a scalar tensor to minimise. `torch` is imported on the first call.
+    `differentiated` lists the parameters that are log-probabilities of the policy; default log_prob and log_probs.
     """
     if differentiated is None:
         differentiated = [p for p in DIFFERENTIATED if p in inspect.signature(function).parameters]

@@ -266,12 +266,7 @@ def takes_any(case: Case, names: Iterable[str]) -> bool:
 
 
 def invariances(on_policy: list[Before], away: list[Before]) -> list[Invariance]:
-    """Test every change on the problems to which it applies.
-
-    Args:
-      on_policy: a loss on every problem, at distance 0.
-      away: the same at another distance.
-    """
+    """Test every change on the problems to which it applies, for one loss on-policy and at another distance."""
     cases = [x.case for x in away]
     fixed_length = [bool((c.batches.rollouts.mask > 0).all()) for c in cases]
 

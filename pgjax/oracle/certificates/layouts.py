@@ -32,13 +32,7 @@ def check_layout(layout: str, pad_to: str) -> None:
 
 
 def packings(mask: np.ndarray, layout: str, pad_to: str) -> list[Packing]:
-    """Group batches by their shape in a layout.
-
-    Args:
-      mask: [B, T, N].
-      layout: a name in LAYOUTS.
-      pad_to: "longest" pads to the longest trajectory of the batch, "horizon" to T.
-    """
+    """Group batches with masks [B, T, N] by their shape in a layout; `pad_to` as in `certify`."""
     length = mask.sum(1).astype(int)  # [B, N]
     horizon, count = mask.shape[1:]
     size = (

@@ -53,10 +53,7 @@ def estimator_loss(given: Estimator | Algorithm | Recipe) -> Callable[..., Array
     An estimator or algorithm gets the factor γ^t, as in `oracle.moments`, and a mean over trajectories; a recipe uses
     its own configuration. Entropy bonus and KL penalties are included. The critic's loss and transformations of the
     gradient (natural and trust-region steps, momentum, gradient clipping) are not. `max_mismatch` has no effect, since
-    sampler and learner are the same policy.
-
-    Raises:
-      SettingError: for a control variate, which is built from per-trajectory gradients.
+    sampler and learner are the same policy. Control variates, built from per-trajectory gradients, are rejected.
     """
     if isinstance(given, Recipe):
         algorithm, config = given
@@ -248,16 +245,11 @@ class _Agreement(NamedTuple):
 
 
 def equal_to(found: list[tuple[Case, Estimates]], distance: float, *, exact: bool) -> Equal:
-    """Compare a loss's estimates with those of every credit × surrogate.
+    """Compare a loss's estimates on every problem with those of every credit × surrogate.
 
     Products that disagree on one problem are not computed on the next. On-policy all surrogates except `prefix_product`
-    have the same gradient, so that `score` stands for them. On problems with groups, a product that disagrees is
-    compared again with the whole batch as one group.
-
-    Args:
-      found: the loss's estimates on every problem.
-      distance: between policy and behaviour policy.
-      exact: whether the mean equals ∇J; other products with this mean are then not listed.
+    have the gradient of `score`. On problems with groups, a product that disagrees is compared again with the whole
+    batch as one group. If `exact`, the mean equals ∇J, and other products with this mean are not listed.
     """
     horizon = -(-max(case.problem.mdp.horizon for case, _ in found) // EQUAL_STEPS) * EQUAL_STEPS
     single = any(case.problem.batch_size < 2 for case, _ in found)

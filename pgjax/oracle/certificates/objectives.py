@@ -45,8 +45,7 @@ def objective_gradient(problem: Problem, rollouts: Rollouts, logits: np.ndarray,
 
         ∇J = Σ_τ P(τ) Σ_t ∇log π(a_t|s_t) f_t Q̂_t.
 
-    Here Q̂_t is the reward-to-go, with the value after a time limit added to the last reward. The factor f_t is γ^t, or
-    1 if it is left out.
+    Q̂_t is the reward-to-go, with the value after a time limit added to the last reward; f_t is γ^t, or 1 if left out.
     """
     to_go = _to_go(problem, rollouts, objective)
     chance = trajectory_probability(rollouts, log_softmax(logits))

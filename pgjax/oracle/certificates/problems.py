@@ -41,7 +41,6 @@ def problem(
     """Build a problem to certify a loss on.
 
     Args:
-      mdp: from `oracle.make_mdp`.
       logits: θ, [S, A]; default fixed numbers of moderate size.
       name: label in the report.
       batch_size: N.
@@ -49,9 +48,6 @@ def problem(
       time_limit: whether the horizon truncates episodes instead of terminating them.
       value: V_t(s), [T + 1, S]; default the exact values plus or minus 0.3.
       action_value: Q̃_t(s, a), [T, S, A]; default the exact values with errors up to 0.3.
-
-    Raises:
-      SettingError: for tables of other shapes, and a group size that does not divide the batch size.
 
     >>> mdp = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)
     >>> problem(mdp, name="two arms", batch_size=4, group_size=2).value.shape

@@ -36,17 +36,7 @@ def time_until(event: Event, problem: Discounted, flow: Flow, params: Params, li
     """Time of an event along dθ/dt = direction(θ). Discrete steps of size α need about time/α steps.
 
     Integrates with LSODA and exact Jacobians to a relative error of 1e-7, in float64. The flow must retract by
-    addition.
-
-    Args:
-      event: such as `half_of_the_best`.
-      problem: the tables.
-      flow: the direction.
-      params: θ at time 0.
-      limit: largest time.
-
-    Returns:
-      The time; infinity if the event does not happen by `limit`, 0 if it holds at the start.
+    addition. The time is infinite if the event does not happen by `limit`, and 0 if it holds at the start.
 
     >>> from pgjax.oracle.flows import bandit, softmax_gradient
     >>> with jax.enable_x64(True):

@@ -125,22 +125,15 @@ def softmax_gradient(log_policy: LogPolicy = jax.nn.log_softmax) -> Flow:
 
 
 def entropy_gradient(temperature: float, log_policy: LogPolicy = jax.nn.log_softmax) -> Flow:
-    """The gradient of J + τ E[Σ_t γ^t H(π(·|s_t))].
-
-    Raises:
-      SettingError: for a temperature that is not positive.
-    Source: Mei et al. 2020. https://arxiv.org/abs/2005.06392
-    """
+    """The gradient of J + τ E[Σ_t γ^t H(π(·|s_t))]. Source: Mei et al. 2020. https://arxiv.org/abs/2005.06392"""
     _positive("temperature", temperature)
     of = _policy(log_policy), temperature
     return Flow(Partial(_probs, of[0]), Partial(_soft_gradient, *of), Partial(_soft_objective, *of))
 
 
 def log_barrier_gradient(weight: float) -> Flow:
-    """The gradient of J + (λ/(S A)) Σ_{s,a} log π(a|s) + λ log A, which keeps probabilities away from 0.
+    """The gradient of J + (λ/(S A)) Σ_{s,a} log π(a|s) + λ log A, which keeps probabilities away from 0; λ is `weight`.
 
-    Raises:
-      SettingError: for a weight λ that is not positive.
     Source: Agarwal et al. 2021. https://arxiv.org/abs/1908.00261
     """
     _positive("weight", weight)
@@ -164,9 +157,6 @@ def soft_natural_gradient(temperature: float) -> Flow:
 
     A step of size η gives π ∝ π^{1 − ητ/(1 − γ)} exp(η Q_τ/(1 − γ)). At η = (1 − γ)/τ this is soft policy iteration, π
     ∝ exp(Q_τ/τ).
-
-    Raises:
-      SettingError: for a temperature that is not positive.
     Source: Cen et al. 2022, eq. 18. https://arxiv.org/abs/2007.06558
     """
     _positive("temperature", temperature)
@@ -185,6 +175,7 @@ def soft_values(problem: Discounted, log_probs: Array, temperature: Array | floa
 
 def projected_gradient() -> Flow:
     """Projected gradient in the probabilities, ∂J/∂π(a|s) = d_ρ(s) Q(s, a)/(1 − γ); θ is the table π(a|s).
+
     Source: Agarwal et al. 2021. https://arxiv.org/abs/1908.00261
     """
 
@@ -212,10 +203,8 @@ def escort_policy(params: Array, power: float = 2.0) -> Array:
 
 
 def escort_gradient(power: float = 2.0) -> Flow:
-    """Policy gradient of the escort transform, π(a|s) ∝ |θ(s, a)|^p; its score p/θ does not vanish with π.
+    """Policy gradient of the escort transform, π(a|s) ∝ |θ(s, a)|^p, p ≥ 1; its score p/θ does not vanish with π.
 
-    Raises:
-      SettingError: for a power below 1.
     Source: Mei et al. 2020b, Escaping the gravitational pull of softmax, NeurIPS.
     """
     if power < 1:

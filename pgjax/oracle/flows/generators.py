@@ -16,8 +16,6 @@ def bandit(reward: Sequence[float] | np.ndarray) -> Discounted:
 def garnet(seed: int, states: int = 5, actions: int = 3, branches: int = 3, discount: float = 0.8) -> Discounted:
     """A random problem: every action leads to `branches` random states, rewards uniform in [0, 1], uniform start.
 
-    Raises:
-      SettingError: for more branches than states.
     Source: Archibald, McKinnon & Thomas 1995.
 
     >>> garnet(seed=0).reward.shape
@@ -72,8 +70,8 @@ def vanishing_chain(length: int) -> Discounted:
 def delaying_chain(length: int, discount: float = 0.9, leak: float = 0.1) -> Discounted:
     """A chain on which softmax policy gradients take exponential time, because each state must first unlearn an action.
 
-    Primary states are s = 1 … length, with three actions, and adjoint states s̄, with two (the third repeats the
-    second). With τ_s = γ^{2s/3}/2, r_s = γ^{2s/3 + 5/6}/2, p = `leak` (1 − γ):
+    Primary states are s = 1 … length, length ≥ 3, with three actions, and adjoint states s̄, with two (the third
+    repeats the second). With τ_s = γ^{2s/3}/2, r_s = γ^{2s/3 + 5/6}/2, p = `leak` (1 − γ):
 
         s ≥ 3   a₀: earns r_s + γ² p τ_{s−2}, ends     a₁: leads to the adjoint of s − 1
                 a₂: earns r_s, leads with probability p to the adjoint of s − 2, else ends
@@ -82,9 +80,6 @@ def delaying_chain(length: int, discount: float = 0.9, leak: float = 0.1) -> Dis
 
     The best action of s ≥ 3 is a₁, with V*(s) = γ^{2s}; it looks worst until s − 1 has learnt. When s − 2 has learnt
     and s − 1 has not, a₂ takes almost all probability from a₁. The start is uniform.
-
-    Raises:
-      SettingError: for fewer than 3 primary states.
     Source: after Li et al. 2021, whose buffer states are s ≤ 2; their booster states, which only add weight to the
     start, are left out. https://arxiv.org/abs/2102.11270
     """

@@ -58,7 +58,7 @@ def softmax_bandit_lower(problem: Discounted, steps: np.ndarray) -> Checked:
 
     Let P = Σ_a π(a) (r(a) − J)⁺ and p the probability of arms above J. Then ‖∇J‖² ≤ 2P², P ≤ δ p and P ≤ (1 − δ)(1 −
     p). A step of η = 2/5 gains at most (η + 5η²/4) ‖∇J‖² = (3/5) ‖∇J‖², which is at most (6/5) δ² and at most 3δ/10.
-    Hence 1/δ grows by at most (6/5)/(7/10) in a step. Constants are derived here.
+    Hence 1/δ grows by at most (6/5)/(7/10) in a step.
     Source: after Mei et al. 2020, theorem 9: Ω(1/k) for large k, with a constant that shrinks with the gap between the
     best two arms. https://arxiv.org/abs/2005.06392
     """
@@ -72,7 +72,7 @@ def normalised_bandit(problem: Discounted, steps: np.ndarray) -> Checked:
     """Normalised gradient on a bandit with step 1/6 from uniform: δ_k ≤ δ_0 exp(−c_k k/12).
 
     The curvature of J at θ is at most 3 ‖∇J(θ)‖, and along a step of 1/6 the gradient at most doubles. A step therefore
-    gains ‖∇J‖ (1/6 − 1/12) ≥ c δ/12. Constants are derived here.
+    gains ‖∇J‖ (1/6 − 1/12) ≥ c δ/12.
     Source: after Mei et al. 2021. https://arxiv.org/abs/2105.06072
     """
     flow = directions.normalised(directions.softmax_gradient())
@@ -86,7 +86,7 @@ def normalised(problem: Discounted, steps: np.ndarray) -> Checked:
 
     D = max_π ‖d^π/ρ‖_∞, from one optimal policy per state, and the step is η = (1 − γ)/((6 (1 − γ) + 8 (D − (1 − γ)))
     √S). The curvature is at most (3 + 4 (D − (1 − γ))/(1 − γ)) √S ‖∇J‖, so that a step gains η ‖∇J‖/2. ‖∇J‖ is bounded
-    as in `softmax`. Constants are derived here.
+    as in `softmax`.
     Source: after Mei et al. 2021. https://arxiv.org/abs/2105.06072
     """
     states, actions, left, far = constants(problem)
@@ -116,7 +116,7 @@ def escort(problem: Discounted, steps: np.ndarray) -> Checked:
 
     The search accepts a step only if it gains α ‖∇J‖²/2. Since |∂J/∂θ(s, a)| is p/|θ(s, a)| times that of logits, ‖∇J‖
     ≥ g δ. Here g is (1 − γ)/(√S M) times the smallest p π(a*|s)^{1 − 1/p}/‖θ(s, ·)‖_p so far. The exponent 1 − 1/p
-    instead of 1 avoids the plateau of softmax. Constants are derived here.
+    instead of 1 avoids the plateau of softmax.
     Source: after Mei et al. 2020b, Escaping the gravitational pull of softmax, NeurIPS.
     """
     states, _, left, far = constants(problem)

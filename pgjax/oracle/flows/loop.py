@@ -76,8 +76,7 @@ def _searched(
 def line_searched(size: ArrayLike, shrink: ArrayLike = 0.5, slope: ArrayLike = 0.5) -> StepRule:
     """The largest of α, α·shrink, … with f(θ + α x) ≥ f(θ) + slope · α ⟨∇f, x⟩, where f is the flow's objective.
 
-    For flows that retract by addition.
-    Source: Armijo 1966.
+    For flows that retract by addition. Source: Armijo 1966.
     """
     return Partial(_searched, size, shrink, slope)
 
@@ -99,24 +98,19 @@ def integrate(
 ) -> Curve:
     """Follow a flow: θ_{k+1} = retract(θ_k, α_k · direction(θ_k)).
 
-    With `momentum`, Nesterov's, restarted where the extrapolated point is worse:
+    With `momentum`, Nesterov's, restarted where the extrapolated point is worse (Chen et al. 2024, accelerated policy
+    gradient, https://arxiv.org/abs/2310.11897):
 
         θ_{k+1} = retract(ω_k, α_k direction(ω_k)),   φ = θ_{k+1} + (k/(k + 3)) (θ_{k+1} − θ_k),
         ω_{k+1} = φ where it has the higher objective, else θ_{k+1}
 
     Args:
-      problem: the tables.
       flow: such as `softmax_gradient()`.
       params: θ_0.
       steps: numbers of steps at which to record, increasing integers, [K].
       rule: step sizes, such as `fixed(0.1)`.
       record: what to record at `steps`; default J.
       lowest: quantity whose minimum over all steps is recorded; default none.
-      momentum: whether to use momentum.
-
-    Raises:
-      SettingError: for steps that do not increase.
-    Source for momentum: Chen et al. 2024, accelerated policy gradient. https://arxiv.org/abs/2310.11897
 
     >>> from pgjax.oracle.flows import bandit, softmax_gradient
     >>> curve = integrate(bandit([1.0, 0.0]), softmax_gradient(), jnp.zeros((1, 2)), [0, 10, 100], fixed(0.4))

@@ -15,8 +15,7 @@ from pgjax.types import SettingError
 class Discounted(NamedTuple):
     """A tabular problem with infinite horizon, J = E[Σ_t γ^t r_t], γ < 1. Build it with `make_discounted`.
 
-    It is a pytree, so that problems can be stacked and mapped over. Probability missing from a row of `transition` ends
-    the episode.
+    A pytree, so that problems can be stacked. Probability missing from a row of `transition` ends the episode.
     """
 
     initial: Array | np.ndarray  # ρ, [S]
@@ -26,16 +25,9 @@ class Discounted(NamedTuple):
 
 
 def make_discounted(initial: ArrayLike, transition: ArrayLike, reward: ArrayLike, discount: float) -> Discounted:
-    """Check tables and build a problem.
+    """Check the tables ρ [S], P(s'|s, a) [S, A, S] and r(s, a) [S, A] and build a problem, with γ in [0, 1).
 
-    Args:
-      initial: ρ, [S], sums to 1.
-      transition: P(s'|s, a), [S, A, S]; probability missing from a row ends the episode.
-      reward: r(s, a), [S, A].
-      discount: γ, at least 0 and below 1.
-
-    Raises:
-      SettingError: for tables as in `oracle.make_mdp`, and for a discount outside [0, 1).
+    Probability missing from a row of `transition` ends the episode.
     """
     if not isinstance(discount, Real) or not 0 <= discount < 1:
         reason = "must lie in [0, 1), since there is no horizon"
@@ -45,11 +37,7 @@ def make_discounted(initial: ArrayLike, transition: ArrayLike, reward: ArrayLike
 
 
 def from_mdp(mdp: MDP) -> Discounted:
-    """The same tables without the horizon.
-
-    Raises:
-      SettingError: for γ = 1.
-    """
+    """The same tables without the horizon; γ must be below 1."""
     return make_discounted(mdp.initial, mdp.transition, mdp.reward, mdp.discount)
 
 

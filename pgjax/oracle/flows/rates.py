@@ -20,16 +20,13 @@ class Rate(NamedTuple):
 
 
 def fitted(steps: ArrayLike, gap: ArrayLike, kind: Kind, share: float = 0.5) -> float:
-    """Fit the rate of one curve by least squares, on its last part above rounding error.
+    """Fit the rate of one curve by least squares, on its last part above rounding error; NaN below three points.
 
     Args:
       steps: k, [K].
       gap: of the objective, [K]; points after it falls to 1e-11 of its maximum are ignored.
       kind: "power" for −d log gap/d log k, "linear" for −d log gap/dk.
       share: fraction of the range of log k (power) or k (linear) to use.
-
-    Returns:
-      The rate; NaN with fewer than three points.
 
     >>> k = np.arange(1, 100)
     >>> round(fitted(k, 3.0 / k, "power"), 6)

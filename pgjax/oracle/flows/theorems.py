@@ -29,9 +29,7 @@ class Theorem(NamedTuple):
 def verify(theorem: Theorem, problems: list[Discounted], steps: np.ndarray) -> Checked:
     """Run a theorem's flow on several problems of one size, in float64. Returns arrays [problems, K].
 
-    Raises:
-      SettingError: if the theorem does not apply: rewards outside [0, 1], a start with probability 0 in some state, or
-        more than one state for a bandit theorem.
+    Rewards must lie in [0, 1], and every state needs a positive start probability; theorems of bandits need one state.
 
     >>> from pgjax.oracle.flows import garnet, moments
     >>> with jax.enable_x64(True):

@@ -36,14 +36,11 @@ class Optimum(NamedTuple):
 
 
 def discounted_values(problem: Discounted, probs: Array, bonus: Array | float = 0.0) -> DiscountedValues:
-    """J, V, Q, A and the state distribution of a policy; differentiable in `probs`.
+    """J, V, Q, A and the state distribution of a policy π(a|s), [S, A]; differentiable in `probs`.
 
         V = (I − γ P_π)⁻¹ (r_π + b),   Q = r + γ P V,   d_ρ = (1 − γ) (I − γ P_πᵀ)⁻¹ ρ
 
-    Args:
-      problem: the tables.
-      probs: π(a|s), [S, A].
-      bonus: b(s), [S], added to the reward in every state, such as an entropy; Q contains it from the next state on.
+    `bonus` is b(s), [S], added to the reward in every state, such as an entropy; Q contains it from the next state on.
 
     >>> from pgjax.oracle.flows import make_discounted
     >>> problem = make_discounted([1.0], [[[1.0], [0.0]]], [[1.0, 0.0]], discount=0.5)

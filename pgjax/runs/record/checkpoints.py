@@ -1,8 +1,7 @@
 """Checkpoints: a pytree of arrays and a JSON record, written atomically and verified when read.
 
 A checkpoint is a folder `<number>/` with `leaves/arrays.npz` and `record.json`, which has SHA-256 hashes of both. The
-folder gets its name only after all bytes are on disk. In a distributed run all processes call `save`, process 0
-writes, and each process reads for itself.
+folder gets its name only after all bytes are on disk.
 """
 
 import hashlib
@@ -47,10 +46,7 @@ class Checkpoint(NamedTuple):
     leaves: dict[str, np.ndarray]
 
     def restore(self, like: Any) -> Any:
-        """The saved pytree with the structure, devices and key types of `like`.
-
-        Raises SettingError if names, shapes or types of the leaves differ from those of `like`.
-        """
+        """The saved pytree with the structure, devices and key types of `like`; names, shapes and types must match."""
         names, values = zip(*_named(like).items(), strict=True)
         for name in sorted(set(names) ^ set(self.leaves)):
             where = "is not in the checkpoint" if name in names else "is in the checkpoint only"
@@ -60,23 +56,9 @@ class Checkpoint(NamedTuple):
 
 
 def save(folder: Path, number: int, tree: Any, record: Mapping[str, Any]) -> None:
-    """Write a checkpoint; one with the same number is replaced. All processes of a distributed run must call it.
-
-    Args:
-      folder: of the checkpoints; created if its parent exists.
-      number: name of the checkpoint, e.g. the update; the highest is the newest.
-      tree: arrays, typed PRNG keys included.
-      record: further entries as JSON; `score` determines which checkpoint is the best.
-
-    Raises:
-      OSError: if it cannot be written; existing checkpoints stay as they are.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save(Path(folder), 7, {"theta": jnp.arange(3.0)}, {"score": 1.5})
-    ...     found = newest(Path(folder), print)
-    >>> found.number, found.record["score"], found.restore({"theta": jnp.zeros(3)})["theta"].tolist()
-    (7, 1.5, [0.0, 1.0, 2.0])
+    """Write a checkpoint; one with the same number is replaced. All processes must call it; process 0 writes. `number`
+    is for example the update; the highest is the newest. Arrays include typed PRNG keys. `record` holds further JSON
+    entries; `score` determines the best checkpoint. After an OSError existing checkpoints are unchanged.
     """
     leaves = {name: hosts.fetch(value) for name, value in _named(tree).items()}
     temporary, final = folder / f".writing-{number}", folder / _name(number)
@@ -176,10 +158,8 @@ def _remove(path: Path) -> None:
 
 
 def newest(folder: Path, say: Callable[[str], None], entries: Mapping[str, Any] | None = None) -> Checkpoint | None:
-    """The newest intact checkpoint; None if there are no checkpoints. Damaged ones are skipped with a warning.
-
-    `entries` maps names of entries that the record must have to their types; `say` takes the warnings. Raises
-    SettingError if all checkpoints are damaged.
+    """The newest intact checkpoint; None if there are no checkpoints. Damaged ones are skipped, with a warning to
+    `say`; if all are damaged, a SettingError is raised. `entries` maps names that the record must have to their types.
     """
     return _first_whole(folder, paths(folder)[::-1], say, entries or {})
 

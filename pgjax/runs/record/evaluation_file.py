@@ -23,10 +23,8 @@ def rows_of(seeds: np.ndarray, point: Mapping[str, np.ndarray], *, final: bool) 
 
 
 def read_evaluation(run: Path, more: Sequence[Sequence[Any]] = ()) -> dict[str, np.ndarray]:
-    """Columns of evaluation.csv, in the order of the rows; empty if there are no rows yet.
-
-    `more` are rows to append before reading. Incomplete and damaged lines are skipped. Without a column `final`, as in
-    files of earlier versions, all rows are final. Raises OSError if the file cannot be read or has other columns.
+    """Columns of evaluation.csv and of the rows `more`, in order; incomplete and damaged lines are skipped. Without a
+    column `final`, as in files of earlier versions, all rows are final.
     """
     path = run / NAME
     content = read_bytes(path) if path.exists() else b""

@@ -24,10 +24,7 @@ _MARKS = ("config.toml", "metrics.csv")
 
 
 def new_run_directory(settings: Settings) -> Path:
-    """Create a run directory with its config.toml: `settings.out`, or runs/<environment>-<algorithm>-<number>.
-
-    Raises SettingError if it already holds a run or cannot be written.
-    """
+    """Create a run directory with its config.toml: `settings.out`, or runs/<environment>-<algorithm>-<number>."""
     try:
         path = _named(settings.out) if settings.out else _numbered(f"{settings.environment}-{settings.algorithm}")
         # mode "x": of two runs started at the same time, one fails here
@@ -71,10 +68,7 @@ def _numbered(stem: str) -> Path:
 
 @contextmanager
 def locked(path: Path, mark: str = "config.toml", field: str = "resume") -> Iterator[None]:
-    """Lock the file `mark` of a run directory; the system releases the lock when the process ends.
-
-    Raises SettingError about `field` if another process holds the lock, or the directory holds no run.
-    """
+    """Lock the file `mark` of a run directory until the process ends; if it is locked, a SettingError about `field`."""
     try:
         file = (path / mark).open("rb")
     except OSError as error:
@@ -125,26 +119,9 @@ class TrainedRun(NamedTuple):
 
 
 def load_run(path: str | Path, *, seed: int | None = None, best: bool = False) -> TrainedRun:
-    """Load a run, finished or not: its setup, and the parameters of one seed, or of all seeds on axis 0.
-
-    This is `pgjax.load_run`. To evaluate seed 3:
-
-        setup, params = pgjax.load_run("runs/CartPole-v1-reinforce-1", seed=3)
-        returns = pgjax.evaluate(setup.environment, setup.agent, params, jax.random.key(0), episodes=64, greedy=True)
-
-    Args:
-      path: the run directory.
-      seed: the seed to load; default all, in the order of the seeds in config.toml.
-      best: load the best checkpoint instead of the newest: that of the highest greedy return (mean over seeds) if the
-        run was evaluated during training, else of the highest training return.
-
-    Raises:
-      SettingError: if the directory holds no intact checkpoint, or the run has no such seed.
-
-    >>> load_run("nowhere")
-    Traceback (most recent call last):
-        ...
-    pgjax.types.SettingError: run: 'nowhere' holds no checkpoint
+    """Load a run, finished or not (`pgjax.load_run`): its setup, and the parameters of one seed, or of all seeds on
+    axis 0. `seed` defaults to all, in the order of the seeds in config.toml. `best` loads the checkpoint of the highest
+    greedy return (mean over seeds) if the run was evaluated during training, else of the highest training return.
     """
     folder = Path(path) / "checkpoints"
     find = checkpoints.best if best else checkpoints.newest

@@ -28,17 +28,12 @@ _TIMING = "update,env_steps,seconds,steps_per_second"
 
 
 class Journal:
-    """Writes metrics.csv, timing.csv, evaluation.csv, loggers and checkpoints of a run.
-
-    A checkpoint records the lengths of the tables, which are cut there on resume, so that no update appears twice.
-    In a distributed run every process has a journal, and that of process 0 writes.
+    """Writes metrics.csv, timing.csv, evaluation.csv, loggers and checkpoints of a run, in process 0. A checkpoint
+    records the lengths of the tables, which are cut there on resume, so that no update appears twice.
     """
 
     def __init__(self, path: Path, settings: Settings, runs: Runs, attempt: Attempts):
-        """Start at `runs`, or restore the newest checkpoint of the directory into `self.runs`.
-
-        Raises SettingError if checkpoints are damaged or have other settings, or the tables cannot be written.
-        """
+        """Start at `runs`, or restore the newest checkpoint of the directory into `self.runs`."""
         self.runs, self.attempt = runs, attempt
         self._path, self._folder, self._settings = path, path / "checkpoints", settings
         self._provenance = provenance(runs.mesh)
@@ -128,10 +123,7 @@ class Journal:
         self._score = float(np.mean(found)) if found.size else float("nan")
 
     def end_evaluation(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Write the whole table with the rows after training, which mark the run as finished.
-
-        The recorded length does not include these rows: a run that is extended overwrites them.
-        """
+        """Write the table with the rows after training, which mark the run as finished until it is extended."""
         path = self._path / EVALUATION
         before = read_bytes(path)[: self._evaluation_bytes()].decode(errors="replace") if self._evaluation else ""
         write_text(path, (before or csv_text([COLUMNS])) + csv_text(rows))

@@ -56,7 +56,7 @@ class TensorBoard:
 class WeightsAndBiases:
     """Logs to one run of the wandb project pgjax, with metrics such as seed_3/return_mean.
 
-    The run's unique id is kept in the run directory (`wandb-id`), so that a resumed run continues it.
+    A resumed run continues the run whose id is in `wandb-id` of the run directory.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], update: int):

@@ -16,7 +16,7 @@ _LARGEST = 10**6  # seeds × updates, if most of these rows are missing
 class GrowingFile:
     """A text file that is appended to. Bytes beyond its known length are cut; text that could not be written is kept.
 
-    The file is opened for each append, so that a deleted folder is noticed.
+    It is opened for each append, so that a deleted folder is noticed.
     """
 
     def __init__(self, path: Path, length: int = 0):
@@ -71,10 +71,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:
-    """Metrics by name, [seeds, updates]; `active` is False after the last update of a seed.
-
-    Incomplete and damaged lines are skipped. Raises OSError if the file is not a table of updates.
-    """
+    """Metrics by name, [seeds, updates]; `active` is False after the last update of a seed. Bad lines are skipped."""
     header, rows, _, _ = numbers(read_bytes(path), FIRST_COLUMNS)
     if not header:
         raise OSError("it is not a table of updates")
@@ -96,10 +93,7 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
 
 
 def mended(path: Path, length: int, first: Sequence[str]) -> int:
-    """Drop damaged lines from the first `length` bytes of a CSV file with first columns `first`; its new length.
-
-    Prints warnings, and raises OSError if the file cannot be read or rewritten.
-    """
+    """Drop damaged lines from the first `length` bytes of a CSV file with first columns `first`; its new length."""
     if length <= 0:
         return 0
     there = read_bytes(path) if path.exists() else b""

@@ -36,10 +36,7 @@ def versions() -> dict[str, str]:
 
 
 def version_of(package: str) -> str:
-    """The installed version of a package; for pgjax, whose distribution has another name, that of the imported code.
-
-    Raises PackageNotFoundError if the package is not installed.
-    """
+    """The installed version of a package; for pgjax, whose distribution has another name, that of the imported code."""
     return VERSION if package == "pgjax" else version(package)
 
 

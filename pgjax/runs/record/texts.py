@@ -90,10 +90,6 @@ def numbers(content: bytes, first: Sequence[str]) -> Numbers:
     """Parse the valid rows of a CSV file; empty if its header does not begin with the columns `first`.
 
     Columns of `first` that are in COUNTS must be whole numbers from 0.
-
-    >>> table = numbers(b"seed,loss\\n0,1.5\\n1,\\n2,\\xff\\n", ["seed"])
-    >>> table.header, table.rows.tolist(), table.bad
-    (['seed', 'loss'], [[0.0, 1.5], [1.0, nan]], 1)
     """
     top, *lines = content.removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True) or [b""]
     header = _header(top, first)

@@ -1,7 +1,5 @@
-"""The network address at which a process accepts gloo connections from the other processes.
-
-By default gloo listens on the address of the host's own name. On Debian that is often the loopback address 127.0.1.1
-(from /etc/hosts), which other hosts cannot reach.
+"""The network address at which a process accepts gloo connections. gloo's default, the address of the host's own name,
+is often the loopback address 127.0.1.1 on Debian (from /etc/hosts), which other hosts cannot reach.
 """
 
 import functools

@@ -23,10 +23,7 @@ _LOCAL_OPTIONS = ("dir", "path", "log", "dump", "cache", "trace", "profiler", "h
 
 
 def check_agreement(settings: Settings, timeout: int) -> None:
-    """Compare this process with process 0. Call it in all processes after they have joined, before the first array.
-
-    Raises SettingError in every process, naming the first difference, or if a process does not report in time.
-    """
+    """Compare this process with process 0, after joining and before the first array; all raise the SettingError."""
     state = distributed.global_state  # jax.process_count() would start the devices
     store, rank, count = state.client, state.process_id, state.num_processes or 1
     if store is None or count == 1:
@@ -49,11 +46,7 @@ def check_agreement(settings: Settings, timeout: int) -> None:
 
 
 def difference(first: Mapping[str, str], other: Mapping[str, str], number: int) -> tuple[str, str, str] | None:
-    """The first difference between a process and process 0, as the arguments of a SettingError; None if there is none.
-
-    >>> difference({"seeds": "2", "jax": "0.10.1"}, {"seeds": "2", "jax": "0.10.2"}, 3)
-    ('jax', '0.10.2', 'in process 3 differs from 0.10.1 in process 0; all must be the same')
-    """
+    """The first difference between a process and process 0, as arguments of a SettingError; None if there is none."""
     for name in {**first, **other}:
         here, there = first.get(name) or "nothing", other.get(name) or "nothing"  # an empty value or a missing one
         if here != there:

@@ -46,9 +46,6 @@ class Setup(NamedTuple):
 def build(settings: Settings) -> Setup:
     """Check all settings and build the environment, agent, algorithm and trainer. Nothing is compiled.
 
-    Raises:
-      SettingError: for the first setting that is invalid or would do nothing; it names the value and the reason.
-
     >>> build(Settings(discount=1.5))
     Traceback (most recent call last):
     pgjax.types.SettingError: discount: 1.5 must lie in [0, 1]
@@ -104,10 +101,7 @@ def resolve(settings: Settings) -> Settings:
 
 
 def recipe_of(settings: Settings) -> Recipe:
-    """The method with the hyperparameters, static settings, optimiser and schedules of some settings.
-
-    Raises SettingError for an unknown method, or a setting that the method does not have.
-    """
+    """The method with the hyperparameters, static settings, optimiser and schedules of some settings."""
     known("algorithm", settings.algorithm, ALGORITHMS)
     given = {f.name: getattr(settings, f.name) for f in fields(settings) if getattr(settings, f.name) is not None}
     arguments = signature(ALGORITHMS[settings.algorithm]).parameters

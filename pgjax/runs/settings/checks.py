@@ -43,15 +43,7 @@ def known(field: str, name: str, table: Mapping[str, Any]) -> None:
 
 
 def check_fields(settings: Any) -> None:
-    """Reject field values of a dataclass that have the wrong type, and numbers that are out of range.
-
-    Raises:
-      SettingError: for the first such field; it names the value and what it must be.
-
-    >>> check_fields(Settings(seeds=2.5))
-    Traceback (most recent call last):
-    pgjax.types.SettingError: seeds: 2.5 must be a whole number
-    """
+    """Reject field values of a dataclass that have the wrong type, and numbers that are out of range."""
     hints = get_type_hints(type(settings))
     for field in fields(settings):
         kinds = _alternatives(hints[field.name])

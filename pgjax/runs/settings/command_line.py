@@ -51,16 +51,8 @@ def from_command_line(
 
     Flags override the run of `--resume DIR`, else the file of `--config FILE`, else the tuned settings of the named
     environment (`pgjax.runs.settings.tuned`), else the defaults. `--quick` reduces the sizes of the last three. Tuned
-    settings that would do nothing with the given flags are dropped.
-
-    Args:
-      arguments: the command line; default that of this process.
-      description: text above the help.
-      without: flags that do nothing in the script, with the reason.
-
-    Raises:
-      SettingError: for an invalid file, a flag that contradicts the resumed run, or a flag that would do nothing.
-      SystemExit: for an unknown flag, after an error message; after `--help` and `--list-environments`.
+    settings that would do nothing with the given flags are dropped. `description` is the text above the help; `without`
+    names flags that do nothing in the script, with the reason.
 
     >>> from_command_line(["--algorithm", "ppo", "--no-tuned"]).algorithm
     'ppo'
@@ -166,13 +158,8 @@ def show_flags(
 ) -> None:
     """Print the help of the flags, with the values of `base` as defaults.
 
-    Args:
-      base: settings.
-      description: text above the flags.
-      prog: name of the script.
-      whole: show all flags instead of the common ones.
-      first: groups of the script's own flags: name -> an instance of a dataclass.
-      without: flags to leave out.
+    `whole` shows all flags instead of the common ones. `first` has groups of the script's own flags, name -> an
+    instance of a dataclass. `without` names flags to leave out.
     """
     names = {field.name for field in fields(Settings)}
     working = names - set(without)

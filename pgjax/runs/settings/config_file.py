@@ -33,20 +33,13 @@ LAYOUT_SETTINGS = ("devices", "mesh", "engine", "imports")
 
 
 def read_config(path: Path) -> Settings:
-    """Read settings from a TOML file; settings that it leaves out keep their defaults.
-
-    Names are those of `Settings`. The config.toml of a run, also of an earlier version, is such a file. Raises
-    SettingError for an unreadable file, an unknown name, or a value of the wrong type.
-    """
+    """Read settings from a TOML file, such as the config.toml of a run of any version; others keep their defaults."""
     table = _table(path, "config")
     return settings_from(table) if table.pop("versions", None) is None else settings_of_record(table)
 
 
 def read_run_table(run: Path, field: str) -> dict[str, Any]:
-    """The config.toml of a run directory as a table, of any version, with the types of its entries checked.
-
-    Raises SettingError about `field` if the file cannot be read or is not the config.toml of a run.
-    """
+    """The config.toml of a run directory as a table, of any version, with the types of its entries checked."""
     table = _table(run / "config.toml", field)
     made_with = table.get("versions", {})
     of_versions = isinstance(made_with, dict) and all(isinstance(text, str) for text in made_with.values())
@@ -79,12 +72,7 @@ def _table(path: Path, field: str) -> dict[str, Any]:
 
 
 def settings_from(table: Mapping[str, Any]) -> Settings:
-    """Settings from a table; raises SettingError for the first unknown name or value of the wrong type.
-
-    >>> settings_from({"algoritm": "ppo"})
-    Traceback (most recent call last):
-    pgjax.types.SettingError: algoritm: 'ppo' is not a setting; did you mean algorithm?
-    """
+    """Settings from a table; raises SettingError for the first unknown name or value of the wrong type."""
     names = [field.name for field in fields(Settings)]
     for name, value in table.items():
         if name in _COMMAND_LINE_ONLY:

@@ -11,10 +11,7 @@ from pgjax.types import Environment, SettingError
 
 
 def environment_of(settings: Settings) -> Environment:
-    """Make the environment. Call it after devices are chosen, because an imported module may start JAX.
-
-    Raises SettingError for a module that cannot be imported, an unknown environment, or invalid ranges.
-    """
+    """Make the environment. Call it after devices are chosen, because an imported module may start JAX."""
     import_module(settings.imports)
     return environments.make(settings.environment, randomise=ranges_of(settings.randomise))
 
@@ -25,10 +22,7 @@ def located(name: str) -> str:
 
 
 def import_module(name: str) -> None:
-    """Import a module once per process, by name (also from the current folder) or by path NAME.py.
-
-    Raises SettingError if it cannot be imported.
-    """
+    """Import a module once per process, by name (also from the current folder) or by path NAME.py."""
     if not name:
         return
     path = Path(located(name)) if name.endswith(".py") else None
@@ -50,11 +44,7 @@ def import_module(name: str) -> None:
 
 
 def ranges_of(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Parse ranges NAME=LOW:HIGH; raises SettingError for an invalid or repeated one.
-
-    >>> ranges_of(["length=0.3:1.2"])
-    {'length': (0.3, 1.2)}
-    """
+    """Parse ranges NAME=LOW:HIGH, such as "length=0.3:1.2"."""
     ranges: dict[str, tuple[float, float]] = {}
     for text in texts:
         name, _, bounds = text.partition("=")

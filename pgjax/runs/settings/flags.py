@@ -33,11 +33,7 @@ class Settings(_AllGroups):
             object.__setattr__(self, "seeds", len(self.seed_list))
 
     def chosen_seeds(self) -> list[int]:
-        """The seeds of `seeds` and `first_seed`, or of `seed_list`; raises SettingError for invalid or repeated ones.
-
-        >>> Settings(seeds=3, first_seed=100).chosen_seeds()
-        [100, 101, 102]
-        """
+        """The seeds of `seeds` and `first_seed`, or of `seed_list`, which must be valid and different."""
         if not self.seed_list:
             count = counters.count("seeds", self.seeds)
             check_room("seeds", count, count * MIN_RUN_BYTES, "as many runs")

@@ -1,7 +1,5 @@
-"""Rejects settings that would do nothing, with the reason.
-
-`RULES` maps a setting to the reason why it has no effect in a situation; settings without a rule always have one.
-Settings that only some methods have are rejected by `build` (`is not a setting of algorithm …`).
+"""Rejects settings that would do nothing. `RULES` maps a setting to the reason why it has no effect in a situation;
+settings without a rule always have one. Settings that only some methods have are rejected by `build`.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,10 +14,7 @@ from pgjax.types import Environment, SettingError
 
 
 class Situation(NamedTuple):
-    """What determines whether a setting has an effect.
-
-    `environment` is None before it is made; settings whose effect depends on it then count as having one.
-    """
+    """What determines whether a setting has an effect; rules that need an environment do not apply while it is None."""
 
     settings: Settings
     recipe: Recipe
@@ -48,12 +43,7 @@ def without(settings: Settings, situation: Situation, names: Iterable[str]) -> S
 
 
 def why_idle(situation: Situation, name: str) -> str:
-    """Why a setting does nothing; empty if it has an effect.
-
-    >>> from pgjax import reinforce
-    >>> why_idle(Situation(Settings(), reinforce()), "shuffle")
-    'there is one minibatch'
-    """
+    """Why a setting does nothing; empty if it has an effect."""
     return RULES[name](situation) if name in RULES else ""
 
 

@@ -34,10 +34,7 @@ class Place(NamedTuple):
 
 
 def place_of(settings: Settings) -> Place:
-    """Coordinator, number and index of this process, from flags, a Kubernetes job index, or SLURM.
-
-    Raises SettingError for a missing or invalid flag.
-    """
+    """Coordinator, number and index of this process, from flags, a Kubernetes job index, or SLURM."""
     given = settings.coordinator or settings.processes or settings.process_id >= 0
     if not given and "SLURM_PROCID" in os.environ and "SLURM_STEP_NODELIST" in os.environ:
         return Place()
@@ -56,8 +53,7 @@ def joined(settings: Settings) -> Iterator[None]:
     """Join the other processes of a distributed run, and leave at the end. Enter it before the first array is made.
 
     A process that fails ends the others: at once if they wait for it, else after HEARTBEAT_TIMEOUT. Errors that all
-    processes raise together (invalid settings, a stop request, incomplete output) let them shut down in order. Raises
-    SettingError for invalid flags, or if the processes do not agree on their settings.
+    processes raise together (invalid settings, a stop request, incomplete output) let them shut down in order.
     """
     if not settings.distributed:
         yield

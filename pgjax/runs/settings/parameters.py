@@ -1,7 +1,4 @@
-"""Command-line flags made from the signatures and docstrings of the methods, and from the fields of `Config`.
-
-A new method, or a new hyperparameter of one, gets its flag by being in the table of methods.
-"""
+"""Command-line flags made from the signatures and docstrings of the table of methods, and the fields of `Config`."""
 
 import inspect
 import re
@@ -26,8 +23,8 @@ MOST_NAMED = 6
 def of_methods(table: Mapping[str, Callable[..., Recipe]]) -> list[tuple[str, Any, Any]]:
     """A dataclass field (name, type, default) for each parameter of the methods, the most common ones first.
 
-    A number has the type `float | None`; None means the default of the method. The help text is from the docstring of
-    the first method that documents the parameter.
+    A number has the type `float | None`; None means the default of the method. Help is from the first docstring with an
+    entry.
     """
     having: dict[str, dict[str, inspect.Parameter]] = {}
     texts: dict[str, str] = {}

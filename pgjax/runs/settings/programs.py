@@ -1,7 +1,5 @@
-"""A persistent compilation cache whose entries are verified before use.
-
-JAX does not check the entries of its cache: a corrupt entry fails at every start, and one from another machine may
-crash. Each entry here starts with a hash of its name, the processor and its bytes.
+"""A persistent compilation cache. Each entry starts with a hash of its name, the processor and its bytes, because JAX
+does not check them: a corrupt entry fails at every start, and one from another machine may crash.
 """
 
 import hashlib

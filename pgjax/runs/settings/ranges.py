@@ -30,15 +30,7 @@ FROM_ONE = ("discount", "gae_lambda")
 
 
 def chosen(field: str, names: tuple[str, ...], settings: Settings, setup: Setup) -> dict[str, float]:
-    """Current values of the hyperparameters `names`, or of all that have an effect and a search range.
-
-    Raises SettingError about `field` for a name that has no search range or no effect here.
-
-    >>> from pgjax.runs.settings.build import build
-    >>> settings = Settings(algorithm="a2c", discount=0.98)
-    >>> chosen("over", ("discount",), settings, build(settings))
-    {'discount': 0.98}
-    """
+    """Current values of the hyperparameters `names`, or of all that have an effect and a search range."""
     now = {full.split(".")[-1]: x for full, x in hyperparameters(setup.algorithm).items()}
     situation = idle.Situation(settings, recipe_of(settings), setup.environment)
     known = {one.name for one in fields(Settings)}

@@ -16,10 +16,7 @@ def updates_per_chunk(setup: Setup, settings: Settings) -> int:
 
 
 def check_sizes(setup: Setup, settings: Settings, runs: int) -> None:
-    """Reject sizes for `runs` parallel runs that exceed the memory, by a lower bound known without compiling.
-
-    Raises SettingError for the first such size.
-    """
+    """Reject sizes for `runs` parallel runs that exceed the memory, by a lower bound known without compiling."""
     name = "exploit_every" if settings.population else "updates_per_chunk"
     updates = settings.exploit_every if settings.population else updates_per_chunk(setup, settings)
     check_room(name, getattr(settings, name), runs * updates * ROW, "the metrics of a compiled call")

@@ -18,11 +18,10 @@ from pgjax.types import SettingError
 def start(devices: int | None = None) -> None:
     """Use CPU cores as devices and cache compiled programs on disk. Call it before the first array is made.
 
-    The cache is in JAX_COMPILATION_CACHE_DIR, by default in the user's cache folder. JAX_ENABLE_COMPILATION_CACHE=0
-    disables it. If the folder cannot be written, nothing is cached. Corrupt entries are recompiled (`programs`).
+    The cache is in JAX_COMPILATION_CACHE_DIR, by default in the user's cache folder; JAX_ENABLE_COMPILATION_CACHE=0
+    disables it.
 
-    Args:
-      devices: how many (`pgjax.use_cpu_devices`); default as many as XLA_FLAGS asks for, or one per core.
+    `devices` is their number; default as many as XLA_FLAGS asks for, or one per core.
     """
     gc.freeze()  # what is imported stays: collections while jax traces programs need not look at it
     asked = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
@@ -39,7 +38,7 @@ def start(devices: int | None = None) -> None:
 def chosen_devices(count: int) -> list[Any] | None:
     """The first `count` devices of every process; None, which means all, if `count` is 0.
 
-    Raises SettingError if a process has fewer. More CPU devices than cores exist only if XLA_FLAGS asks for them.
+    More CPU devices than cores exist only if XLA_FLAGS asks for them.
     """
     if count == 0:
         return None

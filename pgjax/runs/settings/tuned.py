@@ -13,11 +13,7 @@ def tuned_environments() -> list[str]:
 
 
 def tuned(environment: str, algorithm: str = "") -> dict[str, Any]:
-    """Tuned settings of an environment; empty if there are none, or none for the given algorithm.
-
-    >>> tuned("CartPole-v1")["environment"], tuned("CartPole-v1", "rloo")
-    ('CartPole-v1', {})
-    """
+    """Tuned settings of an environment; empty if there are none, or none for the given algorithm."""
     found = tomllib.loads(FILE.read_text(encoding="utf-8")).get(environment)
     if found is None or algorithm not in ("", found["algorithm"]):
         return {}

@@ -11,8 +11,8 @@ RESAMPLES = 2000
 def interquartile_mean(x: ArrayLike, axis: int = -1) -> np.ndarray:
     """Mean of the middle half: the lowest and highest ⌊n/4⌋ of n numbers are left out.
 
-    It is more robust to outliers than the mean, and has a smaller variance than the median.
-    Source: Agarwal et al. 2021, https://arxiv.org/abs/2108.13264.
+    It is more robust to outliers than the mean, and has a smaller variance than the median. Source: Agarwal et al.
+    2021, https://arxiv.org/abs/2108.13264.
 
     >>> float(interquartile_mean([0.0, 3.0, 5.0, 1000.0]))
     4.0
@@ -25,19 +25,9 @@ def interquartile_mean(x: ArrayLike, axis: int = -1) -> np.ndarray:
 def bootstrap_interval(
     strata: Sequence[ArrayLike], *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Interquartile mean over the seeds of all strata, with a stratified percentile bootstrap interval.
-
-    Seeds are resampled with replacement within each stratum (a run directory). With fewer than about five seeds the
-    interval is too narrow.
-
-    Args:
-      strata: arrays [seeds, ...]; trailing dimensions are treated independently.
-      level: nominal coverage probability.
-      resamples: number of bootstrap samples.
-      seed: of the resampling.
-
-    Returns:
-      Interquartile mean, lower end, upper end, each [...].
+    """Interquartile mean over the seeds of all strata, with a stratified percentile bootstrap interval: mean, low,
+    high. Seeds are resampled with replacement within each stratum (a run directory). With fewer than about five seeds
+    the interval is too narrow. `strata` are arrays [seeds, ...]; trailing dimensions are treated independently.
 
     >>> middle, low, high = bootstrap_interval([[1.0, 2.0, 3.0, 4.0], [3.0, 4.0]])
     >>> float(middle), bool(low < middle < high)

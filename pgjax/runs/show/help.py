@@ -23,13 +23,8 @@ def print_help(kind: type, description: str, prog: str | None = None) -> None:
 
 
 def print_groups(groups: Mapping[str, Any], hidden: Collection[str], description: str, prog: str) -> None:
-    """Print the help of flags in groups.
-
-    Args:
-      groups: name of a group -> instance of a dataclass; its values are the defaults, its docstring heads the group.
-      hidden: names of fields to leave out; a group without visible fields is left out.
-      description: text above the flags.
-      prog: name of the program.
+    """Print the help of flags in groups: name -> instance of a dataclass, whose values are the defaults and whose
+    docstring heads the group. Fields in `hidden` are left out, and a group without visible fields.
     """
     nested = []
     for name, values in groups.items():

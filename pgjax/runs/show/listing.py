@@ -7,11 +7,7 @@ from pgjax.types import SettingError
 
 
 def environments_by_family() -> str:
-    """Names of all environments, one per line, by family; for an unavailable family, the reason in one line.
-
-    >>> "CartPole-v1" in environments_by_family().splitlines()
-    True
-    """
+    """Names of all environments, one per line, by family; for an unavailable family, the reason in one line."""
 
     def lines(family: str, names: list[str] | SettingError) -> list[str]:
         if isinstance(names, NotInstalled):

@@ -19,25 +19,14 @@ def started_by_command() -> None:
 
 
 def as_typed(script: str) -> str:
-    """A script as the user starts it: `pgjax NAME` in a process of that command, else `NAME.py`.
-
-    >>> as_typed("train")
-    'train.py'
-    """
+    """A script as the user starts it: `pgjax NAME` in a process of that command, else `NAME.py`."""
     return f"pgjax {script}" if _by_command else f"{script}.py"
 
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Turn expected errors in the body into one line and an exit status.
-
-    The status is 2 for an invalid setting, 1 for incomplete output or an I/O error, and 128 + n for signal n. Printing
-    to a closed output does not raise.
-
-    >>> with one_line():
-    ...     raise SettingError("seeds", 0, "must be at least 1")
-    Traceback (most recent call last):
-    SystemExit: 2
+    """Turn expected errors in the body into one line and an exit status: 2 for an invalid setting, 1 for incomplete
+    output or an I/O error, 128 + n for signal n. Printing to a closed output does not raise.
     """
     before = sys.stdout, sys.stderr
     open_output()
