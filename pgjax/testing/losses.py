@@ -1,8 +1,4 @@
-"""Assertions on the exact mean gradient of a loss, over every batch of small problems.
-
-All functions also take the arguments of `pgjax.certify`, with `loss` as there. The default tolerance is rounding: 1e-9,
-or 1e-5 for a loss that computes in float32.
-"""
+"""Assertions on the exact mean gradient of a loss, over every batch of small problems."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
