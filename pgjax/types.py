@@ -262,7 +262,7 @@ class Environment(NamedTuple):
       num_categories: number of values of a categorical observation, which is one-hot encoded, else None. A pytree of
         observations has a pytree of the same structure.
       action_space: Discrete, MultiDiscrete, MultiBinary, Box (`pgjax.spaces`), or a pytree of these.
-      horizon: number of steps after which every episode has ended.
+      horizon: largest number of steps of an episode; one that is still running then is truncated by every rollout.
       parameters: name -> default of the real numbers that may vary between runs or episodes. `reset` and `step` receive
         the values that differ as `values={name: number}`.
     """

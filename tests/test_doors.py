@@ -174,6 +174,22 @@ NESTED = {"a": (SEEN, jax.ShapeDtypeStruct((), jnp.int32)), "b": SEEN}
         (walk(reset=lambda: None), r"has a reset with other arguments \(too many .*\); needs reset\(key\)$"),
         (walk(step=lambda key, state: None), r"has a step with other arguments .*; needs step\(key, state, action\)$"),
         (walk(step=None), r"has a step None that is not a function; needs step\(key, state, action\)$"),
+        (
+            giving(at_step=lambda t: (np.full(1, float(t)), t, 1.0, False, False)),
+            r"has a step that JAX cannot trace; use jax\.numpy and jax\.lax in it$",
+        ),
+        (
+            giving(at_step=lambda t: (jnp.ones(1), t if t > 3 else 0, 1.0, False, False)),
+            r"has a step that JAX cannot trace; use jax\.numpy and jax\.lax in it$",
+        ),
+        (
+            giving(at_step=lambda t: (np.array(t), t, 1.0, False, False)),
+            r"has a step that JAX cannot trace; use jax\.numpy and jax\.lax in it$",
+        ),
+        (
+            giving(at_step=lambda t: (jnp.array([1.0, 2.0])[range(5)[t]], t, 1.0, False, False)),
+            r"has a step that JAX cannot trace; use jax\.numpy and jax\.lax in it$",
+        ),
         (walk(observation=(1,)), r"declares observation\[0\] as 1; needs a shape and a dtype$"),
         (
             walk(action_space="up or down"),

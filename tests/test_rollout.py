@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pgjax import Categorical, environments, make_agent, rollout
-from pgjax.types import Box, Discrete, SettingError
+from pgjax.engine import engine
+from pgjax.types import Box, Discrete, Environment, SettingError
 
 NAMES = [name for name in environments.available() if name not in ("MNISTBandit-bsuite", "Pong-misc")]
 # Left out: MNISTBandit downloads data; Pong lacks a wall and rewards winning with 0.
@@ -163,6 +164,35 @@ def test_an_episode_still_running_at_the_horizon_is_truncated_there():
     environment = environments.make("CartPole-v1")._replace(horizon=5)
     rows = episodes(environment, uniform(environment), jax.random.split(jax.random.key(0), 4))
     assert rows.truncated[4].all() and not rows.truncated[:4].any() and not rows.terminated.any()
+
+
+def line(flags):
+    """The state counts steps, the reward is that count; `flags` says whether step 5 is truncated by the environment."""
+
+    def step(key, state, action):
+        return (state + 1.0)[None], state + 1, state, False, (state == 4) & flags
+
+    return Environment("line", lambda key: (jnp.zeros(1), 0), step, None, None, Discrete(2), 5)
+
+
+@pytest.mark.parametrize("how", ["plain", "cpu", "accelerator"])
+def test_a_stream_truncates_at_the_horizon_as_whole_episodes_do(how):
+    """Whether or not the environment does, and across the parts in which a stream is rolled out."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    rows = {}
+    for flags in (True, False):
+        state, parts = rollout.start_stream(line(flags), keys), []
+        for steps in (3, 4, 6):
+            state, part, statistics = rollout.stream(line(flags), uniform(line(flags)), state, keys, steps, engine(how))
+            parts.append(part)
+        rows[flags] = jax.tree.map(lambda *x: jnp.concatenate(x), *parts), state, statistics
+    jax.tree.map(np.testing.assert_array_equal, rows[True], rows[False])
+    found = rows[False][0]
+    np.testing.assert_array_equal(found.truncated[:, 0], [t in (4, 9) for t in range(13)])
+    np.testing.assert_array_equal(found.next_observation[:, 0, 0], [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2, 3])
+    assert float(rows[False][2].episodes) == 3 and float(rows[False][2].return_sum) == 30
+    whole = rollout.episodes(line(False), uniform(line(False)), keys)
+    np.testing.assert_array_equal(whole.truncated, found.truncated[:5])
 
 
 def test_both_flags_may_be_set():

@@ -35,7 +35,7 @@ def test_tuned_settings_can_be_trained_with(name):
             raise
         pytest.skip(str(error))
     assert setup.environment.name == name
-    least = 3 if "MinAtar" in name else 2 if family not in ("", "brax") else 10
+    least = 2 if "MinAtar" in name else 2 if family not in ("", "brax") else 10
     assert settings.seeds >= least and settings.eval_episodes >= (32 if least == 2 else 64)
     assert settings.memory == "gru" or name not in ("MemoryChain-bsuite", "BernoulliBandit-misc")
 
@@ -49,9 +49,9 @@ def test_when_tuned_settings_are_the_base(capsys, tmp_path):
     known = tuned("Pendulum-v1")
     settings = from_command_line(["--environment", "Pendulum-v1", "--seeds", "3"])
     assert (settings.algorithm, settings.discount, settings.seeds) == (known["algorithm"], known["discount"], 3)
-    assert capsys.readouterr().err == "Pendulum-v1: using tuned settings of npg (--no-tuned for defaults)\n"
-    assert from_command_line(["--environment", "Pendulum-v1", "--algorithm", "npg"]).discount == known["discount"]
-    for others in (["--algorithm", "ppo"], ["--no-tuned"]):
+    assert capsys.readouterr().err == "Pendulum-v1: using tuned settings of ppo (--no-tuned for defaults)\n"
+    assert from_command_line(["--environment", "Pendulum-v1", "--algorithm", "ppo"]).discount == known["discount"]
+    for others in (["--algorithm", "npg"], ["--no-tuned"]):
         assert from_command_line(["--environment", "Pendulum-v1", *others]).discount is None
     assert from_command_line([]).discount is None
     (tmp_path / "mine.toml").write_text('environment = "Pendulum-v1"\n')

@@ -98,7 +98,10 @@ def _call(environment: Environment, part: str, names: tuple[str, ...], **argumen
         raise refuse(environment, f"has a {part} with other arguments ({error}); {takes}") from None
     except ValueError:  # a builtin without a signature
         pass
-    given = function(*arguments.values())
+    try:
+        given = function(*arguments.values())
+    except jax.errors.JAXTypeError as error:
+        raise refuse(environment, f"has a {part} that JAX cannot trace; use jax.numpy and jax.lax in it") from error
     if not isinstance(given, tuple | list) or len(given) != len(names):
         what = f"{len(given)} values" if isinstance(given, tuple | list) else described(given)
         raise refuse(environment, f"gives {what} in {part}; needs ({', '.join(names)})")

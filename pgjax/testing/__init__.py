@@ -1,7 +1,7 @@
 """Assertions for test suites: on losses, and on the declarations of estimators.
 
-`loss` and the keyword arguments `how` are those of `pgjax.certify`. The default tolerance is rounding: 1e-9, or 1e-5 for
-a loss that computes in float32. An AssertionError names the problem and the largest difference.
+`loss` and the keyword arguments `how` are those of `pgjax.certify`. The default tolerance is rounding: 1e-9, or 1e-5
+for a loss that computes in float32. An AssertionError names the problem and the largest difference.
 """
 
 from pgjax.testing.declarations import assert_declarations

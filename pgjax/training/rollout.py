@@ -199,8 +199,9 @@ def stream(
 ) -> tuple[StreamState, Transition, EpisodeStatistics]:
     """Roll out exactly `num_steps` steps of every environment, with automatic resets.
 
-    `next_observation` is the observation before a reset; the next row's `observation` is the one after it. Returns the
-    new stream state, Transition [num_steps, N, ...], and statistics of the episodes that ended.
+    An episode still running after `environment.horizon` steps is truncated there. `next_observation` is the observation
+    before a reset; the next row's `observation` is the one after it. Returns the new stream state, Transition
+    [num_steps, N, ...], and statistics of the episodes that ended.
     Args:
       policy: observation -> distribution, or an `Actor`.
       stream_state: from `start_stream` or the previous call.
@@ -215,7 +216,7 @@ def stream(
     >>> rows.reward.shape, float(statistics.episodes)  # episodes of 9 steps
     ((20, 4), 8.0)
     """
-    acting = _as_actor(policy)
+    acting, horizon = _as_actor(policy), base.horizon(environment)
     how = engine() if how is None else how
 
     def fresh(key: KeyData) -> Place:
@@ -226,13 +227,17 @@ def stream(
         draws, reset_keys = _draw(acting, start.observation, key, num_steps)
         resets, going_on = how.resets(fresh, reset_keys, len(keys))
 
-        def step(now: Place, following: tuple[Draws, Any]) -> tuple[Place, Transition]:
-            draw, of_reset = following
+        def step(carry: tuple[Place, Array], following: tuple[Draws, Any]) -> tuple[tuple[Place, Array], Transition]:
+            (now, taken), (draw, of_reset) = carry, following
             row, state, memory = _act(environment, acting, draw, now.observation, now.state, now.memory)
+            row = row._replace(truncated=row.truncated | (~row.terminated & (taken + 1 >= horizon)))
+            ended = row.terminated | row.truncated
             after = Place(state, row.next_observation, memory)
-            return going_on(of_reset, row.terminated | row.truncated, after), row
+            return (going_on(of_reset, ended, after), jnp.where(ended, 0.0, taken + 1)), row
 
-        return jax.lax.scan(step, Place(start.state, start.observation, start.memory), (draws, resets))
+        place = Place(start.state, start.observation, start.memory)
+        (place, _), rows = jax.lax.scan(step, (place, start.episode_length), (draws, resets))
+        return place, rows
 
     place, rows = jax.vmap(one, out_axes=(0, 1))(stream_state, keys)
     rows = _with_next_keys(acting, rows)
