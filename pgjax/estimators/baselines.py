@@ -88,7 +88,9 @@ def state_value(signals: Signals, credit: Array) -> Array:
 def baselined(credit: Credit, baseline: Baseline) -> Partial:
     """Credit minus a baseline, itself a credit: Ψ_t − b_t, and 0 where both are equal up to rounding.
 
+    `baseline` maps (signals, credit [T, N]) to b, [T, N] or broadcast to it.
     >>> from pgjax import make_signals, reward_to_go
+    >>> from pgjax.baselines import leave_one_out
     >>> baselined(reward_to_go, leave_one_out)(make_signals([[1.0, 3.0]]))
     Array([[-2.,  2.]], dtype=float32)
     """

@@ -49,9 +49,9 @@ def longest_length(signals: Signals) -> Array:
 
 
 def divided(credit: Credit, length: Length) -> Partial:
-    """Credit divided by a length, itself a credit: Ψ_t / length.
+    """Credit divided by a length of its trajectory, itself a credit: Ψ_t / length.
 
-    >>> from pgjax import make_signals, total_return
+    >>> from pgjax import make_signals, own_length, total_return
     >>> divided(total_return, own_length)(make_signals([[4.0], [2.0]])).T.tolist()
     [[3.0, 3.0]]
     """

@@ -164,7 +164,7 @@ def gradient_gap(mdp: MDP, log_policy: LogPolicy, params: Params, behaviour: Arr
 
 
 def worst_case_mdp(horizon: int, discount: float = 1.0) -> MDP:
-    """An MDP on which every bound of this module is attained, for `worst_case_policy` with θ̄ = 0 and θ = ε → 0.
+    """An MDP that attains the bounds of `value_gap` and `gradient_gap`, for `worst_case_policy` at θ̄ = 0 and θ = ε → 0.
 
     It has two states and rewards ±1. The target policy leaves the first state for good with probability ε per step; the
     behaviour policy never leaves it. The target policy is worse in the first state and better in the second.

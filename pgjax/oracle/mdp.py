@@ -158,6 +158,7 @@ def exact_hessian(mdp: MDP, log_policy: LogPolicy, params: Params) -> Array:
 def exact_fisher(mdp: MDP, log_policy: LogPolicy, params: Params) -> Array:
     """Fisher information of a trajectory, F = E[Σ_t ∇log π_t ∇log π_tᵀ], in the flattened parameters, [P, P].
 
+    There is no factor γ^t. `log_policy` maps `params` to log π, [S, A].
     Source: Kakade 2001. https://papers.nips.cc/paper/2073
     """
     weight, score, _ = _score_terms(mdp, log_policy, params)

@@ -139,9 +139,10 @@ def weight_statistics(
 
 
 def score_mean(agent: Agent, params: Params, transition: Transition) -> Params:
-    """Mean score per step, ∇_θ (1/steps) Σ log π_θ(a_t|s_t). It has mean 0 for the policy that sampled the batch.
+    """Mean score per step of an agent without memory, ∇_θ (1/steps) Σ log π_θ(a_t|s_t), like `params["policy"]`.
 
-    A value far from 0 (compared with 1/√steps) shows that actions, observations or masks do not match.
+    Its mean is 0 for the policy that sampled the batch. Entries far from 0, compared with 1/√steps, show that actions,
+    observations or masks do not match.
     """
 
     def mean_log_prob(policy: Params) -> Array:
