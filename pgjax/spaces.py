@@ -154,7 +154,10 @@ def number(space: Space, action: Any) -> jax.Array:
 
 
 def combinations(space: Space) -> Any:
-    """Every action of a discrete space, as policies record it: a pytree of arrays [A] or [A, k]. No Box."""
+    """Every action of a discrete space, as policies record it: a pytree of arrays [A] or [A, k].
+
+    Raises ValueError for a space with a Box.
+    """
     spaces, paths, structure = parts(space)
     boxes = [path for part, path in zip(spaces, paths, strict=True) if isinstance(part, Box)]
     if boxes:

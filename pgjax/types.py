@@ -403,10 +403,10 @@ class TrainState(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """Environment, agent and static settings, with `init`: (algorithm, key) -> TrainState, and `update`: (algorithm,
-    state) -> (state, metrics). `update` is `pgjax.collect`, then `pgjax.learn`; a vmapped `update` is also valid.
+    """Environment, agent and static settings, with the functions that train.
 
-    Metrics are a dict of scalars.
+    `init` is (algorithm, key) -> TrainState. `update` is (algorithm, state) -> (state, metrics), metrics a dict of
+    scalars: `pgjax.collect`, then `pgjax.learn`. A vmapped `update` is also valid.
     """
 
     environment: Environment

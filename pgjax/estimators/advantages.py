@@ -35,8 +35,8 @@ def _error(signals: Signals, next_value: Array) -> Array:
 def gae(signals: Signals, gae_lambda: ArrayLike = 0.95) -> Array:
     """Generalised advantage estimation, Â_t = δ_t + γ λ Â_{t+1}; it restarts at every termination and truncation.
 
-    λ = 0 gives the TD error (least variance), λ = 1 the return minus V (no bias from the critic). Schulman et al. 2016,
-    eq. 16. https://arxiv.org/abs/1506.02438
+    λ = 0 gives the TD error (least variance), λ = 1 the return minus V (no bias from the critic). Signals need `value`
+    and `next_value`, which are 0 if left out. Schulman et al. 2016, eq. 16. https://arxiv.org/abs/1506.02438
 
     >>> from pgjax import make_signals
     >>> gae(make_signals([1.0, 1.0], value=[0.5, 0.5], next_value=[0.5, 0.0]), gae_lambda=1.0)

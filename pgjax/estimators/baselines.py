@@ -114,7 +114,8 @@ def standardised(credit: Credit, strength: ArrayLike = 1.0) -> Partial:
     """Credit scaled to mean 0 and standard deviation 1 over the executed steps of the batch, (Ψ − mean)/(std + 1e-8).
 
     **Biased** in direction, because each batch is divided by its own standard deviation. The result is 0 where all
-    credits are equal up to rounding. A `strength` of 0 leaves the credit unchanged; it can vary within a vmapped sweep.
+    credits are equal up to rounding. A `strength` of 0 leaves the credit unchanged, and any above 0 standardises it
+    fully, so that a vmapped sweep can switch it on and off.
 
     >>> from pgjax import make_signals, reward_to_go
     >>> [round(x, 3) for x in standardised(reward_to_go)(make_signals([[1.0, 3.0]]))[0].tolist()]

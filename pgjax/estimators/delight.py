@@ -10,12 +10,13 @@ from pgjax.types import Credit, Signals, as_partial
 
 
 def delightful(credit: Credit, temperature: ArrayLike = 1.0) -> Partial:
-    """Credit multiplied by a gate, Ψ_t σ(χ_t/η) with χ_t = Ψ_t · (−log π_θ(a_t|s_t)) and Ψ an advantage.
+    """Credit multiplied by a gate, Ψ_t σ(χ_t/η) with χ_t = Ψ_t · (−log π_θ(a_t|s_t)); itself a credit.
 
-    The gate passes unlikely actions with positive advantage and suppresses unlikely ones with negative advantage. It is
-    not differentiated. It uses log π_θ at the current parameters, so it is recomputed for every pass over a batch. For
-    continuous actions, log π_θ is a log-density. **Biased** at every finite η, even with infinitely many samples; as η
-    → ∞ the gate tends to 1/2. Osband 2026. https://arxiv.org/abs/2603.14608
+    Ψ = `credit` should be an advantage; η is `temperature`. The gate passes unlikely actions with positive advantage
+    and suppresses unlikely ones with negative advantage. It is not differentiated. It uses log π_θ at the current
+    parameters, so it is recomputed for every pass over a batch. For continuous actions, log π_θ is a log-density.
+    **Biased** at every finite η, even with infinitely many samples; as η → ∞ the gate tends to 1/2. Osband 2026.
+    https://arxiv.org/abs/2603.14608
 
     >>> import jax.numpy as jnp
     >>> from pgjax import make_signals, reward_to_go

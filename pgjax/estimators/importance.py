@@ -40,10 +40,11 @@ def mixture_log_prob(log_probs: Array, shares: ArrayLike, continues: Array) -> A
 
         log μ(a_t | history) = L_t − L_{t−1},   L_t = log Σ_j α_j Π_{s≤t} π_j(a_s|s_s).
 
-    `log_probs` is log π_j(a_t|s_t) of every trajectory under every policy, [K, T, N]; `shares` is α, [K]. A pool that
-    draws each trajectory from policy j with probability α_j acts as one history-dependent behaviour policy. Use the
-    result as `Transition.log_prob`: the trajectory weights are then p_θ / Σ_j α_j p_j, which is at most 1/α_j for the
-    parameters of policy j. Veach & Guibas 1995; Metelli et al. 2018. https://arxiv.org/abs/1809.06098
+    `log_probs` is log π_j(a_t|s_t) of every trajectory under every policy, [K, T, N]; `shares` is α, [K], which must
+    sum to 1 (not checked); `continues` is that of Signals, [T, N]. A pool that draws each trajectory from policy j with
+    probability α_j acts as one history-dependent behaviour policy. Use the result as `Transition.log_prob`: the
+    trajectory weights are then p_θ / Σ_j α_j p_j, which is at most 1/α_j for the parameters of policy j. Veach & Guibas
+    1995; Metelli et al. 2018. https://arxiv.org/abs/1809.06098
 
     >>> probs = jnp.array([[[0.5], [0.5]], [[0.25], [1.0]]])  # two policies, one trajectory of two steps
     >>> mixed = mixture_log_prob(jnp.log(probs), [0.5, 0.5], jnp.array([[1.0], [0.0]]))

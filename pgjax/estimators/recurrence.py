@@ -14,8 +14,8 @@ def linear_recurrence(x: ArrayLike, decay: ArrayLike, *, reverse: bool = False, 
         forwards:  y_t = x_t + a_{t−1} · y_{t−1}        reverse:  y_t = x_t + a_t · y_{t+1}
 
     In both directions the decay a_t connects step t to step t+1, so a decay of 0 at the end of an episode separates
-    episodes. Integers and booleans are converted to floats, and a is broadcast to x. `bound` clips y to [−bound,
-    bound], for unbounded decays such as importance ratios.
+    episodes. `decay` is converted to the dtype of x and broadcast to its shape; integers and booleans in x become
+    floats. `bound` clips every y_t to [−bound, bound], for unbounded decays such as importance ratios.
 
     >>> linear_recurrence(jnp.ones(3), 0.5, reverse=True)
     Array([1.75, 1.5 , 1.  ], dtype=float32)

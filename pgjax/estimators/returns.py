@@ -32,10 +32,11 @@ def make_signals(
     reference_log_prob: ArrayLike | None = None,
     truncation: Literal["bootstrap", "terminal"] = "bootstrap",
 ) -> Signals:
-    """Collect the arrays that credit is computed from, check their shapes, and give every array the shape [T, ...].
+    """Collect the arrays that credit is computed from, and check their shapes. Arrays of the Signals are [T, ...].
 
-    Except where noted, an array is a number or has the shape of `reward`; other shapes are not broadcast. All are
-    converted to the floating-point dtype of `reward`.
+    Except where noted, an array is a number or has the shape of `reward`; other shapes are not broadcast. All numbers
+    are converted to the floating-point dtype of `reward`. Flags, values and `log_ratio` are 0 if left out; action
+    values, `group` and the log-probabilities are None.
     Args:
       reward: r_t, [T, ...], usually [T, N]; set to zero on padding.
       mask: 1 where an action was taken; default everywhere.
@@ -45,7 +46,8 @@ def make_signals(
       discount: γ_t between r_t and the next step: a number, [N] per environment, [T, 1] per step, or [T, N].
       value, next_value: V(s_t), and V(s_{t+1}) of the observation before any reset.
       log_ratio: log π_θ − log π_θ̄ of the taken actions.
-      action_value: Q̃(s_t, ·), [T, ..., A]; needs `action`, the integers a_t from 0.
+      action_value: Q̃(s_t, ·), [T, ..., A]; needs `action`.
+      action: a_t, integers from 0, in the shape of `reward`; only with `action_value`.
       group: group number of each trajectory, [N] or [T, N].
       elapsed: steps of its episode that each environment took before the first row, [N]; default 0. It cannot be
         combined with a discount per step, because earlier discounts are unknown.

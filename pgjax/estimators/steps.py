@@ -53,7 +53,10 @@ def fisher_product(problem: PolicyProblem, vector: Params) -> Params:
 
 
 def natural_direction(problem: PolicyProblem, damping: ArrayLike) -> tuple[Params, Array]:
-    """x = (F + damping)⁻¹ g by conjugate gradients, and xᵀ(F + damping)x. Schulman et al. 2015, appendix C."""
+    """x = (F + damping)⁻¹ g by conjugate gradients, and xᵀ(F + damping)x.
+
+    Kakade 2001; Schulman et al. 2015, appendix C.
+    """
 
     def product(v: Params) -> Params:
         return jax.tree.map(lambda f, x: f + damping * x, fisher_product(problem, v), v)
@@ -63,10 +66,11 @@ def natural_direction(problem: PolicyProblem, damping: ArrayLike) -> tuple[Param
 
 
 def conjugate_gradients(product: Callable[[Params], Params], target: Params) -> Params:
-    """Solve A x = b, A positive definite, in CG_ITERATIONS steps, or fewer if the residual falls by a factor 1e-6.
+    """Solve A x = b by at most CG_ITERATIONS steps from 0, ending when the residual has fallen by a factor 1e-6.
 
-    The loop is a scan: `jax.scipy.sparse.linalg.cg` (a while loop) gave wrong directions under vmap on CPU with jaxlib
-    0.10.2. Hestenes & Stiefel 1952.
+    `product` is v -> A v, with A symmetric positive definite; `target` is b, a pytree. The loop is a scan, because
+    `jax.scipy.sparse.linalg.cg` (a while loop) gave wrong directions under vmap on CPU with jaxlib 0.10.2. Hestenes &
+    Stiefel 1952.
     """
 
     def inner(a: Params, b: Params) -> Array:

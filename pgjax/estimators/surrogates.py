@@ -57,7 +57,8 @@ def stopped_prefix(log_ratio: Array, credit: Array, continues: Array, max_weight
     """Past ratios as a weight that is not differentiated, stop_gradient(min(ρ_{1:t}, c)) · score · Ψ_t.
 
     With off-policy reward-to-go minus any baseline it is exact per-decision importance sampling. With reward-to-go it
-    is the prefix form, without future ratios, exact only at θ = θ̄. A finite c = `max_weight` trades variance for bias.
+    is the prefix form, without future ratios, exact only at θ = θ̄. A finite c = `max_weight` truncates the weights,
+    which bounds the variance and biases the estimate.
     """
     w = jnp.minimum(weight(log_prefix(log_ratio, continues)), max_weight)
     return stop_gradient(w) * score(log_ratio, credit, continues)

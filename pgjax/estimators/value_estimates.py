@@ -39,9 +39,11 @@ class ValueEstimate(NamedTuple):
 
 
 def trajectory(signals: Signals, level: float = 0.95) -> ValueEstimate:
-    """Whole-episode importance sampling; unbiased, with a variance that grows geometrically in T. Precup et al. 2000.
+    """Whole-episode importance sampling; unbiased, with a variance that grows geometrically with the horizon T.
 
-    Ĵ = (1/N) Σ_n ρ_{1:T} R,      Ĵ ± t_{N−1} s/√N
+        Ĵ = (1/N) Σ_n ρ_{1:T} R,      Ĵ ± t_{N−1} s/√N
+
+    Precup, Sutton & Singh 2000.
     """
     _check(signals, level)
     return _mean_of(trajectory_values(signals), signals, level)
@@ -127,7 +129,10 @@ def per_decision_values(signals: Signals) -> Array:
 
 
 def doubly_robust_values(signals: Signals) -> Array:
-    """D_0 of every trajectory, [N]: Σ_t γ^t [ρ_{1:t−1} Ṽ(s_t) + ρ_{1:t} (r_t − Q̃(s_t, a_t))], products clipped."""
+    """D_0 of every trajectory, [N]: Σ_t γ^t [ρ_{1:t−1} Ṽ(s_t) + ρ_{1:t} (r_t − Q̃(s_t, a_t))].
+
+    Weights are clipped as products ρ_{1:t}. Needs action values.
+    """
     if signals.taken_value is None:
         raise SettingError("taken_value", None, "is missing; doubly_robust needs Q̃(s_t, a_t), from action_value")
     prefix = _log_prefix(signals)

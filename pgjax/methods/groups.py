@@ -95,7 +95,8 @@ def gspo(
 
         (1/G) Σ_i min(s_i A_i, clip(s_i, 1 − ε_low, 1 + ε_high) A_i),   s_i = ρ_{1:T}^{1/|o_i|}.
 
-    The default ranges are the paper's, chosen for long answers. Zheng et al. 2025. https://arxiv.org/abs/2507.18071
+    Arguments as for `dapo`. The default ranges are the paper's, chosen for long answers. Zheng et al. 2025.
+    https://arxiv.org/abs/2507.18071
     """
     surrogate = Partial(clipped_sequence_ratio, clip_low=clip_low, clip_high=clip_high)
     return _groups(divided(group_standardised, own_length), surrogate, learning_rate, discount)
@@ -127,7 +128,8 @@ def cispo(
 
         1/Σ_i |o_i| Σ_i Σ_t sg(clip(ρ, 1 − ε_low, 1 + ε_high)) A_i log π_θ.
 
-    The paper does not state ε_high; the default 0.28 is DAPO's. MiniMax 2025, eq. 4. https://arxiv.org/abs/2506.13585
+    ε_low is `clip_low`, whose default 1 sets no lower bound. The paper does not state ε_high, `clip_high`; the default
+    0.28 is DAPO's. MiniMax 2025, eq. 4. https://arxiv.org/abs/2506.13585
     """
     surrogate = Partial(clipped_weight, clip_low=clip_low, clip_high=clip_high)
     return _groups(divided(group_standardised, mean_length), surrogate, learning_rate, discount)

@@ -44,7 +44,9 @@ def importance_sampling(
 ) -> Recipe:
     """Several updates on every batch, whose trajectories are reweighted by one of the FORMS.
 
-    The self-normalised forms have their own baseline and take "none".
+    `baseline` is a name in BASELINES other than "optimal" and "optimal_per_parameter"; "constant" subtracts
+    `baseline_constant`. "weighted_is" and "weighted_per_decision_is" normalise over the batch instead and take "none",
+    as which the default counts.
     Args:
       form: a name in FORMS.
       epochs: passes over each batch, with one gradient step each.

@@ -20,10 +20,11 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 def with_optimizer(algorithm: Algorithm, optimizer: Any) -> Algorithm:
-    """Replace the optimiser of a method by an optax transformation, or by a function such as `optax.adam`.
+    """Replace the optimiser of a method by an optax transformation, or by a function that returns one.
 
-    A function that takes a learning rate is called with the method's, which can then still be swept. The numbers of a
-    transformation, and of a function without required arguments, are fixed.
+    A function such as `optax.adam` is called with the method's learning rate, which can then still be swept, as can
+    numbers bound with `functools.partial`; a bound `learning_rate` replaces the method's. The numbers of an optax
+    transformation are fixed. A function with other required arguments is rejected.
 
     >>> from pgjax import hyperparameters, reinforce
     >>> algorithm = with_optimizer(reinforce(learning_rate=0.5).algorithm, optax.sgd)

@@ -128,7 +128,7 @@ def moments(
         E[ĝ] = Σ P(τ_1) … P(τ_N) ĝ(τ_1, …, τ_N)
 
     The factor γ^t is kept (`discounted_objective`), so that J = E[Σ_t γ^t r_t]. `log_policy` maps params θ to log π_θ.
-    More than `MAX_BATCHES` batches raise a SettingError.
+    More than 20,000,000 batches or 2,000,000 trajectories raise a SettingError.
 
     >>> from pgjax import product, score, total_return
     >>> from pgjax.oracle import make_mdp

@@ -40,7 +40,7 @@ def expected_improvement(
     """Expected change of J by θ ← θ + α ĝ for each α in `sizes`, [K], over every batch of N independent trajectories.
 
     The estimator must not depend on the order of trajectories, since batches that differ only in order are merged. More
-    than `MAX_BATCHES` raise a SettingError. Other arguments as in `moments`.
+    than 500,000 merged batches raise a SettingError. Other arguments as in `moments`.
 
     >>> from pgjax import product, score, total_return
     >>> from pgjax.oracle import make_mdp

@@ -98,7 +98,8 @@ def pois_search(
 ) -> Params:
     """Maximise the expected bound J(θ') − penalty(θ', θ) over θ', by gradient ascent from θ, the behaviour policy.
 
-    More `trajectories`, N, allow larger changes of the policy. `log_policy` maps params to log π.
+    Makes `steps` gradient steps of size `size` on the bound of `pois_penalty`, for N `trajectories` and `confidence`.
+    More trajectories allow larger changes of the policy. `log_policy` maps params to log π.
 
     >>> from pgjax.oracle import make_mdp
     >>> bandit = make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)

@@ -48,14 +48,14 @@ class Values(NamedTuple):
 
 
 def make_mdp(initial: ArrayLike, transition: ArrayLike, reward: ArrayLike, horizon: int, discount: float = 1.0) -> MDP:
-    """Check the tables of an MDP and convert them to float64.
-
-    A SettingError names the table and the entry.
+    """Check the tables of an MDP and convert them to float64. The SettingError for invalid ones names table and entry.
 
     Args:
-      initial: P(s_0), [S].
+      initial: P(s_0), [S]; sums to 1.
       transition: P(s'|s, a), [S, A, S]; probability missing from a row ends the episode.
       reward: r(s, a), [S, A].
+      horizon: T, the number of steps after which every episode has ended.
+      discount: γ, from 0 to 1.
 
     >>> make_mdp([1.0], [[[0.5]]], [[1.0]], horizon=3).discount
     1.0

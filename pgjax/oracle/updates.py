@@ -50,7 +50,7 @@ class Batches(NamedTuple):
 def list_rollouts(mdp: MDP, config: Config, *, time_limit: bool = False) -> Rollouts:
     """List all whole episodes, or all `config.num_steps` steps of a stream that starts with a reset.
 
-    `config.rollout` selects which; `time_limit` is as in `oracle.environment`.
+    `config.rollout` selects which; `time_limit` is as in `oracle.environment`. More than 1,000,000 are rejected.
     """
     streaming = config.rollout == "stream"
     length = config.num_steps if streaming else mdp.horizon
@@ -125,7 +125,10 @@ def as_rows(mdp: MDP, rollouts: Rollouts, log_probs: ArrayLike, actions: Space =
 
 
 def list_batches(mdp: MDP, rollouts: Rollouts, log_probs: ArrayLike, num_envs: int, group_size: int = 1) -> Batches:
-    """List every batch of `num_envs` independent rollouts with positive probability; groups share their first state."""
+    """List every batch of `num_envs` independent rollouts with positive probability; groups share their first state.
+
+    More than 1,000,000 batches raise a SettingError.
+    """
     taken = np.where(rollouts.mask > 0, np.asarray(log_probs)[rollouts.state, rollouts.action], 0.0)
     chance = rollouts.probability * np.exp(taken.sum(0))
     first = rollouts.state[0]
@@ -236,7 +239,10 @@ def keys_of_batches(
 
 
 def columns_of(rollouts: Rollouts, rows: Transition) -> np.ndarray:
-    """The index of the listed rollout that each column of recorded rows [T, ...] equals, [...]. At most 4 steps."""
+    """The index of the listed rollout that each column of recorded rows [T, ...] equals, [...].
+
+    For at most 4 steps and fewer than 16 states and actions. Raises SettingError for columns that are not listed.
+    """
     r = rollouts
     listed = _codes(r.state, r.action, r.terminated, r.truncated, r.next_state, r.mask)
     given = (rows.observation[1], rows.action, rows.terminated, rows.truncated, rows.next_observation[1], rows.mask)

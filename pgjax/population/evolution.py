@@ -87,8 +87,10 @@ def explore(how: Evolution, key: Array, algorithm: Algorithm, moved: Array) -> A
 def evolved(
     how: Evolution, key: Array, algorithm: Algorithm, state: TrainState, score: Array, may: Array
 ) -> tuple[Algorithm, TrainState, Array]:
-    """Exploit, then explore: algorithm and state, leaves [R, ...], and the member that each continues from, [R]. `key`
-    is that of the whole training; each number of updates derives its own from it.
+    """Exploit, then explore. Returns algorithm and state, leaves [R, ...], and whom each member continues from, [R].
+
+    `score` and `may` are as in `sources`. `key` is that of the whole training; each number of updates derives its own
+    from it.
     """
     deal, move = jax.random.split(jax.random.fold_in(key, jnp.max(state.update)))
     source = sources(deal, score, may, how.share)

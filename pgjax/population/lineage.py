@@ -13,7 +13,8 @@ PARENT = "parent"
 def lineage(metrics: Mapping[str, np.ndarray], how: Evolution) -> tuple[tuple[str, ...], list[tuple]]:
     """Every takeover as columns and rows: update, seed, seed copied from, and the new hyperparameters.
 
-    The initial members are rows of update 0, copied from themselves. `metrics` are those of the whole training.
+    The initial members are rows of update 0, copied from themselves. `metrics` are those of the whole training: joined
+    by `sweeps.join` from `chunks`, or read from a run's metrics.csv.
     """
     names = [name for name, *_ in how.ranges]
     parents, rows = metrics[PARENT], []

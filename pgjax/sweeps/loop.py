@@ -74,7 +74,8 @@ def chunks(
 ) -> Iterator[tuple[Runs, dict[str, np.ndarray]]]:
     """Advance until every run has taken `total_steps`, yielding (runs, metrics) after each compiled chunk.
 
-    Arguments are those of `advance`; with `donate`, earlier Runs are deleted when the next chunk begins.
+    A run also ends after `max_skipped` skipped updates in a row. Arguments are those of `advance`; with `donate`,
+    earlier Runs are deleted when the next chunk begins.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce, sweeps
     >>> env = environments.make("SimpleBandit-bsuite")  # one-step episodes

@@ -43,7 +43,10 @@ class Runs(NamedTuple):
     mesh: Mesh  # the devices that the runs are spread over
 
     def find(self, **wanted: float) -> int:
-        """The position of the run with this `seed` and these settings, as float32; omitted ones match any value."""
+        """The position of the first run with this `seed` and these settings; omitted ones match any value.
+
+        Seeds are compared exactly, settings as float32. Raises a SettingError if there is no such run.
+        """
         columns = self.settings | {"seed": self.seeds}
         match = np.ones(len(self.seeds), bool)
         for name, value in wanted.items():

@@ -27,8 +27,10 @@ def run_updates(
     length: int,
     max_skipped: ArrayLike = NEVER,
 ) -> tuple[TrainState, Metrics]:
-    """Scan `length` updates; metrics are [length], with `update`, `env_steps` and `active` (whether it was done). Once
-    `total_steps` is reached, or after `max_skipped` skipped (non-finite) updates in a row, nothing changes.
+    """Scan `length` updates. Returns the state, and metrics [length] with `update`, `env_steps` and `active`.
+
+    Once `total_steps` environment steps are taken, or after `max_skipped` skipped (non-finite) updates in a row, the
+    remaining iterations change nothing, and `active` is False.
 
     >>> from pgjax import Config, environments, make_agent, make_trainer, reinforce
     >>> env, algorithm = environments.make("SimpleBandit-bsuite"), reinforce().algorithm

@@ -1,7 +1,7 @@
 """Rollouts: act with a policy in an environment and record a `Transition` [T, N].
 
-An episode depends only on its own key. Random numbers are drawn before the loop, because a loop over few environments
-takes time per operation.
+An episode depends only on its own key. Random numbers are drawn before the loop, because each operation in a loop over
+few environments costs time of its own, however small its arrays.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,10 @@ Policy = Callable[[Any], Distribution] | Actor
 
 
 def actor(agent: Agent, params: Params, *, training: bool = False) -> Actor:
-    """An agent as an `Actor` with fixed parameters, including its memory. `training` passes keys, as for dropout."""
+    """An agent as an `Actor` with fixed parameters, including its memory.
+
+    With `training`, networks that take a key get one, such as those with dropout.
+    """
     memory, takes_key = agent.memory, training and agent.takes_key
     if memory is None:
         return Actor(lambda carry, observation: (carry, agent.policy(params, observation)), (), takes_key)

@@ -99,9 +99,10 @@ def _init(trainer: Trainer, algorithm: Algorithm, key: Array) -> TrainState:
 def learn(
     trainer: Trainer, algorithm: Algorithm, state: TrainState, collected: Collection
 ) -> tuple[TrainState, Metrics]:
-    """Update the parameters from a collected batch, the second half of `Trainer.update`: the next state, and scalar
-    metrics. `state` is the one that the batch was collected with; `collected` is from `collect`, or from `hold` for
-    rows of your own.
+    """Update the parameters from a collected batch: the second half of `Trainer.update`.
+
+    Returns the next state, and scalar metrics by name. `state` is the one that the batch was collected with;
+    `collected` is from `collect`, or from `hold` for rows of your own.
 
     >>> from pgjax import Config, collect, environments, make_agent, make_trainer, reinforce
     >>> env, algorithm = environments.make("Catch-bsuite"), reinforce().algorithm

@@ -33,10 +33,11 @@ def best_likely_everywhere(problem: Discounted, flow: Flow, params: Params) -> A
 
 
 def time_until(event: Event, problem: Discounted, flow: Flow, params: Params, limit: float = 1e12) -> float:
-    """Time of an event along dθ/dt = direction(θ). Discrete steps of size α need about time/α steps.
+    """Time of an `event`, such as `half_of_the_best`, along dθ/dt = direction(θ) from θ(0) = `params`.
 
-    Integrates with LSODA and exact Jacobians to a relative error of 1e-7, in float64. The flow must retract by
-    addition. The time is infinite if the event does not happen by `limit`, and 0 if it holds at the start.
+    Discrete steps of size α need about time/α steps. Integrates with LSODA and exact Jacobians to a relative error of
+    1e-7, in float64. The flow must retract by addition. The time is infinite if the event does not happen by `limit`,
+    and 0 if it holds at the start.
 
     >>> from pgjax.oracle.flows import bandit, softmax_gradient
     >>> with jax.enable_x64(True):

@@ -27,7 +27,7 @@ class Discounted(NamedTuple):
 def make_discounted(initial: ArrayLike, transition: ArrayLike, reward: ArrayLike, discount: float) -> Discounted:
     """Check the tables ρ [S], P(s'|s, a) [S, A, S] and r(s, a) [S, A] and build a problem, with γ in [0, 1).
 
-    Probability missing from a row of `transition` ends the episode.
+    ρ sums to 1. Probability missing from a row of `transition` ends the episode.
     """
     if not isinstance(discount, Real) or not 0 <= discount < 1:
         reason = "must lie in [0, 1), since there is no horizon"

@@ -20,8 +20,9 @@ class Rate(NamedTuple):
 
 
 def fitted(steps: ArrayLike, gap: ArrayLike, kind: Kind, share: float = 0.5) -> float:
-    """Fit the rate of one curve by least squares, on its last part above rounding error; NaN below three points.
+    """Fit the rate of one curve by least squares, on its last part above rounding error.
 
+    The rate is NaN if fewer than three points remain.
     Args:
       steps: k, [K].
       gap: of the objective, [K]; points after it falls to 1e-11 of its maximum are ignored.
