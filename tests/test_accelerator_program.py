@@ -39,7 +39,7 @@ def executed(jaxpr, times=1):
     return counts
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["ppo-4x128", "ppo-1024x128", "reinforce-64x500", "trpo-32x128", "ppo-gru-16x32"])
 def test_nothing_is_sorted_and_the_host_is_never_called(name, monkeypatch):
     text = traced(name, monkeypatch).lower(lowering_platforms=("cuda",)).as_text()

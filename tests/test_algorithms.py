@@ -43,7 +43,7 @@ def small(name, environment, **changes):
 REUSING = (*FORMS, "doubly_robust")
 
 
-@pytest.mark.few(8)
+@pytest.mark.few(6)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_contract(name):
     """Traced once while every number is swept; finite; the five probes solved, and their values known to the critic."""

@@ -85,7 +85,7 @@ def verdicts(loss, problems, **how):
 # --- the mean ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("loss", "where", "claimed"),
     [
@@ -474,6 +474,7 @@ def test_the_distance_of_an_invariance_is_said_and_what_is_about_the_gradient_is
 # --- what it is equal to ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_baseline_of_the_others_that_ignores_groups_is_named():
     (name,) = said_equal(batch_others, [VARIED, GROUPED])
     assert name.startswith("baselined(total_return, leave_one_out) × score, on problems without groups")

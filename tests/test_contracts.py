@@ -126,7 +126,7 @@ def moved(surrogate, credit=reward_to_go, engine="cpu", **settings):
     return jax.jit(learn, static_argnums=0)(trainer, algorithm, *collected(engine))[0].params
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("surrogate", [hidden, mixed, ends])
 def test_a_surrogate_that_declares_nothing_is_given_the_whole_batch_by_every_engine(surrogate):
     plain, *others = (moved(surrogate, engine=engine) for engine in ("plain", "cpu", "accelerator"))

@@ -100,6 +100,7 @@ def test_branching_from_visited_states_against_the_oracle():
         diagnostics.branched_action_values(pendulum, policy, start, jax.random.split(jax.random.key(0), 2))
 
 
+@pytest.mark.slow
 def test_the_training_switch_gives_the_same_update_and_says_how_noisy_it_was():
     recipe = importance_sampling("first_order", epochs=3, learning_rate=1e-3)
     agent = make_agent(SHORT, hidden=(8,))

@@ -426,6 +426,7 @@ def test_every_episode_of_a_stream_has_a_value_of_its_own_and_groups_share_one()
     assert np.all(whole == whole[0]) and whole[0, 0] == whole[0, 1] != whole[0, 2] == whole[0, 3]
 
 
+@pytest.mark.slow
 def test_one_parameter_is_drawn_while_another_is_swept():
     _, algorithm, in_environment = parts("reinforce", SWING, num_envs=4)
     ranges = {"l": (0.3, 1.2)}
@@ -473,6 +474,7 @@ gymnax.register("Mine-v0", Mine)
 """
 
 
+@pytest.mark.slow
 def test_an_environment_of_a_module_of_ones_own_trains_resumes_and_is_read_back(tmp_path, monkeypatch):
     (tmp_path / "my_module.py").write_text(MINE)
     flags = ["--import", "my_module", "--environment", "Mine-v0", "--randomise", "length=0.3:1.2"]

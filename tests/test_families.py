@@ -300,7 +300,7 @@ def assert_same(one, other):
         np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @of_each_case
 def test_observations_and_rewards_are_those_of_the_family(case):
     """So the final observation is the end itself, and nothing of an episode is left over in the next."""

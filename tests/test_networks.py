@@ -81,7 +81,7 @@ MEMORIES = {
 }
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("name", "rollout"),
     [
@@ -115,7 +115,7 @@ def test_what_is_recorded_is_what_is_recomputed(name, rollout):
         assert set(np.unique(rows.reward)) <= {-1.0, 0.0, 1.0}  # nothing forbidden was done
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("memory", [{}, {"memory": "gru"}])
 @pytest.mark.parametrize("config", [{}, {"accumulate": 2}])
 def test_dropout_keeps_its_mask_for_a_step_and_draws_anew_for_the_next(memory, config):
@@ -144,6 +144,7 @@ def test_dropout_keeps_its_mask_for_a_step_and_draws_anew_for_the_next(memory, c
     assert len(np.unique(keys, axis=0)) == rows.mask.size
 
 
+@pytest.mark.slow
 def test_every_engine_gives_the_critic_the_same_keys():
     """A critic with dropout: V after a step is that of the next row, whose units it leaves out."""
     environment, recipe = remember(), a2c()
@@ -191,6 +192,7 @@ def test_networks_of_ones_own_take_keys_and_carries_of_any_kind():
     assert np.isfinite(rows.log_prob).all()
 
 
+@pytest.mark.slow
 def test_dropout_is_off_in_evaluation_and_normalised_observations_go_through_it():
     environment = probes.delayed_choice()
     agent = normalise_observations(make_agent(environment, hidden=(16,), critic="state", dropout=0.5), environment)
@@ -331,7 +333,7 @@ def test_a_policy_that_changes_the_observation_first_does_not_get_the_shared_lay
     np.testing.assert_allclose(log_prob_of(halved, params, rows), wanted, atol=1e-6)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("settings", [{}, {"memory": "gru"}, {"dropout": 0.5}], ids=["none", "gru", "dropout"])
 def test_shared_layers_computed_once_or_twice_give_the_same_update(settings):
     environment, recipe = remember(), ppo()

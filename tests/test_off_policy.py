@@ -186,6 +186,7 @@ def test_hessian_splits_into_the_surrogates_and_the_cross_terms(mdp):
     np.testing.assert_allclose(oracle.exact_hessian(mdp, log_policy, theta), own + cross + cross.T, atol=1e-12)
 
 
+@pytest.mark.few(1)
 def test_dice_has_the_right_hessian_and_the_first_order_form_has_not(mdp):
     theta, _ = policies(mdp, 1.0)
     trajectories, agent = oracle.enumerate_trajectories(mdp), oracle.mdp_agent(log_policy)

@@ -123,6 +123,7 @@ def test_hyperparameters_move_by_a_factor_and_stay_in_their_range(problem):
     assert all((np.asarray(found[name]) == np.asarray(before[name])).all() for name in untouched)
 
 
+@pytest.mark.slow
 def test_one_member_that_does_not_explore_is_plain_training_to_the_bit(problem):
     trainer, algorithm = problem
     how = replace(HOW, factors=(1.0,))

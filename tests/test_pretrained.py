@@ -87,7 +87,7 @@ def acts_as(policy, setup, params):
     jax.tree.map(np.testing.assert_array_equal, *distributions)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k == "image" else k for k in SMALL])
 def test_a_policy_is_that_of_the_best_seed_of_its_run(script, tmp_path, kind):
     """Parameters to the bit, statistics and memory included; so returns are the same."""

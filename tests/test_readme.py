@@ -158,7 +158,9 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(
+    "block", [b if b.startswith("README.md") else pytest.param(b, marks=pytest.mark.slow) for b in BLOCKS]
+)
 def test_every_python_block_runs_by_itself(block, tmp_path):
     if "import torch" in BLOCKS[block]:
         pytest.importorskip("torch")

@@ -195,6 +195,7 @@ def test_without_optuna_one_line_says_what_to_install(monkeypatch):
     assert subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_better_half_goes_on_as_if_alone(monkeypatch):
     """Trials of two shapes; those that reach the end end as without a cut, the other has a score less."""
     rates = (1e-3, 1e-1, 1.0)

@@ -183,6 +183,7 @@ def test_what_is_passed_in_place_of_another_is_named_in_a_line(problem, plain):
             assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_mask_bound_in_an_optimiser_is_no_number_and_the_numbers_beside_it_can_be_swept(problem):
     trainer, algorithm = problem
 

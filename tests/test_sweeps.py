@@ -147,6 +147,7 @@ def test_runs_that_are_handed_over_stay(problem):
         np.asarray(again.state.env_steps)
 
 
+@pytest.mark.slow
 def test_a_discount_for_each_environment(problem):
     """Where there are as many runs as environments, and beside a number that is swept."""
     *_, trainer, _ = problem

@@ -45,7 +45,7 @@ def agent_on(name, scale=30.0):
     return environment, agent, params
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_tables_give_the_environments_own_return(name):
     environment, agent, params = agent_on(name)

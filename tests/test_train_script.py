@@ -82,6 +82,7 @@ def test_the_trained_policy_is_read_back(finished):
     np.testing.assert_allclose(returns.mean(), recorded[1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_normalised_policy_is_read_back_with_its_statistics(tmp_path):
     extra = "--algorithm", "a2c", "--normalise-observations", "--num-steps", 9, "--eval-episodes", 8
     done = here("train", *SMALL, *extra, "--out", tmp_path / "run", folder=tmp_path)

@@ -63,7 +63,7 @@ def setup(environment, num_envs=8, hidden=(), **arguments):
     )
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("credit", "baseline"), METHODS)
 def test_contract(credit, baseline):
     """Traced once, mapped over seeds × settings, finite, ascending, and right on a problem with delayed reward."""
@@ -136,6 +136,7 @@ def test_several_updates_with_accumulation_equal_the_full_batch():
     chex.assert_trees_all_close(*params, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_swept_run_is_taken_out_used_and_equal_to_a_single_one():
     """And runs on devices of their own do not communicate."""
     environment = environments.make("Catch-bsuite")

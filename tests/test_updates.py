@@ -52,7 +52,7 @@ def test_the_table_has_every_method_every_baseline_and_every_path():
         assert update_table.paths_of(CASES[MAIN[name]]) == (STREAMS if streaming else WHOLE_EPISODES)
 
 
-@pytest.mark.few(8)
+@pytest.mark.few(6)
 @pytest.mark.parametrize("name", MAIN)
 def test_every_method_on_batches_that_are_held(name):
     found = row(MAIN[name])
@@ -86,7 +86,7 @@ ALONG_STREAMS = {
 }
 
 
-@pytest.mark.few(7)
+@pytest.mark.few(5)
 @pytest.mark.parametrize(("label", "name"), [*ALONG_PATHS.items(), *ALONG_STREAMS.items()])
 def test_every_path(name, label):
     found = row(name, label)

@@ -105,6 +105,7 @@ def test_every_way_to_move_is_guarded(name, options):
     check_streams(18, name, {}, **options)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("name", "static"),
     [

@@ -31,6 +31,7 @@ def whole(train, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does(pair, whole, tmp_path):
     processes = pair(*RUN, "--out", tmp_path / "run")
     assert [p.end() for p in processes] == [0, 0], [p.stderr for p in processes]
