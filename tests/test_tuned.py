@@ -35,8 +35,9 @@ def test_tuned_settings_can_be_trained_with(name):
             raise
         pytest.skip(str(error))
     assert setup.environment.name == name
-    least = 2 if "MinAtar" in name else 2 if family not in ("", "brax") else 10
-    assert settings.seeds >= least and settings.eval_episodes >= (32 if least == 2 else 64)
+    other_family = family not in ("", "brax")
+    least = 2 if other_family or settings.total_steps >= 1e7 else 3 if "MinAtar" in name else 10
+    assert settings.seeds >= least and settings.eval_episodes >= (32 if other_family else 64)
     assert settings.memory == "gru" or name not in ("MemoryChain-bsuite", "BernoulliBandit-misc")
 
 

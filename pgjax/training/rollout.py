@@ -226,7 +226,7 @@ def stream(
         observation, state = base.reset(environment, key.key())
         return Place(state, observation, acting.initial)
 
-    def one(start: StreamState, key: Array) -> tuple[Place, Transition]:
+    def one(start: StreamState, key: Array) -> tuple[tuple[Place, Array], Transition]:
         draws, reset_keys = _draw(acting, start.observation, key, num_steps)
         resets, going_on = how.resets(fresh, reset_keys, len(keys))
 
@@ -239,18 +239,18 @@ def stream(
             return (going_on(of_reset, ended, after), jnp.where(ended, 0.0, taken + 1)), row
 
         place = Place(start.state, start.observation, start.memory)
-        (place, _), rows = jax.lax.scan(step, (place, start.episode_length), (draws, resets))
-        return place, rows
+        return jax.lax.scan(step, (place, start.episode_length), (draws, resets))
 
-    place, rows = jax.vmap(one, out_axes=(0, 1))(stream_state, keys)
+    (place, taken), rows = jax.vmap(one, out_axes=(0, 1))(stream_state, keys)
     rows = _with_next_keys(acting, rows)
     ended = rows.terminated | rows.truncated
-    each = jnp.stack([rows.reward, jnp.ones_like(rows.reward)])  # return and length, [2, T, N]
-    each = each.at[:, 0].add(jnp.stack([stream_state.episode_return, stream_state.episode_length]))
-    so_far = jax.vmap(linear_recurrence, (0, None))(each, ~ended)
-    returned, length = jnp.sum(jnp.where(ended, so_far, 0.0), axis=(1, 2))
-    going_on = jnp.where(ended[-1], 0.0, so_far[:, -1])
-    return StreamState(*place, *going_on), rows, EpisodeStatistics(jnp.sum(ended.astype(float)), returned, length)
+    so_far = linear_recurrence(rows.reward.at[0].add(stream_state.episode_return), ~ended)
+    found = EpisodeStatistics(
+        episodes=jnp.sum(ended.astype(float)),
+        return_sum=jnp.sum(jnp.where(ended, so_far, 0.0)),
+        length_sum=jnp.sum(stream_state.episode_length - taken) + rows.reward.size,  # all steps but those under way
+    )
+    return StreamState(*place, jnp.where(ended[-1], 0.0, so_far[-1]), taken), rows, found
 
 
 def statistics(transition: Transition) -> EpisodeStatistics:
