@@ -310,19 +310,43 @@ class Keyed(NamedTuple):
     key: KeyData
 
 
+class Halves(NamedTuple):
+    """A memory's step in two parts.
+
+    Attributes:
+      encode: (params, observation) -> x, computed for all steps of a batch at once.
+      step: (params, carry, x) -> (carry, features).
+      along: the second part at all steps of a batch, in a loop of its own, or None: (params, initial, carry at the
+        first row, x, ended) -> (features, carry after each step), [T, N, ...]. It cannot be differentiated in forward
+        mode.
+      whole: the `step` of the memory. If that is replaced, the halves are not used.
+    """
+
+    encode: Callable[[Params, Any], Any]
+    step: Callable[[Params, Any, Any], tuple[Any, Any]]
+    along: Callable[[Params, Any, Any, Any, Array], tuple[Any, Any]] | None
+    whole: Any
+
+
 class Memory(NamedTuple):
     """Recurrent part of a policy: a state carried along each episode, and features for policy and critic.
 
     Attributes:
       initial: state at the start of an episode, a pytree.
       step: (params, carry, observation) -> (carry, features), batched over any leading axes.
-      halves: the step in two parts, or None. The first, (params, observation) -> x, is computed for all steps of a
-        batch at once. The second is (params, carry, x) -> (carry, features).
+      halves: the step in two parts, or None.
     """
 
     initial: Any
     step: Callable[[Params, Any, Any], tuple[Any, Any]]
-    halves: tuple[Callable[[Params, Any], Any], Callable[[Params, Any, Any], tuple[Any, Any]]] | None = None
+    halves: Halves | None = None
+
+    @property
+    def parts(self) -> Halves:
+        """The halves if they belong to `step`; otherwise `step` as the second of them."""
+        if self.halves is not None and self.halves.whole is self.step:
+            return self.halves
+        return Halves(lambda params, observation: observation, self.step, None, self.step)
 
     # Compared by identity: an agent is a static argument of compiled functions, and arrays have no hash.
     __eq__ = object.__eq__

@@ -23,12 +23,14 @@ from pgjax import (
     sweep,
     train,
 )
+from pgjax.engine import CPU, PLAIN
 from pgjax.spaces import Discrete
 from pgjax.training.loss import Batch
 from pgjax.training.minibatches import over_minibatches
+from pgjax.training.monitors import score_probe
 from pgjax.training.signals import first_memory, ratios_of, remembered, values_of
 
-STEPS, ENVS = 37, 6
+STEPS, ENVS, KEY = 37, 6, jax.random.key(0)
 
 
 def short_cartpole():
@@ -197,6 +199,55 @@ def test_a_memory_is_not_cut_into_single_steps():
     with pytest.raises(SettingError, match="^shuffle: 'steps'"):
         make_trainer(environment, agent, replace(ppo().config, shuffle="steps", minibatches=2))
     make_trainer(environment, agent, replace(ppo().config, shuffle="steps", minibatches=1))
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_the_loop_of_a_gru_has_the_features_and_gradients_of_its_steps(streams, separate, x64):
+    """From a carry within episodes, across both kinds of end, with an initial carry that is not zero."""
+    memory, rows, _ = streams[2][1]
+    agent = make_agent(short_cartpole(), hidden=(8,), critic="state", memory="gru", separate_memory=separate)
+    initial = jax.tree.map(lambda x: jnp.full(x.shape, 0.7), agent.memory.initial)
+    agent = agent._replace(memory=agent.memory._replace(initial=initial))
+    assert agent.memory.parts.along is not None
+    rows, memory = jax.tree.map(lambda x: jnp.asarray(x, float) if x.dtype == jnp.float32 else x, (rows, memory))
+    memory = (memory, -memory) if separate else memory
+    params = jax.tree.map(lambda x: 0.5 * jnp.cos(jnp.arange(x.size, dtype=float)).reshape(x.shape), agent.init(KEY))
+    direction = jax.random.normal(KEY, (2, STEPS, ENVS, 8))
+
+    def found(how):
+        def weighted(params, memory):
+            features = jax.tree.leaves(remembered(agent, params, rows, memory, how)[0])
+            return sum(jnp.sum(w * x) for w, x in zip(direction, features)), features
+
+        return jax.jit(jax.grad(weighted, argnums=(0, 1), has_aux=True))(params, memory)
+
+    one, other = found(CPU), found(PLAIN)
+    assert len(one[1]) == 1 + separate and max(np.abs(x).max() for x in jax.tree.leaves(other[0])) > 1
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), one, other)
+
+
+def test_a_recurrent_policy_has_a_score_probe_in_every_engine(streams):
+    """It is a derivative in forward mode, which the own loop of a GRU does not have."""
+    agent, params, ((memory, rows, _), _) = streams
+    probes = [score_probe(agent, params, rows, KEY, memory, how) for how in (CPU, PLAIN, None)]
+    assert 0 < abs(probes[0]) < 5  # a t-statistic of 6 trajectories
+    np.testing.assert_allclose(probes, probes[0], rtol=1e-3)
+
+
+def test_a_step_that_replaces_a_memorys_own_is_the_one_that_is_recomputed(streams):
+    agent, params, ((memory, rows, _), _) = streams
+
+    def doubled(params, carry, observation):
+        return agent.memory.step(params, carry, 2.0 * observation)
+
+    changed = agent._replace(memory=agent.memory._replace(step=doubled))
+    for how in (CPU, PLAIN):
+        features, following = remembered(changed, params, rows, memory, how)
+        twice = rows._replace(observation=2.0 * rows.observation, next_observation=2.0 * rows.next_observation)
+        wanted = remembered(agent, params, twice, memory)
+        np.testing.assert_allclose(features, wanted[0], atol=1e-5)
+        np.testing.assert_allclose(following, wanted[1], atol=1e-5)
+        assert np.abs(features - remembered(agent, params, rows, memory)[0]).max() > 1e-2
 
 
 def test_without_a_memory_nothing_is_earned_on_the_memory_chain():

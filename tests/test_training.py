@@ -44,6 +44,7 @@ from pgjax import (
 from pgjax.engine import devices
 from pgjax.methods import rloo
 from pgjax.methods.schedules import decaying, linear_decay
+from pgjax.training import sharing
 from pgjax.training.batch import hold
 
 METHODS = [
@@ -294,6 +295,21 @@ def test_runs_stop_at_the_first_update_that_reaches_their_steps_and_spreading_ov
 def test_devices_go_to_runs_first_and_share_batches_where_some_are_left():
     shapes = [devices.make_mesh(runs, shares).devices.shape for runs, shares in ((4, 8), (3, 1), (3, 8), (1, 3))]
     assert shapes == [(2, 1), (1, 1), (1, 2), (1, 1)]
+
+
+def test_sharing_a_batch_is_worth_it_for_a_large_product_of_parameters_and_steps():
+    """Measured on two cores: faster with a GRU of 128 units or with 32,768 steps per gradient step, slower with few."""
+    memory_chain, cart_pole = environments.make("MemoryChain-bsuite"), environments.make("CartPole-v1")
+    gru = make_agent(memory_chain, critic="state", memory="gru", hidden=(128,))
+    config = replace(ppo().config, num_steps=128, minibatches=4, shuffle="environments")
+    for environment, agent, num_envs, shared in (
+        (memory_chain, gru, 64, 2),
+        (cart_pole, make_agent(cart_pole, critic="state"), 64, 1),
+        (cart_pole, make_agent(cart_pole, critic="state"), 1024, 2),
+    ):
+        trainer = make_trainer(environment, agent, replace(config, num_envs=num_envs))
+        assert sharing.plan(trainer, ppo().algorithm, 1).shape == {"seed": 1, "env": shared}
+        assert sharing.plan(trainer, ppo().algorithm, 2).shape == {"seed": 2, "env": 1}
 
 
 SHARED = {

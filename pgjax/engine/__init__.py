@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import optax
 
-from pgjax.engine import blocks, control_flow, resets
+from pgjax.engine import blocks, control_flow, recurrence, resets, vectors
 from pgjax.types import SettingError
 
 
@@ -22,12 +21,13 @@ class Engine(NamedTuple):
     in_turn: Callable  # calls under vmap, in parallel or one after the other
     scan_while_running: Callable  # a loop over an episode's steps, to the horizon or until all episodes have ended
     resets: Callable  # of a stream: within its loop, before it, or only where an episode ended
+    recurrence: Callable  # a memory along the steps of a batch, step by step or by its own loop
     values: Callable  # of a critic at and after each step, by two calls or along the rows
     on_one_vector: Callable  # an elementwise optimiser, on the tree or on one flat vector
 
-
-def _on_the_tree(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    return optimizer
+    def for_forward_mode(self) -> "Engine":
+        """The engine without speed-ups that `jax.jvp` cannot differentiate."""
+        return self._replace(recurrence=recurrence.step_by_step)
 
 
 PLAIN = Engine(
@@ -36,16 +36,23 @@ PLAIN = Engine(
     in_turn=control_flow.side_by_side,
     scan_while_running=control_flow.scan,
     resets=resets.in_the_loop,
+    recurrence=recurrence.step_by_step,
     values=control_flow.values_of_both,
-    on_one_vector=_on_the_tree,
+    on_one_vector=vectors.on_the_tree,
 )
 ACCELERATOR = PLAIN._replace(
     scan_while_running=control_flow.scan_while_running,
     resets=resets.by_cost,
     values=control_flow.values_along,
-    on_one_vector=optax.flatten,
+    on_one_vector=vectors.on_one_vector,
 )
-CPU = ACCELERATOR._replace(gradient_sum=blocks.in_blocks, rows=blocks.rows_in_blocks, in_turn=control_flow.in_turn)
+CPU = ACCELERATOR._replace(
+    gradient_sum=blocks.in_blocks,
+    rows=blocks.rows_in_blocks,
+    in_turn=control_flow.in_turn,
+    recurrence=recurrence.own_loop,
+    on_one_vector=vectors.on_one_small_vector,
+)
 ENGINES = {"plain": PLAIN, "cpu": CPU, "accelerator": ACCELERATOR}
 
 

@@ -14,7 +14,7 @@ from pgjax.policies.initialisation import one_at_a_time
 from pgjax.policies.inputs import Inputs, Trunk, apply, reader, takes_key
 from pgjax.policies.observations import default_features
 from pgjax.spaces import Box, Discrete, is_part
-from pgjax.types import Agent, Environment, KeyData, Keyed, Memory, Params, SettingError, SharedLayers
+from pgjax.types import Agent, Environment, Halves, KeyData, Keyed, Memory, Params, SettingError, SharedLayers
 
 
 class Network(Protocol):
@@ -44,7 +44,8 @@ class RecurrentNetwork(Protocol):
         ...
 
     # An optional attribute `halves` is a network (params, x) -> y and a recurrent one (params, carry, y), which take
-    # the same parameters and together equal this network. The first is computed for all steps of a batch at once.
+    # the same parameters and together equal this network. The first is computed for all steps of a batch at once. The
+    # second may have a method `along`, all of its steps in one loop: `pgjax.types.Halves.along`.
 
 
 def from_networks(
@@ -249,24 +250,41 @@ def _memory(
             critic = apply(critic_front, "critic_memory", params["value"]["memory"], critic, key=given.key)
         return given._replace(policy=policy, critic=critic)
 
+    def joined(features: Any, critic_features: Any, given: Inputs) -> Any:
+        """Features alone where policy and critic read nothing else."""
+        if critic_memory is None and given.key is None and not any(m is not None for m in given.masks):
+            return features
+        return Inputs(features, critic_features, given.masks, given.key)
+
     def rest(params: Params, carry: Any, given: Inputs) -> tuple[Any, Any]:
         before, before_critic = carry if critic_memory is not None else (carry, None)
         out = apply(cell, "memory", params[owner]["memory"], before, given.policy, key=given.key)
-        if critic_memory is None and given.key is None and not any(m is not None for m in given.masks):
-            return out
         _check_step(out)
-        after, features = out
         if critic_memory is None:
-            return after, Inputs(features, features, given.masks, given.key)
+            return out[0], joined(out[1], out[1], given)
         x = before_critic, given.critic
-        out = apply(critic_cell, "critic_memory", params["value"]["memory"], *x, key=given.key)
-        _check_step(out)
-        return (after, out[0]), Inputs(features, out[1], given.masks, given.key)
+        critic_out = apply(critic_cell, "critic_memory", params["value"]["memory"], *x, key=given.key)
+        _check_step(critic_out)
+        return (out[0], critic_out[0]), joined(out[1], critic_out[1], given)
 
     def step(params: Params, carry: Any, observation: Any) -> tuple[Any, Any]:
         return rest(params, carry, encode(params, observation))
 
-    return Memory(initial, step, (encode, rest))
+    loop, critic_loop = (getattr(each, "along", None) for each in (cell, critic_cell))
+
+    def along(params: Params, initial: Any, first: Any, given: Inputs, ended: Array) -> tuple[Any, Any]:
+        assert loop is not None
+        if critic_memory is None:
+            features, after = loop(params[owner]["memory"], initial, first, given.policy, ended)
+            return joined(features, features, given), after
+        assert critic_loop is not None
+        of_policy, of_critic = zip(initial, first, strict=True)
+        features, after = loop(params[owner]["memory"], *of_policy, given.policy, ended)
+        critic_features, critic_after = critic_loop(params["value"]["memory"], *of_critic, given.critic, ended)
+        return joined(features, critic_features, given), (after, critic_after)
+
+    has_loop = loop is not None and (critic_memory is None or critic_loop is not None)
+    return Memory(initial, step, Halves(encode, rest, along if has_loop else None, step))
 
 
 def _halves(network: Any) -> tuple[Any, Any]:

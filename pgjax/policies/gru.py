@@ -1,11 +1,16 @@
 """flax's GRUCell, with the same parameters, split into its products with the input and those with the carry.
 
-The first half is one matrix product for all steps of a batch, instead of one per step within the loop over time.
+The first half is one matrix product for all steps of a batch, instead of one per step within the loop over time. The
+second half is a flax module for one step, and a loop over all steps with a derivative of its own.
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.lax import optimization_barrier, stop_gradient
+
+from pgjax.types import Params
 
 
 class Inputs(nn.Module):
@@ -36,3 +41,64 @@ class Step(nn.Module):
         n = nn.tanh(new + r * nn.Dense(self.width, name="hn")(carry))
         carry = (1.0 - z) * n + z * carry
         return carry, carry
+
+
+def along(params: Params, initial: Array, first: Array, inputs: Array, ended: Array) -> tuple[Array, Array]:
+    """`Step` at all steps of a batch, with its parameters. Returns its output twice, [T, N, width]: features and carry.
+
+    The gradient in the weights is one matrix product for all steps, after the loop that goes back in time.
+    Args:
+      initial: h at the start of an episode, a constant; it follows each row that `ended`, [T, N].
+      first: h before the first row, [N, width].
+      inputs: [T, N, 3 · width].
+    """
+    weights = jnp.concatenate([params[name]["kernel"] for name in ("hr", "hz", "hn")], axis=-1)
+    out = _loop(weights, params["hn"]["bias"], stop_gradient(initial), first, inputs, ended)
+    return out, out
+
+
+@jax.custom_vjp
+def _loop(weights: Array, bias: Array, initial: Array, first: Array, inputs: Array, ended: Array) -> Array:
+    return _forward(weights, bias, initial, first, inputs, ended)[0]
+
+
+def _forward(
+    weights: Array, bias: Array, initial: Array, first: Array, inputs: Array, ended: Array
+) -> tuple[Array, tuple]:
+    """h' at all steps, and what the gradient needs."""
+
+    def step(h: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, ...]]:
+        (reset, update, new), ended = jnp.split(now[0], 3, axis=-1), now[1]
+        of_reset, of_update, of_new = jnp.split(h @ weights, 3, axis=-1)
+        # Without barriers, XLA computes the gates once for each reader, in a loop without vector instructions.
+        r, z, m = optimization_barrier((nn.sigmoid(reset + of_reset), nn.sigmoid(update + of_update), of_new + bias))
+        n = optimization_barrier(jnp.tanh(new + r * m))
+        after = (1.0 - z) * n + z * h
+        return jnp.where(ended[:, None], initial, after), (after, h, r, z, m, n)
+
+    after, *kept = jax.lax.scan(step, first, (inputs, ended))[1]
+    return after, (weights, initial, ended, *kept)
+
+
+def _backward(kept: tuple, cotangent: Array) -> tuple:
+    weights, initial, ended, h, r, z, m, n = kept
+    transposed = weights.T
+
+    def step(of_next: Array, now: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
+        """From the cotangent of the next row's h to that of this row's; with those of the products and of `new`."""
+        cotangent, ended, h, r, z, m, n = now
+        d = optimization_barrier(cotangent + jnp.where(ended[:, None], 0.0, of_next))
+        new = optimization_barrier(d * (1.0 - z) * (1.0 - n * n))
+        gates = optimization_barrier((new * m * r * (1.0 - r), d * (h - n) * z * (1.0 - z), new * r))
+        products = optimization_barrier(jnp.concatenate(gates, axis=-1))
+        return d * z + optimization_barrier(products @ transposed), (products, new)
+
+    rows = cotangent, ended, h, r, z, m, n
+    of_first, (products, new) = jax.lax.scan(step, jnp.zeros_like(h[0]), rows, reverse=True)
+    reset, update, of_new = jnp.split(products, 3, axis=-1)
+    of_weights = jnp.einsum("tnh,tng->hg", h, products)
+    of_inputs = jnp.concatenate([reset, update, new], axis=-1)
+    return of_weights, jnp.sum(of_new, axis=(0, 1)), jnp.zeros_like(initial), of_first, of_inputs, None
+
+
+_loop.defvjp(_forward, _backward)

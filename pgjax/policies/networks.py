@@ -151,6 +151,12 @@ class _Cell(nn.Module):
     cell: str | nn.RNNCellBase
     takes_key = False
 
+    @property
+    def along(self) -> Callable | None:
+        if self.cell != "gru":
+            return None
+        return lambda params, *args: gru.along(params["params"]["GRUCell_0"], *args)
+
     @nn.compact
     def __call__(self, carry: Any, x: Array) -> tuple[Any, Array]:
         if self.cell == "gru":

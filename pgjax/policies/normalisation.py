@@ -120,11 +120,16 @@ def normalise_observations(agent: Agent, environment: Environment, clip: float =
         return function and (lambda params, observation: function(params, scaled(params, observation)))
 
     if agent.memory is not None:
-        step, halves = agent.memory.step, agent.memory.halves
-        if halves is not None:
-            halves = (lambda params, x, encode=halves[0]: encode(params, scaled(params, x))), halves[1]
-        memory = Memory(agent.memory.initial, lambda params, carry, x: step(params, carry, scaled(params, x)), halves)
-        return agent._replace(init=init, memory=memory, observe=observe)
+        initial, step, raw = agent.memory.initial, agent.memory.step, agent.memory.parts
+
+        def scaled_step(params: Params, carry: Any, x: Any) -> tuple[Any, Any]:
+            return step(params, carry, scaled(params, x))
+
+        def scaled_encode(params: Params, x: Any) -> Any:
+            return raw.encode(params, scaled(params, x))
+
+        halves = raw._replace(encode=scaled_encode, whole=scaled_step)
+        return agent._replace(init=init, memory=Memory(initial, scaled_step, halves), observe=observe)
     readers = tuple(on_scaled(each) for each in (agent.policy, agent.value, agent.action_value))
     policy, value, action_value = readers
     shared = SharedLayers(on_scaled(agent.seen), readers) if agent.shares else None

@@ -7,6 +7,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from pgjax.config import Config
+from pgjax.engine import engine
 from pgjax.estimators.contracts import name_of, reported
 from pgjax.estimators.distributions import Distribution
 from pgjax.estimators.reductions import BatchSize
@@ -71,7 +72,8 @@ def loss(
 
     `size` holds the counts of the whole batch, so that the losses of slices add up to that of the batch.
     """
-    features = seen(agent, params, batch.transition, batch.memory)  # once for policy and critic
+    # once for policy and critic
+    features = seen(agent, params, batch.transition, batch.memory, engine(config.engine))
     total, metrics = policy_loss(agent, algorithm, config, params, batch, size, features)
     if batch.target is not None:
         error, metric = value_loss(agent, algorithm, params, batch, size, features)

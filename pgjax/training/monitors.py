@@ -170,6 +170,8 @@ def score_probe(
     recurrent policy's carry at the first row.
     """
 
+    how = None if how is None else how.for_forward_mode()
+
     def log_probs(policy: Params) -> Array:
         return jnp.sum(log_prob_of(agent, params | {"policy": policy}, transition, memory, how), axis=0)
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from pgjax.config import Config
@@ -15,8 +16,8 @@ from pgjax.estimators.contracts import PER_TRAJECTORY, promises
 from pgjax.training.checks import steps_per_update
 from pgjax.types import Algorithm, Trainer
 
-WORTH_SHARING = 1 << 12
-"""Environment steps per gradient step above which sharing a batch between devices is faster."""
+WORTH_SHARING = 25_000_000
+"""Parameters × environment steps per gradient step above which sharing a batch between devices is faster."""
 
 
 def plan(
@@ -33,7 +34,7 @@ def plan(
     """
     most = shares(trainer, algorithm)
     if mesh is None:
-        return make_mesh(runs, most if worth_sharing(trainer) else 1, devices)
+        return make_mesh(runs, most if most > 1 and worth_sharing(trainer) else 1, devices)
     along_runs, along_environments = mesh
     return asked_mesh(along_runs, along_environments, runs, most, devices)
 
@@ -58,7 +59,9 @@ def shares(trainer: Trainer, algorithm: Algorithm) -> int:
 def worth_sharing(trainer: Trainer) -> bool:
     """Whether sharing a batch between devices saves more time than the communication costs."""
     config = trainer.config
-    return steps_per_update(trainer.environment, config) // config.minibatches >= WORTH_SHARING
+    params = jax.eval_shape(lambda: trainer.agent.init(jax.random.key(0)))
+    numbers = sum(x.size for x in jax.tree.leaves(params))
+    return numbers * (steps_per_update(trainer.environment, config) // config.minibatches) >= WORTH_SHARING
 
 
 def reused(config: Config) -> bool:

@@ -9,7 +9,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from pgjax.config import Config
-from pgjax.engine import Engine, engine
+from pgjax.engine import PLAIN, Engine, engine
 from pgjax.estimators.contracts import name_of
 from pgjax.estimators.distributions import Distribution
 from pgjax.estimators.reductions import own_share
@@ -44,9 +44,9 @@ def values_of(
     """
     value = next_value = action_value = None
     if agent.value is not None:
-        features, next_features = remembered(agent, params, transition, memory)
-        cut = transition.truncated & ~transition.terminated & (config.truncation == "bootstrap")
         how = engine(config.engine)
+        features, next_features = remembered(agent, params, transition, memory, how)
+        cut = transition.truncated & ~transition.terminated & (config.truncation == "bootstrap")
         value, next_value = how.values(partial(how.rows, partial(agent.value, params)), features, next_features, cut)
         action_value = how.rows(partial(agent.action_value, params), features) if agent.action_value else None
     signals = make_signals(
@@ -97,34 +97,29 @@ def first_memory(agent: Agent, transition: Transition) -> Any:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *jnp.shape(x))), initial)
 
 
-def remembered(agent: Agent, params: Params, transition: Transition, memory: Any) -> tuple[Any, Any]:
+def remembered(
+    agent: Agent, params: Params, transition: Transition, memory: Any, how: Engine | None = None
+) -> tuple[Any, Any]:
     """The inputs of policy and critic at each step and after it, [T, N, ...]: observations, or features of a memory.
 
     The memory is reset after termination and truncation. Features after a step are computed from that step's own final
-    observation, before any reset.
+    observation, before any reset. `how` is the engine; by default the plain one, which forward mode can differentiate.
     """
     if agent.memory is None:
         return transition.observation, transition.next_observation
-    encode, step = agent.memory.halves or (lambda params, observation: observation, agent.memory.step)
-    encode, step, initial = partial(encode, params), partial(step, params), agent.memory.initial
-
-    def row(carry: Any, one: tuple[Any, Array]) -> tuple[Any, tuple[Any, Any]]:
-        x, ended = one
-        after, features = step(carry, x)
-        following = jax.tree.map(
-            lambda fresh, x: jnp.where(ended.reshape(-1, *[1] * (x.ndim - 1)), fresh, x), initial, after
-        )
-        return following, (features, after)
-
-    start = jax.tree.map(lambda x: x[0], memory)
-    ended = transition.terminated | transition.truncated
-    features, after = jax.lax.scan(row, start, (encode(transition.observation), ended))[1]
-    return features, step(after, encode(transition.next_observation))[1]
+    how = PLAIN if how is None else how
+    halves, start = agent.memory.parts, jax.tree.map(lambda x: x[0], memory)
+    x, ended = halves.encode(params, transition.observation), transition.terminated | transition.truncated
+    features, after = how.recurrence(halves, params, agent.memory.initial, start, x, ended)
+    return features, halves.step(params, after, halves.encode(params, transition.next_observation))[1]
 
 
-def seen(agent: Agent, params: Params, transition: Transition, memory: Any = ()) -> Any:
-    """The inputs of policy and critic at each step, [T, N]: observations, or features of a memory or a shared trunk."""
-    return agent.seen(params, remembered(agent, params, transition, memory)[0])
+def seen(agent: Agent, params: Params, transition: Transition, memory: Any = (), how: Engine | None = None) -> Any:
+    """The inputs of policy and critic at each step, [T, N]: observations, or features of a memory or a shared trunk.
+
+    `how` is as for `remembered`.
+    """
+    return agent.seen(params, remembered(agent, params, transition, memory, how)[0])
 
 
 def policy_on(agent: Agent, params: Params, transition: Transition, memory: Any = ()) -> Distribution:
@@ -141,9 +136,9 @@ def log_prob_of(
         features, action, mask = steps
         return _one_per_step(agent.policy(params, features).log_prob(action), mask)
 
-    how = engine() if how is None else how
+    how = engine().for_forward_mode() if how is None else how
     log_prob = how.rows(
-        log_prob_of_steps, (seen(agent, params, transition, memory), transition.action, transition.mask)
+        log_prob_of_steps, (seen(agent, params, transition, memory, how), transition.action, transition.mask)
     )
     return jnp.where(transition.mask > 0, log_prob, 0.0)
 

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
 from pgjax import counters
 from pgjax.config import Config
 from pgjax.engine import asked, engine
 from pgjax.engine.blocks import join
+from pgjax.engine.vectors import norm
 from pgjax.estimators.contracts import RATIO_FREE, promises
 from pgjax.estimators.reductions import own_share, size_of, sum_over_devices
 from pgjax.estimators.reference_kl import step_divisor
@@ -198,8 +198,7 @@ def _pass(
                 for name, x in found.items()
             }
             previous = moving.params, found
-        # The norm of one flat vector is faster for small networks than one sum per leaf.
-        metrics["gradient_norm"] = jnp.linalg.norm(ravel_pytree(found)[0])
+        metrics["gradient_norm"] = norm(found)
         optimizer = optimizer_of(algorithm, engine(config.engine), moved)
         changes, optimizer_state = optimizer.update(found, moving.optimizer_state, moved)
         params = moving.params | dict(optax.apply_updates(moved, changes))  # type: ignore[call-overload]
