@@ -40,7 +40,7 @@ class Config:
       diagnostics: groups of trajectories whose gradients are compared at every update (`pgjax.diagnostics`): gradient
         noise, critical batch size, probes of score and bias among the metrics. 0 is off.
       engine: how computations run, without effect on what is computed: "auto" chooses for the device (or uses the
-        environment variable PGJAX_ENGINE), "cpu" and "accelerator" are for those, "plain" uses no speed-ups.
+        environment variable PGJAX_ENGINE), "cpu" and "accelerator" are for those, "plain" chooses none.
 
     >>> Config(num_envs=32, minibatches=5)
     Traceback (most recent call last):

@@ -14,7 +14,9 @@ from pgjax.types import SettingError
 
 
 class Engine(NamedTuple):
-    """A choice of speed-ups. Every field has the signature and the result of its plain counterpart."""
+    """A choice of speed-ups. Every field has the signature of its plain counterpart and, up to rounding, its result
+    wherever that is used.
+    """
 
     gradient_sum: Callable  # the gradient of a batch, at once or over blocks that fit a core's cache
     rows: Callable  # a function of single steps on a batch, at once or over such blocks

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 CACHED_STEPS = 256
-"""Number of steps whose activations fit in a CPU core's cache: the block size for gradients of larger batches."""
+"""Number of steps whose activations fit in a CPU core's cache, measured with two networks of 64×64: the block size for
+gradients of larger batches."""
 
 
 def at_once(of: Callable[[Any], Any], batch: Any, mask: Array, *, per_step: bool, per_trajectory: bool) -> Any:
@@ -18,8 +19,8 @@ def at_once(of: Callable[[Any], Any], batch: Any, mask: Array, *, per_step: bool
 
 def in_blocks(of: Callable[[Any], Any], batch: Any, mask: Array, *, per_step: bool, per_trajectory: bool) -> Any:
     """Σ of(block) over blocks of a batch that fit a core's cache. Equals of(batch) if `of` is a sum over steps
-    (`per_step`, then without padding) or trajectories (`per_trajectory`). Batch leaves are [T, N, ...] and mask [T, N];
-    `of` is batch -> a pytree of sums and reads from `batch.transition.mask` which steps count.
+    (`per_step`; padding is then left out) or trajectories (`per_trajectory`). Batch leaves are [T, N, ...], mask is
+    [T, N]; `of` is batch -> a pytree of sums and reads from `batch.transition.mask` which steps count.
     """
     if per_step:
         return _over_executed_steps(of, batch, mask)
@@ -42,7 +43,7 @@ def rows_in_blocks(function: Callable[[Any], Any], x: Any) -> Any:
     """
     steps, width = jax.tree.leaves(x)[0].shape[:2]
     length = max(n for n in range(1, steps + 1) if steps % n == 0 and (n == 1 or n * width <= CACHED_STEPS))
-    if length == steps or 4 * length * width < CACHED_STEPS:  # no divisor of the steps is close enough
+    if length == steps or 4 * length * width < CACHED_STEPS:  # one block, or no divisor close enough
         return function(x)
     out = jax.lax.map(function, jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), x))
     return jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), out)

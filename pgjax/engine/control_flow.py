@@ -1,4 +1,4 @@
-"""Faster control flow: sequential calls under vmap, loops that stop early."""
+"""Faster control flow: sequential calls under vmap, loops that stop early, a critic along the rows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 LOOK_EVERY = 32
-"""A rollout of whole episodes checks at least this often (in steps) whether any episode still runs."""
+"""A rollout of whole episodes checks every so many steps whether any episode still runs, or somewhat more often."""
 
 
 def side_by_side(function: Callable, *args: Any) -> Any:
@@ -33,16 +33,16 @@ def in_turn(function: Callable, *args: Any) -> Any:
 
 
 @jax.custom_batching.custom_vmap
-def anywhere(x: jax.Array) -> jax.Array:
+def anywhere(x: Array) -> Array:
     """Whether x is true in any of the calls that `vmap` runs together: one unbatched answer.
 
     A `jax.lax.cond` on it stays a branch under `vmap`; with a batched condition both branches are computed.
     """
-    return jax.numpy.any(x)
+    return jnp.any(x)
 
 
 @anywhere.def_vmap
-def _anywhere_in_all(axis_size: int, in_batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
+def _anywhere_in_all(axis_size: int, in_batched: list[bool], x: Array) -> tuple[Array, bool]:
     return anywhere(x), False
 
 
@@ -52,14 +52,15 @@ def scan(step: Callable, carry: Any, xs: Any, running: Callable, idle: Callable)
 
 
 def scan_while_running(step: Callable, carry: Any, xs: Any, running: Callable, idle: Callable) -> tuple[Any, Any]:
-    """jax.lax.scan(step, carry, xs), without the steps after nothing is running any more.
+    """jax.lax.scan(step, carry, xs), without the steps after nothing is running any more. All steps run if there are
+    at most `LOOK_EVERY`, or if their number has no divisor close to it.
 
     `running` is carry -> whether further steps change anything, a scalar. `idle` is (carry, zeros of the rows' shapes)
     -> the rows of idle steps.
     """
     steps = jax.tree.leaves(xs)[0].shape[0]
     length = max(n for n in range(1, LOOK_EVERY + 1) if steps % n == 0)
-    if length == steps or 2 * length <= LOOK_EVERY:  # no divisor of the horizon is close enough
+    if length == steps or 2 * length <= LOOK_EVERY:  # one block, or no divisor close enough
         return jax.lax.scan(step, carry, xs)
 
     def go_on(carry: Any, xs: Any) -> tuple[Any, Any]:

@@ -14,7 +14,8 @@ SEED_AXIS = "seed"  # along runs; along ENV_AXIS, devices share each run's envir
 
 
 def make_mesh(runs: int, shares: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh (seed, env): first over as many devices as divide the runs, then as many as divide the batch's `shares`.
+    """A mesh (seed, env): first over as many devices as divide the runs, then as many as divide the batch's `shares`,
+    the largest number of parts that its environments can be split into.
 
     Several processes must use all of their devices.
     """

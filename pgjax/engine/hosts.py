@@ -1,7 +1,7 @@
 """Several processes that run as one: distributed arrays and collective operations.
 
-A function marked "collective" must be called by all processes, in the same order. With one process it returns at once,
-without jax.
+A function marked "collective" must be called by all processes, in the same order. With one process it communicates
+nothing.
 """
 
 import os

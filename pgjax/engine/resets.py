@@ -17,8 +17,8 @@ MAX_PRECOMPUTED = 1 << 12
 cache."""
 
 EXPENSIVE = 1 << 12
-"""Numbers computed by a reset from which it runs only where an episode ended. CartPole has 53, MinAtar's Breakout 2.8k,
-its Freeway 15k, Craftax 8M. Below this, the search for ended episodes costs more than it saves."""
+"""A reset that computes at least this many numbers runs only where an episode ended. CartPole has 53, MinAtar's
+Breakout 2.8k, its Freeway 15k, Craftax 8M. Below this, the search for ended episodes costs more than it saves."""
 
 Choose = Callable[[Any, Array, Any], Any]
 """(this step's input for a reset, whether the episode ended, the current place) -> the place to continue from."""
@@ -76,7 +76,7 @@ def only_where_ended(traced: ClosedJaxpr, structure: Any) -> Choose:
 
     @jax.custom_batching.custom_vmap
     def among(constants: list, keys: Any, ended: Array, places: Any) -> Any:
-        """Groups [G, ...] of M environments [G, M, ...]. The constants of the reset belong to a group."""
+        """Under vmap over runs, a run is a group of M environments, [G, M, ...], with its own constants, [G, ...]."""
         columns = ended.shape[1]
 
         def reset_one(left: tuple[Array, Any]) -> tuple[Array, Any]:

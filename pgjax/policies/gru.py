@@ -1,7 +1,7 @@
 """flax's GRUCell, with the same parameters, split into its products with the input and those with the carry.
 
-The first half is one matrix product for all steps of a batch, instead of one per step within the loop over time. The
-second half is a flax module for one step, and a loop over all steps with a derivative of its own.
+The first half is computed for all steps of a batch at once, instead of step by step in the loop over time. The second
+half is a flax module for one step, and a loop over all steps with a derivative of its own.
 """
 
 import flax.linen as nn
@@ -25,7 +25,7 @@ class Inputs(nn.Module):
 
 
 class Step(nn.Module):
-    """The rest of a GRU step, with the reset gate after the product, as in cuDNN (Cho et al. 2014):
+    """The rest of a GRU step (Cho et al. 2014), with the reset gate after the product, as in cuDNN:
 
     r = σ(i_r + W_r h),  z = σ(i_z + W_z h),  n = tanh(i_n + r (W_n h + b_n)),  h' = (1 − z) n + z h
     """
@@ -48,7 +48,7 @@ def along(params: Params, initial: Array, first: Array, inputs: Array, ended: Ar
 
     The gradient in the weights is one matrix product for all steps, after the loop that goes back in time.
     Args:
-      initial: h at the start of an episode, a constant; it follows each row that `ended`, [T, N].
+      initial: h at the start of an episode, which follows each row that `ended`, [T, N]. No gradient flows into it.
       first: h before the first row, [N, width].
       inputs: [T, N, 3 · width].
     """
@@ -65,40 +65,44 @@ def _loop(weights: Array, bias: Array, initial: Array, first: Array, inputs: Arr
 def _forward(
     weights: Array, bias: Array, initial: Array, first: Array, inputs: Array, ended: Array
 ) -> tuple[Array, tuple]:
-    """h' at all steps, and what the gradient needs."""
+    """h' at all steps; and what the gradient needs, with m = W_n h + b_n."""
 
     def step(h: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, ...]]:
-        (reset, update, new), ended = jnp.split(now[0], 3, axis=-1), now[1]
-        of_reset, of_update, of_new = jnp.split(h @ weights, 3, axis=-1)
-        # Without barriers, XLA computes the gates once for each reader, in a loop without vector instructions.
-        r, z, m = optimization_barrier((nn.sigmoid(reset + of_reset), nn.sigmoid(update + of_update), of_new + bias))
+        (reset, update, new), end = jnp.split(now[0], 3, axis=-1), now[1]
+        h_reset, h_update, h_new = jnp.split(h @ weights, 3, axis=-1)
+        # Without barriers, XLA computes the gates again for each use, and without vector instructions.
+        r, z, m = optimization_barrier((nn.sigmoid(reset + h_reset), nn.sigmoid(update + h_update), h_new + bias))
         n = optimization_barrier(jnp.tanh(new + r * m))
         after = (1.0 - z) * n + z * h
-        return jnp.where(ended[:, None], initial, after), (after, h, r, z, m, n)
+        return jnp.where(end[:, None], initial, after), (after, h, r, z, m, n)
 
     after, *kept = jax.lax.scan(step, first, (inputs, ended))[1]
     return after, (weights, initial, ended, *kept)
 
 
-def _backward(kept: tuple, cotangent: Array) -> tuple:
+def _backward(kept: tuple, d_after: Array) -> tuple:
+    """Cotangents of the arguments of `_loop`, from that of h' (d_x is the cotangent of x, where σ' = σ (1 − σ)):
+
+    d_new = d_h' (1 − z) (1 − n²),  d_r = d_new m r (1 − r),  d_z = d_h' (h − n) z (1 − z),  d_m = d_new r
+    """
     weights, initial, ended, h, r, z, m, n = kept
     transposed = weights.T
 
-    def step(of_next: Array, now: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
-        """From the cotangent of the next row's h to that of this row's; with those of the products and of `new`."""
-        cotangent, ended, h, r, z, m, n = now
-        d = optimization_barrier(cotangent + jnp.where(ended[:, None], 0.0, of_next))
-        new = optimization_barrier(d * (1.0 - z) * (1.0 - n * n))
-        gates = optimization_barrier((new * m * r * (1.0 - r), d * (h - n) * z * (1.0 - z), new * r))
-        products = optimization_barrier(jnp.concatenate(gates, axis=-1))
-        return d * z + optimization_barrier(products @ transposed), (products, new)
+    def step(d_next: Array, now: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
+        """From the cotangent of the next row's h to that of this row's."""
+        d_out, end, h, r, z, m, n = now
+        d = optimization_barrier(d_out + jnp.where(end[:, None], 0.0, d_next))
+        d_new = optimization_barrier(d * (1.0 - z) * (1.0 - n * n))
+        gates = optimization_barrier((d_new * m * r * (1.0 - r), d * (h - n) * z * (1.0 - z), d_new * r))
+        d_products = optimization_barrier(jnp.concatenate(gates, axis=-1))
+        return d * z + optimization_barrier(d_products @ transposed), (d_products, d_new)
 
-    rows = cotangent, ended, h, r, z, m, n
-    of_first, (products, new) = jax.lax.scan(step, jnp.zeros_like(h[0]), rows, reverse=True)
-    reset, update, of_new = jnp.split(products, 3, axis=-1)
-    of_weights = jnp.einsum("tnh,tng->hg", h, products)
-    of_inputs = jnp.concatenate([reset, update, new], axis=-1)
-    return of_weights, jnp.sum(of_new, axis=(0, 1)), jnp.zeros_like(initial), of_first, of_inputs, None
+    rows = d_after, ended, h, r, z, m, n
+    d_first, (d_products, d_new) = jax.lax.scan(step, jnp.zeros_like(h[0]), rows, reverse=True)
+    d_reset, d_update, d_m = jnp.split(d_products, 3, axis=-1)
+    d_weights = jnp.einsum("tnh,tng->hg", h, d_products)
+    d_inputs = jnp.concatenate([d_reset, d_update, d_new], axis=-1)
+    return d_weights, jnp.sum(d_m, axis=(0, 1)), jnp.zeros_like(initial), d_first, d_inputs, None
 
 
 _loop.defvjp(_forward, _backward)

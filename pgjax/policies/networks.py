@@ -21,7 +21,7 @@ from pgjax.types import Agent, Environment, SettingError
 
 NetworkKind = Literal["auto", "mlp", "cnn"]
 MemoryKind = Literal["none", "gru", "lstm"]
-CELLS = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
+CELLS = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}  # a GRU's halves are in `gru`, with the same parameters
 
 
 class MLP(nn.Module):

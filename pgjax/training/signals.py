@@ -1,4 +1,4 @@
-"""Compute signals, credit and value targets from recorded transitions. Only `log_ratio` carries gradient."""
+"""Compute signals, credit and value targets from recorded transitions. None of the three carries gradient."""
 
 from functools import partial
 from typing import Any
@@ -130,7 +130,11 @@ def policy_on(agent: Agent, params: Params, transition: Transition, memory: Any 
 def log_prob_of(
     agent: Agent, params: Params, transition: Transition, memory: Any = (), how: Engine | None = None
 ) -> Array:
-    """log π of the taken actions at `params`, [T, N]; 0 on padding. `memory` is a recurrent policy's first carry."""
+    """log π of the taken actions at `params`, [T, N]; 0 on padding.
+
+    `memory` is a recurrent policy's first carry. `how` is the engine, by default the device's, limited to what forward
+    mode can differentiate. Raises SettingError unless the policy gives one number per step.
+    """
 
     def log_prob_of_steps(steps: tuple[Any, Any, Array]) -> Array:
         features, action, mask = steps
@@ -167,7 +171,7 @@ def _one_per_step(log_prob: Array, mask: Array) -> Array:
 def credit_of(algorithm: Algorithm, config: Config, signals: Signals) -> Any:
     """The estimator's credit over the whole batch, without gradient; with the factor γ^t for `discounted_objective`.
 
-    Its shape must be [T, N], [1, N] or [T, 1].
+    Each of its leaves is [T, N, ...]; leading axes of size 1 are broadcast.
     """
     if config.discounted_objective:
         signals = discounted_objective(signals)
