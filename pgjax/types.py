@@ -317,8 +317,8 @@ class Halves(NamedTuple):
       encode: (params, observation) -> x, computed for all steps of a batch at once.
       step: (params, carry, x) -> (carry, features).
       along: the second part at all steps of a batch, in a loop of its own, or None: (params, initial, carry at the
-        first row, x, ended) -> (features, carry after each step), [T, N, ...]. It cannot be differentiated in forward
-        mode.
+        first row, x, ended) -> (carry after each step, features), [T, N, ...]. Forward mode need not be able to
+        differentiate it, and no gradient need flow into `initial`.
       whole: the `step` of the memory. If that is replaced, the halves are not used.
     """
 
@@ -344,7 +344,7 @@ class Memory(NamedTuple):
     @property
     def parts(self) -> Halves:
         """The halves if they belong to `step`; otherwise `step` as the second of them."""
-        if self.halves is not None and self.halves.whole is self.step:
+        if self.halves is not None and self.halves.whole == self.step:
             return self.halves
         return Halves(lambda params, observation: observation, self.step, None, self.step)
 

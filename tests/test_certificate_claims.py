@@ -439,6 +439,19 @@ def test_how_a_loss_scales_and_whom_it_judges_by_are_two_questions(loss, repeate
     assert found["rewards of another trajectory changed"].verdict == ("changed" if judged else "unchanged")
 
 
+@pytest.mark.parametrize("others", [False, True])
+def test_a_loss_of_groups_of_one_size_scales_like_a_mean_over_groups(others):
+    """It cuts a batch into pairs; a batch with each answer twice has other pairs, one with each pair twice has not."""
+
+    def of_pairs(log_prob, episode_return, mask):
+        pairs = episode_return.reshape(-1, 2)
+        center = pairs[:, ::-1] if others else pairs.mean(1, keepdims=True)
+        return reinforce(log_prob, (pairs - center).ravel(), mask)
+
+    assert GROUPED.group_size == 2
+    assert verdicts(of_pairs, [GROUPED])["trajectories repeated"].verdict == "unchanged"
+
+
 def test_trajectories_judge_each_other_through_groups_and_credits_too():
     assert verdicts(group_mean, [GROUPED])["rewards of another trajectory changed"].verdict == "changed"
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import gymnax
 import jax
@@ -16,8 +17,10 @@ from pgjax import (
     environments,
     evaluate,
     evaluate_runs,
+    from_networks,
     make_agent,
     make_trainer,
+    normalise_observations,
     ppo,
     rollout,
     sweep,
@@ -209,6 +212,7 @@ def test_the_loop_of_a_gru_has_the_features_and_gradients_of_its_steps(streams, 
     initial = jax.tree.map(lambda x: jnp.full(x.shape, 0.7), agent.memory.initial)
     agent = agent._replace(memory=agent.memory._replace(initial=initial))
     assert agent.memory.parts.along is not None
+    assert normalise_observations(agent, short_cartpole()).memory.parts.along is not None
     rows, memory = jax.tree.map(lambda x: jnp.asarray(x, float) if x.dtype == jnp.float32 else x, (rows, memory))
     memory = (memory, -memory) if separate else memory
     params = jax.tree.map(lambda x: 0.5 * jnp.cos(jnp.arange(x.size, dtype=float)).reshape(x.shape), agent.init(KEY))
@@ -232,6 +236,85 @@ def test_a_recurrent_policy_has_a_score_probe_in_every_engine(streams):
     probes = [score_probe(agent, params, rows, KEY, memory, how) for how in (CPU, PLAIN, None)]
     assert 0 < abs(probes[0]) < 5  # a t-statistic of 6 trajectories
     np.testing.assert_allclose(probes, probes[0], rtol=1e-3)
+
+
+def test_the_gradient_of_a_gru_has_the_types_of_its_parameters(streams):
+    agent, params, ((memory, rows, _), _) = streams
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    found = jax.grad(lambda p: jnp.sum(remembered(agent, p, rows, memory, CPU)[0]).astype(float))(half)
+    assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_values_and_ratios_pass_on_no_derivative_in_any_mode(streams):
+    agent, params, ((memory, rows, _), _) = streams
+    recipe = ppo()
+
+    def found(params):
+        signals = values_of(agent, recipe.algorithm, replace(recipe.config, engine="cpu"), params, rows, memory)
+        return signals.value, ratios_of(agent, params, rows, memory, CPU)
+
+    tangents = jax.jvp(found, (params,), (params,))[1]
+    assert all((x == 0).all() for x in tangents)
+
+
+class Half(NamedTuple):
+    """The second half of a network that doubles its input, and a loop that it does not have."""
+
+    takes_key: bool
+    along: str = "never called"
+
+    def init(self, key, carry, x):
+        return {}
+
+    def apply(self, params, carry, x, key=None):
+        return carry, 2.0 * x
+
+
+class Front(NamedTuple):
+    """The first half: nothing."""
+
+    def apply(self, params, x):
+        return x
+
+
+class Doubling(NamedTuple):
+    """A network of two halves, or of one with an attribute of the same name."""
+
+    takes_key: bool
+    along: str = "a word"
+
+    def init(self, key, carry, x):
+        return {}
+
+    def apply(self, params, carry, x, key=None):
+        return carry, 2.0 * x
+
+
+class Linear(NamedTuple):
+    """A policy's head."""
+
+    def init(self, key, x):
+        return jnp.ones((4, 2))
+
+    def apply(self, params, x):
+        return x @ params
+
+
+class Halved(Doubling):
+    """The same in two halves."""
+
+    @property
+    def halves(self):
+        return Front(), Half(self.takes_key)
+
+
+@pytest.mark.parametrize(
+    ("network", "has_loop"), [(Halved(False), True), (Halved(True), False), (Doubling(False), False)]
+)
+def test_only_a_second_half_without_keys_has_a_loop(network, has_loop):
+    environment = short_cartpole()
+    agent = from_networks(environment, Linear(), memory=(network, jnp.zeros(1)))
+    assert (agent.memory.parts.along is not None) == has_loop
 
 
 def test_a_step_that_replaces_a_memorys_own_is_the_one_that_is_recomputed(streams):

@@ -3,11 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import linen
 
-from pgjax.engine import ENGINES, vectors
 from pgjax.engine.control_flow import anywhere, in_turn
 from pgjax.engine.devices import asked_mesh
 from pgjax.engine.memory import check_room
@@ -62,23 +60,6 @@ def test_numbers_that_are_rejected():
         check_room("num_envs", 8, 2**60, "states of environments")
     with pytest.raises(SettingError, match="^seeds: 3 runs cannot be spread evenly over the mesh's 2 devices"):
         asked_mesh(2, 1, runs=3, shares=1, devices=jax.devices()[:1] * 2)
-
-
-def test_an_optimiser_runs_on_one_vector_of_few_parameters_on_a_cpu():
-    few, many = ({"a": jnp.full(size, 3.0), "b": jnp.full(2, -4.0)} for size in (2, vectors.SMALL))
-    assert [how.on_one_vector(optax.sgd(1.0, 0.9), {}).init({})[0].trace for how in ENGINES.values()] == [{}] * 3
-    for tree, flat in (
-        (few, {"plain": False, "cpu": True, "accelerator": True}),
-        (many, {"plain": False, "cpu": False}),
-    ):
-        for name, expected in flat.items():
-            optimizer = ENGINES[name].on_one_vector(optax.sgd(1.0, 0.9), tree)
-            state = optimizer.init(tree)
-            assert (state[0].trace.__class__ is not dict) == expected, (name, len(tree["a"]))
-            changes = optimizer.update(tree, state, tree)[0]
-            jax.tree.map(lambda change, x: np.testing.assert_array_equal(change, -x), changes, tree)
-    assert vectors.norm(few) == pytest.approx(np.sqrt(2 * 9 + 2 * 16))
-    assert vectors.norm(many) == pytest.approx(np.sqrt(vectors.SMALL * 9 + 2 * 16), rel=1e-5)
 
 
 def test_a_gru_in_two_halves_is_flax_s():

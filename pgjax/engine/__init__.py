@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import optax
 
-from pgjax.engine import blocks, control_flow, recurrence, resets, vectors
+from pgjax.engine import blocks, control_flow, recurrence, resets
 from pgjax.types import SettingError
 
 
@@ -32,6 +33,10 @@ class Engine(NamedTuple):
         return self._replace(recurrence=recurrence.step_by_step)
 
 
+def _on_the_tree(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    return optimizer
+
+
 PLAIN = Engine(
     gradient_sum=blocks.at_once,
     rows=blocks.rows_at_once,
@@ -40,20 +45,19 @@ PLAIN = Engine(
     resets=resets.in_the_loop,
     recurrence=recurrence.step_by_step,
     values=control_flow.values_of_both,
-    on_one_vector=vectors.on_the_tree,
+    on_one_vector=_on_the_tree,
 )
 ACCELERATOR = PLAIN._replace(
     scan_while_running=control_flow.scan_while_running,
     resets=resets.by_cost,
     values=control_flow.values_along,
-    on_one_vector=vectors.on_one_vector,
+    on_one_vector=optax.flatten,
 )
 CPU = ACCELERATOR._replace(
     gradient_sum=blocks.in_blocks,
     rows=blocks.rows_in_blocks,
     in_turn=control_flow.in_turn,
     recurrence=recurrence.own_loop,
-    on_one_vector=vectors.on_one_small_vector,
 )
 ENGINES = {"plain": PLAIN, "cpu": CPU, "accelerator": ACCELERATOR}
 

@@ -1,4 +1,4 @@
-"""A memory along the steps of a batch: features [T, N, ...], and the carry after each step, before any reset."""
+"""A memory along the steps of a batch: the carry after each step, before any reset, and features, [T, N, ...]."""
 
 from typing import Any
 
@@ -24,12 +24,13 @@ def step_by_step(halves: Halves, params: Params, initial: Any, first: Any, x: An
         following = jax.tree.map(
             lambda fresh, x: jnp.where(ended.reshape(-1, *[1] * (x.ndim - 1)), fresh, x), initial, after
         )
-        return following, (features, after)
+        return following, (after, features)
 
     return jax.lax.scan(row, first, (x, ended))[1]
 
 
 def own_loop(halves: Halves, params: Params, initial: Any, first: Any, x: Any, ended: Array) -> tuple[Any, Any]:
-    """The memory's own loop, if it has one. It cannot be differentiated in forward mode."""
-    loop = halves.along or (lambda *args: step_by_step(halves, *args))
-    return loop(params, initial, first, x, ended)
+    """The memory's own loop, if it has one. Forward mode need not be able to differentiate it."""
+    if halves.along is None:
+        return step_by_step(halves, params, initial, first, x, ended)
+    return halves.along(params, initial, first, x, ended)

@@ -45,7 +45,8 @@ class RecurrentNetwork(Protocol):
 
     # An optional attribute `halves` is a network (params, x) -> y and a recurrent one (params, carry, y), which take
     # the same parameters and together equal this network. The first is computed for all steps of a batch at once. The
-    # second may have a method `along`, all of its steps in one loop: `pgjax.types.Halves.along`.
+    # second may have a method `along`, all of its steps in one loop, with the network's parameters in place of the
+    # agent's: `pgjax.types.Halves.along`.
 
 
 def from_networks(
@@ -270,21 +271,27 @@ def _memory(
     def step(params: Params, carry: Any, observation: Any) -> tuple[Any, Any]:
         return rest(params, carry, encode(params, observation))
 
-    loop, critic_loop = (getattr(each, "along", None) for each in (cell, critic_cell))
+    pairs = [(front, cell)] if critic_memory is None else [(front, cell), (critic_front, critic_cell)]
+    loops = [_loop(*pair) for pair in pairs]
+    trees = [(owner, "memory"), ("value", "memory")]
 
     def along(params: Params, initial: Any, first: Any, given: Inputs, ended: Array) -> tuple[Any, Any]:
-        assert loop is not None
-        if critic_memory is None:
-            features, after = loop(params[owner]["memory"], initial, first, given.policy, ended)
-            return joined(features, features, given), after
-        assert critic_loop is not None
-        of_policy, of_critic = zip(initial, first, strict=True)
-        features, after = loop(params[owner]["memory"], *of_policy, given.policy, ended)
-        critic_features, critic_after = critic_loop(params["value"]["memory"], *of_critic, given.critic, ended)
-        return joined(features, critic_features, given), (after, critic_after)
+        carries = [(initial, first)] if critic_memory is None else list(zip(initial, first, strict=True))
+        inputs = given.policy, given.critic
+        out = [
+            loop(params[group][name], *carry, x, ended)
+            for loop, (group, name), carry, x in zip(loops, trees, carries, inputs, strict=False)
+        ]
+        after = out[0][0] if critic_memory is None else tuple(carry for carry, _ in out)
+        return after, joined(out[0][1], out[-1][1], given)
 
-    has_loop = loop is not None and (critic_memory is None or critic_loop is not None)
-    return Memory(initial, step, Halves(encode, rest, along if has_loop else None, step))
+    has_loops = all(loop is not None for loop in loops)
+    return Memory(initial, step, Halves(encode, rest, along if has_loops else None, step))
+
+
+def _loop(front: Any, cell: Any) -> Any:
+    """The loop of a network's second half; None without halves, without a loop, or if its steps take a key."""
+    return None if front is None or takes_key(cell) else getattr(cell, "along", None)
 
 
 def _halves(network: Any) -> tuple[Any, Any]:

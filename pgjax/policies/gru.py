@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.lax import optimization_barrier, stop_gradient
+from jax.lax import optimization_barrier
 
 from pgjax.types import Params
 
@@ -44,7 +44,7 @@ class Step(nn.Module):
 
 
 def along(params: Params, initial: Array, first: Array, inputs: Array, ended: Array) -> tuple[Array, Array]:
-    """`Step` at all steps of a batch, with its parameters. Returns its output twice, [T, N, width]: features and carry.
+    """`Step` at all steps of a batch, with its parameters. Returns its output twice, [T, N, width]: carry and features.
 
     The gradient in the weights is one matrix product for all steps, after the loop that goes back in time.
     Args:
@@ -53,7 +53,7 @@ def along(params: Params, initial: Array, first: Array, inputs: Array, ended: Ar
       inputs: [T, N, 3 · width].
     """
     weights = jnp.concatenate([params[name]["kernel"] for name in ("hr", "hz", "hn")], axis=-1)
-    out = _loop(weights, params["hn"]["bias"], stop_gradient(initial), first, inputs, ended)
+    out = _loop(weights, params["hn"]["bias"], initial, first, inputs, ended)
     return out, out
 
 
@@ -71,13 +71,13 @@ def _forward(
         (reset, update, new), end = jnp.split(now[0], 3, axis=-1), now[1]
         h_reset, h_update, h_new = jnp.split(h @ weights, 3, axis=-1)
         # Without barriers, XLA computes the gates again for each use, and without vector instructions.
-        r, z, m = optimization_barrier((nn.sigmoid(reset + h_reset), nn.sigmoid(update + h_update), h_new + bias))
+        r, z, m = optimization_barrier((nn.sigmoid(reset + h_reset), nn.sigmoid(update + h_update), h_new + bias[None]))
         n = optimization_barrier(jnp.tanh(new + r * m))
         after = (1.0 - z) * n + z * h
-        return jnp.where(end[:, None], initial, after), (after, h, r, z, m, n)
+        return jnp.where(end[:, None], initial[None], after), (after, h, r, z, m, n)
 
     after, *kept = jax.lax.scan(step, first, (inputs, ended))[1]
-    return after, (weights, initial, ended, *kept)
+    return after, (weights, bias, initial, first, inputs, ended, *kept)
 
 
 def _backward(kept: tuple, d_after: Array) -> tuple:
@@ -85,7 +85,8 @@ def _backward(kept: tuple, d_after: Array) -> tuple:
 
     d_new = d_h' (1 − z) (1 − n²),  d_r = d_new m r (1 − r),  d_z = d_h' (h − n) z (1 − z),  d_m = d_new r
     """
-    weights, initial, ended, h, r, z, m, n = kept
+    *args, h, r, z, m, n = kept
+    weights, ended = args[0], args[5]
     transposed = weights.T
 
     def step(d_next: Array, now: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
@@ -102,7 +103,8 @@ def _backward(kept: tuple, d_after: Array) -> tuple:
     d_reset, d_update, d_m = jnp.split(d_products, 3, axis=-1)
     d_weights = jnp.einsum("tnh,tng->hg", h, d_products)
     d_inputs = jnp.concatenate([d_reset, d_update, d_new], axis=-1)
-    return d_weights, jnp.sum(d_m, axis=(0, 1)), jnp.zeros_like(initial), d_first, d_inputs, None
+    found = d_weights, jnp.sum(d_m, axis=(0, 1)), jnp.zeros_like(args[2]), d_first, d_inputs
+    return *(d.astype(x.dtype) for d, x in zip(found, args[:5], strict=True)), None  # none for `ended`
 
 
 _loop.defvjp(_forward, _backward)

@@ -191,7 +191,8 @@ def make_agent(
       hidden: widths of the dense layers.
       critic: "state" adds V(s), "action" adds Q(s, a) for one Discrete action.
       shared: share all layers but the last between policy and critic.
-      memory: "gru", "lstm" or a flax cell: a recurrent layer of the first width before everything else.
+      memory: "gru", "lstm" or a flax cell: a recurrent layer of the first width before everything else. "gru" is
+        faster than `nn.GRUCell`, with equal results.
       separate_memory: give the critic its own memory; otherwise it reads the policy's.
       layer_norm: normalise each dense layer before its tanh.
       dropout: fraction of units dropped from each dense layer, in training only.

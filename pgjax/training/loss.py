@@ -70,7 +70,8 @@ def loss(
 ) -> tuple[Array, dict[str, Metric]]:
     """Policy loss + value_coefficient · value loss, and metrics. Only the gradient has a meaning, not the value.
 
-    `size` holds the counts of the whole batch, so that the losses of slices add up to that of the batch.
+    `size` holds the counts of the whole batch, so that the losses of slices add up to that of the batch. Forward mode
+    (`jax.jvp`) cannot differentiate it with a GRU and the engine of a CPU; its gradient it can.
     """
     # once for policy and critic
     features = seen(agent, params, batch.transition, batch.memory, engine(config.engine))

@@ -69,4 +69,4 @@ def optimizer_of(algorithm: Algorithm, how: Engine, params: Params) -> optax.Gra
     clip = optax.clip_by_global_norm(algorithm.max_grad_norm)  # type: ignore[arg-type]
     chain = optax.chain(clip, algorithm.optimizer())
     declared = getattr(algorithm.optimizer, "func", None) in _ELEMENTWISE
-    return how.on_one_vector(chain, params) if declared else chain
+    return how.on_one_vector(chain) if declared and jax.tree.leaves(params) else chain

@@ -16,8 +16,11 @@ from pgjax.estimators.contracts import PER_TRAJECTORY, promises
 from pgjax.training.checks import steps_per_update
 from pgjax.types import Algorithm, Trainer
 
-WORTH_SHARING = 25_000_000
-"""Parameters × environment steps per gradient step above which sharing a batch between devices is faster."""
+WORTH_SHARING = 1 << 12
+"""Environment steps per gradient step above which sharing a batch between devices is faster."""
+
+LARGE, WORTH_SHARING_LARGE = 1 << 15, 1 << 10
+"""Number of parameters from which it is faster with fewer steps, and that number of steps."""
 
 
 def plan(
@@ -59,9 +62,11 @@ def shares(trainer: Trainer, algorithm: Algorithm) -> int:
 def worth_sharing(trainer: Trainer) -> bool:
     """Whether sharing a batch between devices saves more time than the communication costs."""
     config = trainer.config
+    steps = steps_per_update(trainer.environment, config) // config.minibatches
+    if not WORTH_SHARING_LARGE <= steps < WORTH_SHARING:
+        return steps >= WORTH_SHARING
     params = jax.eval_shape(lambda: trainer.agent.init(jax.random.key(0)))
-    numbers = sum(x.size for x in jax.tree.leaves(params))
-    return numbers * (steps_per_update(trainer.environment, config) // config.minibatches) >= WORTH_SHARING
+    return sum(x.size for x in jax.tree.leaves(params)) >= LARGE
 
 
 def reused(config: Config) -> bool:

@@ -45,6 +45,7 @@ def values_of(
     value = next_value = action_value = None
     if agent.value is not None:
         how = engine(config.engine)
+        params = stop_gradient(params)
         features, next_features = remembered(agent, params, transition, memory, how)
         cut = transition.truncated & ~transition.terminated & (config.truncation == "bootstrap")
         value, next_value = how.values(partial(how.rows, partial(agent.value, params)), features, next_features, cut)
@@ -65,7 +66,7 @@ def values_of(
         behaviour_log_prob=transition.log_prob,
         reference_log_prob=None
         if reference is None
-        else log_prob_of(agent, reference, transition, memory, engine(config.engine)),
+        else log_prob_of(agent, stop_gradient(reference), transition, memory, engine(config.engine)),
     )
     if agent.value is None:
         signals = signals._replace(value=None, next_value=None)
@@ -110,7 +111,7 @@ def remembered(
     how = PLAIN if how is None else how
     halves, start = agent.memory.parts, jax.tree.map(lambda x: x[0], memory)
     x, ended = halves.encode(params, transition.observation), transition.terminated | transition.truncated
-    features, after = how.recurrence(halves, params, agent.memory.initial, start, x, ended)
+    after, features = how.recurrence(halves, params, agent.memory.initial, start, x, ended)
     return features, halves.step(params, after, halves.encode(params, transition.next_observation))[1]
 
 
@@ -151,7 +152,7 @@ def ratios_of(
     agent: Agent, params: Params, transition: Transition, memory: Any = (), how: Engine | None = None
 ) -> Array:
     """log ρ of the taken actions at `params`, [T, N], without gradient; arguments as for `log_prob_of`."""
-    log_prob = log_prob_of(agent, params, transition, memory, how)
+    log_prob = log_prob_of(agent, stop_gradient(params), transition, memory, how)
     return stop_gradient(jnp.where(transition.mask > 0, log_prob - transition.log_prob, 0.0))
 
 

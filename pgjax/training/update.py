@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from pgjax import counters
 from pgjax.config import Config
 from pgjax.engine import asked, engine
 from pgjax.engine.blocks import join
-from pgjax.engine.vectors import norm
 from pgjax.estimators.contracts import RATIO_FREE, promises
 from pgjax.estimators.reductions import own_share, size_of, sum_over_devices
 from pgjax.estimators.reference_kl import step_divisor
@@ -33,7 +33,7 @@ from pgjax.training.minibatches import over_minibatches
 from pgjax.training.optimizer import learning_rate, optimizer_of, trained, with_scheduled_rate
 from pgjax.training.replay import Replay, replayed
 from pgjax.training.sharing import reused
-from pgjax.training.signals import credit_of, policy_on, ratios_of, target_of
+from pgjax.training.signals import credit_of, policy_on, ratios_of, seen, target_of
 from pgjax.types import Agent, Algorithm, Environment, Params, Trainer, TrainState, check_algorithm
 
 
@@ -182,7 +182,7 @@ def _pass(
 
     def gradient_at(params: Params, part: Batch) -> tuple[Params, Metrics]:
         if algorithm.policy_step is not None:
-            return _value_gradient(agent, algorithm, params, part)
+            return _value_gradient(agent, algorithm, config, params, part)
         return gradient(environment, agent, algorithm, config, params, part)
 
     def step(moving: Moving, part: Batch) -> tuple[Moving, Metrics]:
@@ -198,7 +198,8 @@ def _pass(
                 for name, x in found.items()
             }
             previous = moving.params, found
-        metrics["gradient_norm"] = norm(found)
+        # The norm of one flat vector is faster for small networks than one sum per leaf.
+        metrics["gradient_norm"] = jnp.linalg.norm(ravel_pytree(found)[0])
         optimizer = optimizer_of(algorithm, engine(config.engine), moved)
         changes, optimizer_state = optimizer.update(found, moving.optimizer_state, moved)
         params = moving.params | dict(optax.apply_updates(moved, changes))  # type: ignore[call-overload]
@@ -236,11 +237,14 @@ def _ratios(trainer: Trainer, params: Params, batch: Batch) -> Array:
     return join(jax.lax.map(ratios_of_slice, rows.slices(config.accumulate)), 1)
 
 
-def _value_gradient(agent: Agent, algorithm: Algorithm, params: Params, batch: Batch) -> tuple[Params, Metrics]:
+def _value_gradient(
+    agent: Agent, algorithm: Algorithm, config: Config, params: Params, batch: Batch
+) -> tuple[Params, Metrics]:
     size = size_of(batch.transition.mask)
 
     def weighted_loss(params: Params) -> tuple[Array, Any]:
-        error, metric = value_loss(agent, algorithm, params, batch, size)
+        features = seen(agent, params, batch.transition, batch.memory, engine(config.engine))
+        error, metric = value_loss(agent, algorithm, params, batch, size, features)
         return jnp.asarray(algorithm.value_coefficient) * error, metric
 
     grads, metric = jax.grad(weighted_loss, has_aux=True)(params)  # a batch with a policy step is on one device

@@ -248,7 +248,10 @@ MEANING = {
     ("padding NaN", "changed"): "NaN on padding reaches the gradient; mask with `where` before multiplying",
     ("trajectories repeated", "unchanged"): "the loss scales like a mean over trajectories",
     ("trajectories repeated", "doubled (a sum)"): "the loss scales like a sum over trajectories",
-    ("trajectories repeated", "changed"): "the loss scales neither like a mean nor like a sum over trajectories",
+    (
+        "trajectories repeated",
+        "changed",
+    ): "neither a mean nor a sum over trajectories; a division by N − 1 has this effect",
     ("trajectories repeated", "rejected"): "the loss raises an error on a batch of another size",
     (OTHER_REWARDS, "unchanged"): "the credit of a trajectory depends on its own rewards only",
     (OTHER_REWARDS, "changed"): "the credit of a trajectory depends on other trajectories",

@@ -187,11 +187,13 @@ def padding_gradient_removed(given: Before) -> Invariance:
 
 
 def trajectories_repeated(given: Before) -> Invariance:
-    """Repeat every trajectory: a mean over trajectories does not change, a sum doubles."""
+    """Repeat every trajectory, with groups every group: a mean over trajectories does not change, a sum doubles."""
     case, p = given.case, given.case.problem
+    members = case.batches.members
+    groups = members.reshape(len(members), -1, p.group_size)
     twice = case._replace(
-        problem=p._replace(batch_size=2 * p.batch_size, group_size=2 * p.group_size if p.group_size > 1 else 1),
-        batches=case.batches._replace(members=np.repeat(case.batches.members, 2, axis=1)),
+        problem=p._replace(batch_size=2 * p.batch_size),
+        batches=case.batches._replace(members=np.repeat(groups, 2, axis=1).reshape(len(members), -1)),
     )
     try:
         after = estimates(twice, p.logits, given.behaviour)
