@@ -1,1 +1,1 @@
-"""Settings, run directories, progress display and figures for scripts; the core of pgjax does not import them."""
+"""Settings, run directories, progress display and figures for scripts. Loading a run or a policy imports them too."""
