@@ -108,7 +108,8 @@ def _sources(function: Callable, names: dict[str, str | Credit], without: set[st
 def _failed(name: str, arrays: Arrays, error: Exception) -> SettingError:
     shapes = ", ".join(f"{k} {v.shape[1:]}" for k, v in arrays.items())
     message = " ".join(str(error).split())[:160]
-    return SettingError("loss", name, f"fails on a batch with {shapes}: {type(error).__name__}: {message}")
+    reason = f"fails on a batch with {shapes}: {type(error).__name__}: {message} (for other sizes pass `problems`)"
+    return SettingError("loss", name, reason)
 
 
 def _meets_tracer(error: Exception) -> bool:
