@@ -257,19 +257,6 @@ def test_values_and_ratios_pass_on_no_derivative_in_any_mode(streams):
     assert all((x == 0).all() for x in tangents)
 
 
-class Half(NamedTuple):
-    """The second half of a network that doubles its input, and a loop that it does not have."""
-
-    takes_key: bool
-    along: str = "never called"
-
-    def init(self, key, carry, x):
-        return {}
-
-    def apply(self, params, carry, x, key=None):
-        return carry, 2.0 * x
-
-
 class Front(NamedTuple):
     """The first half: nothing."""
 
@@ -278,7 +265,7 @@ class Front(NamedTuple):
 
 
 class Doubling(NamedTuple):
-    """A network of two halves, or of one with an attribute of the same name."""
+    """A network, and the second half of one, that has something called `along`."""
 
     takes_key: bool
     along: str = "a word"
@@ -305,7 +292,7 @@ class Halved(Doubling):
 
     @property
     def halves(self):
-        return Front(), Half(self.takes_key)
+        return Front(), Doubling(self.takes_key)
 
 
 @pytest.mark.parametrize(

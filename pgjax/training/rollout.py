@@ -106,8 +106,8 @@ def episodes(
 ) -> Transition:
     """Roll out whole episodes, [horizon, N, ...]: reset, run to the horizon, mask all steps after the first end.
 
-    After an end, rows hold the final observation, with mask, action and reward 0. The simulation may stop
-    once all episodes have ended. An episode still running at `environment.horizon` is truncated there.
+    After an end, rows hold the final observation, with mask, action and reward 0. The simulation may stop once all
+    episodes have ended. An episode still running at `environment.horizon` is truncated there.
     Args:
       policy: observation -> distribution, or an `Actor`.
       keys: one per episode, [N].
