@@ -162,3 +162,22 @@ def test_after_gymnax_the_devices_that_xla_was_asked_for_serve_and_another_count
     assert served == ["6", "6", "6"]
     assert "jax has already started" in whatever and "call pgjax.use_cpu_devices() before" in whatever
     assert "SettingError: devices: 2 is set too late: there are 3; jax has already started" in two
+
+
+WITHOUT_SEABORN = """
+import sys
+import pgjax
+from pgjax.runs.settings.start import start
+start()
+import gymnax
+from gymnax.environments.misc import pong
+print("scipy.stats" in sys.modules)
+print(len(pong.sns.color_palette("cubehelix", 4)), "scipy.stats" in sys.modules)
+import seaborn
+print(seaborn is pong.sns, callable(seaborn.relplot))
+"""
+
+
+def test_scripts_import_what_only_a_drawing_of_gymnax_needs_when_it_is_used():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_SEABORN], capture_output=True, text=True, timeout=100)
+    assert done.stdout.splitlines() == ["False", "4 True", "True True"], done.stderr

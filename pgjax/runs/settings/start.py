@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 
 from pgjax.engine.startup import cores, use_cpu_devices
 from pgjax.runs.record.provenance import processor
+from pgjax.runs.settings.on_use import OnUse
 from pgjax.runs.settings.programs import check_programs
 from pgjax.types import SettingError
 
@@ -23,6 +25,7 @@ def start(devices: int | None = None) -> None:
 
     `devices` is their number; default as many as XLA_FLAGS asks for, or one per core.
     """
+    sys.meta_path.insert(0, OnUse("seaborn"))
     gc.freeze()  # what is imported stays: collections while jax traces programs need not look at it
     asked = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     use_cpu_devices(devices or (int(asked[1]) if asked else None))
