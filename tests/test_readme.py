@@ -11,6 +11,7 @@ import pytest
 from scripts import run_here
 
 import pgjax
+from pgjax import ALGORITHMS
 
 ROOT = Path(__file__).parents[1]
 FORMULAS = 45
@@ -176,6 +177,23 @@ def test_the_readme_begins_with_the_main_job_and_the_tests_and_is_short():
     assert first.rstrip().endswith("&& .venv/bin/python experiments/train.py")
     assert second.rstrip().endswith("&& .venv/bin/python -m pytest")
     assert PAGES["README.md"].count("\n") <= MOST_LINES
+
+
+# Tables of methods
+
+
+def section(page, heading):
+    """The text of a page from a heading to the next of the same level."""
+    return re.split(r"^" + heading.split()[0] + " ", PAGES[page].partition(f"\n{heading}\n")[2], flags=re.MULTILINE)[0]
+
+
+def test_the_tables_of_methods_name_every_method():
+    front, guide = section("README.md", "## Methods"), section("pgjax/README.md", "## Methods")
+    family = section("experiments/README.md", "## The ratio family")
+    assert [name for name in ALGORITHMS if not re.search(rf"`(--algorithm )?{name}\b.*`", guide)] == []
+    relatives = [name for name in ALGORITHMS if f"`{name}`" not in front]
+    assert [name for name in relatives if f"`{name}`" not in family] == []
+    assert len(relatives) == 11 and "eleven relatives" in front
 
 
 # The chapter map

@@ -65,5 +65,5 @@ def test_numbers_that_are_rejected():
 def test_a_gru_in_two_halves_is_flax_s():
     cell, h, x = linen.GRUCell(4), jnp.full((2, 4), 0.5), jnp.ones((2, 3))
     params = cell.init(jax.random.key(0), h, x)
-    after, _ = gru.Step(4).apply(params, h, gru.Inputs(4).apply(params, x))
+    after, _ = gru.Step(4).apply(params, h, gru.InputProducts(4).apply(params, x))
     np.testing.assert_allclose(after, cell.apply(params, h, x)[0], rtol=1e-6)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import optax
 
-from pgjax.engine import blocks, control_flow, recurrence, resets
+from pgjax.engine import blocks, control_flow, memory_loop, resets
 from pgjax.types import SettingError
 
 
@@ -30,7 +30,7 @@ class Engine(NamedTuple):
 
     def for_forward_mode(self) -> "Engine":
         """The engine without speed-ups that `jax.jvp` cannot differentiate."""
-        return self._replace(recurrence=recurrence.step_by_step)
+        return self._replace(recurrence=memory_loop.step_by_step)
 
 
 def _on_the_tree(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -43,7 +43,7 @@ PLAIN = Engine(
     in_turn=control_flow.side_by_side,
     scan_while_running=control_flow.scan,
     resets=resets.in_the_loop,
-    recurrence=recurrence.step_by_step,
+    recurrence=memory_loop.step_by_step,
     values=control_flow.values_of_both,
     on_one_vector=_on_the_tree,
 )
@@ -57,7 +57,7 @@ CPU = ACCELERATOR._replace(
     gradient_sum=blocks.in_blocks,
     rows=blocks.rows_in_blocks,
     in_turn=control_flow.in_turn,
-    recurrence=recurrence.own_loop,
+    recurrence=memory_loop.own_loop,
 )
 ENGINES = {"plain": PLAIN, "cpu": CPU, "accelerator": ACCELERATOR}
 

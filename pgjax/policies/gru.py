@@ -13,7 +13,7 @@ from jax.lax import optimization_barrier
 from pgjax.types import Params
 
 
-class Inputs(nn.Module):
+class InputProducts(nn.Module):
     """Products of the gates with the input, [..., 3 · width]: reset, update, new."""
 
     width: int

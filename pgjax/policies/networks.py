@@ -141,7 +141,7 @@ class _Front(nn.Module):
     @nn.compact
     def __call__(self, x: Any, key: Array | None = None) -> Array:
         x = _layer(self, x, key)
-        return gru.Inputs(self.width, name="GRUCell_0")(x) if self.cell == "gru" else x
+        return gru.InputProducts(self.width, name="GRUCell_0")(x) if self.cell == "gru" else x
 
 
 class _Cell(nn.Module):
