@@ -1,26 +1,24 @@
 """How many environment steps per second does training take, and what limits it?
 
 Every shape is trained from scratch several times, and the median is reported; compilation is timed separately. The
-same process also times rollouts with the policy only and with random actions. The arithmetic that an update needs is
-given as a share of the rate of a large matrix product. PPO and A2C of other libraries run with the same settings
-(`pip install "policy-gradients-jax[bench]"`).
+same process also times parts of an update alone: rollouts with the policy only and with random actions, and the
+gradients of the networks. The arithmetic that an update needs is given as a share of the rate of a large matrix
+product. PPO and A2C of other libraries run with the same settings (`pip install "policy-gradients-jax[bench]"`).
 
 Expect PPO to be faster than rejax in every shape on two CPU cores, by most with many environments or seeds. Expect the
 rollout to dominate the time of REINFORCE. Run nothing else at the same time.
 """
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.sharding import PartitionSpec as P
 from parts import peers, results
 from parts.command import as_script, refuse
@@ -28,19 +26,18 @@ from parts.growth import drawn, growth
 from parts.overhead import overhead
 from parts.shapes import QUICK, SHAPES, Shape, built, flops_per_step, ppo_shape
 from parts.tables import fitted, wrapped
+from parts.update_parts import gradient_seconds, rollout_seconds, timed
 
 from pgjax import (
     counters,
     evaluate_runs,
-    rollout,
     sweeps,
     use_cpu_devices,
 )
 from pgjax.engine import devices
-from pgjax.policies.uniform import uniform_policy
 from pgjax.runs.record.provenance import processor
 from pgjax.runs.record.texts import write_text
-from pgjax.types import Agent, Environment, Trainer
+from pgjax.types import Trainer
 
 FEW = {"repeats": 2}  # for --quick
 SEEDS_SHAPE = next(shape for shape in SHAPES if shape.seeds == 16)  # for --overhead
@@ -78,6 +75,7 @@ class Entry(NamedTuple):
     final_return: float
     policy_rollout_share: float = float("nan")  # time of the rollout with the policy only / time of the update
     random_rollout_share: float = float("nan")
+    gradient_share: float = float("nan")  # time of the gradients of the networks alone / time of the update
     share_of_peak: float = float("nan")
 
 
@@ -118,19 +116,6 @@ def devices_in_words() -> str:
     return f"{len(devices)} × {model} ({devices[0].platform})"
 
 
-def timed(call: Callable[[], Any], repeats: int) -> tuple[Any, list[float], float]:
-    """The result of a call, the seconds of each repetition, and the extra seconds of the first call, which compiles."""
-
-    def once() -> tuple[Any, float]:
-        start = time.perf_counter()
-        result = jax.block_until_ready(call())
-        return result, time.perf_counter() - start
-
-    (_, first), *rest = [once() for _ in range(1 + repeats)]
-    seconds = [s for _, s in rest]
-    return rest[-1][0], seconds, first - float(np.median(seconds))
-
-
 def of_pgjax(shape: Shape, repeats: int, measured: int, peak: float) -> Entry:
     """Train a shape from scratch several times, then time `measured` steps of its rollouts alone."""
     environment, agent, trainer = built(shape)
@@ -140,7 +125,8 @@ def of_pgjax(shape: Shape, repeats: int, measured: int, peak: float) -> Entry:
     update = float(np.median(seconds)) / shape.updates
     acting, idle = (rollout_seconds(environment, agent, shape, runs, measured, random=r) for r in (False, True))
     share = steps / shape.updates * flops_per_step(environment, agent, shape) / update / peak
-    shares = acting / update, idle / update, share
+    learning = gradient_seconds(environment, agent, shape, runs, steps / shape.updates)
+    shares = acting / update, idle / update, learning / update, share
     return entry(f"pgjax/{shape.name}", steps, seconds, compiling, float(returns.mean()), *shares)
 
 
@@ -154,42 +140,6 @@ def entry(name: str, steps: int, seconds: Sequence[float], compiling: float, fin
     """An `Entry` from seconds per training."""
     rates = [steps / s for s in seconds]
     return Entry(name, float(np.median(rates)), min(rates), max(rates), compiling, final, *shares)
-
-
-def rollout_seconds(
-    environment: Environment, agent: Agent, shape: Shape, runs: sweeps.Runs, measured: int, *, random: bool
-) -> float:
-    """Seconds of the rollout of one batch on the same devices, with the policy or with random actions."""
-    config, shares = shape.recipe.config, runs.mesh.shape["env"]
-
-    def act(params: Any) -> rollout.Policy:
-        return uniform_policy(environment) if random else rollout.actor(agent, params)
-
-    def one(params: Any, key: Array) -> Any:
-        keys, policy = jax.random.split(key, config.num_envs // shares), act(params)
-        if config.rollout == "episodes":
-            rows, after = rollout.episodes(environment, policy, keys), ()
-        else:
-            memory = policy.initial if isinstance(policy, rollout.Actor) else ()
-            stream = rollout.start_stream(environment, keys, memory)
-            after, rows, _ = rollout.stream(environment, policy, stream, keys, config.num_steps)
-        return rows, after
-
-    def many(params: Any, key: Array) -> Array:
-        def step(key: Array, _: None) -> tuple[Array, Array]:
-            used = [jnp.sum(x) * 1.0 for x in jax.tree.leaves(one(params, key)) if x.dtype != key.dtype]
-            return jax.random.fold_in(key, 1), jnp.stack(used)
-
-        return jax.lax.scan(step, key, None, length)[1]
-
-    rows = environment.horizon if config.rollout == "episodes" else config.num_steps
-    length = max(2, measured // (config.num_envs * rows * shape.seeds))
-    spread = jax.shard_map(
-        jax.vmap(many), mesh=runs.mesh, in_specs=P(devices.SEED_AXIS), out_specs=P(devices.SEED_AXIS), check_vma=False
-    )
-    keys = jax.random.split(jax.random.key(0), shape.seeds)
-    call = jax.jit(spread)
-    return float(np.median(timed(lambda: call(runs.state.params, keys), 3)[1])) / length
 
 
 def matrix_rate(size: int) -> float:
@@ -237,6 +187,7 @@ def show(entries: Sequence[Entry], peak: float) -> None:
         "return",
         "policy rollout",
         "random rollout",
+        "gradients",
         "of peak",
         "vs rejax",
     )
