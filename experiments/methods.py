@@ -4,8 +4,8 @@ Every method uses its defaults, which were chosen on CartPole. The discount, the
 of steps depend on the environment; nothing else is tuned. Methods that work on streams get scaled rewards and a
 learning rate that decays to zero. About fifteen minutes on two CPU cores.
 
-Expect natural gradient and TRPO to be the only methods with top returns everywhere, with a slower start. PPO starts
-fastest, but fails with one seed of five on Catch. V-trace is slow on CartPole. REINFORCE is slowest on Acrobot.
+Expect natural gradient and TRPO to be the only methods with top returns everywhere; they are slowest on Acrobot. PPO
+starts fastest elsewhere than on Pendulum, but fails with one seed of five on Catch. V-trace is slow on CartPole.
 REINFORCE, A2C and V-trace do not solve Pendulum in these steps (random: −1224).
 """
 

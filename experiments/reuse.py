@@ -1,8 +1,8 @@
 """How far can a batch be reused, with which ratios? Every form with 1, 4 and 16 passes over each batch, on CartPole-v1.
 
-Expect all forms to agree with one pass, since all ratios are 1. With sixteen passes they differ, and the second figure
-shows their effective sample sizes. A run whose policy has collapsed takes few steps per batch; it is stopped after
-MAX_BATCHES, and its curve is continued as a constant.
+Expect forms with the same baseline to agree with one pass, since all ratios are 1. With sixteen passes they differ, and
+the second figure shows their effective sample sizes. A run whose policy has collapsed takes few steps per batch; it is
+stopped after MAX_BATCHES, and its curve is continued as a constant.
 """
 
 from dataclasses import replace

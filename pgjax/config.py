@@ -23,8 +23,8 @@ class Config:
         products of ratios need; "stream" runs `num_steps` steps with auto-reset, as actor-critics need.
       num_envs: trajectories (episodes) or parallel environments (stream) per update.
       num_steps: steps per environment and update in "stream"; ignored in "episodes", which run to the horizon.
-      epochs: passes over each batch. From the second on, the policy differs from the one that sampled the batch. With a
-        `policy_step` they are the critic's passes.
+      epochs: passes over each batch. From the second on, the policy differs from the one that sampled the batch. For
+        natural steps and trust regions they are the critic's passes.
       minibatches: gradient steps per pass, each on its share of the batch.
       shuffle: unit of minibatches: whole "environments" (needed by products over time), or single "steps".
       group_size: in "episodes", number of consecutive trajectories that start from the same reset.
@@ -33,7 +33,8 @@ class Config:
       batch_steps: in "episodes", keep only the first episodes that together reach this many steps (0 keeps all).
       mean: "trajectories" divides by their number N (exact); "steps" by the number of executed steps (a ratio
         estimator: another scale and, where lengths vary, another direction).
-      truncation: "bootstrap" adds V(final observation) after a time limit; "terminal" adds nothing.
+      truncation: "bootstrap" adds V(final observation) after a time limit; "terminal" adds nothing. Only with a state
+        critic on a stream.
       discounted_objective: True keeps the factor γ^t in front of step t, the gradient of E[Σ γ^t r_t]; False drops it,
         as most libraries do. With γ < 1 that is the gradient of no function (Nota & Thomas 2020).
       critic: which values are learned: "none", "state" for V(s), "action" for Q(s, a) of discrete actions.

@@ -68,9 +68,14 @@ _AMOUNTS = (*_STEPS, "num_mines", "ops_durations", "machines_remaining_times", "
 """Parts of observations that are declared as a range but are amounts, not codes."""
 
 
+_MASK_TOO_SHORT = "MultiCVRP-v0"
+"""An environment that `make` rejects: its mask has one choice fewer than its actions."""
+
+
 def available() -> list[str]:
-    """Names that `make` knows, with those registered by `jumanji.register`; without those that download levels."""
-    return [PREFIX + name for name, spec in _registration(PREFIX)._REGISTRY.items() if not _downloads(spec)]
+    """Names that can be made, with those registered by `jumanji.register`; without those that download levels."""
+    known = _registration(PREFIX)._REGISTRY
+    return [PREFIX + name for name, spec in known.items() if not _downloads(spec) and name != _MASK_TOO_SHORT]
 
 
 def factory(name: str) -> Entry:

@@ -1,10 +1,10 @@
 """Declarations of what a function depends on, which decide how a batch may be split.
 
-They make training faster.
+Declarations make training faster.
 
-A surrogate (or an estimator's contribution) without one may depend on all steps and trajectories, and is always given a
-whole batch. A credit without one may depend on the ratios, which are then recomputed first. A false declaration gives
-wrong results; `pgjax.testing.assert_declarations` compares declarations with Jacobians.
+A surrogate (or an estimator's contribution) without a declaration may depend on all steps and trajectories, and is
+always given a whole batch. A credit without a declaration may depend on the ratios, which are then recomputed first. A
+false declaration gives wrong results; `pgjax.testing.assert_declarations` compares declarations with Jacobians.
 """
 
 import functools

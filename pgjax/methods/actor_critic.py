@@ -73,7 +73,7 @@ def ppo(
       max_grad_norm: largest norm of the whole gradient.
       standardise: scale advantages to mean 0 and standard deviation 1 in every batch (biased in direction).
       value_clip: largest change of V per batch before its loss is clipped.
-      kl_coefficient: weight β of a penalty KL(π_θ̄ ‖ π_θ); with clip=∞, the paper's other variant.
+      kl_coefficient: weight β of a penalty KL(π_θ̄ ‖ π_θ), the paper's alternative to the clip.
       target_kl: stop updating on a batch when the estimated KL exceeds it.
     Schulman et al. 2017. https://arxiv.org/abs/1707.06347
 
@@ -127,11 +127,11 @@ def natural(
     learning_rate: ArrayLike = 3e-3,
     discount: ArrayLike = 0.99,
 ) -> Recipe:
-    """Natural policy gradient: GAE(λ) × ratio, a step of fixed KL along F⁻¹∇J, and Adam for the critic. Kakade 2001.
+    """Natural policy gradient: GAE(λ) × ratio, a step along F⁻¹∇J, and Adam for the critic. Kakade 2001.
 
     Args:
-      max_kl: KL of a step, averaged over environment steps, to second order.
-      step_size: bound α on the step along F⁻¹∇J; infinity always uses the full `max_kl`.
+      max_kl: largest KL of a step, averaged over environment steps, to second order.
+      step_size: bound α on the step along F⁻¹∇J; with infinity every step has the largest KL.
       damping: number added to the diagonal of the Fisher matrix.
     """
     return _with_policy_step(
@@ -174,7 +174,7 @@ def vtrace_actor_critic(
     Args:
       gae_lambda: decay of the traces.
       max_rho: clipping threshold ρ̄ of the ratio in the target, which decides what the critic converges to.
-      max_c: clipping threshold c̄ of the ratios in the traces, which decides how fast.
+      max_c: clipping threshold c̄ of the ratios in the traces, which decides how fast the critic converges.
     Espeholt et al. 2018. https://arxiv.org/abs/1802.01561
     """
     trace_settings = {"gae_lambda": gae_lambda, "max_rho": max_rho, "max_c": max_c}

@@ -45,8 +45,8 @@ def importance_sampling(
     """Several updates on every batch, whose trajectories are reweighted by one of the FORMS.
 
     `baseline` is a name in BASELINES other than "optimal" and "optimal_per_parameter"; "constant" subtracts
-    `baseline_constant`. "weighted_is" and "weighted_per_decision_is" normalise over the batch instead and take "none",
-    as which the default counts.
+    `baseline_constant`. "weighted_is" and "weighted_per_decision_is" normalise over the batch instead. They
+    accept "none" only, and replace the default by it.
     Args:
       form: a name in FORMS.
       epochs: passes over each batch, with one gradient step each.

@@ -33,7 +33,7 @@ def awr(
 
     The paper regresses on a replay buffer of many old policies; here each batch is sampled by the current policy.
     Args:
-      temperature: divisor of the advantage, β; η of the delightful gate.
+      temperature: divisor β of the advantage; in `delightful` the divisor η in its gate.
       max_weight: largest weight ω_max.
     Peng et al. 2019. https://arxiv.org/abs/1910.00177
     """

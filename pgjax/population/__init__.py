@@ -7,7 +7,7 @@ restored population continues bit for bit. Source: Jaderberg et al. 2017. https:
 """
 
 from pgjax.population.evolution import (
-    OF_THE_MEMBER,
+    KEPT_BY_MEMBER,
     Evolution,
     evolved,
     exploit,
@@ -19,7 +19,7 @@ from pgjax.population.lineage import PARENT, ancestry, lineage
 from pgjax.population.train import chunks, start
 
 __all__ = [
-    "OF_THE_MEMBER",
+    "KEPT_BY_MEMBER",
     "PARENT",
     "Evolution",
     "ancestry",

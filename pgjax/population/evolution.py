@@ -13,7 +13,7 @@ from pgjax import counters
 from pgjax.methods.hyperparameters import ENVIRONMENT_PREFIX, hyperparameters, with_hyperparameters
 from pgjax.types import Algorithm, SettingError, TrainState
 
-OF_THE_MEMBER = ("key", "rollout_state", "update", "env_steps", "skipped")
+KEPT_BY_MEMBER = ("key", "rollout_state", "update", "env_steps", "skipped")
 """Fields of its state that a member keeps when it copies another's. With one key, two members would act alike."""
 
 
@@ -65,9 +65,9 @@ def sources(key: Array, score: Array, may: Array, share: float = 0.25) -> Array:
 
 
 def exploit(state: TrainState, source: Array) -> TrainState:
-    """Every member [R, ...] with the learned state of member `source` [R]; it keeps its own `OF_THE_MEMBER`."""
+    """Every member [R, ...] with the learned state of member `source` [R]; it keeps its own `KEPT_BY_MEMBER`."""
     taken = jax.tree.map(lambda x: x[source], state)
-    taken = taken._replace(**{name: getattr(state, name) for name in OF_THE_MEMBER})
+    taken = taken._replace(**{name: getattr(state, name) for name in KEPT_BY_MEMBER})
     if state.reward_scale is not None:  # running returns belong to the member's environments
         taken = taken._replace(reward_scale=taken.reward_scale._replace(running=state.reward_scale.running))
     return taken

@@ -70,8 +70,8 @@ def loss(
 ) -> tuple[Array, dict[str, Metric]]:
     """Policy loss + value_coefficient · value loss, and metrics. Only the gradient has a meaning, not the value.
 
-    `size` holds the counts of the whole batch, so that the losses of slices add up to that of the batch. Forward mode
-    (`jax.jvp`) cannot differentiate it with a GRU and the engine of a CPU; its gradient it can.
+    `size` holds the counts of the whole batch, so that the losses of slices add up to that of the batch. With a GRU
+    and the engine of a CPU, `jax.jvp` can differentiate this function's gradient, but not the function itself.
     """
     # once for policy and critic
     features = seen(agent, params, batch.transition, batch.memory, engine(config.engine))
