@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -595,3 +596,75 @@ def test_every_default_problem_with_several_steps_shows_dropped_ratios():
             means = oracle.mean_gradients(where.mdp, jax.nn.log_softmax, theta, behaviour)
             for form in (means.prefix, means.suffix, means.first_order):
                 assert jnp.linalg.norm(form - means.exact) > 0.01 * jnp.linalg.norm(means.exact), where.name
+
+
+def credit_loss(log_prob, mask, credit):
+    return -jnp.sum(jnp.where(mask > 0, log_prob * credit, 0.0)) / mask.shape[1]
+
+
+def test_problems_of_one_name_keep_their_own_rows():
+    def own_mean(log_prob, episode_return):
+        return -jnp.mean(jnp.sum(log_prob, 0) * (episode_return - episode_return.mean()))
+
+    bandit = default_problems()[0]
+    found = certify(own_mean, problems=[bandit, bandit._replace(batch_size=3), bandit])
+    assert [p.name for p in found.problems] == ["bandit", "bandit (2)", "bandit (3)"]
+    assert [row.split()[-9] for row in str(found).splitlines()[4:7]] == ["0.5", "0.667", "0.5"]
+    assert "(1 − 1/N) · ∇J" in repr(found)
+
+
+@pytest.mark.parametrize("discount", [0.0, 1e-120, 0.5])
+def test_returns_do_not_need_powers_of_the_discount(discount):
+    problem = default_problems()[2]
+    small = oracle.problem(replace(problem.mdp, discount=discount), problem.logits)
+    found = certify(lambda log_prob, mask, returns: credit_loss(log_prob, mask, returns), problems=small)
+    assert "unbiased for γ = 1 only" in repr(found)
+
+
+def test_a_credit_leaves_the_array_of_its_parameters_name_alone():
+    def loss(log_prob, mask, reward, other):
+        return credit_loss(log_prob, mask, other) + 0.0 * reward.sum()
+
+    named = {"reward": lambda signals: 0.0 * signals.reward + 5.0, "other": "reward"}
+    assert certify(loss, problems=default_problems()[0], names=named).unbiased
+
+
+def test_a_credit_is_read_anew_by_each_certificate():
+    decay = {"lambda": 1.0}
+
+    def credit(signals):
+        return pgjax.gae(signals, gae_lambda=decay["lambda"])
+
+    problem, named = default_problems()[1], {"credit": credit}
+    assert certify(credit_loss, problems=problem, names=named).unbiased
+    decay["lambda"] = 0.0
+    assert not certify(credit_loss, problems=problem, names=named).unbiased
+
+
+DICE = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("credit", "said"),
+    [
+        (lambda s: s.reward * DICE.uniform(), "different result when called again"),
+        (lambda s: (1, 2), r"names\['credit'\].*returns a tuple"),
+        (lambda s: None, r"names\['credit'\].*returns a NoneType"),
+        (lambda s: jnp.ones((7, 5)), r"names\['credit'\].*shape \(7, 5\) for rewards of shape"),
+        (lambda s: 1 / 0, r"names\['credit'\].*ZeroDivisionError"),
+    ],
+)
+def test_bad_credits_are_refused_in_one_line(credit, said):
+    with pytest.raises(SettingError, match=said):
+        certify(credit_loss, problems=default_problems()[1], names={"credit": credit})
+
+
+def test_names_of_problems_are_no_markup():
+    from rich.console import Console
+
+    problem = default_problems()[0]._replace(name="x$_{$ [/b]")
+    found = certify(losses.trajectory_is, problems=problem)
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(found)
+    assert "x$_{$ [/b]" in shown.getvalue()
+    found.plot().canvas.draw()

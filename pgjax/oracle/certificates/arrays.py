@@ -1,6 +1,7 @@
 """Arrays that a loss can take by name."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +49,7 @@ class Data(NamedTuple):
     state: np.ndarray  # s_t, [B, T + 1, N]
     action: np.ndarray  # a_t, [B, T + 1, N]
     mask: np.ndarray  # [B, T + 1, N]; 0 in the last row
+    credits: Mapping[str, np.ndarray] = MappingProxyType({})  # parameter of the loss -> [B, T + 1, N]
 
 
 def batch_arrays(
@@ -63,8 +65,7 @@ def batch_arrays(
     gamma = mdp.discount
     target, sampler, reference = (log_softmax(x) for x in (logits, behaviour, problem.reference))
     reward = mdp.reward[state, action] * mask
-    steps = np.arange(len(mask))[:, None]
-    weighed = np.flip(np.cumsum(np.flip(gamma**steps * reward, 0), axis=0), 0)
+    returns = rewards_to_go(reward, gamma)
 
     make = {
         "log_prob": lambda: target[state, action],
@@ -82,7 +83,7 @@ def batch_arrays(
         "next_value": lambda: problem.value[rollouts.time + 1, rollouts.next_state],
         "action_value": lambda: problem.action_value[rollouts.time, state],
         "discount": lambda: np.full(mask.shape, gamma),
-        "returns": lambda: weighed / np.where(gamma > 0, gamma, 1.0) ** steps if gamma > 0 else reward,
+        "returns": lambda: returns,
     }
 
     def rows(name: str) -> np.ndarray:
@@ -99,14 +100,23 @@ def batch_arrays(
         for s in ("", "s")
     }
     each = {
-        "episode_return": lambda: weighed[0][members],
+        "episode_return": lambda: returns[0][members],
         "lengths": lambda: mask.sum(0).astype(int)[members],
         "group": lambda: np.broadcast_to(
             np.arange(problem.batch_size) // problem.group_size if problem.group_size > 1 else 0, members.shape
         ).astype(int),
     }
     arrays = {name: each[name]() if name in each else rows(name) for name in names}
-    return Data(arrays, *(_of(members, _padded(x)) for x in (state, action, mask)))
+    state, action, mask = (_of(members, _padded(x)) for x in (state, action, mask))
+    return Data(arrays, state, action, mask)
+
+
+def rewards_to_go(reward: np.ndarray, discount: float) -> np.ndarray:
+    """Σ_{t'≥t} γ^{t'−t} r_t', [T, ...] -> [T, ...], from the end backwards: γ^t may be 0 or underflow."""
+    found = np.array(reward, np.float64)
+    for t in range(len(found) - 2, -1, -1):
+        found[t] += discount * found[t + 1]
+    return found
 
 
 def padding_filler(name: str, size: float, actions: int) -> np.ndarray | float | None:

@@ -314,7 +314,18 @@ def _problems(given: Problem | MDP | Iterable[Problem | MDP] | None) -> list[Pro
     for x in made:
         if not isinstance(x, Problem):
             raise SettingError("problems", type(x).__name__, "must be an MDP or a Problem from oracle.problem")
-    return made
+    return _with_different_names(made)
+
+
+def _with_different_names(problems: list[Problem]) -> list[Problem]:
+    """Problems with a number after each name that an earlier one has: results are looked up by name."""
+    taken, renamed = {p.name for p in problems}, []
+    for i, p in enumerate(problems):
+        if p.name in (earlier.name for earlier in renamed):
+            p = p._replace(name=next(n for k in range(i + 1, 2 * i + 3) if (n := f"{p.name} ({k})") not in taken))
+            taken.add(p.name)
+        renamed.append(p)
+    return renamed
 
 
 def _lengths(case: Case) -> tuple[int, int]:

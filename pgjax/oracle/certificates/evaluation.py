@@ -1,36 +1,20 @@
 """Evaluation of a loss on every batch of a problem: the estimate −∇_θ loss, and the probability of the batch."""
 
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from pgjax.estimators.returns import make_signals
 from pgjax.oracle.certificates.arrays import DIFFERENTIATED, PER_TRAJECTORY, Data, batch_arrays, padding_filler
 from pgjax.oracle.certificates.batches import Batches, batch_probability
 from pgjax.oracle.certificates.chain_rule import log_softmax, logit_gradient
+from pgjax.oracle.certificates.credits import SIGNAL_ARRAYS
 from pgjax.oracle.certificates.frameworks import Loss
 from pgjax.oracle.certificates.layouts import Packing, pack, packings, unpack
 from pgjax.oracle.certificates.precision import FLOAT64, Precision, precision_of
 from pgjax.oracle.certificates.problems import Problem
-from pgjax.types import Credit, SettingError, Signals
-
-SIGNAL_ARRAYS = (
-    "log_prob",
-    "behaviour_log_prob",
-    "action",
-    "reward",
-    "mask",
-    "terminated",
-    "truncated",
-    "value",
-    "next_value",
-    "action_value",
-    "discount",
-    "group",
-)
+from pgjax.types import SettingError
 
 
 class Case(NamedTuple):
@@ -98,43 +82,12 @@ def estimates(
 def case_data(
     case: Case, logits: np.ndarray, behaviour: np.ndarray, change: Callable[[Data], Data] | None = None
 ) -> Data:
-    """The arrays that the loss takes, by parameter; credits are computed after `change`."""
+    """The arrays that the loss takes, by name, and its credits, by parameter, computed after `change`."""
     named = [source for source in case.loss.sources.values() if isinstance(source, str)]
-    credits = {p: source for p, source in case.loss.sources.items() if not isinstance(source, str)}
-    wanted = dict.fromkeys([*named, *(SIGNAL_ARRAYS if credits else ())])
+    wanted = dict.fromkeys([*named, *(SIGNAL_ARRAYS if case.loss.credits else ())])
     data = batch_arrays(case.problem, case.batches, logits, behaviour, wanted)
     data = data if change is None else change(data)
-    made = {p: _credit(source, data) for p, source in credits.items()}
-    return data._replace(arrays=data.arrays | made)
-
-
-def _credit(credit: Credit, data: Data) -> np.ndarray:
-    with jax.enable_x64(True):
-        found = np.asarray(_signals_program(credit)(signal_arrays(data)))
-    return np.pad(np.where(data.mask[:, :-1] > 0, found, 0.0), ((0, 0), (0, 1), (0, 0)))
-
-
-def signal_arrays(data: Data) -> dict[str, np.ndarray]:
-    """The arguments of `signals_of`, without the row of padding."""
-    return {
-        name: x if name in PER_TRAJECTORY else x[:, :-1] for name, x in data.arrays.items() if name in SIGNAL_ARRAYS
-    }
-
-
-@lru_cache(maxsize=64)
-def _signals_program(credit: Credit) -> Callable:
-    return jax.jit(jax.vmap(lambda arrays: credit(signals_of(**arrays)) + 0.0 * arrays["reward"]))
-
-
-def signals_of(
-    log_prob: jax.Array,
-    behaviour_log_prob: jax.Array,
-    reward: jax.Array,
-    **rest: Any,
-) -> Signals:
-    """The library's Signals of one batch, under stop-gradient."""
-    rest |= {"log_ratio": log_prob - behaviour_log_prob, "behaviour_log_prob": behaviour_log_prob}
-    return jax.lax.stop_gradient(make_signals(reward, **rest))
+    return data._replace(credits={p: program(data) for p, program in case.loss.credits.items()})
 
 
 def slopes(case: Case, data: Data, *, filler: float | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +117,7 @@ def _packed(
 
     def one(parameter: str) -> np.ndarray:
         source = loss.sources[parameter]
-        array = data.arrays[source if isinstance(source, str) else parameter]
+        array = data.arrays[source] if isinstance(source, str) else data.credits[parameter]
         name = source if isinstance(source, str) else ""
         fill = None if filler is None or name in PER_TRAJECTORY else padding_filler(name, filler, actions)
         return pack(packing, name, array, fill)
@@ -188,7 +141,10 @@ def _check_finite(case: Case, data: Data, values: np.ndarray, gradient: np.ndarr
 
 
 def check_repeatable(case: Case) -> np.ndarray:
-    """Values of the loss on eight of the longest batches; a SettingError if a second, newly traced run differs."""
+    """Values of the loss on eight of the longest batches; a SettingError if a second, newly traced run differs.
+
+    Credits are compared too.
+    """
     members = case.batches.members
     longest = case.batches.rollouts.mask.sum(0)[members].max(-1)
     few = np.argsort(longest, kind="stable")[-8:]
@@ -197,8 +153,12 @@ def check_repeatable(case: Case) -> np.ndarray:
     )
     packed = _packed(case.loss, packings(data.mask[:, :-1], case.layout, case.pad_to)[-1], data)
     with np.errstate(invalid="ignore", over="ignore"):
-        first, second = (case.loss.evaluate(packed), case.loss.again(packed))
-        tolerance = precision_of(first[0]).rounding
+        again = data._replace(credits={p: program(data) for p, program in case.loss.credits_again.items()})
+        first, second = (
+            (case.loss.evaluate(packed), data.credits),
+            (case.loss.again(packed), again.credits),
+        )
+        tolerance = precision_of(first[0][0]).rounding
         same = [
             np.allclose(a, b, rtol=tolerance, atol=tolerance / 1000 * np.abs(a).max(initial=0.0), equal_nan=True)
             for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
@@ -209,4 +169,4 @@ def check_repeatable(case: Case) -> np.ndarray:
             "remove randomness and side effects"
         )
         raise SettingError("loss", case.loss.name, reason)
-    return first[0]
+    return first[0][0]

@@ -11,15 +11,13 @@ import numpy as np
 
 from pgjax.estimators.contracts import name_of
 from pgjax.oracle.certificates.arrays import ARRAYS, DIFFERENTIATED
+from pgjax.oracle.certificates.credits import CreditProgram, credit_program
 from pgjax.oracle.certificates.precision import coarsest_type
+from pgjax.oracle.certificates.programs import QUICK, in_chunks
 from pgjax.release import pip_install
 from pgjax.types import Credit, SettingError
 
-CHUNK = 128  # batches in one call of a compiled program
 FRAMEWORKS = ("jax", "numpy", "torch")
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""Compile fast: a loss runs for milliseconds only."""
-
 Arrays = dict[str, np.ndarray]
 Evaluate = Callable[[Arrays], tuple[np.ndarray, Arrays]]
 """Arrays by parameter, [b, ...] -> values [b] in the loss's floating type, and slopes by parameter, [b, ...]."""
@@ -34,6 +32,8 @@ class Loss(NamedTuple):
     sources: dict[str, str | Credit]
     evaluate: Evaluate  # values and slopes of batches
     again: Evaluate  # like `evaluate`, with a JAX function traced anew
+    credits: dict[str, CreditProgram]  # by parameter
+    credits_again: dict[str, CreditProgram]  # traced anew
 
     @property
     def differentiated(self) -> list[str]:
@@ -67,7 +67,9 @@ def as_loss(
     else:
         evaluate = _numpy(torch_gradient(function, wanted) if framework == "torch" else function, name, wanted)
         again = evaluate
-    return Loss(name, framework, sources, evaluate, again)
+    given = {p: source for p, source in sources.items() if not isinstance(source, str)}
+    credits, credits_again = ({p: credit_program(c, p) for p, c in given.items()} for _ in range(2))
+    return Loss(name, framework, sources, evaluate, again, credits, credits_again)
 
 
 def _sources(function: Callable, names: dict[str, str | Credit], without: set[str]) -> dict[str, str | Credit]:
@@ -156,15 +158,6 @@ def _jax(function: Callable, name: str, wanted: list[str]) -> Evaluate:
             raise _failed(name, arrays, error) from error
 
     return evaluate
-
-
-def in_chunks(program: Callable[[Any], Any], arrays: Arrays, axis: int = 0) -> Any:
-    """Run a program on arrays [b, ...] in chunks of CHUNK rows, compiled once; outputs have batches along `axis`."""
-    count, parts = len(next(iter(arrays.values()))), []
-    for start in range(0, count, CHUNK):
-        at = np.minimum(np.arange(start, start + CHUNK), count - 1)  # repeats the last row to fill the chunk
-        parts.append(jax.device_get(program({name: x[at] for name, x in arrays.items()})))
-    return jax.tree.map(lambda *x: np.take(np.concatenate(x, axis), range(count), axis), *parts)
 
 
 def _numpy(function: Callable, name: str, wanted: list[str]) -> Evaluate:

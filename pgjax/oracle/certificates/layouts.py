@@ -25,7 +25,7 @@ class Packing(NamedTuple):
 
 def check_layout(layout: str, pad_to: str) -> None:
     """Raise a SettingError for an unknown layout or padding length."""
-    if layout not in LAYOUTS:
+    if not isinstance(layout, str) or layout not in LAYOUTS:
         raise SettingError("layout", layout, f"must be one of {', '.join(LAYOUTS)}")
     if pad_to not in ("longest", "horizon"):
         raise SettingError("pad_to", pad_to, 'must be "longest" (the longest trajectory of the batch) or "horizon"')

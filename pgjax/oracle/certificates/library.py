@@ -40,9 +40,10 @@ from pgjax.estimators.returns import (
 from pgjax.estimators.surrogates import clipped_ratio, prefix_product, ratio, score, stopped_prefix, trajectory_weight
 from pgjax.oracle.certificates.arrays import batch_arrays
 from pgjax.oracle.certificates.chain_rule import log_softmax
-from pgjax.oracle.certificates.evaluation import SIGNAL_ARRAYS, Case, Estimates, signal_arrays, signals_of
-from pgjax.oracle.certificates.frameworks import CHUNK, QUICK, in_chunks
+from pgjax.oracle.certificates.credits import SIGNAL_ARRAYS, signal_arrays, signals_of
+from pgjax.oracle.certificates.evaluation import Case, Estimates
 from pgjax.oracle.certificates.precision import NEARLY
+from pgjax.oracle.certificates.programs import CHUNK, QUICK, in_chunks
 from pgjax.training.loss import Batch, policy_loss
 from pgjax.types import Agent, Algorithm, Estimator, SettingError, Signals, Transition
 

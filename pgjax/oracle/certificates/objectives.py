@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pgjax.oracle.certificates.arrays import rewards_to_go
 from pgjax.oracle.certificates.batches import trajectory_probability
 from pgjax.oracle.certificates.chain_rule import log_softmax, score_tables
 from pgjax.oracle.certificates.problems import Problem
@@ -66,5 +67,5 @@ def _to_go(problem: Problem, rollouts: Rollouts, objective: Objective) -> np.nda
     reward = problem.mdp.reward[rollouts.state, rollouts.action] * mask
     if objective.time_limit == "goes on":
         reward = reward + gamma * rollouts.truncated * problem.value[rollouts.time + 1, rollouts.next_state]
-    to_go = np.flip(np.cumsum(np.flip(gamma**steps * reward, 0), axis=0), 0)
-    return to_go / np.where(gamma > 0, gamma, 1.0) ** steps if objective.discount == DROPPED else to_go
+    to_go = rewards_to_go(reward, gamma)
+    return to_go if objective.discount == DROPPED else gamma**steps * to_go

@@ -76,11 +76,11 @@ def as_rich(c: Certificate) -> Any:
     from rich.text import Text
 
     head, rows = table(c)
-    numbers = Table(title=Text(headline(c), style="bold"), caption=about(c), title_justify="left")
+    numbers = Table(title=Text(headline(c), style="bold"), caption=Text(about(c)), title_justify="left")
     for i, name in enumerate(head):
         numbers.add_column(name, justify="left" if i == 0 else "right")
     for row in rows:
-        numbers.add_row(*row)
+        numbers.add_row(*(Text(cell) for cell in row))  # names of problems may look like markup
     words = Table(show_header=False, box=None, padding=(0, 1))
     for _ in range(2):
         words.add_column(overflow="fold")
@@ -117,7 +117,7 @@ def as_figure(c: Certificate) -> Any:
     figure, (components, distances, noise) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     on_policy = c.on_policy
     for i, row in enumerate(on_policy):
-        components.plot(row.gradient, row.mean, "osD^v<>"[i % 7], color=f"C{i}", label=row.problem, alpha=0.8)
+        components.plot(row.gradient, row.mean, "osD^v<>"[i % 7], color=f"C{i}", label=_plain(row.problem), alpha=0.8)
         mine = [r for r in c.rows if r.problem == row.problem and r.distance > 0 and r.error is not None]
         # Errors of 0 are drawn at the rounding level.
         distances.loglog([r.distance for r in mine], [max(r.error or 0.0, 1e-16) for r in mine], ".-", color=f"C{i}")
@@ -134,12 +134,17 @@ def as_figure(c: Certificate) -> Any:
     bias = np.array([r.mean_squared_error - r.variance for r in on_policy]) / sizes
     noise.bar(places - 0.2, variance, 0.4, color="0.75", label="variance of one batch")
     noise.bar(places + 0.2, bias, 0.4, color="C3", label="bias²")
-    names = ["\n".join([*t.name.split(), f"N = {t.batch_size}"]) for t in c.problems]
+    names = ["\n".join([*_plain(t.name).split(), f"N = {t.batch_size}"]) for t in c.problems]
     noise.set_xticks(places, names, fontsize=8)
     noise.set(title="on-policy, relative to ‖∇J‖²")
     noise.legend(fontsize=8, frameon=False)
     for axes in (components, distances, noise):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(headline(c), fontsize=11)
+    figure.suptitle(_plain(headline(c)), fontsize=11)
     return figure
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib draws as it is, without formulas."""
+    return text.replace("$", r"\$")
