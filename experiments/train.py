@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pgjax import SettingError, population, sweeps
 from pgjax.engine import hosts
@@ -194,7 +195,8 @@ def draw(settings: Settings, path: Path, last: list) -> None:
 
 def show(path: Path, settings: Settings, rows: list) -> None:
     """Print the table of final returns."""
-    table = Table(title=f"{settings.environment}, {settings.algorithm}: mean of {settings.eval_episodes} episodes")
+    title = f"{settings.environment}, {settings.algorithm}: mean of {settings.eval_episodes} episodes"
+    table = Table(title=Text(title, style="table.title"))
     for name in ("seed", "env steps", "sampled return", "greedy return"):
         table.add_column(name, justify="right")
     for seed, steps, sampled, greedy, _ in rows:
@@ -204,7 +206,7 @@ def show(path: Path, settings: Settings, rows: list) -> None:
     table.add_row("mean", f"{steps:,.0f}", f"{sampled:.2f}", f"{greedy:.2f}", style="bold")
     console = Console()
     console.print(table)
-    console.print(f"results are in {path}", soft_wrap=True, highlight=False)
+    console.print(f"results are in {path}", soft_wrap=True, highlight=False, markup=False)
 
 
 if __name__ == "__main__":

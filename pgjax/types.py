@@ -280,6 +280,28 @@ class Environment(NamedTuple):
         """Hash of the functions; the observation may be an unhashable dict."""
         return hash((self.name, self.reset, self.step, self.horizon))
 
+    def __eq__(self, other: object) -> bool:
+        """Whether all fields are equal; arrays among them, such as an example as `observation`, are compared whole."""
+        return self is other or (isinstance(other, Environment) and all(map(_same, self, other)))
+
+    def __ne__(self, other: object) -> bool:
+        """The opposite of `==`."""
+        return not self == other
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two pytrees, or mappings of arrays, are equal."""
+    a, b = (dict(x) if isinstance(x, Mapping) else x for x in (a, b))
+    (of_a, structure), (of_b, other) = jax.tree.flatten(a), jax.tree.flatten(b)
+    return structure == other and all(map(_same_leaf, of_a, of_b))
+
+
+def _same_leaf(x: Any, y: Any) -> bool:
+    if x is y or isinstance(x, Tracer) or isinstance(y, Tracer):
+        return x is y
+    arrays = isinstance(x, np.ndarray | Array) or isinstance(y, np.ndarray | Array)
+    return np.array_equal(x, y) if arrays else bool(x == y)
+
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["data"], meta_fields=["kind"])
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from flax import nnx
 from pgjax import (
     Environment,
     SettingError,
+    environments,
     evaluate,
     from_networks,
     importance_sampling,
@@ -178,3 +179,45 @@ def test_the_same_arguments_give_the_same_agent_also_where_it_is_first_made_insi
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
     with jax.enable_x64(True):
         assert make_agent(environment, hidden=(3,)) is not agent
+
+
+@pytest.mark.parametrize("hidden", [4, (4.0,), "64", (0,), ((4,),), (4, (4,))])
+def test_widths_that_are_none_are_refused(hidden):
+    with pytest.raises(SettingError, match="hidden.*must be positive whole numbers"):
+        make_agent(environments.make("CartPole-v1"), hidden=hidden)
+
+
+def test_an_example_may_stand_for_an_observation():
+    def reset(key):
+        return jnp.zeros(3), 0
+
+    def step(key, state, action):
+        return jnp.zeros(3), state + 1, 1.0, state >= 3, False
+
+    first, again, other = (
+        Environment("small", reset, step, np.zeros(n, np.float32), None, Discrete(2), horizon=5) for n in (3, 3, 4)
+    )
+    assert first == again and first != other
+    assert len({first, again, other}) == 2
+    assert make_agent(first) is make_agent(again)
+
+
+def test_categories_of_two_may_be_booleans():
+    def reset(key):
+        return jnp.zeros(3, bool), 0
+
+    def step(key, state, action):
+        return jnp.ones(3, bool), state + 1, 1.0, state >= 3, False
+
+    seen = jax.ShapeDtypeStruct((3,), bool)
+    agent = make_agent(Environment("bits", reset, step, seen, 2, Discrete(2), horizon=5))
+    params = agent.init(jax.random.key(0))
+    logits = agent.policy(params, jnp.array([[False] * 3, [True] * 3])).logits
+    assert logits.shape == (2, 2) and not np.allclose(logits[0], logits[1])
+
+
+def test_an_observation_without_numbers_is_refused():
+    empty = jax.ShapeDtypeStruct((0, 2), jnp.float32)
+    environment = Environment("empty", lambda key: None, lambda *_: None, empty, None, Discrete(2), horizon=5)
+    with pytest.raises(SettingError, match="empty.*without numbers"):
+        make_agent(environment)

@@ -7,8 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
-from pgjax import environments, evaluate_runs, make_agent, make_trainer, reinforce, run_updates, sweep, sweeps, train
+from pgjax import (
+    environments,
+    evaluate_runs,
+    make_agent,
+    make_trainer,
+    product,
+    reinforce,
+    run_updates,
+    sweep,
+    sweeps,
+    total_return,
+    train,
+)
 from pgjax.types import SettingError
 
 MOST = 2**31 - 1
@@ -178,3 +191,21 @@ def test_evaluation_takes_keys_of_either_kind(problem):
     for episodes in (0, 2.5, 2**31):
         with pytest.raises(SettingError, match="^episodes: "):
             evaluate_runs(environment, agent, runs, jax.random.key(0), episodes=episodes)
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        ({3: [1.0]}, "over: 3 must be the name of a hyperparameter"),
+        ([("learning_rate", [1.0])], "over: .* must be one or more settings"),
+        ({"weights": [1.0, 2.0]}, r"weights: .*shape \(3,\).* cannot be swept: it is an array"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused_in_one_line(problem, over, said):
+    def weighed(log_ratio, credit, continues, weights):
+        return jnp.exp(log_ratio) * credit * weights.sum()
+
+    *_, trainer, algorithm = problem
+    estimator = product(total_return, Partial(weighed, weights=jnp.arange(3.0)))
+    with pytest.raises(SettingError, match=said):
+        sweeps.start(trainer, algorithm._replace(estimator=estimator), over=over)

@@ -62,6 +62,8 @@ def make(name: str, *, randomise: Ranges | None = None, **settings: Any) -> Envi
     >>> make("DeepSea-bsuite:size=10").observation.shape
     (10, 10)
     """
+    if not isinstance(name, str):
+        raise SettingError("environment", name, "must be a name, such as CartPole-v1")
     plain, settings = _settings(name, settings)
     if randomise is not None and not isinstance(randomise, Mapping):
         raise SettingError("randomise", randomise, "must be a mapping, name -> (low, high)")

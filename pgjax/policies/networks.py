@@ -1,7 +1,7 @@
 """Networks of the library. Only this module, `convolution` and `gru` import flax."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import flax.linen as nn
@@ -205,6 +205,7 @@ def make_agent(
     """
     check_policy(environment, policy, critic)
     leaves(environment)
+    hidden = _widths(hidden)
     images = bool(image_leaves(environment))
     _check(environment, network, hidden, critic, shared, memory, separate_memory, dropout, layer_norm, images)
     images = images and network != "mlp"
@@ -214,7 +215,7 @@ def make_agent(
         jnp.result_type(float),
         policy=policy,
         images=images,
-        layers=tuple(hidden),
+        layers=hidden,
         critic=critic,
         shared=shared,
         memory=memory,
@@ -281,6 +282,14 @@ def _carry(memory: str | nn.RNNCellBase, width: int) -> Any:
     return carry
 
 
+def _widths(hidden: Any) -> tuple[int, ...]:
+    """Widths of the dense layers as plain integers, or a SettingError."""
+    widths: list[Any] = list(hidden) if isinstance(hidden, Iterable) else [None]
+    if not all(isinstance(x, int | np.integer) and x >= 1 for x in widths):
+        raise SettingError("hidden", hidden, "must be positive whole numbers, such as (64, 64)")
+    return tuple(int(width) for width in widths)
+
+
 def _check(
     environment: Environment,
     network: str,
@@ -301,8 +310,6 @@ def _check(
     if network == "cnn" and not images:
         shape = getattr(environment.observation, "shape", None)
         raise SettingError("network", network, f"needs images [height, width, channels]; observations are {shape}")
-    if any(width < 1 for width in hidden):
-        raise SettingError("hidden", tuple(hidden), "must be positive widths")
     if not hidden and (shared or memory != "none"):
         raise SettingError("hidden", tuple(hidden), "needs at least one layer for shared=True or a memory")
     if shared and critic == "none":

@@ -1,5 +1,6 @@
 """Observations as network inputs: flattened numbers, one-hot categories, images; without action masks."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,12 +26,14 @@ def default_features(environment: Environment, *, flatten: bool = True) -> Calla
     seen, images = seen_leaves(environment), [] if flatten else image_leaves(environment)
     if not seen:
         raise SettingError("environment", environment.name, "has no observation for a network, only action masks")
+    if not any(math.prod(shapes[i].shape) for i in seen):
+        raise SettingError("environment", environment.name, "has an observation without numbers: every array is empty")
 
     def one(x: Any, i: int) -> Array:
         count, shape = counts[i], shapes[i].shape
         x = jnp.asarray(x)
         leading = x.shape[: x.ndim - len(shape)]
-        x = x.astype(jnp.float32) if count is None else jax.nn.one_hot(x, count, dtype=jnp.float32)
+        x = x.astype(jnp.float32) if count is None else jax.nn.one_hot(x.astype(jnp.int32), count, dtype=jnp.float32)
         return x.reshape(*leading, *(shape[:2] if i in images else ()), -1)
 
     def features(observation: Any) -> Any:

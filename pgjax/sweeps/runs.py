@@ -21,7 +21,12 @@ from pgjax.engine.devices import SEED_AXIS
 from pgjax.engine.memory import LARGE, check_room
 from pgjax.environments.parameters import check_parameters
 from pgjax.estimators.reductions import ENV_AXIS
-from pgjax.methods.hyperparameters import ENVIRONMENT_PREFIX, check_hyperparameters, with_hyperparameters
+from pgjax.methods.hyperparameters import (
+    ENVIRONMENT_PREFIX,
+    check_hyperparameters,
+    hyperparameters,
+    with_hyperparameters,
+)
 from pgjax.training.sharing import plan
 from pgjax.types import Algorithm, SettingError, Trainer, TrainState, check_algorithm
 
@@ -154,6 +159,10 @@ def start(
     count = len(combinations) * each
     check_runs(trainer, algorithm, len(chosen), count)
     settings = {name: np.repeat([c[name] for c in combinations], each) for name in combinations[0]}
+    for name, now in hyperparameters(algorithm).items():
+        swept = name if name in settings else name.split(".")[-1]
+        if swept in settings and np.ndim(now) > 0:
+            raise SettingError(swept, f"of shape {np.shape(now)}", "cannot be swept: it is an array, not one number")
     whole = with_hyperparameters(algorithm, settings)
     check_hyperparameters(whole)
     varying = {name: settings.get(ENVIRONMENT_PREFIX + name, x) for name, x in (whole.environment or {}).items()}
@@ -189,15 +198,19 @@ def take(trainer: Trainer, runs: Runs, positions: Sequence[int], devices: Sequen
 def _combinations(over: Over) -> list[dict[str, float]]:
     if isinstance(over, Mapping):
         for name, values in over.items():
+            if not isinstance(name, str):
+                raise SettingError("over", name, "must be the name of a hyperparameter")
             if np.ndim(values) == 0:
                 raise SettingError(name, values, "must be a list of the values to sweep")
             if len(values) == 0:
                 raise SettingError(name, list(values), "has no values to sweep")
         listed = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
     else:
-        listed = [dict(setting) for setting in over]
+        settings = list(over)
+        mappings = all(isinstance(setting, Mapping) for setting in settings)
+        listed = [dict(setting) for setting in settings] if mappings else []
         if not listed or any(setting.keys() != listed[0].keys() for setting in listed):
-            raise SettingError("over", listed, "must be one or more settings of the same hyperparameters")
+            raise SettingError("over", settings, "must be one or more settings of the same hyperparameters")
     for name, value in (pair for setting in listed for pair in setting.items()):
         if np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "iuf":
             raise SettingError(name, value, "cannot be swept: each value must be one number")

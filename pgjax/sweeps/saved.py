@@ -63,7 +63,7 @@ def load(
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         seeds = arrays.pop("seeds")
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, TypeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise SettingError("path", str(path), "is not a file written by Runs.save") from error
     settings = {name.removeprefix(SETTING): arrays.pop(name) for name in list(arrays) if name.startswith(SETTING)}
     count = len(seeds)

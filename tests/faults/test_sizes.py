@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 from runs import TINY
 
@@ -52,6 +53,8 @@ def test_runs_that_are_no_file_are_refused_at_once(tmp_path):
     environment = environments.make("SimpleBandit-bsuite")
     trainer, algorithm = make_trainer(environment, make_agent(environment, hidden=()), Config(num_envs=2)), reinforce()
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", tmp_path, tmp_path / "none"):
+    (tmp_path / "empty").touch()
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    for path in (tmp_path / "pipe", tmp_path, tmp_path / "none", tmp_path / "empty", tmp_path / "one.npy"):
         with pytest.raises(SettingError, match="is not a file written by Runs.save"):
             sweeps.load(path, trainer, algorithm.algorithm)
