@@ -215,11 +215,11 @@ class _FixedOptimizer:
 
 
 def as_partial(function: Callable) -> Partial:
-    """Convert a function to a pytree: numbers bound in it are leaves, functions bound in it are not."""
+    """Convert a function to a pytree: numbers bound in it are leaves, functions and strings bound in it are not."""
     if not isinstance(function, functools.partial):
         return Partial(function)
     bound = (*enumerate(function.args), *function.keywords.items())
-    fixed = {place: x for place, x in bound if callable(x) and not isinstance(x, Partial)}
+    fixed = {place: x for place, x in bound if (callable(x) and not isinstance(x, Partial)) or isinstance(x, str)}
     if isinstance(function, Partial) and not fixed:
         return function  # another wrapper would hide the bound numbers
     args = [x for place, x in enumerate(function.args) if place not in fixed]
@@ -228,9 +228,9 @@ def as_partial(function: Callable) -> Partial:
 
 
 class _Bound:
-    """A function with others bound in it; compares equal for the same ones, so compiled programs are reused."""
+    """A function with others or strings bound in it; equal for the same ones, so that compiled programs are reused."""
 
-    def __init__(self, function: Callable, fixed: dict[Any, Callable]):
+    def __init__(self, function: Callable, fixed: dict[Any, Callable | str]):
         self.function, self.fixed = function, fixed
         self.__name__ = getattr(function, "__name__", type(function).__name__)
 

@@ -11,6 +11,7 @@ import losses
 import numpy as np
 import pytest
 import reference
+from jax.tree_util import Partial
 from losses import FIXED, GROUPED, LIMITED, SHORT, SMALL, VARIED
 
 import pgjax
@@ -668,3 +669,14 @@ def test_names_of_problems_are_no_markup():
     Console(file=shown, width=200).print(found)
     assert "x$_{$ [/b]" in shown.getvalue()
     found.plot().canvas.draw()
+
+
+def test_a_string_that_is_bound_is_a_part_of_the_function():
+    def surrogate(log_ratio, credit, continues, kind, scale):
+        return {"once": 1.0, "twice": 2.0}[kind] * scale * jnp.exp(log_ratio) * credit
+
+    for kind, scale in (("once", 0.5), ("twice", 1.0)):
+        estimator = product(total_return, Partial(surrogate, kind=kind, scale=0.5))
+        algorithm = pgjax.reinforce().algorithm._replace(estimator=estimator)
+        assert {"kind", "scale"} & set(pgjax.hyperparameters(algorithm)) == {"scale"}
+        assert certify(estimator, problems=default_problems()[0]).scale == pytest.approx((scale, scale))
