@@ -193,19 +193,28 @@ def test_evaluation_takes_keys_of_either_kind(problem):
             evaluate_runs(environment, agent, runs, jax.random.key(0), episodes=episodes)
 
 
+def weighed(log_ratio, credit, continues, weights):
+    return jnp.exp(log_ratio) * credit * weights.sum()
+
+
 @pytest.mark.parametrize(
     ("over", "said"),
     [
         ({3: [1.0]}, "over: 3 must be the name of a hyperparameter"),
         ([("learning_rate", [1.0])], "over: .* must be one or more settings"),
-        ({"weights": [1.0, 2.0]}, r"weights: .*shape \(3,\).* cannot be swept: it is an array"),
+        ({"weights": [1.0, 2.0]}, r"weights: .*shape \(3,\).* is an array, which one number cannot replace"),
     ],
 )
 def test_what_cannot_be_swept_is_refused_in_one_line(problem, over, said):
-    def weighed(log_ratio, credit, continues, weights):
-        return jnp.exp(log_ratio) * credit * weights.sum()
-
     *_, trainer, algorithm = problem
     estimator = product(total_return, Partial(weighed, weights=jnp.arange(3.0)))
     with pytest.raises(SettingError, match=said):
         sweeps.start(trainer, algorithm._replace(estimator=estimator), over=over)
+
+
+def test_an_array_of_running_runs_is_not_replaced_by_a_number(problem):
+    *_, trainer, algorithm = problem
+    estimator = product(total_return, Partial(weighed, weights=jnp.arange(3.0)))
+    runs = sweeps.start(trainer, algorithm._replace(estimator=estimator), seeds=2)
+    with pytest.raises(SettingError, match=r"weights: .*shape \(3,\).* is an array"):
+        runs.with_hyperparameters(weights=1.0)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 import numpy as np
@@ -99,6 +99,16 @@ def check_hyperparameters(algorithm: Algorithm) -> None:
     for name, values in hyperparameters(algorithm).items():
         for value in np.ravel(np.asarray(values, np.float64)).tolist():
             check_number(name, value)
+
+
+def check_single_numbers(algorithm: Algorithm, names: Iterable[str]) -> None:
+    """Reject names of hyperparameters that are arrays, which single numbers would replace."""
+    for full, value in hyperparameters(algorithm).items():
+        named = {full, full.split(".")[-1]}.intersection(names)
+        if named and np.ndim(value) > 0:
+            raise SettingError(
+                min(named), f"of shape {np.shape(value)}", "is an array, which one number cannot replace"
+            )
 
 
 def check_number(name: str, value: float) -> None:

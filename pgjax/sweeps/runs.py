@@ -24,7 +24,7 @@ from pgjax.estimators.reductions import ENV_AXIS
 from pgjax.methods.hyperparameters import (
     ENVIRONMENT_PREFIX,
     check_hyperparameters,
-    hyperparameters,
+    check_single_numbers,
     with_hyperparameters,
 )
 from pgjax.training.sharing import plan
@@ -89,6 +89,7 @@ class Runs(NamedTuple):
                     name, f"of shape {np.shape(value)}", f"must be one number, or one for each of {count} runs"
                 )
         columns = {name: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (count,)) for name, x in values.items()}
+        check_single_numbers(jax.tree.map(lambda x: x[0], self.algorithm), columns)
         algorithm = with_hyperparameters(self.algorithm, columns)
         if jax.tree.structure(algorithm) != jax.tree.structure(self.algorithm):
             raise SettingError(
@@ -159,10 +160,7 @@ def start(
     count = len(combinations) * each
     check_runs(trainer, algorithm, len(chosen), count)
     settings = {name: np.repeat([c[name] for c in combinations], each) for name in combinations[0]}
-    for name, now in hyperparameters(algorithm).items():
-        swept = name if name in settings else name.split(".")[-1]
-        if swept in settings and np.ndim(now) > 0:
-            raise SettingError(swept, f"of shape {np.shape(now)}", "cannot be swept: it is an array, not one number")
+    check_single_numbers(algorithm, settings)
     whole = with_hyperparameters(algorithm, settings)
     check_hyperparameters(whole)
     varying = {name: settings.get(ENVIRONMENT_PREFIX + name, x) for name, x in (whole.environment or {}).items()}

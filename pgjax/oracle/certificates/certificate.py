@@ -318,14 +318,13 @@ def _problems(given: Problem | MDP | Iterable[Problem | MDP] | None) -> list[Pro
 
 
 def _with_different_names(problems: list[Problem]) -> list[Problem]:
-    """Problems with a number after each name that an earlier one has: results are looked up by name."""
-    taken, renamed = {p.name for p in problems}, []
+    """Problems whose names differ, by the position added to a repeated one: results are looked up by name."""
+    found: list[Problem] = []
     for i, p in enumerate(problems):
-        if p.name in (earlier.name for earlier in renamed):
-            p = p._replace(name=next(n for k in range(i + 1, 2 * i + 3) if (n := f"{p.name} ({k})") not in taken))
-            taken.add(p.name)
-        renamed.append(p)
-    return renamed
+        while p.name in {earlier.name for earlier in found}:
+            p = p._replace(name=f"{p.name} ({i + 1})")
+        found.append(p)
+    return found
 
 
 def _lengths(case: Case) -> tuple[int, int]:

@@ -153,11 +153,8 @@ def check_repeatable(case: Case) -> np.ndarray:
     )
     packed = _packed(case.loss, packings(data.mask[:, :-1], case.layout, case.pad_to)[-1], data)
     with np.errstate(invalid="ignore", over="ignore"):
-        again = data._replace(credits={p: program(data) for p, program in case.loss.credits_again.items()})
-        first, second = (
-            (case.loss.evaluate(packed), data.credits),
-            (case.loss.again(packed), again.credits),
-        )
+        credits_again = {p: program(data) for p, program in case.loss.credits_again.items()}
+        first, second = (case.loss.evaluate(packed), data.credits), (case.loss.again(packed), credits_again)
         tolerance = precision_of(first[0][0]).rounding
         same = [
             np.allclose(a, b, rtol=tolerance, atol=tolerance / 1000 * np.abs(a).max(initial=0.0), equal_nan=True)

@@ -117,7 +117,7 @@ def as_figure(c: Certificate) -> Any:
     figure, (components, distances, noise) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     on_policy = c.on_policy
     for i, row in enumerate(on_policy):
-        components.plot(row.gradient, row.mean, "osD^v<>"[i % 7], color=f"C{i}", label=_plain(row.problem), alpha=0.8)
+        components.plot(row.gradient, row.mean, "osD^v<>"[i % 7], color=f"C{i}", label=_literal(row.problem), alpha=0.8)
         mine = [r for r in c.rows if r.problem == row.problem and r.distance > 0 and r.error is not None]
         # Errors of 0 are drawn at the rounding level.
         distances.loglog([r.distance for r in mine], [max(r.error or 0.0, 1e-16) for r in mine], ".-", color=f"C{i}")
@@ -134,17 +134,17 @@ def as_figure(c: Certificate) -> Any:
     bias = np.array([r.mean_squared_error - r.variance for r in on_policy]) / sizes
     noise.bar(places - 0.2, variance, 0.4, color="0.75", label="variance of one batch")
     noise.bar(places + 0.2, bias, 0.4, color="C3", label="bias²")
-    names = ["\n".join([*_plain(t.name).split(), f"N = {t.batch_size}"]) for t in c.problems]
+    names = ["\n".join([*_literal(t.name).split(), f"N = {t.batch_size}"]) for t in c.problems]
     noise.set_xticks(places, names, fontsize=8)
     noise.set(title="on-policy, relative to ‖∇J‖²")
     noise.legend(fontsize=8, frameon=False)
     for axes in (components, distances, noise):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(_plain(headline(c)), fontsize=11)
+    figure.suptitle(_literal(headline(c)), fontsize=11)
     return figure
 
 
-def _plain(text: str) -> str:
+def _literal(text: str) -> str:
     """Text that matplotlib draws as it is, without formulas."""
     return text.replace("$", r"\$")
