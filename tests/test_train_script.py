@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import train
 from scripts import EXPERIMENTS, here, in_a_process
 
 import pgjax
@@ -196,3 +198,10 @@ def test_names_of_files_are_legal_everywhere(name, tmp_path, monkeypatch):
 def test_no_file_of_the_repository_has_a_name_that_windows_refuses():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=EXPERIMENTS, capture_output=True, text=True).stdout
     assert not [name for name in listed.split("\0") if set(name) & set('<>:"\\|?*')]
+
+
+def test_paths_and_names_are_printed_as_they_are(capsys):
+    settings = Settings(environment="own/[b]", algorithm="ppo", eval_episodes=3)
+    train.show(Path("x[/b]"), settings, [(0, 100, 1.0, 2.0, 1)])
+    printed = capsys.readouterr().out
+    assert "results are in x[/b]" in printed and "own/[b], ppo" in " ".join(printed.split())
