@@ -123,12 +123,18 @@ def by_hand(agent, params, memory, rows):
     return here, there, carry
 
 
+def every(agent, params, rows, memory, how=None):
+    """The features at all steps and after all."""
+    features, following = remembered(agent, params, rows, memory, how)
+    return features, following(lambda x: x)
+
+
 def test_features_are_those_of_a_loop_that_forgets_at_every_end(streams):
     """Before the reset for the final observation, after it for the next row."""
     agent, params, batches = streams
     for memory, rows, last in batches:
         here, there, carry = by_hand(agent, params, memory, rows)
-        features, following = jax.jit(partial(remembered, agent))(params, rows, memory)
+        features, following = jax.jit(partial(every, agent))(params, rows, memory)
         np.testing.assert_allclose(features, here, atol=1e-5)
         np.testing.assert_allclose(following, there, atol=1e-5)
         np.testing.assert_allclose(last, carry, atol=1e-5)
@@ -312,9 +318,9 @@ def test_a_step_that_replaces_a_memorys_own_is_the_one_that_is_recomputed(stream
 
     changed = agent._replace(memory=agent.memory._replace(step=doubled))
     for how in (CPU, PLAIN):
-        features, following = remembered(changed, params, rows, memory, how)
+        features, following = every(changed, params, rows, memory, how)
         twice = rows._replace(observation=2.0 * rows.observation, next_observation=2.0 * rows.next_observation)
-        wanted = remembered(agent, params, twice, memory)
+        wanted = every(agent, params, twice, memory)
         np.testing.assert_allclose(features, wanted[0], atol=1e-5)
         np.testing.assert_allclose(following, wanted[1], atol=1e-5)
         assert np.abs(features - remembered(agent, params, rows, memory)[0]).max() > 1e-2

@@ -79,18 +79,20 @@ def scan_while_running(step: Callable, carry: Any, xs: Any, running: Callable, i
     return carry, jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), rows)
 
 
-def values_of_both(value: Callable, features: Any, following: Any, cut: Array) -> tuple[Array, Array]:
+def values_of_both(value: Callable, features: Any, following: Callable, cut: Array) -> tuple[Array, Array]:
     """V at each step and after it, [T, N] each: the plain counterpart of `values_along`."""
-    return value(features), value(following)
+    return value(features), value(following(lambda x: x))
 
 
-def values_along(value: Callable, features: Any, following: Any, cut: Array) -> tuple[Array, Array]:
+def values_along(value: Callable, features: Any, following: Callable, cut: Array) -> tuple[Array, Array]:
     """V at each step and after it, [T, N] each, with the critic `value` evaluated once along the rows. The value after
     a row is that of the next row, except at the end of an episode. Where an episode was truncated (`cut`, [T, N]), the
-    critic is evaluated on `following`, the features after each step and before any reset, [T, N, ...]. After a
-    termination, where V is not used, the values differ from the plain counterpart's.
+    critic is evaluated on the features after that step, before any reset. After a termination, where V is not used,
+    the values differ from the plain counterpart's.
+
+    `following` gives the features after chosen steps (`pgjax.training.signals.remembered`).
     """
-    along = jnp.concatenate([value(features), value(jax.tree.map(lambda x: x[-1:], following))])
+    along = jnp.concatenate([value(features), value(following(lambda x: x[-1:]))])
     environments = jnp.arange(cut.shape[1])
 
     def unfinished(carry: tuple[Array, Array]) -> Array:
@@ -99,7 +101,7 @@ def values_along(value: Callable, features: Any, following: Any, cut: Array) -> 
     def ask_again(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         left, values = carry
         first = jnp.argmax(left, axis=0), environments
-        (final,) = value(jax.tree.map(lambda x: x[first][None], following))
+        (final,) = value(following(lambda x: x[first][None]))
         return left.at[first].set(False), values.at[first].set(jnp.where(left[first], final, values[first]))
 
     cut = cut.at[-1].set(False)  # the last row is followed by its final observation already

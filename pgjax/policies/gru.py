@@ -20,8 +20,21 @@ class InputProducts(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[..., features] -> [..., 3 · width]."""
-        return jnp.concatenate([nn.Dense(self.width, name=name)(x) for name in ("ir", "iz", "in")], axis=-1)
+        """[..., features] -> [..., 3 · width], as one product."""
+        gates = [_Affine(self.width, name=name)(x.shape[-1]) for name in ("ir", "iz", "in")]
+        kernel, bias = (jnp.concatenate(part, axis=-1) for part in zip(*gates, strict=True))
+        return x @ kernel + bias
+
+
+class _Affine(nn.Module):
+    """The parameters of flax's `Dense`."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, features: int) -> tuple[Array, Array]:
+        kernel = self.param("kernel", nn.linear.default_kernel_init, (features, self.width))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.width,))
 
 
 class Step(nn.Module):
@@ -65,46 +78,62 @@ def _loop(weights: Array, bias: Array, initial: Array, first: Array, inputs: Arr
 def _forward(
     weights: Array, bias: Array, initial: Array, first: Array, inputs: Array, ended: Array
 ) -> tuple[Array, tuple]:
-    """h' at all steps; and what the gradient needs, with m = W_n h + b_n."""
+    """h' at all steps; and what the gradient needs: h', r and z, m = W_n h + b_n, n."""
+    width = first.shape[-1]
 
     def step(h: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, ...]]:
-        (reset, update, new), end = jnp.split(now[0], 3, axis=-1), now[1]
-        h_reset, h_update, h_new = jnp.split(h @ weights, 3, axis=-1)
+        (of_gates, of_new), end = _parts(now[0], 2 * width), now[1]
+        h_gates, h_new = _parts(h @ weights, 2 * width)
         # Without barriers, XLA computes the gates again for each use, and without vector instructions.
-        r, z, m = optimization_barrier((nn.sigmoid(reset + h_reset), nn.sigmoid(update + h_update), h_new + bias[None]))
-        n = optimization_barrier(jnp.tanh(new + r * m))
+        gates = optimization_barrier(nn.sigmoid(of_gates + h_gates))
+        (r, z), m = _parts(gates, width), h_new + bias[None]
+        n = optimization_barrier(jnp.tanh(of_new + r * m))
         after = (1.0 - z) * n + z * h
-        return jnp.where(end[:, None], initial[None], after), (after, h, r, z, m, n)
+        return jnp.where(end[:, None], initial[None], after), (after, gates, m, n)
 
     after, *kept = jax.lax.scan(step, first, (inputs, ended))[1]
-    return after, (weights, bias, initial, first, inputs, ended, *kept)
+    return after, (weights, bias, initial, first, inputs, ended, after, *kept)
 
 
 def _backward(kept: tuple, d_after: Array) -> tuple:
     """Cotangents of the arguments of `_loop`, from that of h' (d_x is the cotangent of x, where σ' = σ (1 − σ)):
 
     d_new = d_h' (1 − z) (1 − n²),  d_r = d_new m r (1 − r),  d_z = d_h' (h − n) z (1 − z),  d_m = d_new r
+
+    The factors of d_h' are computed for all steps at once, before the loop that goes back in time.
     """
-    *args, h, r, z, m, n = kept
-    weights, ended = args[0], args[5]
-    transposed = weights.T
+    *args, after, gates, m, n = kept
+    weights, _, initial, first, _, ended = args
+    width, transposed = first.shape[-1], weights.T
+    h = jnp.concatenate([first[None], jnp.where(ended[:-1, :, None], initial, after[:-1])])  # before each row
+    r, z = _parts(gates, width)
+    # Barriers here and below, because XLA computes a concatenation's parts without vector instructions.
+    h, of_new = optimization_barrier((h, (1.0 - z) * (1.0 - n * n)))
+    factors = optimization_barrier((of_new * m * r * (1.0 - r), (h - n) * z * (1.0 - z), of_new * r))
 
-    def step(d_next: Array, now: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
+    def step(d_next: Array, now: tuple[Array, ...]) -> tuple[Array, Array]:
         """From the cotangent of the next row's h to that of this row's."""
-        d_out, end, h, r, z, m, n = now
+        d_out, end, z, *factors = now
         d = optimization_barrier(d_out + jnp.where(end[:, None], 0.0, d_next))
-        d_new = optimization_barrier(d * (1.0 - z) * (1.0 - n * n))
-        gates = optimization_barrier((d_new * m * r * (1.0 - r), d * (h - n) * z * (1.0 - z), d_new * r))
-        d_products = optimization_barrier(jnp.concatenate(gates, axis=-1))
-        return d * z + optimization_barrier(d_products @ transposed), (d_products, d_new)
+        return d * z + optimization_barrier(_times(d, factors) @ transposed), d
 
-    rows = d_after, ended, h, r, z, m, n
-    d_first, (d_products, d_new) = jax.lax.scan(step, jnp.zeros_like(h[0]), rows, reverse=True)
-    d_reset, d_update, d_m = jnp.split(d_products, 3, axis=-1)
-    d_weights = jnp.einsum("tnh,tng->hg", h, d_products)
-    d_inputs = jnp.concatenate([d_reset, d_update, d_new], axis=-1)
-    found = d_weights, jnp.sum(d_m, axis=(0, 1)), jnp.zeros_like(args[2]), d_first, d_inputs
+    d_first, d = jax.lax.scan(step, jnp.zeros_like(first), (d_after, ended, z, *factors), reverse=True)
+    d_products = _times(d, factors)
+    d_weights = h.reshape(-1, width).T @ d_products.reshape(-1, 3 * width)
+    d_gates, d_m = _parts(d_products, 2 * width)
+    d_inputs = jnp.concatenate(optimization_barrier((d_gates, d * of_new)), axis=-1)
+    found = d_weights, jnp.sum(d_m, axis=(0, 1)), jnp.zeros_like(initial), d_first, d_inputs
     return *(d.astype(x.dtype) for d, x in zip(found, args[:5], strict=True)), None  # none for `ended`
+
+
+def _parts(x: Array, at: int) -> tuple[Array, Array]:
+    """[..., : at] and [..., at :]."""
+    return x[..., :at], x[..., at:]
+
+
+def _times(d: Array, factors: list[Array] | tuple[Array, ...]) -> Array:
+    """The products d · factor, side by side."""
+    return optimization_barrier(jnp.concatenate(optimization_barrier([d * x for x in factors]), axis=-1))
 
 
 _loop.defvjp(_forward, _backward)

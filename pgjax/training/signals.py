@@ -1,5 +1,6 @@
 """Compute signals, credit and value targets from recorded transitions. None of the three carries gradient."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -46,9 +47,9 @@ def values_of(
     if agent.value is not None:
         how = engine(config.engine)
         params = stop_gradient(params)
-        features, next_features = remembered(agent, params, transition, memory, how)
+        features, following = remembered(agent, params, transition, memory, how)
         cut = transition.truncated & ~transition.terminated & (config.truncation == "bootstrap")
-        value, next_value = how.values(partial(how.rows, partial(agent.value, params)), features, next_features, cut)
+        value, next_value = how.values(partial(how.rows, partial(agent.value, params)), features, following, cut)
         action_value = how.rows(partial(agent.action_value, params), features) if agent.action_value else None
     signals = make_signals(
         transition.reward,
@@ -100,19 +101,25 @@ def first_memory(agent: Agent, transition: Transition) -> Any:
 
 def remembered(
     agent: Agent, params: Params, transition: Transition, memory: Any, how: Engine | None = None
-) -> tuple[Any, Any]:
-    """The inputs of policy and critic at each step and after it, [T, N, ...]: observations, or features of a memory.
+) -> tuple[Any, Callable[[Callable], Any]]:
+    """The inputs of policy and critic at each step, [T, N, ...]: observations, or features of a memory. And a function
+    that gives those after steps: of a choice of rows, an array [T, N, ...] -> [t, N, ...], which it applies to leaves.
 
     The memory is reset after termination and truncation. Features after a step are computed from that step's own final
     observation, before any reset. `how` is the engine; by default the plain one, which forward mode can differentiate.
     """
     if agent.memory is None:
-        return transition.observation, transition.next_observation
+        return transition.observation, lambda choose: jax.tree.map(choose, transition.next_observation)
     how = PLAIN if how is None else how
     halves, start = agent.memory.parts, jax.tree.map(lambda x: x[0], memory)
     x, ended = halves.encode(params, transition.observation), transition.terminated | transition.truncated
     after, features = how.recurrence(halves, params, agent.memory.initial, start, x, ended)
-    return features, halves.step(params, after, halves.encode(params, transition.next_observation))[1]
+
+    def following(choose: Callable) -> Any:
+        carry, observation = jax.tree.map(choose, (after, transition.next_observation))
+        return halves.step(params, carry, halves.encode(params, observation))[1]
+
+    return features, following
 
 
 def seen(agent: Agent, params: Params, transition: Transition, memory: Any = (), how: Engine | None = None) -> Any:
