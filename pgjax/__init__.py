@@ -23,7 +23,7 @@ from pgjax import former_names
 from pgjax.engine import startup
 
 former_names.install()
-startup.set_threads()  # must run before any array is created
+startup.avoid_deadlock()  # must run before any array is created
 
 from pgjax import (
     environments,

@@ -20,21 +20,8 @@ class InputProducts(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[..., features] -> [..., 3 · width], as one product."""
-        gates = [_Affine(self.width, name=name)(x.shape[-1]) for name in ("ir", "iz", "in")]
-        kernel, bias = (jnp.concatenate(part, axis=-1) for part in zip(*gates, strict=True))
-        return x @ kernel + bias
-
-
-class _Affine(nn.Module):
-    """The parameters of flax's `Dense`."""
-
-    width: int
-
-    @nn.compact
-    def __call__(self, features: int) -> tuple[Array, Array]:
-        kernel = self.param("kernel", nn.linear.default_kernel_init, (features, self.width))
-        return kernel, self.param("bias", nn.initializers.zeros, (self.width,))
+        """[..., features] -> [..., 3 · width]."""
+        return jnp.concatenate([nn.Dense(self.width, name=name)(x) for name in ("ir", "iz", "in")], axis=-1)
 
 
 class Step(nn.Module):
