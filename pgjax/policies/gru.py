@@ -4,6 +4,8 @@ The first half is computed for all steps of a batch at once, instead of step by 
 half is a flax module for one step, and a loop over all steps with a derivative of its own.
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -69,11 +71,11 @@ def _forward(
     width = first.shape[-1]
 
     def step(h: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, ...]]:
-        (of_gates, of_new), end = _parts(now[0], 2 * width), now[1]
-        h_gates, h_new = _parts(h @ weights, 2 * width)
+        (of_gates, of_new), end = jnp.split(now[0], [2 * width], axis=-1), now[1]
+        h_gates, h_new = jnp.split(h @ weights, [2 * width], axis=-1)
         # Without barriers, XLA computes the gates again for each use, and without vector instructions.
         gates = optimization_barrier(nn.sigmoid(of_gates + h_gates))
-        (r, z), m = _parts(gates, width), h_new + bias[None]
+        (r, z), m = jnp.split(gates, 2, axis=-1), h_new + bias[None]
         n = optimization_barrier(jnp.tanh(of_new + r * m))
         after = (1.0 - z) * n + z * h
         return jnp.where(end[:, None], initial[None], after), (after, gates, m, n)
@@ -93,7 +95,7 @@ def _backward(kept: tuple, d_after: Array) -> tuple:
     weights, _, initial, first, _, ended = args
     width, transposed = first.shape[-1], weights.T
     h = jnp.concatenate([first[None], jnp.where(ended[:-1, :, None], initial, after[:-1])])  # before each row
-    r, z = _parts(gates, width)
+    r, z = jnp.split(gates, 2, axis=-1)
     # Barriers here and below, because XLA computes a concatenation's parts without vector instructions.
     h, of_new = optimization_barrier((h, (1.0 - z) * (1.0 - n * n)))
     factors = optimization_barrier((of_new * m * r * (1.0 - r), (h - n) * z * (1.0 - z), of_new * r))
@@ -107,18 +109,13 @@ def _backward(kept: tuple, d_after: Array) -> tuple:
     d_first, d = jax.lax.scan(step, jnp.zeros_like(first), (d_after, ended, z, *factors), reverse=True)
     d_products = _times(d, factors)
     d_weights = h.reshape(-1, width).T @ d_products.reshape(-1, 3 * width)
-    d_gates, d_m = _parts(d_products, 2 * width)
+    d_gates, d_m = jnp.split(d_products, [2 * width], axis=-1)
     d_inputs = jnp.concatenate(optimization_barrier((d_gates, d * of_new)), axis=-1)
     found = d_weights, jnp.sum(d_m, axis=(0, 1)), jnp.zeros_like(initial), d_first, d_inputs
     return *(d.astype(x.dtype) for d, x in zip(found, args[:5], strict=True)), None  # none for `ended`
 
 
-def _parts(x: Array, at: int) -> tuple[Array, Array]:
-    """[..., : at] and [..., at :]."""
-    return x[..., :at], x[..., at:]
-
-
-def _times(d: Array, factors: list[Array] | tuple[Array, ...]) -> Array:
+def _times(d: Array, factors: Sequence[Array]) -> Array:
     """The products d · factor, side by side."""
     return optimization_barrier(jnp.concatenate(optimization_barrier([d * x for x in factors]), axis=-1))
 

@@ -102,8 +102,10 @@ def first_memory(agent: Agent, transition: Transition) -> Any:
 def remembered(
     agent: Agent, params: Params, transition: Transition, memory: Any, how: Engine | None = None
 ) -> tuple[Any, Callable[[Callable], Any]]:
-    """The inputs of policy and critic at each step, [T, N, ...]: observations, or features of a memory. And a function
-    that gives those after steps: of a choice of rows, an array [T, N, ...] -> [t, N, ...], which it applies to leaves.
+    """The inputs of policy and critic at each step, [T, N, ...], and a function that computes those after chosen steps.
+
+    The inputs are observations, or features of a memory. The function takes a choice of rows, an array [T, N, ...] ->
+    [t, N, ...], so that features are computed only where they are used.
 
     The memory is reset after termination and truncation. Features after a step are computed from that step's own final
     observation, before any reset. `how` is the engine; by default the plain one, which forward mode can differentiate.
