@@ -61,7 +61,7 @@ def guard(
         observation=is_finite(seen),
         reward=is_finite(batch.signals.reward),
         loss_or_gradient=is_finite(losses),
-        parameters=is_finite((learned, new.optimizer_state, new.previous)),
+        parameters=is_finite(_as_one_vector((learned, new.optimizer_state, new.previous))),
         running_statistics=is_finite((new.params.get("statistics"), new.reward_scale)),
     )
     broken = sum_over_devices(1 - jnp.stack([jnp.bool_(True), *finite]).astype(jnp.int32)) > 0
@@ -75,6 +75,11 @@ def is_finite(tree: Any) -> Array:
     # 0 · x is 0 for finite x and NaN otherwise, so one sum is enough. Combining one flag per leaf has crashed XLA's CPU
     # compiler (jaxlib 0.11.2, eight networks on two devices).
     return jnp.isfinite(sum((jnp.sum(0.0 * x) for x in jax.tree.leaves(tree) if _is_real(x)), jnp.zeros(())))
+
+
+def _as_one_vector(tree: Any) -> Array:
+    """All floating-point numbers of a pytree: one vector takes fewer kernels to check than many small arrays."""
+    return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(tree) if _is_real(x)] or [jnp.zeros(0)])
 
 
 def restart_broken(
