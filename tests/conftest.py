@@ -56,17 +56,23 @@ def pytest_unconfigure():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark all cases of a test with `few(n)` as slow, except n of them, evenly spaced."""
+    """Mark cases of a test with `few(n, costly=m)`: n stay in the default run, m more are costly, the others slow."""
     cases = {}
     for item in items:
         few = item.get_closest_marker("few")
         if few and not item.get_closest_marker("slow"):
-            cases.setdefault((item.path, item.originalname), (few.args[0], []))[1].append(item)
-    for number, group in cases.values():
-        chosen = {round(i * (len(group) - 1) / max(1, number - 1)) for i in range(number)}
+            numbers = few.args[0], few.kwargs.get("costly", 0)
+            cases.setdefault((item.path, item.originalname), (numbers, []))[1].append(item)
+    for (default, costly), group in cases.values():
+        for_default, for_both = _spaced(default, len(group)), _spaced(default + costly, len(group))
         for i, item in enumerate(group):
-            if i not in chosen:
-                item.add_marker(pytest.mark.slow)
+            if i not in for_default:
+                item.add_marker(pytest.mark.costly if i in for_both else pytest.mark.slow)
+
+
+def _spaced(number, count):
+    """So many of `count` positions, evenly spaced."""
+    return {round(i * (count - 1) / max(1, number - 1)) for i in range(number)}
 
 
 @pytest.fixture(autouse=True)

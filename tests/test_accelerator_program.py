@@ -39,6 +39,7 @@ def executed(jaxpr, times=1):
     return counts
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["ppo-4x128", "ppo-1024x128", "reinforce-64x500", "trpo-32x128", "ppo-gru-16x32"])
 def test_nothing_is_sorted_and_the_host_is_never_called(name, monkeypatch):
@@ -48,6 +49,7 @@ def test_nothing_is_sorted_and_the_host_is_never_called(name, monkeypatch):
     assert not found & {"sort", "custom_call", "infeed", "outfeed", "send", "recv", "all_reduce", "all_gather"}
 
 
+@pytest.mark.costly
 def test_matrix_products_of_ppo_are_those_on_paper(monkeypatch):
     config = BY_NAME["ppo-4x128"].recipe.config
     counts = executed(traced("ppo-4x128", monkeypatch).jaxpr.jaxpr)

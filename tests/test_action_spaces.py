@@ -45,6 +45,7 @@ def policy_over(space, seed=0, masks=None):
 # --- densities and probabilities
 
 
+@pytest.mark.costly
 @pytest.mark.few(2)
 @pytest.mark.parametrize(
     "space", [NESTED, MultiDiscrete(((2, 3), (1, 4))), MultiBinary((3,)), Discrete(4), (Discrete(2),)]
@@ -70,6 +71,7 @@ def rows_of(every):
     return np.concatenate([np.reshape(x, (len(x), -1)) for x in jax.tree.leaves(every)], axis=1)
 
 
+@pytest.mark.costly
 def test_sampling_frequencies_are_the_probabilities():
     policy, draws = policy_over(NESTED), 200_000
     drawn = policy.at(policy.noise(KEY, (draws,)))
@@ -78,6 +80,7 @@ def test_sampling_frequencies_are_the_probabilities():
     assert stats.chisquare(found, expected * draws / expected.sum()).pvalue > 1e-3
 
 
+@pytest.mark.costly
 @pytest.mark.few(4)
 @pytest.mark.parametrize("made", [OpenGaussian, OpenSquashedGaussian])
 @pytest.mark.parametrize(("low", "high"), [(-INF, INF), (3.0, INF), (-INF, -1.0), (-2.0, 4.0)])
@@ -157,6 +160,7 @@ def masked_environment():
     return space, observation
 
 
+@pytest.mark.costly
 def test_each_mask_finds_its_part_and_forbidden_choices_are_never_taken():
     space, observation = masked_environment()
     environment = probes.bandit()._replace(action_space=space, observation=observation)
@@ -318,6 +322,7 @@ LEARNERS = [
 ]
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize(("name", "method"), LEARNERS)
 def test_every_method_learns_every_kind_of_action(name, method):

@@ -121,6 +121,7 @@ def endless():
     return Environment("endless", reset, step, jax.ShapeDtypeStruct((1,), jnp.float32), None, Discrete(2), 2)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("truncation", "value"), [("bootstrap", 1 / (1 - 0.8)), ("terminal", (1 + 1.8) / 2)])
 def test_the_value_of_a_constant_reward_is_infinite_or_finite_as_chosen(truncation, value):
     environment = endless()

@@ -68,6 +68,7 @@ class EquinoxNetwork(NamedTuple):
         return rows.reshape(*x.shape[:-1], -1)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("network", [NNXNetwork, EquinoxNetwork])
 def test_any_pair_of_pure_functions_is_a_network(network):
     if network is EquinoxNetwork:
@@ -80,6 +81,7 @@ def test_any_pair_of_pure_functions_is_a_network(network):
     assert evaluate(environment, agent, state.params, jax.random.key(1), greedy=True).mean() == 1.0
 
 
+@pytest.mark.costly
 def test_shared_layers_are_trained_by_both():
     environment = probes.delayed_choice()
     recipe = ppo(learning_rate=0.02)
@@ -110,6 +112,7 @@ def masked_bandit():
     return Environment("masked bandit", reset, step, shape, None, Discrete(3), 1)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("recipe", [reinforce(learning_rate=0.05), importance_sampling("first_order")])
 def test_masked_actions_are_never_taken_and_everything_stays_finite(recipe):
     environment = masked_bandit()
@@ -145,6 +148,7 @@ def test_networks_that_do_not_fit_are_refused():
         make_agent(environment, memory="gru", hidden=())
 
 
+@pytest.mark.costly
 def test_an_agent_made_under_vmap_is_initialised_under_vmap():
     environment = probes.target()
 
@@ -159,6 +163,7 @@ def test_an_agent_made_under_vmap_is_initialised_under_vmap():
     assert together["policy"]["log_std"].ravel().tolist() == [-1.0, 0.5]
 
 
+@pytest.mark.costly
 def test_the_cnn_is_a_convolution():
     assert CNN((6,), 2, 1.0).init_with_output(jax.random.key(0), jnp.zeros((0, 5, 4, 1)))[0].shape == (0, 2)
     x = jax.random.normal(jax.random.key(0), (5, 10, 8, 3))

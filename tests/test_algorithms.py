@@ -43,7 +43,7 @@ def small(name, environment, **changes):
 REUSING = (*FORMS, "doubly_robust")
 
 
-@pytest.mark.few(6)
+@pytest.mark.few(1, costly=5)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_contract(name):
     """Traced once while every number is swept; finite; the five probes solved, and their values known to the critic."""
@@ -95,6 +95,7 @@ def value_of(agent, params, actions):
     return agent.action_value(params, probes.FIVE)[jnp.arange(10), actions]
 
 
+@pytest.mark.costly
 def test_the_critic_of_reinforce_knows_the_five_probes():
     environment = probes.five()
     recipe = reinforce(baseline="state_value", **RATE)
@@ -113,6 +114,7 @@ def slow_but(default, names):
     return [name if name in default else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", slow_but({"ppo"}, CONTINUOUS))
 def test_the_five_probes_with_continuous_actions(name):
     environment = probes.five(continuous=True)
@@ -124,6 +126,7 @@ def test_the_five_probes_with_continuous_actions(name):
     assert np.isfinite(metrics["return_mean"]).all()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "name",
     slow_but(
@@ -141,6 +144,7 @@ def test_continuous_actions(name):
     assert np.isfinite(metrics["return_mean"]).all()
 
 
+@pytest.mark.costly
 def test_ppo_s_first_step_is_first_order_and_a2c():
     """At θ̄ the clip is idle: one pass, one minibatch of PPO, A2C and the ratio are one update."""
     environment = probes.five()
@@ -154,6 +158,7 @@ def test_ppo_s_first_step_is_first_order_and_a2c():
     chex.assert_trees_all_close(*after, atol=1e-5)
 
 
+@pytest.mark.costly
 def test_rloo_s_groups_start_alike_and_judge_each_other():
     environment = probes.contextual()
     agent, recipe = small("rloo", environment, group_size=8)
@@ -174,6 +179,7 @@ def test_rloo_s_groups_start_alike_and_judge_each_other():
     assert len(np.unique(np.asarray(rows.action[0]))) == 2
 
 
+@pytest.mark.costly
 def test_storm_is_the_plain_gradient_at_momentum_one_and_its_correction_vanishes_where_nothing_moves():
     environment = probes.delayed()
     agent, recipe = small("storm", environment)
@@ -197,6 +203,7 @@ def test_storm_is_the_plain_gradient_at_momentum_one_and_its_correction_vanishes
     chex.assert_trees_all_close(last.previous[1], averaged, atol=1e-6)
 
 
+@pytest.mark.costly
 def test_storm_s_correction_is_reweighted_to_the_parameters_before():
     """From d = 0 before: the new estimate is ĝ(θ) − (1 − α) ĝ_w(θ_prev), whose mean is ∇J(θ) − (1 − α) ∇J(θ_prev)."""
     environment = probes.conjunction()
@@ -221,6 +228,7 @@ def test_storm_s_correction_is_reweighted_to_the_parameters_before():
     np.testing.assert_allclose(flat(here, 0.3, 4), expected, atol=0.05 * np.linalg.norm(expected))
 
 
+@pytest.mark.costly
 def test_storm_varies_less_than_the_plain_gradient():
     environment = probes.contextual()
     agent, recipe = small("storm", environment, num_envs=16)

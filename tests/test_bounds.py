@@ -109,6 +109,7 @@ def test_what_the_bounds_are_made_of(mdp):
     np.testing.assert_allclose(gap.bound, 2 * distance**2 * largest[1] * compounding, rtol=1e-12)
 
 
+@pytest.mark.costly
 def test_mean_gradients_are_those_of_the_estimators():
     """Dynamic programming against the sum over every trajectory, with a discount and episodes that end early."""
     mdp = MDPS["variable_length"]

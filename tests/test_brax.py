@@ -97,6 +97,7 @@ def test_what_is_observed_at_an_end_is_the_end():
     np.testing.assert_allclose(observations[:, 0] - observations[0, 0], [0, 1, 2, 3])
 
 
+@pytest.mark.costly
 def test_a_stream_goes_on_in_a_new_episode_of_full_length_after_each_end():
     environment = counter(end=99, episode_length=3)
     keys = jax.random.split(jax.random.key(0), 2)
@@ -115,6 +116,7 @@ def test_a_step_leaves_the_state_it_was_given_as_it_was():
     jax.tree.map(np.testing.assert_array_equal, before, state)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("make", [lambda: counter(9, 9), lambda: environments.make("brax/reacher", backend="spring")])
 def test_a_state_keeps_its_types_and_carries_no_metrics(make):
     environment = make()
@@ -127,6 +129,7 @@ def test_a_state_keeps_its_types_and_carries_no_metrics(make):
     assert not after.brax.metrics
 
 
+@pytest.mark.costly
 def test_a_pole_that_falls_terminates_its_episode(pendulum):
     observations, terminated, truncated = walk(pendulum, 100, jnp.ones(1))
     end = terminated.index(True)
@@ -147,6 +150,7 @@ def test_environments_side_by_side_equal_each_among_copies_of_itself(pendulum):
     assert len(np.unique(together.observation[0, :, 0])) == 3
 
 
+@pytest.mark.costly
 def test_spaces(pendulum):
     assert pendulum.horizon == 1000 and pendulum.num_categories is None
     assert pendulum.action_space == Box((-1.0,), (1.0,), (1,))
@@ -154,6 +158,7 @@ def test_spaces(pendulum):
     assert environments.make("brax/fast", episode_length=7).horizon == 7
 
 
+@pytest.mark.costly
 @pytest.mark.few(3)
 @pytest.mark.parametrize("name", [*STRETCHED, *EXACT])
 def test_an_action_of_one_is_all_that_the_actuators_give(name):
@@ -220,6 +225,7 @@ def test_a_task_that_the_installed_jax_cannot_run_is_refused_in_one_line(monkeyp
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.costly
 def test_without_brax_one_line_says_what_to_install(tmp_path):
     code = f"import runpy, sys; sys.modules['brax'] = None; runpy.run_path({str(TRAIN)!r}, run_name='__main__')"
     command = [sys.executable, "-c", code, "--no-tuned", "--environment", "brax/inverted_pendulum"]

@@ -85,6 +85,7 @@ def verdicts(loss, problems, **how):
 # --- the mean ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("loss", "where", "claimed"),
@@ -208,6 +209,7 @@ def test_float32_is_noticed_and_compared_as_such(loss, framework):
         assert_scale(loss, 1 + 1e-4, problems=SMALL, framework=framework)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("size", [1e-9, 1e9])
 def test_the_unit_of_a_loss_does_not_matter(size):
     def scaled(log_prob, episode_return, mask):
@@ -300,6 +302,7 @@ def steep(log_prob, behaviour_log_prob, mask, episode_return):
     return -jnp.mean(jnp.exp(6 * jnp.sum((log_prob - behaviour_log_prob) * mask, 0)) * episode_return)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("loss", [to_the_old_policy, to_the_old_policy_k3, fourth_power, steep])
 def test_a_smooth_loss_is_not_clipped(loss):
     assert entries.clipping(make_cases(loss, SHORT)[0]).distance is None
@@ -452,6 +455,7 @@ def test_a_loss_of_groups_of_one_size_scales_like_a_mean_over_groups(others):
     assert verdicts(of_pairs, [GROUPED])["trajectories repeated"].verdict == "unchanged"
 
 
+@pytest.mark.costly
 def test_trajectories_judge_each_other_through_groups_and_credits_too():
     assert verdicts(group_mean, [GROUPED])["rewards of another trajectory changed"].verdict == "changed"
 

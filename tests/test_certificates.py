@@ -362,6 +362,7 @@ def test_names_of_ones_own_and_credits():
     assert certificate.ends.verdict == "changed" and certificate.objective.time_limit == "goes on"
 
 
+@pytest.mark.costly
 def test_products_are_named_with_their_factor():
     estimator = product(baselined(total_return, baselines.leave_one_out), pgjax.ratio)
 

@@ -60,6 +60,7 @@ def test_an_unknown_command_ends_with_one_line(capsys):
     assert told.err == "error: command: 'trian' is not a command; did you mean train? pgjax --help lists all\n"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["train", "exact-table"])
 def test_a_command_runs_its_script_under_its_own_name(name, tmp_path):
     text = run(sys.executable, "-m", "pgjax", name, "--help", folder=tmp_path, PYTHONPATH=str(ROOT))

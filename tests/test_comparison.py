@@ -58,6 +58,7 @@ def write_run(path, environment, rate, final, finished=True):
     return path
 
 
+@pytest.mark.costly
 def test_directories_become_a_figure_and_a_table(tmp_path):
     runs = [
         write_run(tmp_path / "a", "Catch-bsuite", 0.1, [1.0, 2.0, 3.0, 40.0]),

@@ -126,6 +126,7 @@ def moved(surrogate, credit=reward_to_go, engine="cpu", **settings):
     return jax.jit(learn, static_argnums=0)(trainer, algorithm, *collected(engine))[0].params
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize("surrogate", [hidden, mixed, ends])
 def test_a_surrogate_that_declares_nothing_is_given_the_whole_batch_by_every_engine(surrogate):
@@ -134,6 +135,7 @@ def test_a_surrogate_that_declares_nothing_is_given_the_whole_batch_by_every_eng
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), plain, other)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("field", "value", "match"),
     [
@@ -146,6 +148,7 @@ def test_what_cuts_batches_refuses_a_surrogate_that_declares_nothing(field, valu
         moved(mixed, **{field: value})
 
 
+@pytest.mark.costly
 def test_credits_that_declare_nothing_are_computed_anew_for_each_pass():
     def undeclared(signals):
         return off_policy_reward_to_go(signals)
@@ -178,6 +181,7 @@ def test_shapes_of_credits_and_surrogates_are_right_or_refused(case):
     jax.tree.map(np.testing.assert_array_equal, moved(surrogate, credit), moved(surrogate, whole))
 
 
+@pytest.mark.costly
 def test_a_jitted_credit_is_not_taken_for_one_that_uses_values():
     jax.tree.map(np.testing.assert_array_equal, moved(ratio, jax.jit(reward_to_go)), moved(ratio, reward_to_go))
 
@@ -190,6 +194,7 @@ def test_a_credit_that_reads_values_without_a_critic_is_refused_by_name():
         moved(ratio, advantage)
 
 
+@pytest.mark.costly
 def test_estimators_may_read_any_distribution_and_report_metrics():
     environment = probes.five(continuous=True)
     agent = make_agent(environment, hidden=(4,))

@@ -64,6 +64,7 @@ def test_the_signal_estimate_is_unbiased_and_may_be_negative():
     assert noise.signal == -1.0 and np.isnan(noise.critical_batch_size)
 
 
+@pytest.mark.costly
 def test_the_bias_probe_finds_the_bias_within_its_error(x64):
     mdp = MDPS["variable_length"]
     theta, behaviour = (jnp.asarray(np.random.default_rng(s).normal(size=(2, 3))) for s in (1, 2))
@@ -76,6 +77,7 @@ def test_the_bias_probe_finds_the_bias_within_its_error(x64):
     assert np.all(np.abs(bias - (means[0] - means[1])) < 4 * error) and np.linalg.norm(bias) > 3 * np.linalg.norm(error)
 
 
+@pytest.mark.costly
 def test_branching_from_visited_states_against_the_oracle():
     """Q without a critic on FrozenLake: inside its error of the exact Q_t, the time limit still counting."""
     horizon = 12
@@ -117,6 +119,7 @@ def test_the_training_switch_gives_the_same_update_and_says_how_noisy_it_was():
     assert 0.2 < np.mean(metrics["score_mean"] ** 2) < 3 and np.abs(metrics["bias_probe"]).max() > 0.1
 
 
+@pytest.mark.costly
 def test_the_score_probe_is_loud_when_actions_are_wrong_and_the_bias_probe_quiet_for_an_exact_form():
     agent = make_agent(SHORT, hidden=(8,))
     params = agent.init(jax.random.key(0))
@@ -156,6 +159,7 @@ def test_effective_sample_size_per_step_keeps_the_last_weight():
     np.testing.assert_allclose(diagnostics.effective_sample_size_per_step(x), [16 / 10] * 2, rtol=1e-5)
 
 
+@pytest.mark.costly
 def test_monitors_are_quiet_when_all_is_well_and_loud_when_actions_are_wrong():
     agent = make_agent(SHORT)
     params = agent.init(jax.random.key(0))

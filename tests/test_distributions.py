@@ -97,6 +97,7 @@ def expectation(function, mean, std):
 SQUASHED = [(mean, std) for mean in (0.0, 0.4, -2.0, 5.0) for std in (0.01, 0.3, 1.0, 4.0, 20.0)]
 
 
+@pytest.mark.costly
 def test_squashed_entropy_and_its_slopes_are_those_of_the_squashed_density(x64):
     """H = H(N) + E f(u) with f = log(1 − tanh²), f' = −2 tanh; slopes E f' in μ and 1 + E (u − μ) f' in log σ."""
     mean, std = np.array(SQUASHED).T

@@ -79,6 +79,7 @@ def test_rewards_are_of_the_default_float_type(x64):
     assert base.step(walk(jnp.float32(1)), KEY, jnp.int32(0), 0)[2].dtype == jnp.float64
 
 
+@pytest.mark.costly
 def test_returns_and_spreads_do_not_depend_on_the_type_that_rewards_are_counted_in():
     def observed(kind):
         environment, keys = walk(kind(1)), KEY[None]
@@ -268,6 +269,7 @@ def test_action_spaces_that_no_policy_serves_are_refused(space, message):
         make_agent(walk(action_space=space))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("shape", "policy"), [((), "gaussian"), ((2, 3), "gaussian"), ((2, 3), "squashed")])
 def test_boxes_of_any_shape_get_actions_of_their_shape(shape, policy):
     """Recorded flat, given in the box's shape; the log-probability sums over the action's numbers and nothing else."""
@@ -357,6 +359,7 @@ def test_normalised_observations_leave_categories_and_masks_alone():
 MASK = jax.ShapeDtypeStruct((2,), jnp.bool_)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("shapes", "place"),
     [

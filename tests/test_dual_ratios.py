@@ -51,6 +51,7 @@ def tables(mdp, state, action, target):
     return {"states": (of_state, None), "actions": (taken, mean)}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("kind", "stationary", "emphatic"),
     [
@@ -104,6 +105,7 @@ def test_weights_and_values_give_one_estimate_whatever_the_features(stationary, 
     )
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("stationary", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_interval_knows_what_each_trajectory_moves(stationary):
     """One more copy of a trajectory moves the estimate by (its value − the estimate)/N, to first order."""
@@ -124,6 +126,7 @@ def test_the_interval_knows_what_each_trajectory_moves(stationary):
         assert abs(each[n] - each.mean()) > 0.05
 
 
+@pytest.mark.costly
 def test_interest_at_the_start_alone_is_per_decision():
     mdp = MDPS["variable_length"]
     target, behaviour = policies(mdp, 1.0)

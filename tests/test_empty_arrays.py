@@ -27,6 +27,7 @@ def holding_nothing() -> Environment:
     return Environment("nothing", reset, step, jax.ShapeDtypeStruct((2,), jnp.float32), None, Discrete(2), horizon=3)
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize("mesh", [(2, 1), (1, 2)])
 def test_runs_and_environments_on_several_devices(mesh):

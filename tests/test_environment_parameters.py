@@ -73,6 +73,7 @@ def walked(environment, actions):
     return jnp.stack(seen), jnp.stack(rewards)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "parameter", "values", "actions"),
     [
@@ -241,6 +242,7 @@ PATHS = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize("path", PATHS)
 def test_every_path_of_an_update_is_in_its_own_environment(path):
@@ -257,6 +259,7 @@ def test_every_path_of_an_update_is_in_its_own_environment(path):
     assert np.abs(weights[0] - weights[1]).max() > 1e-3
 
 
+@pytest.mark.costly
 def test_a_parameter_is_a_number_of_the_algorithm():
     _, algorithm, in_environment = parts("reinforce", SWING, num_envs=2)
     environment = environments.make(SWING)
@@ -323,6 +326,7 @@ def test_a_parameter_that_must_be_a_constant_and_functions_around_an_environment
     jax.tree.map(np.testing.assert_array_equal, found, by_hand("CartPole-v1", {"length": 0.7}, [1, 1]))
 
 
+@pytest.mark.costly
 def test_each_run_is_evaluated_in_its_own_environment_unless_told_otherwise():
     agent, algorithm, in_environment = parts("reinforce", name="CartPole-v1", num_envs=2)
     environment, key = environments.make("CartPole-v1"), jax.random.key(1 << 31)
@@ -359,6 +363,7 @@ def test_each_run_is_evaluated_in_its_own_environment_unless_told_otherwise():
             evaluate(environment, agent, params, key, episodes=8, environment_parameters=given)
 
 
+@pytest.mark.costly
 def test_a_resumed_sweep_keeps_its_parameters(tmp_path):
     _, algorithm, in_environment = parts("reinforce", SWING, num_envs=2)
     trainer = in_environment(environments.make(SWING))
@@ -405,6 +410,7 @@ def test_draws_are_uniform_independent_and_of_the_range():
     assert np.abs(np.corrcoef(unit) - np.eye(3)).max() < 0.05
 
 
+@pytest.mark.costly
 def test_every_episode_of_a_stream_has_a_value_of_its_own_and_groups_share_one():
     drawn = environments.make(SHORT, randomise={"length": (0.3, 1.2)})
     told = drawn._replace(  # what was drawn, as the observation

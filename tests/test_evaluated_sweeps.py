@@ -15,6 +15,7 @@ def problem():
     return trainer, reinforce().algorithm
 
 
+@pytest.mark.costly
 def test_a_sweep_is_the_same_with_and_without(problem):
     how = {"total_steps": 36 * 7, "seeds": 2, "updates_per_chunk": 2}
     plain, watched = sweep(*problem, **how), sweep(*problem, **how, evaluate_every=100, eval_episodes=4)
@@ -30,6 +31,7 @@ def test_a_sweep_is_the_same_with_and_without(problem):
         np.testing.assert_array_equal(watched.evaluation[name][:, -1], end.mean(axis=1))
 
 
+@pytest.mark.costly
 def test_the_end_is_evaluated_once(problem):
     for updates, steps in ((4, [72, 144]), (3, [72, 108])):
         found = sweep(*problem, total_steps=36 * updates, updates_per_chunk=2, evaluate_every=72, eval_episodes=2)

@@ -34,7 +34,7 @@ def mean(mdp, name, theta, behaviour, **settings):
     return oracle.moments(mdp, ALGORITHMS[name](**settings).algorithm.estimator, log_policy, theta, sampling).mean
 
 
-@pytest.mark.few(22)
+@pytest.mark.few(8, costly=14)
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in BIASED])
 def test_at_equal_policies_every_method_has_the_gradient_as_its_mean(name):
     mdp = MDPS["variable_length"]
@@ -44,6 +44,7 @@ def test_at_equal_policies_every_method_has_the_gradient_as_its_mean(name):
     np.testing.assert_allclose(mean(mdp, name, theta, theta), share * exact, atol=1e-12)
 
 
+@pytest.mark.few(3, costly=6)
 @pytest.mark.parametrize("name", sorted(BIASED))
 def test_what_the_ratio_family_says_of_its_bias_shows_at_equal_policies(name):
     mdp = MDPS["variable_length"]

@@ -36,6 +36,7 @@ def fits(text):
     return not long and not re.search("… *[│┃]", text)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", [n if n in ON_EVERY_RUN else pytest.param(n, marks=pytest.mark.slow) for n in SCRIPTS])
 def test_quick_mode(name, tmp_path):
     done = here(name, "--quick", "--out", tmp_path / "results", folder=tmp_path)
@@ -44,6 +45,7 @@ def test_quick_mode(name, tmp_path):
     assert done.stderr == "" and fits(done.stdout), done.stdout
 
 
+@pytest.mark.costly
 def test_quick_modes_of_the_main_job(tmp_path):
     for name, (arguments, left) in MAIN_JOB.items():
         done = here(name, "--quick", *arguments.split(), folder=tmp_path)
@@ -54,6 +56,7 @@ def test_quick_modes_of_the_main_job(tmp_path):
     assert len(steps) == 2 and all(steps >= 4000) and all(steps < 10_000)
 
 
+@pytest.mark.costly
 def test_no_script_that_chooses_devices_has_started_jax_before():
     """It would choose too late; what runs here, where jax has started, does not show it."""
     choosing = [p.stem for p in EXPERIMENTS.glob("*.py") if re.search(r"\b(start|use_cpu_devices)\(", p.read_text())]
@@ -74,6 +77,7 @@ def test_every_script_says_its_question_and_what_to_expect(path):
     assert re.search(r"\b[Ee]xpect\b", text)
 
 
+@pytest.mark.costly
 def test_exact_table_reads_a_problem_and_writes_all_numbers(tmp_path):
     table = json.loads((Path(__file__).parent / "data" / "exact_table.json").read_text())
     (tmp_path / "mdp.json").write_text(json.dumps(table["input"]))
@@ -134,6 +138,7 @@ def test_bad_problems_are_refused_in_one_line(tmp_path, change, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.costly
 def test_a_refusal_is_all_that_a_person_sees(tmp_path):
     (tmp_path / "mdp.json").write_text(json.dumps(GOOD | {"horizon": 0}))
     done = in_a_process("exact_table", "--mdp", "mdp.json", folder=tmp_path)

@@ -300,6 +300,7 @@ def assert_same(one, other):
         np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @of_each_case
 def test_observations_and_rewards_are_those_of_the_family(case):
@@ -310,6 +311,7 @@ def test_observations_and_rewards_are_those_of_the_family(case):
     assert_same(rows.reward, reward)
 
 
+@pytest.mark.few(2, costly=4)
 @of_each_case
 def test_termination_is_the_tasks_own_end(case):
     rows = played(case).rows
@@ -317,6 +319,7 @@ def test_termination_is_the_tasks_own_end(case):
     assert rows.terminated.any() == case.ends
 
 
+@pytest.mark.costly
 @of_each_case
 def test_truncation_is_the_time_limit_and_nothing_else(case):
     environment, rows = played(case).environment, played(case).rows
@@ -328,6 +331,7 @@ def test_truncation_is_the_time_limit_and_nothing_else(case):
     assert rows.truncated.any() and environment.horizon == case.limit
 
 
+@pytest.mark.few(2, costly=4)
 @of_each_case
 def test_flags_are_bools_and_a_state_keeps_its_types(case):
     environment = case.make()
@@ -347,6 +351,7 @@ def test_flags_are_bools_and_a_state_keeps_its_types(case):
     assert features.ndim == 1 and features.dtype == jnp.float32
 
 
+@pytest.mark.few(2, costly=4)
 @of_each_case
 def test_the_same_keys_give_the_same_stream_and_nothing_is_compiled_again(case):
     _, run, start, keys, rows, state = played(case)
@@ -556,6 +561,7 @@ def test_a_game_of_several_players_is_refused():
         environments.make("pgx/chess")
 
 
+@pytest.mark.costly
 def test_an_episode_without_a_time_limit_ends_by_itself():
     need("jumanji/")
     environment = environments.make("jumanji/TSP-v1")

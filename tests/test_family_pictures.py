@@ -25,6 +25,7 @@ CASES = {
 SLOW = ("brax", "craftax")
 
 
+@pytest.mark.costly
 @pytest.mark.few(2)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith(SLOW)) for name in CASES]

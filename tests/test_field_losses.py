@@ -51,6 +51,7 @@ def summed_over_stream(loss):
     return scaled
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("make", "credit", "surrogate"),
     [
@@ -78,6 +79,7 @@ def test_the_mean_over_time_is_a_step_size_as_long_as_the_length_is_fixed(where)
             assert_scale(field.rlax_policy_gradient(), scale, problems=where)
 
 
+@pytest.mark.costly
 def test_brax_is_clipped_gae_where_lambda_is_one_and_no_limit_cuts():
     loss, expected = summed_over_stream(field.brax_ppo()), without_discount_in_front(GAE, clipped_ratio)
     assert_same_estimator(loss, expected, problems=[FIXED, VARIED], **STREAM)
@@ -112,6 +114,7 @@ def test_a_loss_is_compared_with_an_objective_that_it_fits_with_one_sign_on_all_
     assert make_row(*found[1], 0.0, OBJECTIVES[0]).cosine < -0.4
 
 
+@pytest.mark.costly
 def test_rewards_of_the_kl_problems_have_the_gradient_of_the_kl():
     """k1 in the reward is unbiased; of the losses k2 is where an episode is one step, k1 has no gradient at all."""
     problems = field.kl_problems(default_problems()[:3])

@@ -211,6 +211,7 @@ SOFT = ("entropy", "soft_natural")  # their gap is that of J with the entropy
 QUICK = ("entropy", "mirror_growing", "softmax_bandit", "soft_natural")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in flows.THEOREMS])
 def test_the_first_steps_of_a_theorem_are_those_of_its_method(name):
     theorem = flows.THEOREMS[name]

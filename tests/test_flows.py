@@ -174,6 +174,7 @@ def test_projection_is_the_nearest_point_of_the_simplex():
     assert np.all(nearest <= np.sum((others - x) ** 2, axis=-1) + 1e-12)
 
 
+@pytest.mark.costly
 def test_a_neural_policy_on_a_gymnax_table():
     tables = oracle.from_gymnax("FrozenLake-misc", discount=0.9)
     problem = flows.from_mdp(tables.mdp)
@@ -319,6 +320,7 @@ def test_a_bad_corner_holds_softmax_for_a_time_like_one_over_the_best_arms_proba
         assert found == pytest.approx(np.sinh(x) + x, rel=1e-4)
 
 
+@pytest.mark.costly
 def test_the_chain_holds_softmax_for_exponential_time_and_natural_gradients_not_at_all():
     start = {length: np.zeros((length + 2, 4)) for length in (3, 5, 7)}
     times = {
@@ -329,6 +331,7 @@ def test_the_chain_holds_softmax_for_exponential_time_and_natural_gradients_not_
     assert slow[1] > slow[0] > 0.5 and np.all(fast < 0)
 
 
+@pytest.mark.costly
 def test_each_state_of_the_delaying_chain_waits_longer_than_the_one_before():
     problem = flows.delaying_chain(5, 0.95)
     np.testing.assert_allclose(flows.optimum(problem).value[:5], 0.95 ** (2 * np.arange(1, 6)), rtol=1e-12)
@@ -347,6 +350,7 @@ TWO_STEPS = oracle.make_mdp([0.6, 0.4], np.full((2, 2, 2), 0.4), [[1.0, 0.0], [-
 THETA = np.array([[0.3, -0.2], [0.1, 0.4]])
 
 
+@pytest.mark.costly
 def test_a_small_step_gains_alpha_times_the_inner_product_of_mean_and_gradient():
     names = ("reward_to_go", "leave_one_out_2", "grpo_2", "first_order", "doubly_robust")
     estimators = oracle.table_estimators(TWO_STEPS, jnp.asarray(THETA), jnp.asarray(THETA[::-1].copy()))
@@ -358,6 +362,7 @@ def test_a_small_step_gains_alpha_times_the_inner_product_of_mean_and_gradient()
         assert float(gain.mean[0]) / 1e-6 == pytest.approx(float(mean @ gradient), rel=1e-4), name
 
 
+@pytest.mark.costly
 def test_enumerated_improvement_agrees_with_training():
     """J after one update of batches that are simulated, by another path: rollout, loss, optimiser."""
     alpha, size, runs = 1.5, 2, 4000

@@ -287,6 +287,7 @@ class Endless:
     speed: float = 1.0
 
 
+@pytest.mark.costly
 def test_without_any_limit_a_horizon_is_asked_for_and_then_kept_in_both_modes():
     refused(
         lambda: from_gymnax(Corridor(), Endless(), name="c"), "horizon: None is not a limit for 'c', whose parameters"

@@ -68,6 +68,7 @@ def test_the_search_shows_its_own_flags_and_those_of_training_that_do_something(
 SCRIPTS = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", [n if n == "render" else pytest.param(n, marks=pytest.mark.slow) for n in SCRIPTS])
 def test_the_help_of_every_script_fits_80_columns(name):
     command = [sys.executable, f"experiments/{name}.py", "--help"]

@@ -19,6 +19,7 @@ def trainer():
     return make_trainer(environment, make_agent(environment, hidden=(4,)), replace(recipe.config, num_envs=4))
 
 
+@pytest.mark.costly
 def test_blocks_train_what_one_sweep_does(trainer):
     algorithm = reinforce().algorithm
     whole = sweep(trainer, algorithm, total_steps=180, seeds=4, over=OVER, updates_per_chunk=5).runs

@@ -55,6 +55,7 @@ def tables(mdp):
     return mdp.initial, mdp.transition, mdp.reward
 
 
+@pytest.mark.costly
 def test_counted_ratios_become_the_exact_ones():
     mdp = MDPS["variable_length"]
     target, behaviour = policies(mdp, 0.5)

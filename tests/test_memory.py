@@ -79,6 +79,7 @@ def ends(rows):
     return np.asarray(rows.terminated | rows.truncated)
 
 
+@pytest.mark.costly
 def test_the_batches_are_what_the_tests_need(streams):
     _, _, ((first, one, _), (second, two, _)) = streams
     for rows in (one, two):
@@ -91,6 +92,7 @@ def recomputed(agent):
     return jax.jit(lambda params, rows, memory: ratios_of(agent, params, rows, memory))
 
 
+@pytest.mark.costly
 def test_recorded_log_probs_are_those_recomputed(streams):
     agent, params, batches = streams
     ratios = recomputed(agent)
@@ -129,6 +131,7 @@ def every(agent, params, rows, memory, how=None):
     return features, following(lambda x: x)
 
 
+@pytest.mark.costly
 def test_features_are_those_of_a_loop_that_forgets_at_every_end(streams):
     """Before the reset for the final observation, after it for the next row."""
     agent, params, batches = streams
@@ -146,6 +149,7 @@ def test_features_are_those_of_a_loop_that_forgets_at_every_end(streams):
         np.testing.assert_allclose(recorded, rows.log_prob, atol=1e-4)
 
 
+@pytest.mark.costly
 def test_whole_episodes_are_remembered_from_their_start():
     environment = short_cartpole()
     agent = loud(make_agent(environment, hidden=(8,), memory="gru"))
@@ -190,6 +194,7 @@ def test_values_after_an_episode_come_from_its_own_memory(streams):
         np.testing.assert_allclose(signals.next_value, value, atol=1e-4)
 
 
+@pytest.mark.costly
 def test_training_and_evaluation_run_with_a_memory():
     environment = short_cartpole()
     agent = loud(make_agent(environment, hidden=(4,), critic="state", memory="gru"))
@@ -236,6 +241,7 @@ def test_the_loop_of_a_gru_has_the_features_and_gradients_of_its_steps(streams, 
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), one, other)
 
 
+@pytest.mark.costly
 def test_a_recurrent_policy_has_a_score_probe_in_every_engine(streams):
     """It is a derivative in forward mode, which the own loop of a GRU does not have."""
     agent, params, ((memory, rows, _), _) = streams
@@ -244,6 +250,7 @@ def test_a_recurrent_policy_has_a_score_probe_in_every_engine(streams):
     np.testing.assert_allclose(probes, probes[0], rtol=1e-3)
 
 
+@pytest.mark.costly
 def test_the_gradient_of_a_gru_has_the_types_of_its_parameters(streams):
     agent, params, ((memory, rows, _), _) = streams
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
@@ -251,6 +258,7 @@ def test_the_gradient_of_a_gru_has_the_types_of_its_parameters(streams):
     assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype(jnp.bfloat16)}
 
 
+@pytest.mark.costly
 def test_values_and_ratios_pass_on_no_derivative_in_any_mode(streams):
     agent, params, ((memory, rows, _), _) = streams
     recipe = ppo()
@@ -326,6 +334,7 @@ def test_a_step_that_replaces_a_memorys_own_is_the_one_that_is_recomputed(stream
         assert np.abs(features - remembered(agent, params, rows, memory)[0]).max() > 1e-2
 
 
+@pytest.mark.costly
 def test_without_a_memory_nothing_is_earned_on_the_memory_chain():
     """±1 with equal chances for every policy of the observation alone: 16 random ones, 4096 episodes in all."""
     environment = environments.make("MemoryChain-bsuite")

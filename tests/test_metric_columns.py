@@ -26,6 +26,7 @@ def columns(recipe):
     return set(jax.eval_shape(trainer.update, recipe.algorithm, state)[1])
 
 
+@pytest.mark.costly
 def test_every_column_of_every_method_is_explained():
     section = EXPLAINED.read_text().partition("### Metrics\n")[2].partition("\n## ")[0]
     explained = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]*)\|", section, re.MULTILINE))))
@@ -35,6 +36,7 @@ def test_every_column_of_every_method_is_explained():
     assert found - explained == set() and explained - found == {"steps_per_second"}
 
 
+@pytest.mark.costly
 def test_what_is_expected_is_there():
     everywhere = {"entropy", "kl", "gradient_norm", "length_mean", "learning_rate"}
     assert everywhere | {"clip_fraction", "explained_variance"} <= columns(ppo())
@@ -62,6 +64,7 @@ def test_the_clip_fraction_of_whole_episodes_is_the_share_of_steps_in_those_outs
     assert found[0].tolist() == [0.0, 1.0, 1.0, 0.0]
 
 
+@pytest.mark.costly
 def test_every_method_that_clips_a_ratio_says_how_many():
     clips = {
         name for name, make in ALGORITHMS.items() if {"clip", "clip_low"} & set(inspect.signature(make).parameters)

@@ -163,6 +163,7 @@ def test_a_pass_visits_every_row_once_and_keeps_its_leaves_together(shuffle, cou
     assert count == 1 or len(np.unique(metrics["kl"])) > 1
 
 
+@pytest.mark.costly
 def test_every_pass_has_an_order_of_its_own(monkeypatch):
     seen = []
 
@@ -185,6 +186,7 @@ def trainer_of(recipe, epochs, num_minibatches=1):
     return make_trainer(CONTEXTUAL, AGENT, replace(config, shuffle="environments"))
 
 
+@pytest.mark.costly
 def test_work_on_a_batch_stops_at_the_first_excess_of_the_kl():
     algorithm = ppo(learning_rate=0.03).algorithm
     start = trainer_of(ppo(), 1).init(algorithm, jax.random.key(0))
@@ -279,6 +281,7 @@ def test_the_kl_penalty_is_kl_from_the_old_to_the_new_policy():
     np.testing.assert_allclose(gradient(new, 50.0), 50.0 * expected, atol=1e-4)
 
 
+@pytest.mark.costly
 def test_a_large_kl_penalty_keeps_the_policy_where_it_is():
     recipe, slow = ppo(clip=float("inf")), Partial(optax.sgd, learning_rate=0.01)
     trainer = trainer_of(recipe, 200)

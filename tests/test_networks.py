@@ -81,6 +81,7 @@ MEMORIES = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("name", "rollout"),
@@ -115,6 +116,7 @@ def test_what_is_recorded_is_what_is_recomputed(name, rollout):
         assert set(np.unique(rows.reward)) <= {-1.0, 0.0, 1.0}  # nothing forbidden was done
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize("memory", [{}, {"memory": "gru"}])
 @pytest.mark.parametrize("config", [{}, {"accumulate": 2}])
@@ -181,6 +183,7 @@ class Counting:
         return {"n": carry["n"] + 1}, jnp.concatenate([x * params, carry["n"][..., None].astype(x.dtype)], axis=-1)
 
 
+@pytest.mark.costly
 def test_networks_of_ones_own_take_keys_and_carries_of_any_kind():
     environment = probes.delayed_choice()
     agent = from_networks(environment, Thinned())
@@ -213,6 +216,7 @@ def test_dropout_leaves_out_its_share_and_keeps_the_mean():
     np.testing.assert_allclose(thinned[kept], whole[kept] / 0.75, rtol=1e-6)
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize(("inputs", "outputs"), [(6, 2), (6, 5), (2, 6)])
 def test_a_layers_product_has_the_values_and_derivatives_of_a_plain_one(inputs, outputs):
@@ -255,6 +259,7 @@ def test_layer_norm_comes_before_the_tanh():
     np.testing.assert_allclose(network.apply(params, x), expected, atol=1e-5)
 
 
+@pytest.mark.costly
 def test_images_go_through_convolutions_and_the_rest_stands_beside_them():
     a, b, flat = jax.random.normal(KEY, (2, 5, 4, 2)), jnp.ones((2, 3, 3, 1)), jnp.ones((2, 7))
     network = CNN((6,), 2, 1.0)
@@ -269,6 +274,7 @@ def test_images_go_through_convolutions_and_the_rest_stands_beside_them():
     assert agent.init(KEY)["policy"]["net"]["params"]["Dense_0"]["kernel"].shape == (27, 16)
 
 
+@pytest.mark.costly
 def test_a_separate_memory_is_the_critics_alone():
     environment = remember()
     agent = make_agent(environment, hidden=(8,), critic="state", memory="gru", separate_memory=True)
@@ -298,6 +304,7 @@ class Scaled(NamedTuple):
         return params * x
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("normalised", [False, True])
 def test_a_loss_computes_shared_layers_once(normalised):
     environment, recipe, calls = environments.make("CartPole-v1"), ppo(), []
@@ -318,6 +325,7 @@ def test_a_loss_computes_shared_layers_once(normalised):
     np.testing.assert_allclose(once, twice, rtol=1e-5)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("normalised", [False, True])
 def test_a_policy_that_changes_the_observation_first_does_not_get_the_shared_layers(normalised):
     environment, recipe = environments.make("CartPole-v1"), ppo()
@@ -333,6 +341,7 @@ def test_a_policy_that_changes_the_observation_first_does_not_get_the_shared_lay
     np.testing.assert_allclose(log_prob_of(halved, params, rows), wanted, atol=1e-6)
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize("settings", [{}, {"memory": "gru"}, {"dropout": 0.5}], ids=["none", "gru", "dropout"])
 def test_shared_layers_computed_once_or_twice_give_the_same_update(settings):
@@ -347,6 +356,7 @@ def test_shared_layers_computed_once_or_twice_give_the_same_update(settings):
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), *after)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "method", ["reinforce", *(pytest.param(m, marks=pytest.mark.slow) for m in ("ppo", "trpo", "vtrace"))]
 )

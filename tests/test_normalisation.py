@@ -116,6 +116,7 @@ def history():
     return bare, agent, states, batches, metrics
 
 
+@pytest.mark.costly
 def test_statistics_are_those_of_all_batches_and_nothing_else_moves_them(history):
     _, _, states, batches, _ = history
     assert states[0].params["statistics"].count == 0
@@ -132,6 +133,7 @@ def test_statistics_are_those_of_all_batches_and_nothing_else_moves_them(history
     assert min(jax.tree.leaves(moved)) > 0
 
 
+@pytest.mark.costly
 def test_statistics_move_after_the_batch_has_been_worked_on(history):
     _, agent, states, batches, metrics = history
     for state, (rows, _, log_ratio) in zip(states, batches, strict=False):
@@ -172,6 +174,7 @@ def test_evaluation_uses_the_statistics(history):
     assert np.abs(logits - bare.policy(params, x).logits).max() > 1e-3
 
 
+@pytest.mark.costly
 def test_what_normalised_observations_taught_is_known_at_evaluation():
     environment, recipe = far_away(), reinforce(learning_rate=0.1)
     agent = normalise_observations(linear(environment, "none"), environment)
@@ -255,6 +258,7 @@ def test_scaled_rewards_against_a_plain_loop(streaming):
         assert k or scale.moments.variance > 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("mode", ["stream", "episodes"])
 def test_with_normalised_rewards_their_unit_does_not_matter(mode):
     base = environments.from_gymnax(*_pendulum())

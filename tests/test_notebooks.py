@@ -143,6 +143,7 @@ def test_a_name_of_another_cell_is_seen():
 QUICK_RECIPES = ("5. ", "27. ")
 
 
+@pytest.mark.costly
 def test_some_recipes_run(tmp_path):
     notebook = nbformat.read(COOKBOOK, as_version=4)
     chosen = {FIRST} | {code for heading, _, code in RECIPES if heading.startswith(QUICK_RECIPES)}

@@ -213,6 +213,7 @@ def test_fisher_is_the_expected_outer_product_of_scores(mdp):
     np.testing.assert_allclose(oracle.exact_fisher(mdp, log_policy, theta), expected, atol=1e-12)
 
 
+@pytest.mark.costly
 @pytest.mark.few(3)
 @pytest.mark.parametrize("name", ["trajectory", "per decision, stopped past"])
 def test_a_pool_of_behaviour_policies_is_one_behaviour_policy(mdp, name):

@@ -12,6 +12,7 @@ PART = ("tests/test_padding.py::test_a_gradient_over_executed_steps_is_that_over
 WHOLE_BATCH = "tests/test_contracts.py::test_a_surrogate_that_declares_nothing_is_given_the_whole_batch_by_every_engine"
 
 
+@pytest.mark.costly
 @pytest.mark.optimised
 @pytest.mark.parametrize("part", [PART, pytest.param(("tests/test_padding.py", WHOLE_BATCH), marks=pytest.mark.slow)])
 def test_the_same_holds_with_the_optimiser_on(part):

@@ -17,6 +17,7 @@ from pgjax.training.loss import Batch, loss
 from pgjax.training.signals import credit_of, first_memory, signals_of, target_of
 
 
+@pytest.mark.costly
 def test_rollouts_that_stop_early_give_what_those_to_the_horizon_give():
     environment = environments.make("CartPole-v1")
     agent = make_agent(environment, hidden=(4,))
@@ -37,6 +38,7 @@ def test_rollouts_that_stop_early_give_what_those_to_the_horizon_give():
     assert lengths.max() < 250 and lengths.min(axis=1).max() < lengths.max()
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["reinforce", "first_order", "doubly_robust"])
 def test_a_gradient_over_executed_steps_is_that_over_all_rows(name):
@@ -63,6 +65,7 @@ def test_a_gradient_over_executed_steps_is_that_over_all_rows(name):
     assert max(jnp.abs(x).max() for x in jax.tree.leaves(found[0]["policy"])) > 1e-2
 
 
+@pytest.mark.costly
 def test_padding_is_not_differentiated():
     """Rows behind the ends may hold anything at all."""
     environment = environments.make("CartPole-v1")

@@ -77,6 +77,7 @@ def test_what_is_exploited_is_what_a_copy_by_hand_gives(trained):
             np.testing.assert_array_equal(a, b if name in own else np.stack([b[i] for i in source]), err_msg=name)
 
 
+@pytest.mark.costly
 def test_members_that_share_parameters_have_keys_of_their_own(trained):
     runs, _ = trained
     assert (runs.settings["parent"] != runs.seeds).any() or (np.diff(data([runs.state.key])[0], axis=0) != 0).any()
@@ -137,6 +138,7 @@ def test_one_member_that_does_not_explore_is_plain_training_to_the_bit(problem):
         same((one.algorithm, one.state), (other.algorithm, other.state))
 
 
+@pytest.mark.costly
 def test_a_population_that_is_saved_and_restored_goes_on_to_the_bit(problem, trained, tmp_path):
     trainer, algorithm = problem
     runs = population.start(trainer, algorithm, HOW, seeds=4)
@@ -156,6 +158,7 @@ def test_a_population_that_is_saved_and_restored_goes_on_to_the_bit(problem, tra
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
+@pytest.mark.costly
 def test_the_lineage_explains_every_number(trained):
     """From a member's takeover on, until its next one, it trains with the numbers that the table says."""
     runs, pieces = trained
@@ -175,6 +178,7 @@ def test_the_lineage_explains_every_number(trained):
     np.testing.assert_array_equal(runs.settings["learning_rate"], hyperparameters(runs.algorithm)["learning_rate"])
 
 
+@pytest.mark.costly
 def test_nobody_is_replaced_who_does_not_train_any_more(trained):
     runs, pieces = trained
     assert (runs.settings["parent"] == runs.seeds).all()  # after the last update
@@ -200,6 +204,7 @@ def test_what_is_no_evolution_is_refused(change, field):
         replace(HOW, **change)
 
 
+@pytest.mark.costly
 def test_settings_and_seeds_are_paired_one_to_one(problem):
     trainer, algorithm = problem
     over = [{"learning_rate": 0.1}, {"learning_rate": 0.2}]

@@ -87,6 +87,7 @@ def acts_as(policy, setup, params):
     jax.tree.map(np.testing.assert_array_equal, *distributions)
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k == "image" else k for k in SMALL])
 def test_a_policy_is_that_of_the_best_seed_of_its_run(script, tmp_path, kind):
@@ -103,6 +104,7 @@ def test_a_policy_is_that_of_the_best_seed_of_its_run(script, tmp_path, kind):
     assert {path.name for path in (tmp_path / "policies").iterdir()} == {f"{name}.{x}" for x in ("npz", "toml", "csv")}
 
 
+@pytest.mark.costly
 def test_what_a_card_says(plain):
     run, folder = plain
     card = pretrained.card("Catch-bsuite", folder=folder)
@@ -148,6 +150,7 @@ def test_the_learning_curve_is_of_all_seeds_and_thin(plain):
     assert curve["env_steps"][-1] == 3000 and all(curve["low"] < curve["return_mean"])
 
 
+@pytest.mark.costly
 def test_a_large_agent_keeps_its_policy_alone(script, tmp_path):
     settings = replace(SMALL["plain"], hidden=(220, 220))
     run = write_run(tmp_path / "run", settings)
@@ -347,6 +350,7 @@ def within_its_card(name, episodes):
     assert low <= mean <= high, f"{name}: {mean} is not in [{low}, {high}]"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", FEW)
 def test_a_few_shipped_policies_earn_what_their_cards_say(name):
     within_its_card(name, EPISODES)

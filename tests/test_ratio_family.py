@@ -49,7 +49,7 @@ UNLIKE = {  # what must not look like nothing: a part, a word of its lines, and 
 }
 
 
-@pytest.mark.few(6)
+@pytest.mark.few(2, costly=4)
 @pytest.mark.parametrize("part", ratio_family.PARTS, ids=lambda part: part.__name__)
 def test_every_fact_equals_its_closed_form(x64, part):
     found = list(part())
@@ -61,6 +61,7 @@ def test_every_fact_equals_its_closed_form(x64, part):
     assert all(fact.found > least for fact in found if word in fact.what)
 
 
+@pytest.mark.costly
 def test_what_the_parts_change_is_the_direction(x64):
     own, mean, constant = (f.found for f in ratio_family.own_lengths() if "cosine" in f.what)
     assert own < mean - 1e-4 < constant - 2e-4
@@ -70,6 +71,7 @@ def test_what_the_parts_change_is_the_direction(x64):
     assert weights[0] > 1.05 * weights[1]
 
 
+@pytest.mark.costly
 def test_the_estimators_of_the_recipes(x64):
     """Dr. GRPO on-policy is a scale, whatever lengths do; at a distance nothing is; GRPO divides by two there too."""
     for lengths in ratio_family.PROBLEMS:
@@ -156,6 +158,7 @@ def test_where_lengths_vary_the_mean_of_the_sequence_ratio_may_exceed_one(x64):
     assert float(one_length @ jnp.array([0.25, 0.75])) < 1  # T = 2 for both
 
 
+@pytest.mark.costly
 def test_groups_of_any_size(x64):
     one = signals()
     found, total = group_standardised(one), np.asarray(total_return(one))[0]
@@ -235,6 +238,7 @@ def test_every_method_takes_a_reference_policy(name, place):
     assert jax.tree.structure(after.reference) == jax.tree.structure(state.params) and "reference_kl" in metrics
 
 
+@pytest.mark.costly
 def test_the_reference_is_what_training_starts_from_in_every_run_and_survives_a_checkpoint(tmp_path):
     trainer, algorithm = small(reference="k2_loss", environment=environments.make("Catch-bsuite"))
     runs = sweeps.start(trainer, algorithm, seeds=2, over={"reference_coefficient": [0.0, 100.0]})
@@ -249,6 +253,7 @@ def test_the_reference_is_what_training_starts_from_in_every_run_and_survives_a_
     jax.tree.map(np.testing.assert_array_equal, kept.reference, runs.state.reference)
 
 
+@pytest.mark.costly
 def test_another_reference_may_be_given():
     trainer, algorithm = small(reference="k2_loss", coefficient=1.0)
     state = trainer.init(algorithm, jax.random.key(0))
@@ -258,6 +263,7 @@ def test_another_reference_may_be_given():
     assert distances[0] < 1e-6 < 1e-3 < distances[1]
 
 
+@pytest.mark.costly
 def test_the_sampler_is_the_learner_up_to_rounding_in_rollouts_of_one_s_own_and_not_in_others():
     """A batch with other recorded probabilities: as if C = 1 cut every weight to what was recorded."""
     corrected, algorithm = small("sampler_is", epochs=1)

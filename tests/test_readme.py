@@ -159,6 +159,7 @@ BLOCKS = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "block", [b if b.startswith("README.md") else pytest.param(b, marks=pytest.mark.slow) for b in BLOCKS]
 )

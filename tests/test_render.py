@@ -57,6 +57,7 @@ def agents():
     yield pytest.param(breakout, make_agent(breakout, hidden=(8,)), False, id="image")
 
 
+@pytest.mark.costly
 @pytest.mark.few(2)
 @pytest.mark.parametrize(("environment", "agent", "greedy"), list(agents()))
 def test_the_recorded_episode_is_the_one_that_a_rollout_of_its_key_gives(environment, agent, greedy):
@@ -74,6 +75,7 @@ def test_the_recorded_episode_is_the_one_that_a_rollout_of_its_key_gives(environ
     assert recording.terminated == bool(rows.terminated.any())
 
 
+@pytest.mark.costly
 def test_each_state_is_the_one_that_was_observed():
     environment = environments.make("CartPole-v1")
     agent = make_agent(environment)
@@ -203,6 +205,7 @@ def test_returns_are_written_out(script, returns, expected):
     ]
 
 
+@pytest.mark.costly
 def test_a_run_becomes_a_gif(tmp_path):
     path = write_run(tmp_path / "run")
     write_evaluation(path, [-0.5, 0.5])
@@ -224,6 +227,7 @@ def test_the_seed_that_was_best_is_shown_unless_another_is_named(script, tmp_pat
     assert script["best_seed"](rendering.run) == 0
 
 
+@pytest.mark.costly
 def test_seeds_episodes_and_the_kind_of_policy_differ(script, tmp_path):
     settings = Settings(environment="CartPole-v1", hidden=(8,), seeds=2)
     rendering = script["Rendering"](write_run(tmp_path / "run", settings))

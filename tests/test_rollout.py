@@ -63,6 +63,7 @@ def test_every_environment_has_its_types_and_shapes_in_both_modes(name):
 OF_EACH_SUITE = ("Pendulum-v1", "DeepSea-bsuite", "Breakout-MinAtar", "FourRooms-misc", "Swimmer-misc")
 
 
+@pytest.mark.costly
 @pytest.mark.few(2)
 @pytest.mark.parametrize(
     "name", [name if name in OF_EACH_SUITE else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
@@ -114,6 +115,7 @@ def test_whole_episodes_equal_gymnax_stepped_by_hand():
     assert not rows.reward[t + 1 :].any() and not (rows.terminated | rows.truncated)[t + 1 :].any()
 
 
+@pytest.mark.costly
 def test_streaming_equals_gymnaxs_own_auto_reset():
     """Pendulum with a limit of 5: truncation, the reset after it, and the final observation before it."""
     env, params = gymnax.make("Pendulum-v1")
@@ -175,6 +177,7 @@ def line(flags):
     return Environment("line", lambda key: (jnp.zeros(1), 0), step, None, None, Discrete(2), 5)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("how", ["plain", "cpu", "accelerator"])
 def test_a_stream_truncates_at_the_horizon_as_whole_episodes_do(how):
     """Whether or not the environment does, and across the parts in which a stream is rolled out."""

@@ -67,6 +67,7 @@ print("initialised")
 """
 
 
+@pytest.mark.costly
 def test_networks_initialised_in_parallel_do_not_hang_with_two_threads():
     """Six batches of QR decompositions at a time would occupy both threads and wait for a third."""
     environment = without_sizes() | {"NPROC": "2"}
@@ -110,6 +111,7 @@ def outcomes(*steps, **variables):
     return done.stdout.splitlines()
 
 
+@pytest.mark.costly
 def test_the_pool_is_enlarged_where_it_is_needed_and_what_comes_too_late_is_said():
     steps = [f"import pgjax; pgjax.use_cpu_devices({count})" for count in (0, 3, 5)]
     imported, too_few, three, started, too_late = outcomes(
@@ -146,12 +148,14 @@ def test_the_size_of_the_pool_is_the_users_or_enough(monkeypatch, jaxlib_version
         assert os.environ.get("NPROC") == left
 
 
+@pytest.mark.costly
 def test_a_pool_that_can_no_longer_be_enlarged_is_said():
     """Behind pgjax's import, jax's thread pool is as small as the machine's cores."""
     (said,) = outcomes("import gymnax, pgjax")
     assert "can hang with the 2 threads" in said and "import pgjax before gymnax, or set NPROC=4" in said
 
 
+@pytest.mark.costly
 def test_after_gymnax_the_devices_that_xla_was_asked_for_serve_and_another_count_is_refused():
     flags = "--xla_force_host_platform_device_count=3"
     counted = "import jax; pgjax.use_cpu_devices(3); assert len(jax.devices()) == 3"
@@ -178,6 +182,7 @@ print(seaborn is pong.sns, callable(seaborn.relplot))
 """
 
 
+@pytest.mark.costly
 def test_scripts_import_what_only_a_drawing_of_gymnax_needs_when_it_is_used():
     done = subprocess.run([sys.executable, "-c", WITHOUT_SEABORN], capture_output=True, text=True, timeout=100)
     assert done.stdout.splitlines() == ["False", "4 True", "True True"], done.stderr

@@ -23,6 +23,7 @@ def bandit():
     return environment, agent
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("name", "factors"), [("linear", [0.0, 0.5, 1.0, 2 / 3, 1 / 3]), ("constant", [0.0, 0.5, 1, 1, 1])]
@@ -53,6 +54,7 @@ def test_a_cosine_rises_falls_and_stays_at_nothing():
     np.testing.assert_allclose(factors, [0, 0.5, 1, 0.5, 0, 0], atol=1e-6)
 
 
+@pytest.mark.costly
 def test_the_length_of_a_schedule_is_swept(bandit):
     recipe = reinforce()
     trainer = make_trainer(*bandit, recipe.config)

@@ -102,6 +102,7 @@ def search_of(tmp_path, monkeypatch, kills=(), trials=10, sampler="tpe"):
     return [(t.number, t.params, t.state, t.intermediate_values, t.value) for t in study.get_trials()], counted
 
 
+@pytest.mark.costly
 def test_a_search_that_is_killed_ends_as_one_that_is_not(tmp_path, monkeypatch):
     """Wherever: no trial is lost, none told twice, none trained again once its batch is stored."""
     (tmp_path / "a").mkdir()
@@ -115,6 +116,7 @@ def test_a_search_that_is_killed_ends_as_one_that_is_not(tmp_path, monkeypatch):
     assert len(whole) == 10 and states.count("PRUNED") == 5 and states.count("COMPLETE") == 5
 
 
+@pytest.mark.costly
 def test_a_larger_number_of_trials_goes_on(tmp_path, monkeypatch):
     begun, _ = search_of(tmp_path, monkeypatch, trials=6)
     found, counted = search_of(tmp_path, monkeypatch, trials=9)
@@ -185,6 +187,7 @@ def test_a_search_that_cannot_be_is_refused_before_it_begins(change, field):
         tune.space_of(tune.Search(**change), SETTINGS)
 
 
+@pytest.mark.costly
 def test_without_optuna_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(

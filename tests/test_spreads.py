@@ -84,6 +84,7 @@ def credits_of(reward, mask):
 credits_on_devices = jax.jit(jax.vmap(credits_of, axis_name=ENV_AXIS))
 
 
+@pytest.mark.costly
 @pytest.mark.few(2)
 @pytest.mark.parametrize(("steps", "group"), [(1, None), (3, [0, 0, 0, 5, 5, 5, 5])])
 def test_equal_returns_say_nothing_of_any_action(precision, steps, group):
@@ -108,6 +109,7 @@ def test_returns_equal_up_to_rounding_say_nothing_of_any_action(precision):
             np.testing.assert_array_equal(found[name], 0.0, err_msg=name)
 
 
+@pytest.mark.costly
 def test_a_small_spread_far_from_0_is_brought_to_1(precision):
     exact = (FAR - FAR.mean()) / FAR.std()
     far = every_credit(make_signals(FAR.astype(precision)))
@@ -127,6 +129,7 @@ def test_what_is_not_a_number_stays_so():
             assert np.isnan(found[name]).any(), (name, bad)
 
 
+@pytest.mark.costly
 def test_no_spread_is_not_a_number_on_the_way():
     """Also where a step is executed by no trajectory, one operation at a time."""
     signals = make_signals(np.array([[1.0, 2.0], [0.0, 0.0]]), mask=np.array([[1, 1], [0, 0]]))
@@ -190,6 +193,7 @@ def test_derivatives_are_finite_where_nothing_varies():
 # --- over devices ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.costly
 @pytest.mark.few(3)
 @pytest.mark.parametrize("kind", ["equal", "reordered", "far", "random"])
 def test_devices_that_share_a_batch_find_the_spread_of_the_whole(precision, kind):
@@ -215,6 +219,7 @@ def test_devices_that_share_a_batch_find_the_spread_of_the_whole(precision, kind
             np.testing.assert_array_equal(joined, 0.0, err_msg=name)
 
 
+@pytest.mark.costly
 def test_spreads_are_those_of_numpy_in_every_layout(x64):
     rng = np.random.default_rng(0)
     x, there = 50.0 + rng.normal(size=(4, 6, 2)), (rng.random((4, 6)) < 0.7).astype(float)
@@ -366,6 +371,7 @@ def test_branches_of_equal_returns_have_no_error():
     assert np.isnan(diagnostics.mean_and_error(jnp.ones((1, 3)))[1]).all()
 
 
+@pytest.mark.costly
 def test_weight_statistics_count_executed_episodes_alone():
     """Of two weights 1.5 and 0.5; a third column without a step is nobody's, and weighs nothing."""
     mdp = oracle.make_mdp([1.0], [[[0.0], [0.0]]], [[1.0, 0.0]], horizon=1)

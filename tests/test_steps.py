@@ -122,6 +122,7 @@ def test_conjugate_gradients_solve_positive_systems(x64):
     assert not np.asarray(jax.jit(solve)(matrices[0], np.zeros(8))).any()
 
 
+@pytest.mark.costly
 def test_under_vmap_conjugate_gradients_give_what_they_give_alone():
     """Three policies of 64-64 units, 2048 rows, float32: where a while loop under vmap went wrong."""
     widths = (4, 64, 64, 2)

@@ -30,6 +30,7 @@ def test_every_method_carries_the_same_types_through_its_loop_with_64_bits_and_t
     assert state.reward_scale.moments.mean.dtype == metrics["return_mean"].dtype == np.float64
 
 
+@pytest.mark.costly
 def test_nothing_is_not_a_number_on_purpose():
     trainer, algorithm = prepared("ppo", diagnostics=2, epochs=1)
     with jax.debug_nans(True):

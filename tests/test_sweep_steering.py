@@ -41,6 +41,7 @@ def same(one, other):
     np.testing.assert_array_equal(*keys)
 
 
+@pytest.mark.costly
 def test_a_callback_and_a_bar_change_no_bit_and_see_every_chunk(problem, plain, monkeypatch):
     seen, text = [], io.StringIO()
     monkeypatch.setattr(progress, "Console", lambda **_: Console(file=text, force_terminal=True, width=100))
@@ -57,6 +58,7 @@ def test_a_callback_and_a_bar_change_no_bit_and_see_every_chunk(problem, plain, 
         assert part in text.getvalue()
 
 
+@pytest.mark.costly
 def test_runs_that_a_callback_stops_stay_and_the_others_go_on(problem, plain):
     masks = iter([np.array([False, True, False]), None, np.array([True, False, False])])
     stopped = sweep(*problem, **HOW, callback=lambda runs, metrics: next(masks, False))
@@ -92,6 +94,7 @@ def test_ctrl_c_keeps_what_is_done(problem, plain, capsys):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.costly
 def test_a_number_changed_on_the_way_is_that_of_two_sweeps(problem):
     trainer, algorithm = problem
 
@@ -109,6 +112,7 @@ def test_a_number_changed_on_the_way_is_that_of_two_sweeps(problem):
             by_hand.with_hyperparameters(**values)
 
 
+@pytest.mark.costly
 def test_runs_are_saved_and_go_on_to_the_same_bits(problem, plain, tmp_path):
     trainer, algorithm = problem
     half, _ = sweeps.advance(trainer, sweeps.start(trainer, algorithm, seeds=3), 144, 4)
@@ -223,6 +227,7 @@ def test_a_function_bound_in_any_place_is_no_number(problem, wrap):
         jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
+@pytest.mark.costly
 def test_optax_objects_and_functions_are_optimisers(problem):
     trainer, algorithm = problem
     wanted = sweep(trainer, with_optimizer(algorithm, optax.sgd), total_steps=72).runs

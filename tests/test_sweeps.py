@@ -127,6 +127,7 @@ def test_other_counts_are_refused(problem):
             train(trainer, algorithm, jax.random.key(0), bad)
 
 
+@pytest.mark.costly
 def test_whole_numbers_of_any_type_are_counts(problem):
     *_, trainer, algorithm = problem
     for steps in (72, 72.0, np.int64(72), np.float32(72), jnp.int32(72)):
@@ -136,6 +137,7 @@ def test_whole_numbers_of_any_type_are_counts(problem):
         sweep(trainer, algorithm, total_steps=Fraction(1, 3))
 
 
+@pytest.mark.costly
 def test_steps_are_counted_up_to_the_largest_number(problem):
     """A loop of a user's own that goes beyond it: the counter stays there."""
     *_, trainer, algorithm = problem
@@ -146,6 +148,7 @@ def test_steps_are_counted_up_to_the_largest_number(problem):
         assert int(state.env_steps) == steps
 
 
+@pytest.mark.costly
 def test_runs_that_are_handed_over_stay(problem):
     *_, trainer, algorithm = problem
     runs = sweeps.start(trainer, algorithm)

@@ -45,6 +45,7 @@ def agent_on(name, scale=30.0):
     return environment, agent, params
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_tables_give_the_environments_own_return(name):
@@ -104,6 +105,7 @@ def frozen_lake():
     return agent, params, tables, rows, means, {far: log_policy(p) for far, p in ((False, params), (True, other))}
 
 
+@pytest.mark.costly
 @pytest.mark.few(4)
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_neural_policys_gradient_on_frozen_lake(frozen_lake, name):

@@ -85,6 +85,7 @@ def test_contract(credit, baseline):
     assert (evaluate_runs(environment, agent, runs, jax.random.key(1), episodes=16, greedy=True) == 1.0).all()
 
 
+@pytest.mark.costly
 def test_a_wrong_critic_moves_no_mean_of_the_doubly_robust_update():
     """The first update's mean over many batches is that of per-decision importance sampling, whatever Q says."""
     environment = probes.contextual()
@@ -161,6 +162,7 @@ def test_a_swept_run_is_taken_out_used_and_equal_to_a_single_one():
     assert not any(word in program for word in ("all-reduce", "all-gather", "collective-permute", "all-to-all"))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "probe", [*(pytest.param(p, marks=pytest.mark.slow) for p in (probes.bandit, probes.contextual)), probes.target]
 )
@@ -172,6 +174,7 @@ def test_probes(probe):
     assert returns.mean() > (-0.05 if probe is probes.target else 0.99)
 
 
+@pytest.mark.costly
 @pytest.mark.few(4)
 @pytest.mark.parametrize("credit", CREDITS)
 @pytest.mark.parametrize(
@@ -200,6 +203,7 @@ def played(trainer, algorithm):
     return state, collect(trainer, algorithm, state).batch.transition
 
 
+@pytest.mark.costly
 def test_the_entropy_bonus_raises_entropy():
     _, algorithm, trainer = setup(probes.bandit(), 32, learning_rate=0.05)
     over = {"entropy_coefficient": [0.0, 3.0]}
@@ -231,6 +235,7 @@ def test_accumulation_equals_the_full_batch(name, baseline, mean):
     assert whole.env_steps == sliced.env_steps
 
 
+@pytest.mark.costly
 def test_accumulation_needs_less_memory():
     """Observations are never held together; what stays of each step is its signals, a few numbers."""
     environment = environments.make("Catch-bsuite")
@@ -246,6 +251,7 @@ def test_accumulation_needs_less_memory():
     assert bytes_needed[1] < bytes_needed[0] / 4
 
 
+@pytest.mark.costly
 def test_streaming_updates_the_same_way():
     environment = environments.make("Catch-bsuite")
     recipe = reinforce()
@@ -276,6 +282,7 @@ def test_the_same_key_gives_the_same_bits_in_any_chunks():
     chex.assert_trees_all_equal(*states)
 
 
+@pytest.mark.costly
 def test_runs_stop_at_the_first_update_that_reaches_their_steps_and_spreading_over_devices_changes_nothing():
     assert jax.device_count() == 2
     _, algorithm, trainer = setup(environments.make("CartPole-v1"))
@@ -322,6 +329,7 @@ SHARED = {
 """Of each kind of rollout and credit one; the table of updates has every method on two and on four devices."""
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "name", [n if n in ("ppo", "time_step") else pytest.param(n, marks=pytest.mark.slow) for n in SHARED]
 )
@@ -399,6 +407,7 @@ def test_a_list_of_settings_is_swept_as_it_stands():
             sweeps.start(trainer, algorithm, over=wrong)
 
 
+@pytest.mark.costly
 def test_any_optimiser_and_schedule():
     environment = probes.bandit()
     for optimizer in (
@@ -421,6 +430,7 @@ def after_each(trainer, algorithm, updates):
     return found
 
 
+@pytest.mark.costly
 def test_decay_reaches_zero_and_stops_learning():
     _, algorithm, trainer = setup(probes.bandit())
     rate = Partial(linear_decay, learning_rate=0.2, updates=5.0)
@@ -430,6 +440,7 @@ def test_decay_reaches_zero_and_stops_learning():
     assert optax.tree.norm(jax.tree.map(jnp.subtract, params[5], params[4])) > 0
 
 
+@pytest.mark.costly
 def test_decay_counts_batches_however_many_steps_are_made_on_each():
     environment, recipe = probes.bandit(), ppo(learning_rate=0.2)
     config = replace(recipe.config, num_envs=8, num_steps=4, epochs=2, minibatches=2)
@@ -440,6 +451,7 @@ def test_decay_counts_batches_however_many_steps_are_made_on_each():
     assert optax.tree.norm(jax.tree.map(jnp.subtract, five, four)) > 0
 
 
+@pytest.mark.costly
 def test_the_gradient_is_clipped_by_its_global_norm_and_every_update_draws_new_episodes():
     _, algorithm, trainer = setup(environments.make("CartPole-v1"))
     update = jax.jit(trainer.update)
@@ -515,6 +527,7 @@ def compiled(recipe, updates=4, **changes):
     return sweeps.compiled(trainer, runs, updates)
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize("method", [ppo, reinforce])
 def test_memory_does_not_grow_with_the_number_of_updates_and_minibatches_are_dealt_without_a_sort(method):
@@ -527,6 +540,7 @@ def test_memory_does_not_grow_with_the_number_of_updates_and_minibatches_are_dea
     assert " sort(" not in programs[0].as_text() and "while" in programs[0].as_text()
 
 
+@pytest.mark.costly
 def test_a_large_batch_s_activations_are_never_in_memory_together():
     """Two networks of 8, two layers: 64 activations per step and pass would be 256 bytes beside the batch itself."""
     steps = 256 * 128

@@ -22,7 +22,7 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 LEFT_OUT = {"MNISTBandit-bsuite", "Pong-misc"}  # one downloads its data, the other cannot be won
 
 
-@pytest.mark.few(12)
+@pytest.mark.few(4, costly=8)
 @pytest.mark.parametrize("name", tuned_environments())
 def test_tuned_settings_can_be_trained_with(name):
     """They name settings that exist, fit their method and environment, and are enough seeds and episodes."""

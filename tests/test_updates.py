@@ -52,7 +52,7 @@ def test_the_table_has_every_method_every_baseline_and_every_path():
         assert update_table.paths_of(CASES[MAIN[name]]) == (STREAMS if streaming else WHOLE_EPISODES)
 
 
-@pytest.mark.few(6)
+@pytest.mark.few(3, costly=3)
 @pytest.mark.parametrize("name", MAIN)
 def test_every_method_on_batches_that_are_held(name):
     found = row(MAIN[name])
@@ -86,7 +86,7 @@ ALONG_STREAMS = {
 }
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(3, costly=2)
 @pytest.mark.parametrize(("label", "name"), [*ALONG_PATHS.items(), *ALONG_STREAMS.items()])
 def test_every_path(name, label):
     found = row(name, label)
@@ -111,7 +111,7 @@ MANY_PARTS = {  # method: a path; with an action of several parts, one of them m
 WITH_ONE_MASK = ("rloo", "ppo")  # by default; with several parts every method meets a mask too
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1, costly=2)
 @pytest.mark.parametrize(
     ("kind", "name", "label"),
     [
@@ -180,6 +180,7 @@ def test_a_path_that_a_method_does_not_admit_is_refused_by_name(name, label, fie
     assert refused is not None and refused.startswith(f"{field}: ") and "\n" not in refused
 
 
+@pytest.mark.costly
 def test_the_script_prints_the_table_on_four_devices(tmp_path):
     asked = ["--updates", "--only", "dice", "--paths", "four devices", "--json", tmp_path / "rows.json"]
     command = [sys.executable, EXPERIMENTS / "exact_table.py", *asked]

@@ -40,6 +40,7 @@ def estimates(signals):
     return {name: estimate(signals, 0.9) for name, estimate in VALUE_ESTIMATES.items()}
 
 
+@pytest.mark.costly
 def test_the_script_estimates_as_the_library_does(tmp_path):
     log = good_log()
     np.savez(tmp_path / "log.npz", **log)

@@ -169,6 +169,7 @@ def test_weighted_estimates_and_errors_by_plain_loops(mdp):
         np.testing.assert_allclose(found[name][:2], expected, atol=1e-12, err_msg=name)
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("x64")
 def test_the_bias_of_weighted_estimates_falls_with_one_over_n():
     """Over all batches of 2 and of 6 trajectories: the distance to the exact value falls to about a third."""
@@ -194,6 +195,7 @@ def test_the_bias_of_weighted_estimates_falls_with_one_over_n():
 # --- intervals -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.costly
 @pytest.mark.usefixtures("x64")
 def test_the_standard_error_is_the_exact_one():
     mdp = MDPS["variable_length"]
@@ -217,6 +219,7 @@ def test_intervals_are_those_of_student(size, level):
     np.testing.assert_allclose([found.low, found.high], [low, high], rtol=1e-9 if size <= 301 else 1e-4)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_intervals_hold_what_they_promise_for_moderate_weights(level):
     mdp = MDPS["variable_length"]

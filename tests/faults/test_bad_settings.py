@@ -74,6 +74,7 @@ def refusal(settings):
     return "", time.perf_counter() - start
 
 
+@pytest.mark.costly
 def test_every_field_is_tried():
     assert {name for name, _ in BAD} == {f.name for f in fields(Settings)} and len(BAD) >= 60
     for name in {f.name for f in fields(Settings)}:

@@ -42,6 +42,7 @@ def same(one, two):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
+@pytest.mark.costly
 def test_a_whole_sweep_goes_on_from_its_checkpoint_to_the_bit(tmp_path):
     env = environments.make("Catch-bsuite")
     algorithm, config = a2c()

@@ -101,6 +101,7 @@ def test_bad_flags_are_one_line(capsys, flags, line):
     assert end.value.code == 2 and capsys.readouterr().err == f"error: {line} (--help-all lists all flags)\n"
 
 
+@pytest.mark.costly
 def test_a_run_writes_what_it_resolved(here, tmp_path):
     path = here(*TINY, "--total-steps", 36, "--out", tmp_path / "run")
     table = tomllib.loads((path / "config.toml").read_text())
@@ -117,6 +118,7 @@ with stop_request() as stop:
 """
 
 
+@pytest.mark.costly
 def test_a_second_ctrl_c_ends_at_once_even_inside_compiled_code():
     import signal
     import time
@@ -155,6 +157,7 @@ from_command_line(["--help-all"])
 '''
 
 
+@pytest.mark.costly
 def test_a_new_method_reaches_the_command_line_by_standing_in_the_table():
     done = subprocess.run([sys.executable, "-c", NEW], capture_output=True, text=True, timeout=100)
     lines = done.stdout.splitlines()

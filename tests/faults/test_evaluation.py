@@ -24,6 +24,7 @@ def whole(here, tmp_path_factory):
     return here(*TINY, *STEPS, *EVERY, "--out", tmp_path_factory.mktemp("whole") / "run")
 
 
+@pytest.mark.costly
 def test_training_is_the_same_without_and_points_lie_at_the_ends_of_chunks(here, whole, tmp_path):
     without = here(*TINY, *STEPS, "--out", tmp_path / "run")
     assert fingerprint(whole) == fingerprint(without)
@@ -34,6 +35,7 @@ def test_training_is_the_same_without_and_points_lie_at_the_ends_of_chunks(here,
         np.testing.assert_array_equal(rows[name][-2:], end[name])
 
 
+@pytest.mark.costly
 def test_a_point_is_what_evaluate_says_of_the_checkpoint_there(here, tmp_path):
     run = here(*TINY, *STEPS, *EVERY, "--save-every", 0, "--keep", 9, "--out", tmp_path / "run")
     points = points_by_seed(read_evaluation(run))
@@ -48,6 +50,7 @@ def test_a_point_is_what_evaluate_says_of_the_checkpoint_there(here, tmp_path):
         np.testing.assert_allclose(points[name][1, -1], found, atol=1e-6)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("chunks", [1, 2, 4])
 def test_a_stopped_run_goes_on_to_the_same_table(here, whole, tmp_path, monkeypatch, chunks):
     """After two of the chunks an evaluation is due and not yet made: the resumed run makes it first."""
@@ -61,6 +64,7 @@ def test_a_stopped_run_goes_on_to_the_same_table(here, whole, tmp_path, monkeypa
     assert (tmp_path / "run" / "evaluation.csv").read_bytes() == (whole / "evaluation.csv").read_bytes()
 
 
+@pytest.mark.costly
 def test_rows_beyond_the_checkpoint_are_made_again(here, whole, tmp_path, monkeypatch):
     """As SIGKILL leaves them: points of the table that no checkpoint knows, the last one torn."""
     undo = stop_after(monkeypatch, 0)
@@ -73,6 +77,7 @@ def test_rows_beyond_the_checkpoint_are_made_again(here, whole, tmp_path, monkey
     assert (tmp_path / "run" / "evaluation.csv").read_bytes() == (whole / "evaluation.csv").read_bytes()
 
 
+@pytest.mark.costly
 def test_the_best_checkpoint_is_the_best_by_evaluation(here, tmp_path, monkeypatch):
     """Greedy returns that rise and fall again: the one at their height is kept, though no save was due there."""
     heights = iter([1.0, 5.0, 3.0, 2.0, 2.0])

@@ -76,6 +76,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize(("name", "static"), METHODS)
 def test_rewards_of_any_size(name, static):
@@ -89,6 +90,7 @@ def test_rewards_of_any_size(name, static):
         np.testing.assert_allclose(row, 5 * reward, rtol=1e-5)
 
 
+@pytest.mark.costly
 def test_episodes_of_any_shape():
     state, metrics = trained("ppo", METHODS[0][1], of_shape, (np.arange(3),))
     assert finite(state).all() and not state.skipped.any()
@@ -99,6 +101,7 @@ def test_episodes_of_any_shape():
     np.testing.assert_array_equal(metrics["episodes"][EVERY_STEP], 64)
 
 
+@pytest.mark.costly
 def test_no_finished_episode_is_an_empty_cell_no_curve_and_no_return(tmp_path):
     _, metrics = trained("ppo", METHODS[0][1], of_shape, (np.arange(3),))
     metrics = {k: np.asarray(v)[[NEVER, NEVER]] for k, v in metrics.items()}

@@ -45,6 +45,7 @@ def wait_for_moment(run, path, rng, part, whole):
     time.sleep(rng.uniform(0, {"compilation": 2.0, "training": 0.0, "a save": 0.02, "evaluation": 0.7}[part]))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("times", [1, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_as_if_nothing_had_happened(train, whole, tmp_path, times):
     rng, killed, in_saves = np.random.default_rng(times), 0, 0
@@ -66,6 +67,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(train, whole, tmp_path, ti
     assert killed >= times / 2
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_terminated_run_ends_by_itself_and_loses_no_chunk(train, whole, tmp_path, times):
     """Half of the moments in training, a quarter each in compilation, and in evaluation and drawing."""

@@ -25,6 +25,7 @@ def table(path):
     return (path / "evaluation.csv").read_text()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("updates", [10, 12])
 def test_a_run_on_a_larger_budget_is_that_of_the_larger_budget(here, whole, tmp_path, capfd, updates):
     path = here(*TINY, "--total-steps", 36 * updates, *EVERY, "--out", tmp_path / "run")
@@ -52,6 +53,7 @@ def test_it_can_be_stopped_on_its_way(here, whole, tmp_path, monkeypatch):
     assert fingerprint(path) == fingerprint(whole) and table(path) == table(whole)
 
 
+@pytest.mark.costly
 def test_what_was_scheduled_over_the_budget_is_told_and_follows_the_new_one(here, tmp_path, capfd):
     scheduled = *TINY, "--learning-rate-schedule", "linear"
     path = here(*scheduled, "--total-steps", 360, "--out", tmp_path / "run")

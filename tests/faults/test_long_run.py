@@ -16,6 +16,7 @@ def resident():
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("updates", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_memory_stays_and_nothing_is_compiled_again(here, tmp_path, monkeypatch, updates):
     chunks, memory, compiled, compilations = sweeps.chunks, [], [], [0]

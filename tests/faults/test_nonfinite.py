@@ -90,6 +90,7 @@ def test_one_environment_of_64_breaks_at_random_100_times():
     np.testing.assert_array_equal(named[chosen], expected[chosen])
 
 
+@pytest.mark.costly
 @pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("name", "options"),
@@ -132,6 +133,7 @@ def test_whole_episodes(name, static):
     assert set(np.unique(metrics["nonfinite"][rewards])) == {0, NONFINITE.index("reward")}
 
 
+@pytest.mark.costly
 def test_the_first_update_that_counts_is_momentums_first():
     """If the very first was dropped, there is no gradient before to go on from."""
     recipe = recipe_of("storm")
@@ -147,6 +149,7 @@ def test_the_first_update_that_counts_is_momentums_first():
         np.testing.assert_array_equal(x[0], x[1])
 
 
+@pytest.mark.costly
 def test_dropped_updates_are_counted_in_a_row():
     """Every episode breaks: nothing is learned; one good update starts the count anew."""
     recipe = recipe_of("reinforce")

@@ -101,6 +101,7 @@ def test_the_progress_bar_goes_on_without_its_terminal(monkeypatch):
         monkeypatch.undo()
 
 
+@pytest.mark.costly
 def test_help_where_nothing_is_as_it_should_be():
     """An ASCII locale, no home directory, a user without a name, and a reader that has gone."""
     environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")} | ASCII

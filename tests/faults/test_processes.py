@@ -96,6 +96,7 @@ def test_a_signal_to_one_stops_both_and_one_process_can_go_on_alone(pair, train,
     assert fingerprint(path)[2] == fingerprint(whole)[2]  # here they are the same all the same
 
 
+@pytest.mark.costly
 def test_what_two_processes_refuse_they_refuse_together(pair, whole, tmp_path):
     processes = pair(*RUN, "--seeds", 3, "--out", tmp_path / "run")
     assert [p.end() for p in processes] == [2, 2]
@@ -107,6 +108,7 @@ def test_what_two_processes_refuse_they_refuse_together(pair, whole, tmp_path):
     assert "already holds a run" in processes[0].stderr and "process 0 failed to start" in processes[1].stderr
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("flag", "value", "first"),
     [
@@ -177,6 +179,7 @@ def test_a_directory_that_vanishes_under_two_processes(pair, tmp_path):
     assert checkpoints.newest(tmp_path / "elsewhere" / "checkpoints", pytest.fail).number >= 15
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_process_that_stays_alone_says_so_in_one_line(train, tmp_path, number):
     place = ["--coordinator", "127.0.0.1:9", "--processes", "2", "--process-id", number, "--join-timeout", "1"]
