@@ -19,19 +19,20 @@ def over_minibatches(
     """Scan `step` over the shuffled minibatches of one epoch. Returns the last carry and mean metrics."""
     if config.minibatches == 1:
         return step(carry, batch)
-    rows = _as_rows(batch) if config.shuffle == "steps" else batch
-    parts = random_parts(key, rows.transition.mask.shape[1], config.minibatches)
+    if config.shuffle == "environments":
+        rows, parts = batch, random_parts(key, batch.transition.mask.shape[1], config.minibatches)
+    else:
+        steps, environments = batch.transition.mask.shape
+        rows = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch._replace(memory=()))
+        # Rows are numbered environment by environment: a device with some environments has their rows.
+        number = random_parts(key, steps * environments, config.minibatches)
+        parts = number % steps * environments + number // steps
 
     def one(carry: Any, chosen: Array) -> tuple[Any, Any]:
         return step(carry, jax.tree.map(lambda x: x[:, chosen], rows))
 
     carry, metrics = jax.lax.scan(one, carry, parts)
     return carry, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
-
-
-def _as_rows(batch: Batch) -> Batch:
-    """[T, N, ...] -> [1, N·T, ...], environment by environment: a device with some environments has their rows."""
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(1, -1, *x.shape[2:]), batch._replace(memory=()))
 
 
 def random_parts(key: Array, count: int, parts: int) -> Array:
