@@ -163,6 +163,21 @@ def test_a_pass_visits_every_row_once_and_keeps_its_leaves_together(shuffle, cou
     assert count == 1 or len(np.unique(metrics["kl"])) > 1
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_consecutive_steps_of_an_environment_are_in_different_minibatches(count):
+    steps, envs = 4, 6
+    config = Config(rollout="stream", mean="steps", num_envs=envs, num_steps=steps, minibatches=count, shuffle="steps")
+
+    def step(_, part):
+        t, environment = jnp.divmod(part.transition.action[0], envs)
+        group = jnp.sort((environment * steps + t) // count)  # of `count` consecutive steps
+        return 0, {"missing": jnp.sum(group != jnp.arange(steps * envs // count))}
+
+    keys = jax.random.split(jax.random.key(1), 5)
+    metrics = jax.vmap(lambda key: over_minibatches(config, numbered(steps, envs), key, step, 0)[1])(keys)
+    np.testing.assert_array_equal(metrics["missing"], 0)
+
+
 @pytest.mark.costly
 def test_every_pass_has_an_order_of_its_own(monkeypatch):
     seen = []

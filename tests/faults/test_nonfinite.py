@@ -7,8 +7,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from faulty import ENVS, KINDS, NEVER, VALUES, Fault, all_finite, faulty, learner, walk
+from jax.tree_util import Partial
 
 from pgjax import ALGORITHMS, rollout
 from pgjax.training.guard import NONFINITE, restart_broken
@@ -104,6 +106,25 @@ def test_one_environment_of_64_breaks_at_random_100_times():
 )
 def test_every_way_to_move_is_guarded(name, options):
     check_streams(18, name, {}, **options)
+
+
+@pytest.mark.parametrize("what", ["parameters", "state"])
+def test_what_an_optimiser_makes_infinite_is_dropped(what):
+    """From finite gradients; its state counts like the parameters."""
+
+    def update(gradients, state, params):
+        if what == "parameters":
+            return jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), gradients), state
+        return gradients, state + jnp.inf
+
+    recipe = recipe_of("reinforce")
+    optimizer = Partial(lambda: optax.GradientTransformation(lambda _: jnp.zeros(()), update))
+    algorithm = recipe.algorithm._replace(optimizer=optimizer)
+    _, trainer = learner(walk(HORIZON), recipe)
+    state = trainer.init(algorithm, jax.random.key(0))
+    new, metrics = jax.jit(trainer.update)(algorithm, state)
+    assert metrics["skipped"] == 1 and NONFINITE[int(metrics["nonfinite"])] == "parameters"
+    chex.assert_trees_all_equal(learned(new), learned(state))
 
 
 @pytest.mark.few(1)
