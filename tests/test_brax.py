@@ -183,6 +183,7 @@ def test_brax_has_no_task_beside_those_looked_at():
     assert set(brax_environments.available()) == {f"brax/{name}" for name in (*STRETCHED, *EXACT, "fast")}
 
 
+@pytest.mark.costly
 def test_making_a_task_warns_of_nothing():
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")

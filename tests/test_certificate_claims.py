@@ -118,6 +118,7 @@ def test_on_groups_alone_a_baseline_of_the_whole_batch_is_known_too():
     assert found.on_batches["total_return × score"] == pytest.approx(0.5)
 
 
+@pytest.mark.costly
 def test_where_there_is_no_gradient_nothing_was_tested():
     assert said(certify(reinforce, problems=FLAT))["on-policy mean"].startswith(
         "not tested: ∇J and the mean gradient are 0"
@@ -183,6 +184,7 @@ def single_torch(log_prob, episode_return, mask):
     return -((log_prob.float() * mask.float()).sum(0) * episode_return.float()).mean()
 
 
+@pytest.mark.costly
 @pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("loss", "framework"),
@@ -605,6 +607,7 @@ def test_the_cause_of_a_refusal_is_the_cause_that_is_named(loss, how, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.costly
 def test_a_baseline_on_the_library_side_is_the_same_estimator():
     assert_same_estimator(batch_mean, product(baselined(total_return, same_batch_mean), score), problems=SHORT)
 

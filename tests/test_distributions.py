@@ -115,6 +115,7 @@ def test_squashed_entropy_and_its_slopes_are_those_of_the_squashed_density(x64):
     np.testing.assert_allclose(in_log_std, expected, atol=2e-8)
 
 
+@pytest.mark.costly
 def test_squashed_entropy_is_minus_the_mean_log_density_and_adds_up_over_dimensions():
     mean, log_std = jnp.array([0.3, -1.0]), jnp.array([0.5, -1.0])
     d = SquashedGaussian(mean, log_std, -jnp.ones(2), jnp.ones(2))

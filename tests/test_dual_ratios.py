@@ -90,6 +90,7 @@ def test_tables_give_exact_ratios_values_and_variances(kind, stationary, emphati
         np.testing.assert_allclose(jnp.var(each), expected_variance, rtol=1e-12)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("stationary", "emphatic"), [(False, True), (True, False)])
 def test_weights_and_values_give_one_estimate_whatever_the_features(stationary, emphatic):
     mdp = MDPS["fixed_length"]
@@ -192,6 +193,7 @@ def test_wrong_shapes_and_numbers_are_refused():
         emphatic_weights.emphasis(signals, trace_decay=1.5)
 
 
+@pytest.mark.costly
 def test_double_robustness_with_dual_ratios_and_any_critic():
     """On the whole population: right ratios with a wrong critic are exact."""
     signals, state, action, target, _ = population(TIMED)

@@ -169,6 +169,7 @@ def test_a_name_carries_each_setting_once_and_by_a_name(name, settings, line):
             environments.make(name, **settings, randomise=randomise)
 
 
+@pytest.mark.costly
 def test_a_whole_number_is_the_real_number_that_it_is():
     environment = environments.make("BernoulliBandit-misc")
     agent = make_agent(environment, hidden=(2,))
@@ -271,6 +272,7 @@ def test_a_parameter_is_a_number_of_the_algorithm():
     assert_same(trained, train(in_environment(environments.make(SWING, l=0.7)), discounted, KEY, 2)[0].params)
 
 
+@pytest.mark.costly
 def test_a_stream_starts_in_its_own_environment():
     _, algorithm, in_environment = parts("a2c", "PointRobot-misc", num_envs=2)
     chosen = with_hyperparameters(algorithm, {"environment.circle_radius": 3.0})

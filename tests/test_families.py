@@ -362,6 +362,7 @@ def test_the_same_keys_give_the_same_stream_and_nothing_is_compiled_again(case):
     assert not np.array_equal(other.action, rows.action)
 
 
+@pytest.mark.costly
 @of_each_case
 def test_a_step_beyond_the_time_limit_does_not_begin_anew(case):
     environment = case.make()

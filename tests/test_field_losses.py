@@ -90,6 +90,7 @@ def test_brax_is_clipped_gae_where_lambda_is_one_and_no_limit_cuts():
         assert_same_estimator(summed_over_stream(field.brax_ppo(0.95)), other, problems=FIXED, **STREAM)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("gae_lambda", [1.0, 0.95])
 def test_brax_leaves_out_the_step_at_a_time_limit_and_lambda_in_front_of_the_next_advantage(gae_lambda):
     def by_hand(log_prob, behaviour_log_prob, reward, value, next_value, discount, terminated, truncated):

@@ -129,6 +129,7 @@ def test_gymnaxs_own_wrappers_are_honoured():
     np.testing.assert_array_equal(seen[:, 0], [0, 1, 2])
 
 
+@pytest.mark.costly
 def test_a_wrapped_environment_streams_with_resets_of_its_own_state():
     environment = from_gymnax(wrappers.LogWrapper(TenTimes(Corridor())), LIMIT)
     keys = jax.random.split(KEY, 2)

@@ -165,6 +165,7 @@ def test_whole_episodes_are_remembered_from_their_start():
     np.testing.assert_allclose(x, 0.0, atol=1e-5)
 
 
+@pytest.mark.costly
 def test_minibatches_of_environments_keep_their_memory(streams):
     agent, params, batches = streams
     memory, rows, _ = batches[1]

@@ -394,6 +394,7 @@ def test_what_cannot_be_built_is_refused(settings, message):
         make_agent(environments.make("CartPole-v1"), **({"critic": "state"} | settings))
 
 
+@pytest.mark.costly
 def test_rollouts_without_dropout_record_observations_as_they_are():
     environment = probes.bandit()
     agent = make_agent(environment, hidden=(4,), dropout=0.5)

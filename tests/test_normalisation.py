@@ -153,6 +153,7 @@ def scaled(statistics, x):
     return np.clip((x - statistics.mean) / np.sqrt(statistics.variance), -10, 10)
 
 
+@pytest.mark.costly
 def test_final_observations_are_scaled_like_all_others(history):
     bare, _, states, batches, _ = history
     boundaries = 0

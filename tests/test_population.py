@@ -86,6 +86,7 @@ def test_members_that_share_parameters_have_keys_of_their_own(trained):
     assert all((x == x[:1]).all() for x in leaves(taken.params))
 
 
+@pytest.mark.costly
 def test_who_goes_on_from_whom():
     """The worst quarter from the best one, each of these once; not where it is no better, or must not be replaced."""
     score = jnp.array([5.0, 1.0, 8.0, 3.0, 2.0, 7.0, 6.0, 4.0])

@@ -124,6 +124,7 @@ def test_what_a_card_says(plain):
     assert repr(card).startswith("Card(Catch-bsuite")
 
 
+@pytest.mark.costly
 def test_the_best_of_several_runs_is_shipped_and_the_score_is_of_all(script, tmp_path):
     settings = replace(SMALL["plain"], seeds=2)
     first, second = (write_run(tmp_path / f"{number}", settings, number) for number in (1, 2))

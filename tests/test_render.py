@@ -217,6 +217,7 @@ def test_a_run_becomes_a_gif(tmp_path):
         assert animation.n_frames == 10
 
 
+@pytest.mark.costly
 def test_the_seed_that_was_best_is_shown_unless_another_is_named(script, tmp_path):
     rendering = script["Rendering"](write_run(tmp_path / "run"))
     assert script["best_seed"](rendering.run) == 0

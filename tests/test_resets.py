@@ -52,6 +52,7 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.costly
 def test_a_dear_reset_is_run_only_where_an_episode_ended():
     env = dear()
     runs = []

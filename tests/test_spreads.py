@@ -342,6 +342,7 @@ def test_a_bias_that_is_rounding_has_no_error_and_no_size():
     np.testing.assert_allclose([mean, error], [2.0, 1.0], rtol=1e-6)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("sure", [False, True])
 def test_a_score_probe_of_equal_trajectories_says_nothing(sure):
     """Seven times the same action: their scores are equal, whatever they are, and their error is 0."""

@@ -71,6 +71,7 @@ def test_runs_that_a_callback_stops_stay_and_the_others_go_on(problem, plain):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.costly
 def test_true_stops_all_of_them(problem):
     found = sweep(*problem, **HOW, callback=lambda runs, metrics: bool(metrics["update"].max() >= 4))
     assert found.runs.state.update.tolist() == [4, 4, 4] and not found.interrupted

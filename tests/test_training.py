@@ -473,6 +473,7 @@ def test_the_gradient_is_clipped_by_its_global_norm_and_every_update_draws_new_e
     assert len(np.unique([m["return_mean"] for m in metrics])) == 4
 
 
+@pytest.mark.costly
 def test_evaluation_is_repeatable_and_undiscounted():
     environment = environments.make("CartPole-v1")
     agent = make_agent(environment)

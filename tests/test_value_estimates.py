@@ -271,6 +271,7 @@ def test_padding_and_empty_columns_change_nothing(mdp):
         np.testing.assert_allclose(large[name], small[name], rtol=1e-10, err_msg=name)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("x64", [False, True])
 def test_finite_at_extreme_ratios_and_with_impossible_actions(x64):
     rng = np.random.default_rng(0)

@@ -93,6 +93,7 @@ def test_the_best_checkpoint_is_the_best_by_evaluation(here, tmp_path, monkeypat
     assert checkpoints.best(run / "checkpoints", say).number == 10
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "left", ["", "seed,env_st", "seed,env_steps,sampled_return,greedy_return,final\n0,792,0,0,1\n"]
 )

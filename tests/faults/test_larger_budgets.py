@@ -42,6 +42,7 @@ def test_a_run_on_a_larger_budget_is_that_of_the_larger_budget(here, whole, tmp_
     assert capfd.readouterr().err == f"{path} is finished; there is nothing to resume\n"
 
 
+@pytest.mark.costly
 def test_it_can_be_stopped_on_its_way(here, whole, tmp_path, monkeypatch):
     path = here(*TINY, "--total-steps", 360, *EVERY, "--out", tmp_path / "run")
     undo = stop_after(monkeypatch, 0)
