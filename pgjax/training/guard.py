@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from pgjax.estimators.reductions import own_share, sharers, sum_over_devices
 from pgjax.training.loss import Batch
@@ -79,7 +80,7 @@ def is_finite(tree: Any) -> Array:
 
 def _as_one_vector(tree: Any) -> Array:
     """All floating-point numbers of a pytree: one vector takes fewer kernels to check than many small arrays."""
-    return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(tree) if _is_real(x)] or [jnp.zeros(0)])
+    return ravel_pytree([x for x in jax.tree.leaves(tree) if _is_real(x)])[0]
 
 
 def restart_broken(
