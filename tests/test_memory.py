@@ -19,6 +19,7 @@ from pgjax import (
     evaluate_runs,
     from_networks,
     make_agent,
+    make_signals,
     make_trainer,
     normalise_observations,
     ppo,
@@ -170,14 +171,15 @@ def test_minibatches_of_environments_keep_their_memory(streams):
     agent, params, batches = streams
     memory, rows, _ = batches[1]
     config = replace(ppo().config, num_envs=ENVS, num_steps=STEPS, minibatches=3, shuffle="environments")
+    signals = make_signals(rows.reward, mask=rows.mask)
 
-    def step(count, part):
+    def step(count, part, _):
         assert part.memory.shape == (1, ENVS // 3, 8)
         return count + 1, jnp.max(jnp.abs(ratios_of(agent, params, part.transition, part.memory)))
 
     @jax.jit
     def one_pass(key, memory):
-        return over_minibatches(config, Batch(rows, None, None, memory=memory), key, step, 0)
+        return over_minibatches(config, Batch(rows, signals, None, memory=memory), key, step, 0)
 
     count, worst = one_pass(jax.random.key(0), memory)
     assert count == 3 and worst < 1e-5

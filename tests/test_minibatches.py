@@ -137,8 +137,9 @@ def test_a_pass_visits_every_row_once_and_keeps_its_leaves_together(shuffle, cou
     config = Config(rollout="stream", mean="steps", num_envs=envs, num_steps=steps, minibatches=count, shuffle=shuffle)
     memory = jnp.arange(envs)[None] if shuffle == "environments" else ()
 
-    def step(visits, part):
+    def step(visits, part, size):
         n = part.transition.action
+        assert size.steps.shape == size.trajectories.shape == ()
         if count > 1:
             assert n.shape == ((steps, envs // count) if shuffle == "environments" else (1, steps * envs // count))
         whole = jnp.all(n - n[:1] == jnp.arange(len(n))[:, None] * envs)  # columns are environments, time in order
@@ -168,7 +169,7 @@ def test_consecutive_steps_of_an_environment_are_in_different_minibatches(count)
     steps, envs = 4, 6
     config = Config(rollout="stream", mean="steps", num_envs=envs, num_steps=steps, minibatches=count, shuffle="steps")
 
-    def step(_, part):
+    def step(_, part, size):
         t, environment = jnp.divmod(part.transition.action[0], envs)
         group = jnp.sort((environment * steps + t) // count)  # of `count` consecutive steps
         return 0, {"missing": jnp.sum(group != jnp.arange(steps * envs // count))}

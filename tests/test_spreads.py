@@ -28,7 +28,7 @@ from pgjax import (
 )
 from pgjax.estimators import reductions
 from pgjax.estimators.groups import group_standardised
-from pgjax.estimators.reductions import ENV_AXIS
+from pgjax.estimators.reductions import ENV_AXIS, sum_over_devices
 from pgjax.oracle.table import relative_bias
 from pgjax.policies.normalisation import merge, no_moments, no_reward_scale, scale_rewards
 from pgjax.types import Discrete, Environment, Transition
@@ -448,3 +448,18 @@ def test_a_bias_relative_to_no_gradient_is_not_given(x64):
     assert jnp.abs(gradient).max() > 0.0  # rounding
     assert relative_bias(gradient + 1e-3, gradient, mdp) is None
     np.testing.assert_allclose(relative_bias(jnp.array([0.0, 3e-9]), jnp.array([0.0, 2e-9]), mdp), 0.5)
+
+
+def test_a_tree_is_summed_over_devices_in_one_sum_per_dtype():
+    """Each sum is a wait; leaf by leaf, two devices that shared a gradient waited for 40 of 220 ms."""
+    tree = {
+        "weights": jnp.arange(12.0).reshape(2, 3, 2),
+        "count": jnp.array([3, 4]),
+        "bias": (jnp.array([0.5, 0.25]), jnp.array([[1], [2]])),
+        "nothing": None,
+    }
+    summed = jax.vmap(sum_over_devices, axis_name=ENV_AXIS, out_axes=None)(tree)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(y, x.sum(axis=0)), tree, summed)
+    assert jax.tree.map(jnp.result_type, summed) == jax.tree.map(jnp.result_type, tree)
+    program = jax.make_jaxpr(sum_over_devices, axis_env=[(ENV_AXIS, 2)])(jax.tree.map(lambda x: x[0], tree))
+    assert [len(each.invars) for each in program.eqns if each.primitive.name == "psum"] == [1, 1]

@@ -304,20 +304,15 @@ def test_devices_go_to_runs_first_and_share_batches_where_some_are_left():
     assert shapes == [(2, 1), (1, 1), (1, 2), (1, 1)]
 
 
-def test_sharing_a_batch_is_worth_it_for_many_steps_or_a_large_network():
-    """Measured on two cores: faster with a GRU of 128 units or with 32,768 steps per gradient step, slower with few."""
-    memory_chain, cart_pole = environments.make("MemoryChain-bsuite"), environments.make("CartPole-v1")
-    gru = make_agent(memory_chain, critic="state", memory="gru", hidden=(128,))
-    config = replace(ppo().config, num_steps=128, minibatches=4, shuffle="environments")
-    for environment, agent, num_envs, shared in (
-        (memory_chain, gru, 64, 2),
-        (memory_chain, gru, 16, 1),
-        (cart_pole, make_agent(cart_pole, critic="state"), 64, 1),
-        (cart_pole, make_agent(cart_pole, critic="state"), 1024, 2),
-    ):
-        trainer = make_trainer(environment, agent, replace(config, num_envs=num_envs))
-        assert sharing.plan(trainer, ppo().algorithm, 1).shape == {"seed": 1, "env": shared}
-        assert sharing.plan(trainer, ppo().algorithm, 2).shape == {"seed": 2, "env": 1}
+@pytest.mark.parametrize(("num_envs", "shared"), [(8, 1), (16, 2), (1024, 2)])
+def test_two_devices_share_a_batch_from_512_steps_per_gradient_step(num_envs, shared):
+    """Measured on two cores, CartPole with 128 steps and 4 minibatches: 0.86 times as fast with 8 environments, 1.17
+    times with 16."""
+    environment = environments.make("CartPole-v1")
+    config = replace(ppo().config, num_envs=num_envs, num_steps=128, minibatches=4)
+    trainer = make_trainer(environment, make_agent(environment, critic="state"), config)
+    assert sharing.plan(trainer, ppo().algorithm, 1).shape == {"seed": 1, "env": shared}
+    assert sharing.plan(trainer, ppo().algorithm, 2).shape == {"seed": 2, "env": 1}
 
 
 SHARED = {

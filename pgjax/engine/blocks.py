@@ -28,7 +28,12 @@ def in_blocks(of: Callable[[Any], Any], batch: Any, mask: Array, *, per_step: bo
     most = max(1, CACHED_STEPS // steps) if per_trajectory else trajectories
     # The smallest number of equal blocks with at most `most` trajectories each.
     blocks = next(b for b in range(1, trajectories + 1) if trajectories % b == 0 and trajectories // b <= most)
-    return of(batch) if blocks == 1 else summed(of, jax.tree.map(lambda x: cut(blocks, x, 1), batch))
+    if blocks == 1:
+        return of(batch)
+    if steps == 1:
+        flat = jax.tree.map(lambda x: x.reshape(blocks, -1, *x.shape[2:]), batch)
+        return summed(lambda rows: of(jax.tree.map(lambda x: x[None], rows)), flat)
+    return summed(of, jax.tree.map(lambda x: cut(blocks, x, 1), batch))
 
 
 def rows_at_once(function: Callable[[Any], Any], x: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.flatten_util import ravel_pytree
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
@@ -30,7 +31,17 @@ def sharers() -> int:
 
 def sum_over_devices(tree: Any) -> Any:
     """Sum over the devices that share a batch."""
-    return jax.lax.psum(tree, ENV_AXIS) if sharers() > 1 else tree
+    if sharers() == 1:
+        return tree
+    # A CPU's devices wait for each other once per array, so the arrays are summed as one vector per dtype.
+    leaves, structure = jax.tree.flatten(tree)
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
+        own = [i for i, leaf in enumerate(leaves) if leaf.dtype == dtype]
+        vector, restored = ravel_pytree([leaves[i] for i in own])
+        for i, total in zip(own, restored(jax.lax.psum(vector, ENV_AXIS)), strict=True):
+            leaves[i] = total
+    return jax.tree.unflatten(structure, leaves)
 
 
 def max_over_devices(x: Array) -> Array:

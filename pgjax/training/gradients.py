@@ -14,7 +14,7 @@ from pgjax.estimators.contracts import PER_STEP, PER_TRAJECTORY, promises
 from pgjax.estimators.optimal_baselines import optimal_baseline as optimal_baseline
 from pgjax.estimators.optimal_baselines import optimal_per_parameter as optimal_per_parameter
 from pgjax.estimators.optimal_baselines import optimal_scalar as optimal_scalar
-from pgjax.estimators.reductions import BatchSize, size_of, sum_over_devices
+from pgjax.estimators.reductions import BatchSize, sum_over_devices
 from pgjax.training.loss import Batch, contributions, loss
 from pgjax.training.metrics import Metric, Metrics, values
 from pgjax.training.monitors import gradient_noise
@@ -23,18 +23,24 @@ from pgjax.types import Agent, Algorithm, Environment, Estimator, Params
 
 
 def gradient(
-    environment: Environment, agent: Agent, algorithm: Algorithm, config: Config, params: Params, batch: Batch
+    environment: Environment,
+    agent: Agent,
+    algorithm: Algorithm,
+    config: Config,
+    params: Params,
+    batch: Batch,
+    size: BatchSize,
 ) -> tuple[Params, Metrics]:
-    """Gradient of the loss over a batch or minibatch, and its metrics.
+    """Gradient of the loss over a batch or minibatch of this size, and its metrics.
 
     With `Config.diagnostics` it is a sum over groups of trajectories, and the metrics measure the gradient noise. A
     control variate adds its correction. Devices that share a batch sum their gradients; replayed and grouped batches
     are not shared (`pgjax.training.sharing`).
     """
     if isinstance(batch.transition, Replay):
-        grads, metrics = _of_replayed(environment, agent, algorithm, config, params, batch)
+        grads, metrics = _of_replayed(environment, agent, algorithm, config, params, batch, size)
         return grads, values(metrics)
-    size, noise = size_of(batch.transition.mask), {}
+    noise = {}
     if config.diagnostics:
         grads, metrics, noise = _over_groups(agent, algorithm, config, params, batch, size)
     else:
@@ -73,10 +79,16 @@ def loss_gradient(
 
 
 def _of_replayed(
-    environment: Environment, agent: Agent, algorithm: Algorithm, config: Config, params: Params, batch: Batch
+    environment: Environment,
+    agent: Agent,
+    algorithm: Algorithm,
+    config: Config,
+    params: Params,
+    batch: Batch,
+    size: BatchSize,
 ) -> tuple[Params, dict[str, Metric]]:
     """The same gradient with the rows of one slice in memory at a time, simulated again."""
-    size, slices, rows = size_of(batch.signals.mask), config.accumulate, batch.transition
+    slices, rows = config.accumulate, batch.transition
 
     def gradient_of(slice_of_batch: tuple) -> tuple[Params, dict[str, Metric]]:
         (keys, rollout_state), rest = slice_of_batch

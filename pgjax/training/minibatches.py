@@ -8,30 +8,36 @@ import jax.numpy as jnp
 from jax import Array
 
 from pgjax.config import Config
-from pgjax.estimators.reductions import own_share, sharers
+from pgjax.estimators.reductions import BatchSize, own_share, sharers, size_of
 from pgjax.training.loss import Batch
 from pgjax.types import SettingError
 
 
 def over_minibatches(
-    config: Config, batch: Batch, key: Array, step: Callable[[Any, Batch], tuple[Any, Any]], carry: Any
+    config: Config, batch: Batch, key: Array, step: Callable[[Any, Batch, BatchSize], tuple[Any, Any]], carry: Any
 ) -> tuple[Any, Any]:
-    """Scan `step` over the shuffled minibatches of one epoch. Returns the last carry and mean metrics."""
+    """Scan `step` over the shuffled minibatches of one epoch. Returns the last carry and mean metrics.
+
+    `step` takes the carry, a minibatch and its size over all devices. The sizes are computed before the scan, because
+    devices wait for each other at each sum.
+    """
     if config.minibatches == 1:
-        return step(carry, batch)
+        return step(carry, batch, size_of(batch.signals.mask))
     if config.shuffle == "environments":
-        rows, parts = batch, random_parts(key, batch.transition.mask.shape[1], config.minibatches)
+        parts = random_parts(key, batch.transition.mask.shape[1], config.minibatches)
     else:
         steps, environments = batch.transition.mask.shape
-        rows = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch._replace(memory=()))
+        batch = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch._replace(memory=()))
         # Rows are numbered environment by environment: a device with some environments has their rows.
         number = random_parts(key, steps * environments, config.minibatches)
         parts = number % steps * environments + number // steps
 
-    def one(carry: Any, chosen: Array) -> tuple[Any, Any]:
-        return step(carry, jax.tree.map(lambda x: x[:, chosen], rows))
+    def one(carry: Any, chosen_and_size: tuple[Array, BatchSize]) -> tuple[Any, Any]:
+        chosen, size = chosen_and_size
+        return step(carry, jax.tree.map(lambda x: x[:, chosen], batch), size)
 
-    carry, metrics = jax.lax.scan(one, carry, parts)
+    sizes = jax.vmap(lambda chosen: size_of(batch.signals.mask[:, chosen]))(parts)
+    carry, metrics = jax.lax.scan(one, carry, (parts, sizes))
     return carry, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
 
 

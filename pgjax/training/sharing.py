@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from pgjax.config import Config
@@ -16,11 +15,8 @@ from pgjax.estimators.contracts import PER_TRAJECTORY, promises
 from pgjax.training.checks import steps_per_update
 from pgjax.types import Algorithm, Trainer
 
-WORTH_SHARING = 1 << 12
-"""Environment steps per gradient step above which sharing a batch between devices is faster."""
-
-LARGE, WORTH_SHARING_LARGE = 1 << 15, 1 << 10
-"""Number of parameters from which it is faster with fewer steps, and that number of steps."""
+WORTH_SHARING = 1 << 9
+"""Environment steps per gradient step from which sharing a batch between devices is faster."""
 
 
 def plan(
@@ -62,11 +58,7 @@ def shares(trainer: Trainer, algorithm: Algorithm) -> int:
 def worth_sharing(trainer: Trainer) -> bool:
     """Whether sharing a batch between devices saves more time than the communication costs."""
     config = trainer.config
-    steps = steps_per_update(trainer.environment, config) // config.minibatches
-    if not WORTH_SHARING_LARGE <= steps < WORTH_SHARING:
-        return steps >= WORTH_SHARING
-    params = jax.eval_shape(lambda: trainer.agent.init(jax.random.key(0)))
-    return sum(x.size for x in jax.tree.leaves(params)) >= LARGE
+    return steps_per_update(trainer.environment, config) // config.minibatches >= WORTH_SHARING
 
 
 def reused(config: Config) -> bool:

@@ -16,7 +16,7 @@ from pgjax.config import Config
 from pgjax.engine import asked, engine
 from pgjax.engine.blocks import join
 from pgjax.estimators.contracts import RATIO_FREE, promises
-from pgjax.estimators.reductions import own_share, size_of, sum_over_devices
+from pgjax.estimators.reductions import BatchSize, own_share, size_of, sum_over_devices
 from pgjax.estimators.reference_kl import step_divisor
 from pgjax.estimators.steps import PolicyProblem
 from pgjax.policies.initialisation import one_at_a_time
@@ -180,18 +180,18 @@ def _pass(
     """One pass over the batch: credit with current ratios, then a gradient step for each minibatch."""
     environment, agent, config = trainer.environment, trainer.agent, trainer.config
 
-    def gradient_at(params: Params, part: Batch) -> tuple[Params, Metrics]:
+    def gradient_at(params: Params, part: Batch, size: BatchSize) -> tuple[Params, Metrics]:
         if algorithm.policy_step is not None:
-            return _value_gradient(agent, algorithm, config, params, part)
-        return gradient(environment, agent, algorithm, config, params, part)
+            return _value_gradient(agent, algorithm, config, params, part, size)
+        return gradient(environment, agent, algorithm, config, params, part, size)
 
-    def step(moving: Moving, part: Batch) -> tuple[Moving, Metrics]:
+    def step(moving: Moving, part: Batch, size: BatchSize) -> tuple[Moving, Metrics]:
         moved = trained(algorithm, moving.params)
-        found, metrics = gradient_at(moving.params, part)
+        found, metrics = gradient_at(moving.params, part, size)
         found, previous = {name: found[name] for name in moved}, None
         if algorithm.momentum is not None:
             old_params, old = moving.previous
-            again = gradient_at(old_params, _with_credit(trainer, algorithm, old_params, batch))[0]
+            again = gradient_at(old_params, _with_credit(trainer, algorithm, old_params, batch), size)[0]
             alpha = jnp.where(start.update > start.skipped, algorithm.momentum, 1.0)  # the first has no predecessor
             found = {
                 name: jax.tree.map(lambda g, before, same: g + (1 - alpha) * (before - same), x, old[name], again[name])
@@ -238,10 +238,8 @@ def _ratios(trainer: Trainer, params: Params, batch: Batch) -> Array:
 
 
 def _value_gradient(
-    agent: Agent, algorithm: Algorithm, config: Config, params: Params, batch: Batch
+    agent: Agent, algorithm: Algorithm, config: Config, params: Params, batch: Batch, size: BatchSize
 ) -> tuple[Params, Metrics]:
-    size = size_of(batch.transition.mask)
-
     def weighted_loss(params: Params) -> tuple[Array, Any]:
         features = seen(agent, params, batch.transition, batch.memory, engine(config.engine))
         error, metric = value_loss(agent, algorithm, params, batch, size, features)
@@ -256,7 +254,7 @@ def _policy_step(trainer: Trainer, algorithm: Algorithm, moving: Moving, batch: 
     environment, agent, config, params = trainer.environment, trainer.agent, trainer.config, moving.params
     whole = _with_credit(trainer, algorithm, params, batch)
     rows, size = whole.transition, size_of(whole.transition.mask)
-    loss_grads, metrics = gradient(environment, agent, algorithm, config, params, whole)
+    loss_grads, metrics = gradient(environment, agent, algorithm, config, params, whole, size)
     ascent = jax.tree.map(jnp.negative, loss_grads["policy"])
 
     def surrogate(policy: Params) -> Array:
