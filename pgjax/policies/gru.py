@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import optimization_barrier
 
+from pgjax.policies.products import product
 from pgjax.types import Params
 
 
@@ -23,7 +24,8 @@ class InputProducts(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[..., features] -> [..., 3 · width]."""
-        return jnp.concatenate([nn.Dense(self.width, name=name)(x) for name in ("ir", "iz", "in")], axis=-1)
+        gates = [nn.Dense(self.width, name=name, dot_general=product)(x) for name in ("ir", "iz", "in")]
+        return jnp.concatenate(gates, axis=-1)
 
 
 class Step(nn.Module):

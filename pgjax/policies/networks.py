@@ -122,7 +122,7 @@ def _layer(of: Any, x: Any, key: Array | None) -> Array:
         return CNN((of.width,), 0, 1.0, of.layer_norm, of.dropout)(x, key)
     if of.layer_norm or of.dropout:
         return MLP((of.width,), 0, 1.0, of.layer_norm, of.dropout)(x, key)
-    return nn.tanh(nn.Dense(of.width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x))
+    return nn.tanh(nn.Dense(of.width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)), dot_general=product)(x))
 
 
 class _Front(nn.Module):
