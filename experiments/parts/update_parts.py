@@ -28,7 +28,7 @@ def timed(call: Callable[[], Any], repeats: int) -> tuple[Any, list[float], floa
 
     (_, first), *rest = [once() for _ in range(1 + repeats)]
     seconds = [s for _, s in rest]
-    return rest[-1][0], seconds, first - float(np.median(seconds))
+    return rest[-1][0], seconds, max(0.0, first - float(np.median(seconds)))
 
 
 def rollout_seconds(
