@@ -139,7 +139,6 @@ def test_a_pass_visits_every_row_once_and_keeps_its_leaves_together(shuffle, cou
 
     def step(visits, part, size):
         n = part.transition.action
-        assert size.steps.shape == size.trajectories.shape == ()
         if count > 1:
             assert n.shape == ((steps, envs // count) if shuffle == "environments" else (1, steps * envs // count))
         whole = jnp.all(n - n[:1] == jnp.arange(len(n))[:, None] * envs)  # columns are environments, time in order
@@ -149,6 +148,7 @@ def test_a_pass_visits_every_row_once_and_keeps_its_leaves_together(shuffle, cou
             "aligned": aligned(part),
             "whole": whole,
             "sum": jnp.sum(n),
+            "steps": size.steps,
             "kl": 1.0 * n[0, 0] * n[0, -1],
         }
 
@@ -161,6 +161,7 @@ def test_a_pass_visits_every_row_once_and_keeps_its_leaves_together(shuffle, cou
     np.testing.assert_array_equal(visits, 1)
     assert (metrics["aligned"] == 1).all() and (shuffle == "steps" or (metrics["whole"] == 1).all())
     np.testing.assert_allclose(metrics["sum"], steps * envs * (steps * envs - 1) / 2 / count)  # metrics are means
+    np.testing.assert_array_equal(metrics["steps"], steps * envs / count)
     assert count == 1 or len(np.unique(metrics["kl"])) > 1
 
 

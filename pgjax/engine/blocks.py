@@ -30,7 +30,7 @@ def in_blocks(of: Callable[[Any], Any], batch: Any, mask: Array, *, per_step: bo
     blocks = next(b for b in range(1, trajectories + 1) if trajectories % b == 0 and trajectories // b <= most)
     if blocks == 1:
         return of(batch)
-    if steps == 1:
+    if steps == 1:  # cut without the axis of length 1: with it, XLA copies the batch to change nothing but a layout
         flat = jax.tree.map(lambda x: x.reshape(blocks, -1, *x.shape[2:]), batch)
         return summed(lambda rows: of(jax.tree.map(lambda x: x[None], rows)), flat)
     return summed(of, jax.tree.map(lambda x: cut(blocks, x, 1), batch))
