@@ -381,6 +381,7 @@ def test_products_are_named_with_their_factor():
     assert whole.equal[0].in_mean == []  # it is ∇J, as that of many is
 
 
+@pytest.mark.costly
 def test_time_limits_are_told_apart_or_not():
     bootstrapped, ended = (
         certify(ALGORITHMS["a2c"](gae_lambda=1.0)._replace(config=config), problems=LIMITED)
@@ -604,6 +605,7 @@ def credit_loss(log_prob, mask, credit):
     return -jnp.sum(jnp.where(mask > 0, log_prob * credit, 0.0)) / mask.shape[1]
 
 
+@pytest.mark.costly
 def test_problems_of_one_name_keep_their_own_rows():
     def own_mean(log_prob, episode_return):
         return -jnp.mean(jnp.sum(log_prob, 0) * (episode_return - episode_return.mean()))

@@ -167,6 +167,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.few(3, costly=3)
 @pytest.mark.parametrize("case", SHAPES)
 def test_shapes_of_credits_and_surrogates_are_right_or_refused(case):
     credit, surrogate, refused = SHAPES[case]

@@ -218,7 +218,7 @@ def test_a_memory_is_not_cut_into_single_steps():
     make_trainer(environment, agent, replace(ppo().config, shuffle="steps", minibatches=1))
 
 
-@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("separate", [False, pytest.param(True, marks=pytest.mark.costly)])
 def test_the_loop_of_a_gru_has_the_features_and_gradients_of_its_steps(streams, separate, x64):
     """From a carry within episodes, across both kinds of end, with an initial carry that is not zero."""
     memory, rows, _ = streams[2][1]

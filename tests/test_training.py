@@ -108,6 +108,7 @@ def test_a_wrong_critic_moves_no_mean_of_the_doubly_robust_update():
     np.testing.assert_allclose(*(optax.tree.norm(u) for u in updates), rtol=0.05)
 
 
+@pytest.mark.costly
 def test_one_update_of_every_form_is_reinforce():
     """On-policy all ratios are 1: prefix, first order, trajectory and per-decision are one estimator."""
     environment = probes.delayed_choice()
@@ -216,7 +217,7 @@ def test_the_entropy_bonus_raises_entropy():
 @pytest.mark.parametrize(
     ("name", "baseline", "mean"),
     [
-        ("CartPole-v1", "time_step", "steps"),
+        pytest.param("CartPole-v1", "time_step", "steps", marks=pytest.mark.costly),
         pytest.param("FrozenLake-misc", "leave_one_out", "steps", marks=pytest.mark.slow),
         ("Pendulum-v1:max_steps_in_episode=20", "state_value", "trajectories"),
     ],

@@ -102,6 +102,7 @@ def test_the_table_of_scores(scores, tmp_path, capsys):
     assert len(cells) == 30 and all(cell in said for cell in cells)  # what is written is printed, in columns
 
 
+@pytest.mark.costly
 def test_rows_of_environments_without_runs_stay_in_the_table(scores, tmp_path):
     """The second table has the second run's row, and the first table's rows of environments with a shipped policy."""
     own = scored_run(tmp_path / "a", "Catch-bsuite", [0.0, 0.5]), scored_run(tmp_path / "b", "CartPole-v1", [7.0, 9.0])

@@ -81,7 +81,13 @@ def test_a_terminal_that_hangs_up_is_a_wish_to_stop_unless_it_is_ignored():
 
 
 @pytest.mark.parametrize(
-    "chunk", [1, pytest.param(2, marks=pytest.mark.slow), 7, pytest.param(20, marks=pytest.mark.slow)]
+    "chunk",
+    [
+        pytest.param(1, marks=pytest.mark.costly),
+        pytest.param(2, marks=pytest.mark.slow),
+        7,
+        pytest.param(20, marks=pytest.mark.slow),
+    ],
 )
 def test_any_chunks_give_one_hash(here, whole, tmp_path, chunk):
     path = here(*TINY, *STEPS, "--updates-per-chunk", chunk, "--out", tmp_path / "run")
