@@ -1,4 +1,4 @@
-"""The training program for an accelerator, by its text: no sort, no call of the host, matrix products as on paper."""
+"""The training program for an accelerator, by its text: no sort, no call of the host, and what it computes, counted."""
 
 import re
 from collections import Counter
@@ -58,3 +58,37 @@ def test_matrix_products_of_ppo_are_those_on_paper(monkeypatch):
     judging = 3 * layers  # log π of the batch's actions; V(s) at all rows; V(s) after the last
     gradient = 2 * (layers + layers + (layers - 1))  # policy and critic: forward, in weights, in inputs but the first
     assert counts["dot_general"] == UPDATES * (acting + judging + config.epochs * config.minibatches * gradient)
+
+
+def every_equation(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for nested in jaxprs_in_params(equation.params):
+            yield from every_equation(nested)
+
+
+def innermost(jaxpr, times=1):
+    """Steps of the innermost loops of static length in one call, which an accelerator launches one after the other."""
+    steps = 0
+    for equation in jaxpr.eqns:
+        scan = equation.primitive.name == "scan"
+        inner = times * equation.params["length"] if scan else times
+        nested = sum(innermost(each, inner) for each in jaxprs_in_params(equation.params))
+        steps += inner if scan and not nested else nested
+    return steps
+
+
+@pytest.mark.costly
+def test_an_update_is_one_loop_of_few_steps(monkeypatch):
+    config = BY_NAME["ppo-4x128"].recipe.config
+    jaxpr = traced("ppo-4x128", monkeypatch).jaxpr.jaxpr
+    acting = config.num_steps
+    recurrences = (
+        3 * config.num_steps
+    )  # the returns of the batch, its credit and the critic's target; once, not per pass
+    assert innermost(jaxpr) == UPDATES * (acting + recurrences + config.epochs * config.minibatches)
+    loops = [e for e in every_equation(jaxpr) if e.primitive.name == "scan" and e.params["length"] == UPDATES]
+    assert len(loops) == 1
+    assert executed(jaxpr)["dot_general"] == sum(
+        executed(e.params["jaxpr"].jaxpr, UPDATES)["dot_general"] for e in loops
+    )

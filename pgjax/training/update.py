@@ -119,6 +119,8 @@ def learn(
     if algorithm.kl_coefficient is not None:
         behaviour = policy_on(agent, state.params, batch.transition, batch.memory)
         batch = batch._replace(behaviour=jax.lax.stop_gradient(behaviour))
+    if _ratio_free(algorithm):  # then credit is the same in all passes
+        batch = _credited(algorithm, config, batch)
     moving = Moving(state.params, state.optimizer_state, state.previous, jnp.bool_(False))
     rate = learning_rate(algorithm, state.optimizer_state)
     metrics: Metrics = {}
@@ -177,7 +179,7 @@ def _passes(
 def _pass(
     trainer: Trainer, algorithm: Algorithm, start: TrainState, batch: Batch, moving: Moving, key: Array
 ) -> tuple[Moving, Metrics]:
-    """One pass over the batch: credit with current ratios, then a gradient step for each minibatch."""
+    """One pass over the batch: credit with current ratios, if it needs them, and a gradient step for each minibatch."""
     environment, agent, config = trainer.environment, trainer.agent, trainer.config
 
     def gradient_at(params: Params, part: Batch, size: BatchSize) -> tuple[Params, Metrics]:
@@ -214,14 +216,24 @@ def _pass(
 
 def _with_credit(trainer: Trainer, algorithm: Algorithm, params: Params, batch: Batch) -> Batch:
     """The batch with credit and target; ratios, where they are needed, are those of `params`."""
+    if _ratio_free(algorithm):
+        return batch
+    signals = batch.signals._replace(log_ratio=_ratios(trainer, params, batch))
+    return _credited(algorithm, trainer.config, batch._replace(signals=signals))
+
+
+def _ratio_free(algorithm: Algorithm) -> bool:
+    """Whether neither credit nor target depends on the ratios."""
     parts = algorithm.estimator.credit, algorithm.value_target
-    signals = batch.signals
-    if not all(part is None or promises(part, RATIO_FREE) for part in parts):
-        signals = signals._replace(log_ratio=_ratios(trainer, params, batch))
-    credit, target = credit_of(algorithm, trainer.config, signals), target_of(algorithm, signals)
+    return all(part is None or promises(part, RATIO_FREE) for part in parts)
+
+
+def _credited(algorithm: Algorithm, config: Config, batch: Batch) -> Batch:
+    """The batch with credit and target from its signals, and the divisor of a penalty."""
+    credit, target = credit_of(algorithm, config, batch.signals), target_of(algorithm, batch.signals)
     penalty = algorithm.reference_loss
-    divisor = None if penalty is None else jax.lax.stop_gradient(step_divisor(penalty, signals))
-    return batch._replace(signals=signals, credit=credit, target=target, divisor=divisor)
+    divisor = None if penalty is None else jax.lax.stop_gradient(step_divisor(penalty, batch.signals))
+    return batch._replace(credit=credit, target=target, divisor=divisor)
 
 
 def _ratios(trainer: Trainer, params: Params, batch: Batch) -> Array:
@@ -274,7 +286,8 @@ def _policy_step(trainer: Trainer, algorithm: Algorithm, moving: Moving, batch: 
 
 def _critic_metrics(algorithm: Algorithm, batch: Batch) -> Metrics:
     """Fraction of the target's variance that the critic explains, at the parameters that sampled the batch."""
-    signals, target = batch.signals, target_of(algorithm, batch.signals)
+    signals = batch.signals
+    target = target_of(algorithm, signals) if batch.target is None else batch.target
     value = signals.value if signals.taken_value is None else signals.taken_value
     if value is None or target is None:
         return {}
