@@ -82,13 +82,9 @@ def innermost(jaxpr, times=1):
 def test_an_update_is_one_loop_of_few_steps(monkeypatch):
     config = BY_NAME["ppo-4x128"].recipe.config
     jaxpr = traced("ppo-4x128", monkeypatch).jaxpr.jaxpr
-    acting = config.num_steps
-    recurrences = (
-        3 * config.num_steps
-    )  # the returns of the batch, its credit and the critic's target; once, not per pass
-    assert innermost(jaxpr) == UPDATES * (acting + recurrences + config.epochs * config.minibatches)
-    loops = [e for e in every_equation(jaxpr) if e.primitive.name == "scan" and e.params["length"] == UPDATES]
-    assert len(loops) == 1
-    assert executed(jaxpr)["dot_general"] == sum(
-        executed(e.params["jaxpr"].jaxpr, UPDATES)["dot_general"] for e in loops
-    )
+    # The three recurrences are the returns of the batch, its credit and the critic's target: once, not in every pass.
+    acting, recurrences, gradients = config.num_steps, 3 * config.num_steps, config.epochs * config.minibatches
+    assert innermost(jaxpr) == UPDATES * (acting + recurrences + gradients)
+    scans = [equation for equation in every_equation(jaxpr) if equation.primitive.name == "scan"]
+    (loop,) = [scan for scan in scans if scan.params["length"] == UPDATES]
+    assert executed(jaxpr)["dot_general"] == executed(loop.params["jaxpr"].jaxpr, UPDATES)["dot_general"]
