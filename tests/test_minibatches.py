@@ -139,6 +139,7 @@ def test_a_pass_visits_every_row_once_and_keeps_its_leaves_together(shuffle, cou
 
     def step(visits, part, size):
         n = part.transition.action
+        assert size.steps.shape == size.trajectories.shape == ()
         if count > 1:
             assert n.shape == ((steps, envs // count) if shuffle == "environments" else (1, steps * envs // count))
         whole = jnp.all(n - n[:1] == jnp.arange(len(n))[:, None] * envs)  # columns are environments, time in order
