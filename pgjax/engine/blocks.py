@@ -50,8 +50,14 @@ def rows_in_blocks(function: Callable[[Any], Any], x: Any) -> Any:
     length = max(n for n in range(1, steps + 1) if steps % n == 0 and (n == 1 or n * width <= CACHED_STEPS))
     if length == steps or 4 * length * width < CACHED_STEPS:  # one block, or no divisor close enough
         return function(x)
+    if length == 1:  # without an axis of length 1: with it, XLA copies the batch to change nothing but a layout
+        return jax.lax.map(lambda row: _first(function(jax.tree.map(lambda x: x[None], row))), x)
     out = jax.lax.map(function, jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), x))
     return jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), out)
+
+
+def _first(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x[0], tree)
 
 
 def _over_executed_steps(of: Callable[[Any], Any], batch: Any, mask: Array) -> Any:
